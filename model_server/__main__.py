@@ -1,0 +1,121 @@
+"""`python -m model_server`: load a GGUF and serve it until SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+import threading
+from types import FrameType
+
+import uvicorn
+from pydantic import ValidationError
+
+from model_server.app import Server, create_app
+from model_server.config import Settings
+from model_server.engine.startup import load
+from model_server.errors import SettingError, StartError
+
+_DRAIN_S = 30
+
+
+class _Uvicorn(uvicorn.Server):
+    """Says `draining` on /ready as soon as a signal asks it to stop."""
+
+    def __init__(self, config: uvicorn.Config, server: Server) -> None:
+        super().__init__(config)
+        self._server = server
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._server.draining = True
+        super().handle_exit(sig, frame)
+
+
+def main() -> int:
+    """Serve. The exit code is 1, with one sentence on stderr, when that can't be done."""
+    try:
+        settings = read_settings()
+        listener = listen(settings)
+    except StartError as error:
+        print(f"model server: {error}", file=sys.stderr)
+        return 1
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
+    server = Server()
+    config = uvicorn.Config(
+        create_app(server),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=_DRAIN_S,
+    )
+    web = _Uvicorn(config, server)
+    failures: list[str] = []
+    loader = threading.Thread(
+        target=_load, args=(settings, server, web, failures), name="loader", daemon=True
+    )
+    loader.start()
+    web.run(sockets=[listener])
+    loader.join()
+    if server.served is not None:
+        server.served.close()
+    return 1 if failures else 0
+
+
+def read_settings() -> Settings:
+    """The environment, checked. Raises SettingError with the first thing that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).upper() if first["loc"] else "settings"
+        raise SettingError(name, f"{first['msg']}, got {first['input']!r}") from None
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A bound socket, so that a port in use is found before minutes of loading."""
+    host, port = settings.model_server_host, settings.model_server_port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        problem = f"{host}:{port} can't be listened on ({error.strerror}); choose another port"
+        raise SettingError("MODEL_SERVER_PORT", problem) from None
+    listener.listen(1_024)
+    return listener
+
+
+def _load(settings: Settings, server: Server, web: _Uvicorn, failures: list[str]) -> None:
+    def progress(fraction: float) -> None:
+        if int(fraction * 10) > int(server.loaded * 10):
+            _say(f"loading {settings.model_path.name}: {fraction:.0%}")
+        server.loaded = fraction
+
+    def crashed() -> None:
+        failures.append("crashed")
+        web.should_exit = True
+
+    try:
+        server.served = load(settings, server.metrics, progress, crashed)
+    except StartError as error:
+        failures.append(str(error))
+        _say(str(error))
+        web.should_exit = True
+        return
+    info = server.served.info
+    _say(
+        f"ready: {info.model_name}, {info.slots} slots, context {info.context_size}, "
+        f"{info.kv_cache_tokens} KV cells, steps up to {info.max_step_ms:.0f} ms"
+    )
+
+
+def _say(text: str) -> None:
+    print(f"model server: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

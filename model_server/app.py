@@ -1,0 +1,184 @@
+"""The HTTP side of the model server: batches in, NDJSON events out."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.types import Receive, Scope, Send
+
+from model_server.engine.startup import Served
+from model_server.errors import RequestError, Unavailable
+from model_server.metrics import Metrics
+from model_server.protocol import Batch, Event, Failed, GenerateRequest, Info
+
+# The gateways bound what is in flight; this bounds memory should they fail to.
+_MAX_UNFINISHED = 4_096
+
+
+@dataclass
+class Server:
+    """What the routes share: the model once it is loaded, and who waits for which request."""
+
+    metrics: Metrics = field(default_factory=Metrics)
+    served: Served | None = None
+    loaded: float = 0.0
+    draining: bool = False
+    streams: dict[str, EventStream] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        """`loading`, `ready` or `draining`."""
+        if self.draining:
+            return "draining"
+        return "loading" if self.served is None else "ready"
+
+    def ready(self) -> Served:
+        """The model. Raises Unavailable while it can't take requests."""
+        if self.draining or self.served is None:
+            raise Unavailable(f"the model server is {self.status}")
+        return self.served
+
+
+class EventStream(Response):
+    """The answer to one batch. It ends with its last request; if the client goes, all are cancelled."""
+
+    media_type = "application/x-ndjson"
+
+    def __init__(self, server: Server, served: Served, batch: Batch) -> None:
+        super().__init__()
+        del self.headers["content-length"]
+        self._server, self._served, self._batch = server, served, batch
+        self._open = {request.id for request in batch.requests}
+        self._queue: asyncio.Queue[list[Event]] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the batch and send its events as they come."""
+        self._register()
+        tasks = [asyncio.create_task(self._submit(request)) for request in self._batch.requests]
+        tasks.append(asyncio.create_task(self._watch(receive)))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            while self._open:
+                lines = self._lines(await self._queue.get())
+                await send({"type": "http.response.body", "body": lines, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            for task in tasks:
+                task.cancel()
+            self._cancel_open()
+
+    def drop(self, request_id: str) -> None:
+        """Stop serving one request: it was cancelled, or a later attempt took its id."""
+        self._open.discard(request_id)
+        self._served.engine.cancel(request_id)
+        self._queue.put_nowait([])
+
+    def _register(self) -> None:
+        for request in self._batch.requests:
+            earlier = self._server.streams.get(request.id)
+            if earlier is not None:
+                earlier.drop(request.id)
+            self._server.streams[request.id] = self
+
+    async def _submit(self, request: GenerateRequest) -> None:
+        try:
+            sequence = await asyncio.to_thread(self._served.intake.make, request)
+        except RequestError as error:
+            self._queue.put_nowait([_failed(request.id, error)])
+            return
+        if request.id in self._open:
+            self._served.engine.submit(sequence, self._sink)
+        else:
+            sequence.sampler.close()
+
+    def _sink(self, events: list[Event]) -> None:
+        """Called on the engine thread."""
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, events)
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._open.clear()
+        self._queue.put_nowait([])
+
+    def _lines(self, events: list[Event]) -> bytes:
+        lines = []
+        for event in events:
+            if event.id in self._open:
+                lines.append(event.model_dump_json(exclude_none=True).encode())
+                if event.event in ("done", "error"):
+                    self._close(event.id)
+        return b"".join(line + b"\n" for line in lines)
+
+    def _close(self, request_id: str) -> None:
+        self._open.discard(request_id)
+        if self._server.streams.get(request_id) is self:
+            del self._server.streams[request_id]
+
+    def _cancel_open(self) -> None:
+        for request in self._batch.requests:
+            if self._server.streams.get(request.id) is self:
+                self._close(request.id)
+                self._served.engine.cancel(request.id)
+
+
+def create_app(server: Server) -> FastAPI:
+    """Routes over `server`."""
+    app = FastAPI(title="Model server", docs_url=None, redoc_url=None)
+
+    @app.exception_handler(Unavailable)
+    async def unavailable(_request: Request, error: Unavailable) -> Response:
+        headers = {"retry-after": str(error.retry_after_s)}
+        return JSONResponse({"status": server.status, "error": str(error)}, 503, headers)
+
+    @app.post("/batch")
+    async def batch(body: Batch) -> Response:
+        served = server.ready()
+        if served.engine.num_unfinished + len(body.requests) > _MAX_UNFINISHED:
+            raise Unavailable(f"{_MAX_UNFINISHED} requests are waiting, the most that are kept")
+        server.metrics.batches.inc()
+        server.metrics.batch_requests.inc(len(body.requests))
+        return EventStream(server, served, body)
+
+    @app.delete("/requests/{request_id}", status_code=204)
+    async def cancel(request_id: str) -> None:
+        stream = server.streams.get(request_id)
+        if stream is not None:
+            stream.drop(request_id)
+
+    @app.get("/info")
+    async def info() -> Info:
+        return server.ready().info
+
+    _add_probes(app, server)
+    return app
+
+
+def _add_probes(app: FastAPI, server: Server) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        body = {"status": server.status, "loaded": round(server.loaded, 3)}
+        return JSONResponse(body, 200 if server.status == "ready" else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(server.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _failed(request_id: str, error: RequestError) -> Failed:
+    return Failed(
+        id=request_id,
+        status=error.status,
+        code=error.code,
+        message=error.message,
+        param=error.param,
+    )

@@ -1,0 +1,63 @@
+"""The model server's settings: environment variables, checked once at start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEMO_MODEL = Path(__file__).parent / "demo" / "stdlib-demo-q8_0.gguf"
+
+FlashAttention = Literal["auto", "on", "off"]
+KvCacheType = Literal["f32", "f16", "bf16", "q8_0"]
+
+
+class Settings(BaseSettings):
+    """One field, one environment variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True, extra="ignore", frozen=True, protected_namespaces=()
+    )
+
+    model_path: Path = Field(DEMO_MODEL, description="GGUF file to serve.")
+    model_name: str = Field("", description="Name shown to clients; empty: the GGUF's own.")
+    model_context_size: int = Field(
+        0,
+        ge=0,
+        description="Prompt plus answer of one request, in tokens; 0: the model's, to 4096.",
+    )
+    n_gpu_layers: int = Field(
+        -1, ge=-1, description="Layers on the GPU; -1: all when there is a GPU."
+    )
+    n_threads: int = Field(
+        0, ge=0, le=512, description="CPU threads; 0: physical cores, less one for a local gateway."
+    )
+    n_parallel: int = Field(8, ge=1, le=128, description="Slots: requests decoded at once.")
+    chat_template: Path | Literal["vicuna", ""] = Field(
+        "", description="Jinja file, or `vicuna`, used when the GGUF has no chat template."
+    )
+    kv_cache_tokens: int = Field(
+        0, ge=0, description="Cells of the KV pool shared by all slots; 0: twice the context."
+    )
+    kv_cache_type: KvCacheType = Field("f16", description="f32, f16, bf16 or q8_0.")
+    flash_attention: FlashAttention = Field(
+        "auto", description="on, off, or auto: on for GPUs, off for CPUs (faster there)."
+    )
+    exact: bool = Field(
+        False, description="Same text alone, in a batch, after a restart or resume (Q8_0, CPU)."
+    )
+    max_step_ms: int = Field(
+        0, ge=0, description="Longest step that prefill may cause; 0: 4 plain steps, at least 50."
+    )
+    model_server_host: str = Field("127.0.0.1", description="Address to listen on.")
+    model_server_port: int = Field(8001, ge=0, le=65535, description="Port to listen on.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug, info, warning or error."
+    )
+
+    @property
+    def gateway_is_local(self) -> bool:
+        """Only a gateway on this machine can reach a loopback address."""
+        return self.model_server_host in ("127.0.0.1", "localhost", "::1")

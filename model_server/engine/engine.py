@@ -1,0 +1,258 @@
+"""The engine thread: inbox, step, events out. It alone touches the llama.cpp context."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from model_server.engine.runner import Runner
+from model_server.engine.scheduler import Plan, Scheduler
+from model_server.engine.sequence import Accepted as Result
+from model_server.engine.sequence import Sequence
+from model_server.errors import EngineError, RequestError
+from model_server.metrics import Metrics
+from model_server.protocol import Accepted, Done, Event, Failed, Timings, Tokens
+
+log = logging.getLogger(__name__)
+
+Sink = Callable[[list[Event]], None]
+
+# A busy Python thread beside the decode threads costs a step up to 3 times its length; giving the
+# interpreter back sooner than the default 5 ms takes that away.
+_SWITCH_INTERVAL_S = 0.0005
+
+
+@dataclass(frozen=True)
+class _Submission:
+    sequence: Sequence
+    sink: Sink
+
+
+class Engine:
+    """Continuous batching. `submit` and `cancel` may be called from any thread."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        metrics: Metrics,
+        on_crash: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_crash` is called once if a step raises what nobody foresaw."""
+        self.scheduler = scheduler
+        self._on_crash = on_crash
+        self._runner = runner
+        self._metrics = metrics
+        self._wakeup = threading.Condition()
+        # Submissions and ids to cancel, in the order they came: an id may be used again.
+        self._inbox: deque[_Submission | str] = deque()
+        self._live: dict[str, _Submission] = {}
+        self._events: dict[Sink, list[Event]] = {}
+        self._num_submitted = 0
+        self._num_preemptions = 0
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin stepping."""
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the step in hand. What still runs is not answered."""
+        with self._wakeup:
+            self._stopping = True
+            self._wakeup.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def submit(self, sequence: Sequence, sink: Sink) -> None:
+        """Queue a request; its events go to `sink`. A known id replaces the request that has it."""
+        with self._wakeup:
+            self._inbox.append(_Submission(sequence, sink))
+            self._wakeup.notify()
+
+    def cancel(self, request_id: str) -> None:
+        """Drop a request between steps, whatever it is doing. Unknown ids are ignored."""
+        with self._wakeup:
+            self._inbox.append(request_id)
+            self._wakeup.notify()
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests submitted and not ended."""
+        return len(self._live) + len(self._inbox)
+
+    def step(self) -> None:
+        """Take the inbox, compute one step, hand its events out."""
+        started = time.perf_counter()
+        self._take_inbox()
+        if self.scheduler.has_work:
+            self._advance()
+            self._metrics.observe_step(time.perf_counter() - started, self._runner.decode_s)
+        self._flush()
+        self._publish()
+
+    def _loop(self) -> None:
+        while True:
+            with self._wakeup:
+                while not (self._stopping or self._has_something_to_do()):
+                    self._wakeup.wait()
+                if self._stopping:
+                    return
+            try:
+                self.step()
+            except Exception:
+                log.exception("the engine failed. This is a bug.")
+                self._fail_all(EngineError("the engine failed; the server restarts"))
+                self._flush()
+                self._on_crash()
+                return
+
+    def _has_something_to_do(self) -> bool:
+        return bool(self._inbox or self.scheduler.has_work)
+
+    def _advance(self) -> None:
+        plan = self.scheduler.schedule()
+        self._note_admissions(plan)
+        try:
+            results = self._runner.run(plan, self.scheduler.kv.num_used)
+        except EngineError as error:
+            self._fail_all(error)
+            return
+        emissions = [(result, self._accept(result)) for result in results]
+        self.scheduler.update(plan, results)
+        for result, events in emissions:
+            self._emit(result.sequence, *events)
+            if not isinstance(events[-1], Tokens):
+                self._end(result.sequence)
+
+    def _accept(self, result: Result) -> list[Event]:
+        """Move the sequence on by a step's tokens; what the client hears of it."""
+        sequence = result.sequence
+        if result.error is not None:
+            return [_failed(sequence.id, result.error)]
+        now = time.monotonic()
+        if sequence.first_token_s is None:
+            sequence.first_token_s = now
+            self._metrics.ttft.observe(now - sequence.arrived_s)
+        emission = sequence.accept(result.tokens)
+        count = len(emission.tokens)
+        self._metrics.generation_tokens.inc(count)
+        logprobs = None if result.logprobs is None else result.logprobs[:count]
+        events: list[Event] = [
+            Tokens(id=sequence.id, ids=emission.tokens, text=emission.text, logprobs=logprobs)
+        ]
+        if sequence.finish_reason is not None:
+            self._metrics.finished.labels(sequence.finish_reason).inc()
+            events.append(_done(sequence, now))
+        return events
+
+    def _take_inbox(self) -> None:
+        with self._wakeup:
+            arrived = list(self._inbox)
+            self._inbox.clear()
+        for item in arrived:
+            if isinstance(item, _Submission):
+                self._admit(item)
+            elif item in self._live:
+                self._abort(item)
+
+    def _abort(self, request_id: str) -> None:
+        self._metrics.finished.labels("abort").inc()
+        self._end(self._live[request_id].sequence)
+
+    def _admit(self, submission: _Submission) -> None:
+        sequence = submission.sequence
+        if sequence.id in self._live:
+            self._abort(sequence.id)
+        self._num_submitted += 1
+        sequence.order = self._num_submitted
+        self._live[sequence.id] = submission
+        accepted = Accepted(
+            id=sequence.id,
+            attempt=sequence.request.attempt,
+            prompt_tokens=len(sequence.prompt),
+            cached_tokens=self.scheduler.kv.match(sequence.tokens),
+        )
+        self._emit(sequence, accepted)
+        if sequence.finish_reason is not None:  # a resumed answer that was already complete
+            self._emit(sequence, _done(sequence, time.monotonic()))
+            self._end(sequence)
+            return
+        self.scheduler.add(sequence)
+
+    def _note_admissions(self, plan: Plan) -> None:
+        now = time.monotonic()
+        for sequence in (*(chunk.sequence for chunk in plan.prefill), *plan.decode):
+            if sequence.admitted_s is None:
+                sequence.admitted_s = now
+                self._metrics.queue.observe(now - sequence.arrived_s)
+                self._metrics.prompt_tokens.inc(len(sequence.prompt))
+                self._metrics.cached_tokens.inc(sequence.num_cached)
+
+    def _end(self, sequence: Sequence) -> None:
+        """Free all that a request holds."""
+        self._runner.apply(self.scheduler.remove(sequence))
+        sequence.sampler.close()
+        del self._live[sequence.id]
+
+    def _fail_all(self, error: EngineError) -> None:
+        """A decode failed: the KV cache is in doubt, so everything that used it ends here."""
+        log.error("%s; failing %d requests", error, len(self._live))
+        for submission in list(self._live.values()):
+            event = Failed(id=submission.sequence.id, status=500, code="engine", message=str(error))
+            self._emit(submission.sequence, event)
+            self._end(submission.sequence)
+        self._runner.apply(self.scheduler.kv.clear_cached())
+        self._runner.context.clear()
+
+    def _emit(self, sequence: Sequence, *events: Event) -> None:
+        self._events.setdefault(self._live[sequence.id].sink, []).extend(events)
+
+    def _flush(self) -> None:
+        for sink, events in self._events.items():
+            sink(events)
+        self._events.clear()
+
+    def _publish(self) -> None:
+        kv = self.scheduler.kv
+        self._metrics.running.set(len(self.scheduler.running))
+        self._metrics.waiting.set(len(self.scheduler.waiting))
+        self._metrics.kv_usage.set(kv.num_used / kv.num_cells)
+        self._metrics.preemptions.inc(self.scheduler.num_preemptions - self._num_preemptions)
+        self._num_preemptions = self.scheduler.num_preemptions
+
+
+def _failed(request_id: str, error: RequestError) -> Failed:
+    return Failed(
+        id=request_id,
+        status=error.status,
+        code=error.code,
+        message=error.message,
+        param=error.param,
+    )
+
+
+def _done(sequence: Sequence, now: float) -> Done:
+    admitted = now if sequence.admitted_s is None else sequence.admitted_s
+    first = now if sequence.first_token_s is None else sequence.first_token_s
+    assert sequence.finish_reason is not None
+    return Done(
+        id=sequence.id,
+        finish_reason=sequence.finish_reason,
+        matched_stop=sequence.matched_stop,
+        prompt_tokens=len(sequence.prompt),
+        cached_tokens=sequence.num_cached,
+        completion_tokens=sequence.num_answered,
+        timings=Timings(
+            queue_s=admitted - sequence.arrived_s,
+            prefill_s=first - admitted,
+            decode_s=now - first,
+        ),
+    )

@@ -1,0 +1,85 @@
+"""Requests to sequences: everything that can be refused is refused here, before a slot is taken.
+
+Runs outside the engine thread: tokenizing and compiling a grammar must not hold up a step.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from model_server.engine.detokenizer import Detokenizer
+from model_server.engine.prompt import PromptEncoder
+from model_server.engine.sequence import Sequence
+from model_server.errors import PromptRefused, RequestError
+from model_server.llama.sampler import Sampler
+from model_server.llama.vocab import Vocab
+from model_server.protocol import GenerateRequest
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Checks requests against one model and makes sequences of them."""
+
+    vocab: Vocab
+    prompts: PromptEncoder
+
+    def make(self, request: GenerateRequest) -> Sequence:
+        """A sequence ready to be scheduled. Raises RequestError."""
+        self._check_tokens(request)
+        prompt = self.prompts.encode(request)
+        ends = [int(token) for token in self.vocab.end_tokens]
+        sampler = Sampler(self.vocab, request.sampling, ends if request.ignore_eos else ())
+        sampler.see_prompt(prompt)
+        sequence = Sequence(
+            request=request,
+            prompt=prompt,
+            max_tokens=self.prompts.max_tokens(request, len(prompt)),
+            sampler=sampler,
+            detokenizer=Detokenizer(
+                request.stop,
+                strip_space=request.messages is not None and self.vocab.is_spm,
+                skip_chars=request.resume.num_chars if request.resume else 0,
+            ),
+            pieces=self.vocab.pieces,
+            end_tokens=frozenset([*request.stop_tokens, *([] if request.ignore_eos else ends)]),
+            arrived_s=time.monotonic(),
+        )
+        self._replay(sequence)
+        return sequence
+
+    def _check_tokens(self, request: GenerateRequest) -> None:
+        sampling = request.sampling
+        given = {
+            "stop_tokens": request.stop_tokens,
+            "logit_bias": list(sampling.logit_bias),
+            "resume": request.resume.tokens if request.resume else [],
+        }
+        for field, tokens in given.items():
+            for token in tokens:
+                if not 0 <= token < self.vocab.size:
+                    problem = f"{field} has token {token}, must be 0 to {self.vocab.size - 1}"
+                    raise PromptRefused(problem, field)
+        constrained = sampling.grammar is not None or sampling.json_schema is not None
+        if constrained and request.ignore_eos:
+            raise RequestError(
+                "ignore_eos can't be combined with a grammar: when the grammar is complete, "
+                "only the end of the answer may follow",
+                "ignore_eos",
+            )
+
+    def _replay(self, sequence: Sequence) -> None:
+        """Take what an earlier attempt delivered, as if it had been decoded here."""
+        resume = sequence.request.resume
+        if resume is None:
+            return
+        if len(resume.tokens) > sequence.max_tokens:
+            problem = f"resume has {len(resume.tokens)} tokens, at most {sequence.max_tokens}"
+            raise RequestError(problem, "resume")
+        for token in resume.tokens:
+            if not sequence.sampler.allows(token):
+                raise RequestError(f"resume has token {token}, which the grammar refuses", "resume")
+            sequence.sampler.accept(token)
+            sequence.accept([token])
+            if sequence.finish_reason is not None:
+                return

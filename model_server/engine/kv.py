@@ -1,0 +1,220 @@
+"""The ledger of the KV pool: who holds which cells and sequence ids. Pure.
+
+It mirrors llama.cpp's unified KV cache: a cell is one position of one token, shared by any number
+of sequences. Its methods return the operations that bring llama.cpp's cache to the same state; the
+runner applies them. Finished requests leave their prefix behind, cached until its cells or its
+sequence id are needed, oldest use first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+# Shorter matches (a BOS, a template's first words) are not worth an entry's bookkeeping.
+MIN_SHARED_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Let `target` share positions 0..end-1 of `source`."""
+
+    source: int
+    target: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Take positions `start` and up from a sequence."""
+
+    seq: int
+    start: int = 0
+
+
+KvOp = Copy | Remove
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A sequence id for a request, and how many of its tokens are already computed."""
+
+    seq: int
+    num_cached: int
+    ops: list[KvOp]
+
+
+@dataclass
+class _Entry:
+    """What a sequence id holds: computed tokens and their cells, position by position."""
+
+    tokens: list[int] = field(default_factory=list)
+    cells: list[int] = field(default_factory=list)
+
+
+class KvCache:
+    """Accounts for `num_cells` cells and `num_seqs` sequence ids."""
+
+    def __init__(self, num_cells: int, num_seqs: int) -> None:
+        self.num_cells = num_cells
+        self._holders = [0] * num_cells
+        self._live_holders = [0] * num_cells
+        self._num_live_cells = 0
+        self._free_cells = list(range(num_cells - 1, -1, -1))
+        self._free_seqs = list(range(num_seqs - 1, -1, -1))
+        self._live: dict[int, _Entry] = {}
+        self._cached: OrderedDict[int, _Entry] = OrderedDict()
+
+    @property
+    def num_used(self) -> int:
+        """Cells in use, each counted once however many sequences share it."""
+        return self.num_cells - len(self._free_cells)
+
+    @property
+    def num_seqs_held(self) -> int:
+        """Sequence ids in use, live and cached."""
+        return len(self._live) + len(self._cached)
+
+    @property
+    def num_live(self) -> int:
+        """Sequence ids held by running requests."""
+        return len(self._live)
+
+    def length(self, seq: int) -> int:
+        """Tokens of a live sequence that are computed."""
+        return len(self._live[seq].tokens)
+
+    def match(self, tokens: Sequence[int]) -> int:
+        """How many leading tokens are already computed in some sequence."""
+        return self._best_match(tokens)[1]
+
+    def admit(self, tokens: Sequence[int]) -> Admission | None:
+        """A sequence id that holds the longest known prefix, or None when all ids are live."""
+        source, shared = self._best_match(tokens)
+        ops: list[KvOp] = []
+        if not self._free_seqs:
+            # The source goes last: whatever its prefix gives is then already copied.
+            if not self._evict_one(ops, keep=source if len(self._cached) > 1 else None):
+                return None
+            source, shared = self._best_match(tokens)
+        seq = self._free_seqs.pop()
+        entry = self._live[seq] = _Entry()
+        if shared:
+            entry.tokens, entry.cells = self._share(source, shared)
+            ops.append(Copy(source, seq, shared))
+        return Admission(seq, shared, ops)
+
+    def reserve(self, num_cells: int, ops: list[KvOp]) -> bool:
+        """Make `num_cells` cells free by dropping cached prefixes. False: not even that is enough.
+
+        The operations are appended to `ops` in any case.
+        """
+        while len(self._free_cells) < num_cells:
+            if not self._evict_one(ops):
+                return False
+        return True
+
+    def can_reserve(self, num_cells: int) -> bool:
+        """Whether dropping cached prefixes could make `num_cells` cells free."""
+        return self.num_cells - self._num_live_cells >= num_cells
+
+    def extend(self, seq: int, tokens: Sequence[int]) -> None:
+        """Account for tokens just computed at the end of a live sequence. Cells were reserved."""
+        entry = self._live[seq]
+        assert len(self._free_cells) >= len(tokens), "cells were not reserved. This is a bug."
+        cells = [self._free_cells.pop() for _ in tokens]
+        self._hold(cells)
+        entry.tokens.extend(tokens)
+        entry.cells.extend(cells)
+
+    def release(self, seq: int, *, cache: bool) -> list[KvOp]:
+        """End a live sequence. With `cache` its tokens stay for later prompts that start alike."""
+        entry = self._live.pop(seq)
+        for cell in entry.cells:
+            self._live_holders[cell] -= 1
+            self._num_live_cells -= not self._live_holders[cell]
+        if not cache or len(entry.tokens) < MIN_SHARED_TOKENS or self._is_covered(entry):
+            return [self._drop(seq, entry)]
+        ops: list[KvOp] = [self._drop(s, self._cached.pop(s)) for s in self._covered_by(entry)]
+        self._cached[seq] = entry
+        return ops
+
+    def clear_cached(self) -> list[KvOp]:
+        """Drop every cached prefix."""
+        ops: list[KvOp] = []
+        while self._evict_one(ops):
+            pass
+        return ops
+
+    def _best_match(self, tokens: Sequence[int]) -> tuple[int, int]:
+        """The sequence with the longest useful common prefix, and that length (0: none).
+
+        The last token is never matched: it is the root of the first decode.
+        """
+        best, longest = -1, 0
+        wanted = list(tokens[:-1])
+        for seq, entry in (*self._live.items(), *self._cached.items()):
+            length = common_prefix(entry.tokens, wanted)
+            if length > longest and length >= MIN_SHARED_TOKENS:
+                best, longest = seq, length
+        return best, longest
+
+    def _share(self, source: int, count: int) -> tuple[list[int], list[int]]:
+        entry = self._live.get(source) or self._cached[source]
+        if source in self._cached:
+            self._cached.move_to_end(source)
+        self._hold(entry.cells[:count])
+        return entry.tokens[:count], entry.cells[:count]
+
+    def _hold(self, cells: Sequence[int]) -> None:
+        for cell in cells:
+            self._holders[cell] += 1
+            self._num_live_cells += not self._live_holders[cell]
+            self._live_holders[cell] += 1
+
+    def _is_covered(self, entry: _Entry) -> bool:
+        """Whether a cached prefix already holds all that this one would."""
+        length = len(entry.tokens)
+        for seq, other in self._cached.items():
+            if other.tokens[:length] == entry.tokens:
+                self._cached.move_to_end(seq)
+                return True
+        return False
+
+    def _covered_by(self, entry: _Entry) -> list[int]:
+        """Cached prefixes that hold nothing beyond this one."""
+        return [
+            seq
+            for seq, other in self._cached.items()
+            if entry.tokens[: len(other.tokens)] == other.tokens
+        ]
+
+    def _evict_one(self, ops: list[KvOp], keep: int | None = None) -> bool:
+        for seq in self._cached:
+            if seq != keep:
+                ops.append(self._drop(seq, self._cached.pop(seq)))
+                return True
+        return False
+
+    def _drop(self, seq: int, entry: _Entry) -> Remove:
+        for cell in entry.cells:
+            self._holders[cell] -= 1
+            if not self._holders[cell]:
+                self._free_cells.append(cell)
+        self._free_seqs.append(seq)
+        return Remove(seq)
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the longest common prefix of two token lists, by halving (slices compare in C)."""
+    low, high = 0, min(len(left), len(right))
+    if left[:MIN_SHARED_TOKENS] != right[:MIN_SHARED_TOKENS]:
+        high = min(high, MIN_SHARED_TOKENS)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

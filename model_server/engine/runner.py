@@ -1,0 +1,108 @@
+"""Runs a plan on llama.cpp: KV operations, prefill rows, decode rows, a token for each.
+
+The only place where llama and sampling meet. Timings of its decodes feed the cost curve.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.engine.kv import Copy, KvOp
+from model_server.engine.scheduler import Chunk, Plan
+from model_server.engine.sequence import Accepted, Sequence
+from model_server.errors import NoTokenAllowed
+from model_server.llama.batch import Batch
+from model_server.llama.context import MAX_BATCH_ROWS, Context
+from model_server.llama.sampler import Candidates
+from model_server.llama.vocab import Vocab
+from model_server.medusa.cost import CostCurve
+from model_server.protocol import PositionLogprobs, TokenLogprob
+from model_server.sampling import log_softmax, top_ids
+
+
+class Runner:
+    """Owns the context's batches and scratch space. Lives on the engine thread."""
+
+    def __init__(self, context: Context, vocab: Vocab, cost: CostCurve) -> None:
+        self.context = context
+        self.decode_s = 0.0
+        self._vocab = vocab
+        self._cost = cost
+        self._batch = Batch(MAX_BATCH_ROWS)
+        self._scratch = Candidates(vocab.size)
+
+    def run(self, plan: Plan, num_cells: int) -> list[Accepted]:
+        """One step. `num_cells`: KV cells in use, for the cost curve. Raises EngineError."""
+        self.decode_s = 0.0
+        self.apply(plan.ops)
+        self._prefill(plan.prefill, num_cells)
+        logits = self._decode(plan.decode, num_cells)
+        return [self._verify(s, row) for s, row in zip(plan.decode, logits, strict=True)]
+
+    def apply(self, ops: Iterable[KvOp]) -> None:
+        """Bring llama.cpp's KV cache to where the ledger is."""
+        for op in ops:
+            if isinstance(op, Copy):
+                self.context.copy(op.source, op.target, 0, op.end)
+            else:
+                self.context.remove(op.seq, op.start)
+
+    def _prefill(self, chunks: Seq[Chunk], num_cells: int) -> None:
+        self._batch.clear()
+        for chunk in chunks:
+            tokens = chunk.sequence.tokens[chunk.start : chunk.end]
+            self._batch.add_span(tokens, chunk.start, chunk.sequence.seq)
+        self._timed_decode(num_cells)
+
+    def _decode(self, sequences: Seq[Sequence], num_cells: int) -> NDArray[np.float32]:
+        """Logits after each sequence's last token, (num_sequences, vocabulary)."""
+        self._batch.clear()
+        for sequence in sequences:
+            last = len(sequence.tokens) - 1
+            self._batch.add(sequence.tokens[last], last, [sequence.seq], output=True)
+        self._timed_decode(num_cells)
+        return self.context.logits(len(sequences))
+
+    def _timed_decode(self, num_cells: int) -> None:
+        num_rows = self._batch.num_rows
+        if not num_rows:
+            return
+        started = time.perf_counter()
+        self.context.decode(self._batch)
+        self.context.synchronize()
+        seconds = time.perf_counter() - started
+        self.decode_s += seconds
+        self._cost.observe(num_rows, num_cells, seconds)
+
+    def _verify(self, sequence: Sequence, logits: NDArray[np.float32]) -> Accepted:
+        position = sequence.num_answered
+        try:
+            token = sequence.sampler.sample(logits, position, self._scratch)
+        except NoTokenAllowed as error:
+            return Accepted(sequence, [], error=error)
+        sequence.sampler.accept(token)
+        count = sequence.request.logprobs
+        logprobs = None if count is None else [report(self._vocab, logits, token, count)]
+        return Accepted(sequence, [token], logprobs)
+
+
+def report(vocab: Vocab, logits: NDArray[np.float32], token: int, count: int) -> PositionLogprobs:
+    """Log probabilities of the drawn token and of the `count` most likely ones."""
+    values = log_softmax(logits)
+
+    def entry(of: int) -> TokenLogprob:
+        piece = vocab.piece(of, special=True)
+        return TokenLogprob(
+            id=of,
+            text=piece.decode(errors="replace"),
+            bytes=list(piece),
+            logprob=max(float(values[of]), -1e9),
+        )
+
+    top = [entry(other) for other in top_ids(logits, count)]
+    return PositionLogprobs(**entry(token).model_dump(), top=top)

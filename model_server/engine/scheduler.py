@@ -1,0 +1,165 @@
+"""Which rows the next step computes. Pure: it sees sequences, the KV ledger and the cost curve.
+
+Requests are admitted to free slots first come, first served. Running ones decode every step; prompt
+rows fill what is left of the longest step allowed, at the best rate of rows a second. When the KV
+pool is full the youngest request is put back and recomputed later.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from model_server.engine.kv import MIN_SHARED_TOKENS, KvCache, KvOp, common_prefix
+from model_server.engine.sequence import Accepted, Sequence
+from model_server.medusa.cost import CostCurve
+
+_MAX_LOOKED_AT = 32
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a step may hold."""
+
+    num_slots: int
+    max_rows: int
+    max_step_s: float
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Prompt rows of one sequence: its tokens start..end-1."""
+
+    sequence: Sequence
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step: bring the KV cache into shape, prefill, then decode one row a sequence."""
+
+    ops: list[KvOp]
+    prefill: list[Chunk]
+    decode: list[Sequence]
+
+    @property
+    def num_prefill_rows(self) -> int:
+        """Rows of the first decode."""
+        return sum(chunk.end - chunk.start for chunk in self.prefill)
+
+
+class Scheduler:
+    """Owns the waiting and the running requests."""
+
+    def __init__(self, kv: KvCache, cost: CostCurve, limits: Limits) -> None:
+        self.kv = kv
+        self.cost = cost
+        self.limits = limits
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `schedule` has anything to do."""
+        return bool(self.waiting or self.running)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a request behind those that arrived before it."""
+        self.waiting.append(sequence)
+
+    def schedule(self) -> Plan:
+        """Admit what fits, then fill one step."""
+        ops: list[KvOp] = []
+        self._admit(ops)
+        while True:
+            plan = self._fill(ops)
+            if self.kv.reserve(plan.num_prefill_rows + len(plan.decode), ops):
+                return plan
+            self._preempt_youngest(ops)
+
+    def update(self, plan: Plan, results: Iterable[Accepted]) -> None:
+        """Account for a step that was run; its tokens are already on the sequences."""
+        for chunk in plan.prefill:
+            self._computed(chunk.sequence, chunk.end)
+        for result in results:
+            self._computed(result.sequence, result.sequence.num_computed + 1)
+
+    def remove(self, sequence: Sequence) -> list[KvOp]:
+        """Take a finished, cancelled or failed request out. Its prefix stays cached."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            return self._release(sequence)
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+        return []
+
+    def _admit(self, ops: list[KvOp]) -> None:
+        for sequence in self.waiting[:_MAX_LOOKED_AT]:
+            if len(self.running) >= self.limits.num_slots:
+                return
+            if self._shares_a_running_prefill(sequence):
+                continue
+            num_cached = self.kv.match(sequence.tokens)
+            # One more cell for each running request: admitting must not preempt at once.
+            needed = len(sequence.tokens) - num_cached + len(self.running)
+            if not self.kv.can_reserve(min(needed, self.kv.num_cells)):
+                return
+            admission = self.kv.admit(sequence.tokens)
+            if admission is None:
+                return
+            ops.extend(admission.ops)
+            sequence.seq = admission.seq
+            sequence.num_computed = sequence.num_cached = admission.num_cached
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
+
+    def _shares_a_running_prefill(self, sequence: Sequence) -> bool:
+        """Whether to wait for a prefix that another request is computing right now."""
+        known = self.kv.match(sequence.tokens)
+        wanted = sequence.tokens[:-1]
+        return any(
+            common_prefix(other.tokens, wanted) >= known + MIN_SHARED_TOKENS
+            for other in self.running
+            if other.num_pending > 1
+        )
+
+    def _fill(self, ops: list[KvOp]) -> Plan:
+        ready = sum(s.num_pending == 1 for s in self.running)
+        pending = sum(s.num_pending - 1 for s in self.running)
+        num_rows = self._prefill_rows(ready, pending)
+        chunks = []
+        for sequence in self.running:
+            take = min(sequence.num_pending - 1, num_rows)
+            if take > 0:
+                start = sequence.num_computed
+                chunks.append(Chunk(sequence, start, start + take))
+                num_rows -= take
+        ends = {chunk.sequence: chunk.end for chunk in chunks}
+        decode = [s for s in self.running if ends.get(s, s.num_computed) == len(s.tokens) - 1]
+        return Plan(ops, chunks, decode)
+
+    def _prefill_rows(self, num_ready: int, num_pending: int) -> int:
+        if not num_pending:
+            return 0
+        budget = self.limits.max_step_s - self.cost.seconds(num_ready, self.kv.num_used)
+        most = min(num_pending, self.limits.max_rows)
+        return self.cost.best_rows(most, budget, self.kv.num_used)
+
+    def _preempt_youngest(self, ops: list[KvOp]) -> None:
+        youngest = max(self.running, key=lambda sequence: sequence.order)
+        assert len(self.running) > 1, "one request alone always fits the pool. This is a bug."
+        self.running.remove(youngest)
+        ops.extend(self._release(youngest))
+        insort(self.waiting, youngest, key=lambda sequence: sequence.order)
+        self.num_preemptions += 1
+
+    def _release(self, sequence: Sequence) -> list[KvOp]:
+        seq, sequence.seq, sequence.num_computed = sequence.seq, -1, 0
+        return self.kv.release(seq, cache=True)
+
+    def _computed(self, sequence: Sequence, end: int) -> None:
+        self.kv.extend(sequence.seq, sequence.tokens[sequence.num_computed : end])
+        sequence.num_computed = end

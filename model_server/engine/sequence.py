@@ -1,0 +1,100 @@
+"""One request inside the engine, from submission to its last event."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+from model_server.engine.detokenizer import Detokenizer
+from model_server.errors import RequestError
+from model_server.llama.sampler import Sampler
+from model_server.protocol import FinishReason, GenerateRequest, PositionLogprobs
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What one step verified for a sequence: tokens in order, and what is known about each."""
+
+    sequence: Sequence
+    tokens: list[int]
+    logprobs: list[PositionLogprobs] | None = None
+    error: RequestError | None = None
+
+
+@dataclass(frozen=True)
+class Emission:
+    """The part of a step that reaches the client: stop rules may cut it short."""
+
+    tokens: list[int]
+    text: str
+
+
+@dataclass(eq=False)
+class Sequence:
+    """Tokens, their state in the KV pool, and the rules that end the answer."""
+
+    request: GenerateRequest
+    prompt: list[int]
+    max_tokens: int
+    sampler: Sampler
+    detokenizer: Detokenizer
+    pieces: Seq[bytes]
+    end_tokens: frozenset[int]
+    arrived_s: float = 0.0
+    order: int = 0
+    tokens: list[int] = field(init=False)
+    seq: int = -1
+    num_computed: int = 0
+    num_cached: int = 0
+    admitted_s: float | None = None
+    first_token_s: float | None = None
+    finish_reason: FinishReason | None = None
+    matched_stop: str | int | None = None
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.prompt)
+
+    @property
+    def id(self) -> str:
+        """The request's id."""
+        return self.request.id
+
+    @property
+    def num_answered(self) -> int:
+        """Tokens of the answer so far; the position of the next one."""
+        return len(self.tokens) - len(self.prompt)
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens not yet in the KV cache. One is the root of the next decode, more are prefill."""
+        return len(self.tokens) - self.num_computed
+
+    def accept(self, tokens: Seq[int]) -> Emission:
+        """Append tokens until a stop rule holds. The sampler has already moved along them."""
+        texts = []
+        taken = []
+        for token in tokens:
+            self.tokens.append(token)
+            taken.append(token)
+            texts.append(self._read(token))
+            if self.finish_reason is not None:
+                break
+        return Emission(taken, "".join(texts))
+
+    def _read(self, token: int) -> str:
+        if token in self.end_tokens:
+            return self._finish("stop", token)
+        shown = self.detokenizer.add(self.pieces[token])
+        if shown.matched_stop is not None:
+            self.finish_reason, self.matched_stop = "stop", shown.matched_stop
+            return shown.text
+        if self.num_answered >= self.max_tokens:
+            return shown.text + self._finish("length", None)
+        return shown.text
+
+    def _finish(self, reason: FinishReason, matched: int | None) -> str:
+        self.finish_reason, self.matched_stop = reason, matched
+        tail = self.detokenizer.finish()
+        if tail.matched_stop is not None:
+            self.finish_reason, self.matched_stop = "stop", tail.matched_stop
+        return tail.text

@@ -1,0 +1,101 @@
+"""Everything that can go wrong in the model server, each with the data a person needs.
+
+ModelServerError
+├── StartError              the process ends with exit code 1 and this one sentence
+│   ├── SettingError        a setting is out of its limits
+│   └── ModelFileError      the GGUF can't be served
+├── RequestError            one request is at fault; it becomes an `error` event
+│   ├── PromptTooLong
+│   ├── PromptRefused       empty, unknown tokens, no chat template, ...
+│   ├── GrammarRefused
+│   └── NoTokenAllowed     grammar, bias and stop rules together leave nothing to draw
+├── Unavailable             loading, draining or full: try again later (503)
+└── EngineError             ours: a decode failed; every running request fails with 500
+"""
+
+from __future__ import annotations
+
+
+class ModelServerError(Exception):
+    """Root of the tree."""
+
+
+class StartError(ModelServerError):
+    """The server can't start. The message is one sentence for a person."""
+
+
+class SettingError(StartError):
+    """A setting is out of its limits."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name}: {problem}")
+        self.name = name
+
+
+class ModelFileError(StartError):
+    """The model file can't be served."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"MODEL_PATH {path}: {problem}")
+        self.path = path
+
+
+class RequestError(ModelServerError):
+    """A request that can't be served as it stands. Carries what an HTTP error needs."""
+
+    status = 400
+    code = "invalid_request"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class PromptTooLong(RequestError):
+    """Prompt (and the wished answer) don't fit the context."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, prompt_tokens: int, max_tokens: int | None, context_size: int) -> None:
+        wish = "" if max_tokens is None else f" and max_tokens {max_tokens}"
+        super().__init__(
+            f"prompt has {prompt_tokens} tokens{wish}: "
+            f"together they must stay within the context of {context_size} tokens",
+            "prompt" if max_tokens is None or prompt_tokens >= context_size else "max_tokens",
+        )
+
+
+class PromptRefused(RequestError):
+    """The prompt can't be turned into tokens for this model."""
+
+    code = "invalid_prompt"
+
+
+class GrammarRefused(RequestError):
+    """The grammar or JSON schema can't be used."""
+
+    code = "invalid_grammar"
+
+
+class NoTokenAllowed(RequestError):
+    """Grammar, logit bias and ignore_eos leave no token that may follow."""
+
+    code = "no_token_allowed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no token of the vocabulary may follow: grammar and logit_bias exclude all"
+        )
+
+
+class Unavailable(ModelServerError):
+    """Not now: loading, draining, or too many requests waiting."""
+
+    def __init__(self, reason: str, retry_after_s: int = 1) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class EngineError(ModelServerError):
+    """llama.cpp failed in the middle of a step."""

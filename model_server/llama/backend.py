@@ -1,0 +1,73 @@
+"""llama.cpp as a process-wide library: initialised once, its log kept, its devices named."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from collections import deque
+from functools import cache
+from pathlib import Path
+
+import llama_cpp
+
+log = logging.getLogger("llama.cpp")
+
+# Kept so that a failed load can be explained in one sentence.
+_last_errors: deque[str] = deque(maxlen=20)
+
+_GGML_LOG_WARN, _GGML_LOG_ERROR = 3, 4
+
+
+def _on_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
+    line = text.decode(errors="replace").strip()
+    if level == _GGML_LOG_ERROR and line:
+        _last_errors.append(line)
+    if line.strip("."):
+        log.debug("%s", line)
+
+
+# llama.cpp keeps the pointer, so the callback must live as long as the process.
+_LOG_CALLBACK = llama_cpp.llama_log_callback(_on_log)
+
+
+@cache
+def init() -> None:
+    """Initialise llama.cpp once and route its log to `logging`, at debug level."""
+    llama_cpp.llama_log_set(_LOG_CALLBACK, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+
+
+def clear_errors() -> None:
+    """Forget earlier error lines, before an attempt that may fail."""
+    _last_errors.clear()
+
+
+def last_error() -> str:
+    """The first error llama.cpp logged since `clear_errors`: later ones only repeat it upwards."""
+    return _last_errors[0] if _last_errors else "llama.cpp gives no reason"
+
+
+def has_gpu() -> bool:
+    """Whether this build of llama.cpp can use a GPU that is present."""
+    init()
+    return bool(llama_cpp.llama_supports_gpu_offload())
+
+
+def build() -> str:
+    """Version of the binding and the CPU features that its kernels were compiled for."""
+    flags = llama_cpp.llama_print_system_info().decode()
+    used = [f.split("=")[0].strip() for f in flags.split("|") if f.strip().endswith("= 1")]
+    return f"llama-cpp-python {llama_cpp.__version__} ({', '.join(used)})"
+
+
+def physical_cores() -> int:
+    """Physical cores this process may run on, counting hyper-threads of one core once."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    siblings = Path("/sys/devices/system/cpu")
+    cores = {
+        path.read_text()
+        for cpu in allowed
+        if (path := siblings / f"cpu{cpu}/topology/thread_siblings_list").exists()
+    }
+    return len(cores) or len(allowed) or os.cpu_count() or 1

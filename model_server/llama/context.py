@@ -1,0 +1,115 @@
+"""One llama.cpp context: the KV pool and the decode call."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.errors import EngineError, StartError
+from model_server.llama import backend
+from model_server.llama.batch import Batch
+from model_server.llama.model import Model
+
+MAX_SEQS = 256  # LLAMA_MAX_SEQ
+MAX_BATCH_ROWS = 512
+
+_KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}  # enum ggml_type
+_FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
+
+
+@dataclass(frozen=True)
+class ContextOptions:
+    """How the context is laid out and computed."""
+
+    num_cells: int
+    num_seqs: int
+    n_threads: int
+    kv_type_k: str = "f16"
+    kv_type_v: str = "f16"
+    flash_attention: str = "auto"
+
+    @property
+    def mode(self) -> str:
+        """Names all that changes numbers: two servers of one mode give the same logits."""
+        return f"{self.kv_type_k}-{self.kv_type_v}-flash-{self.flash_attention}"
+
+
+class Context:
+    """Owned by the engine thread: nothing here may be called from two threads."""
+
+    def __init__(self, model: Model, options: ContextOptions) -> None:
+        """Allocate the KV pool. Raises StartError when llama.cpp can't."""
+        self.vocab_size = model.vocab.size
+        self.pointer = _create(model, options)
+        self.num_cells = int(llama_cpp.llama_n_ctx(self.pointer))
+        self._memory = llama_cpp.llama_get_memory(self.pointer)
+
+    def close(self) -> None:
+        """Free the context."""
+        llama_cpp.llama_free(self.pointer)
+
+    def decode(self, batch: Batch) -> None:
+        """Run the rows of `batch`. Raises EngineError when llama.cpp can't."""
+        batch.struct.n_tokens = batch.num_rows
+        code = llama_cpp.llama_decode(self.pointer, batch.struct)
+        if code:
+            raise EngineError(
+                f"llama_decode of {batch.num_rows} rows ended with {code}: {backend.last_error()}"
+            )
+
+    def logits(self, num_outputs: int) -> NDArray[np.float32]:
+        """Logits of the last decode's output rows, (num_outputs, vocabulary). A view: copy to keep.
+
+        llama.cpp overwrites it with the next decode.
+        """
+        pointer = llama_cpp.llama_get_logits(self.pointer)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        if address is None:
+            raise EngineError("llama.cpp gave no logits")
+        rows = (ctypes.c_float * self.vocab_size * num_outputs).from_address(address)
+        return np.ctypeslib.as_array(rows)
+
+    def synchronize(self) -> None:
+        """Wait until the last decode is over, for honest timing."""
+        llama_cpp.llama_synchronize(self.pointer)
+
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Let `target` share the cells of `source` at positions start..end-1. Metadata only."""
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, end)
+
+    def remove(self, seq: int, start: int, end: int = -1) -> None:
+        """Take positions start..end-1 (-1: to the end) from a sequence."""
+        llama_cpp.llama_memory_seq_rm(self._memory, seq, start, end)
+
+    def clear(self) -> None:
+        """Empty the KV pool."""
+        llama_cpp.llama_memory_clear(self._memory, False)
+
+    def length(self, seq: int) -> int:
+        """Positions that a sequence holds, 0 when it is empty."""
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, seq)) + 1
+
+
+def _create(model: Model, options: ContextOptions) -> llama_cpp.llama_context_p:
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = options.num_cells
+    params.n_batch = params.n_ubatch = min(MAX_BATCH_ROWS, options.num_cells)
+    params.n_seq_max = options.num_seqs
+    params.n_threads = params.n_threads_batch = options.n_threads
+    params.type_k = _KV_TYPES[options.kv_type_k]
+    params.type_v = _KV_TYPES[options.kv_type_v]
+    params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
+    params.kv_unified = True
+    params.no_perf = True
+    backend.clear_errors()
+    pointer: llama_cpp.llama_context_p | None
+    pointer = llama_cpp.llama_init_from_model(model.pointer, params)
+    if not pointer:
+        raise StartError(
+            f"no context of KV_CACHE_TOKENS={options.num_cells} can be made: {backend.last_error()}"
+        )
+    return pointer

@@ -1,0 +1,93 @@
+"""A GGUF file, checked and loaded."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+import llama_cpp
+
+from model_server.errors import ModelFileError
+from model_server.llama import backend
+from model_server.llama.ggml import GgufHeader, fingerprint
+from model_server.llama.vocab import Vocab
+
+_MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS: it ends the process outside of 1..512
+
+Progress = Callable[[float], None]
+
+
+class Model:
+    """The weights and the vocabulary. Frees them on `close`."""
+
+    def __init__(self, path: Path, n_gpu_layers: int, progress: Progress = lambda _: None) -> None:
+        """Load `path`; `progress` hears fractions from 0 to 1. Raises ModelFileError."""
+        backend.init()
+        self.path = path
+        self._read_header(path)
+        self.pointer = _load(path, n_gpu_layers, progress)
+        self.vocab = Vocab(llama_cpp.llama_model_get_vocab(self.pointer))
+        self._refuse_unservable()
+
+    def close(self) -> None:
+        """Free the weights. The contexts made from this model must be closed before."""
+        llama_cpp.llama_model_free(self.pointer)
+
+    @property
+    def context_size(self) -> int:
+        """The context the model was trained for, in tokens."""
+        return int(llama_cpp.llama_model_n_ctx_train(self.pointer))
+
+    @property
+    def description(self) -> str:
+        """Architecture, size and type in llama.cpp's words, e.g. `llama 7B Q8_0`."""
+        buffer = ctypes.create_string_buffer(256)
+        llama_cpp.llama_model_desc(self.pointer, buffer, len(buffer))
+        return buffer.value.decode(errors="replace")
+
+    def _read_header(self, path: Path) -> None:
+        if not path.is_file():
+            raise ModelFileError(str(path), "no such file")
+        try:
+            header = GgufHeader(path)
+        except ValueError as error:
+            raise ModelFileError(str(path), str(error)) from None
+        self.architecture = header.string("general.architecture") or "?"
+        self.name = header.string("general.name") or path.stem
+        self.chat_template = header.string("tokenizer.chat_template")
+        layers = header.integer(f"{self.architecture}.block_count")
+        self.fingerprint = fingerprint(path, header.data_offset)
+        header.close()
+        if layers is None or not 1 <= layers <= _MAX_LAYERS:
+            problem = f"{self.architecture}.block_count is {layers}, must be 1 to {_MAX_LAYERS}"
+            raise ModelFileError(str(path), problem)
+
+    def _refuse_unservable(self) -> None:
+        causal = llama_cpp.llama_model_has_decoder(self.pointer) and not (
+            llama_cpp.llama_model_has_encoder(self.pointer)
+            or llama_cpp.llama_model_is_recurrent(self.pointer)
+            or llama_cpp.llama_model_is_hybrid(self.pointer)
+            or llama_cpp.llama_model_is_diffusion(self.pointer)
+        )
+        if not causal or self.vocab.size == 0:
+            problem = f"architecture {self.architecture} is not a causal, Llama-like text model"
+            raise ModelFileError(str(self.path), problem)
+
+
+def _load(path: Path, n_gpu_layers: int, progress: Progress) -> llama_cpp.llama_model_p:
+    params = llama_cpp.llama_model_default_params()
+    params.n_gpu_layers = n_gpu_layers if backend.has_gpu() else 0
+
+    def on_progress(fraction: float, _user_data: ctypes.c_void_p) -> bool:
+        progress(fraction)
+        return True
+
+    callback = llama_cpp.llama_progress_callback(on_progress)
+    params.progress_callback = callback
+    backend.clear_errors()
+    pointer: llama_cpp.llama_model_p | None
+    pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+    if not pointer:
+        raise ModelFileError(str(path), f"can't be loaded: {backend.last_error()}")
+    return pointer

@@ -1,0 +1,100 @@
+"""Text to tokens and back, for one model's vocabulary. Read-only, so safe from any thread."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cached_property
+
+import llama_cpp
+import numpy as np
+
+_CONTROL, _USER_DEFINED = 1 << 3, 1 << 4  # enum llama_token_attr
+_SPM = 1  # enum llama_vocab_type
+_NULL = -1  # LLAMA_TOKEN_NULL
+
+
+class Vocab:
+    """The vocabulary of a loaded model."""
+
+    def __init__(self, pointer: llama_cpp.llama_vocab_p) -> None:
+        self.pointer = pointer
+        self.size = int(llama_cpp.llama_vocab_n_tokens(pointer))
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        """Tokens of `text` without BOS. With `special`, texts of special tokens become them."""
+        raw = text.encode()
+        room = len(raw) + 16
+        while True:
+            tokens = (llama_cpp.llama_token * room)()
+            count = llama_cpp.llama_tokenize(
+                self.pointer, raw, len(raw), tokens, room, False, special
+            )
+            if count >= 0:
+                return tokens[:count]
+            room = -count
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of one token; control tokens give none unless `special`."""
+        if not special:
+            return self.pieces[token]
+        return self._read_piece(token, special=True)
+
+    @cached_property
+    def pieces(self) -> list[bytes]:
+        """Every token's bytes, read once: looking up is far cheaper than a call per token."""
+        return [self._read_piece(token, special=False) for token in range(self.size)]
+
+    @cached_property
+    def longest_piece_bytes(self) -> int:
+        """Bounds how much text a token can stand for."""
+        return max(map(len, self.pieces))
+
+    @cached_property
+    def special_texts(self) -> dict[str, int]:
+        """Texts that a chat template may use to mean a special token."""
+        texts = {}
+        for token in range(self.size):
+            if llama_cpp.llama_vocab_get_attr(self.pointer, token) & (_CONTROL | _USER_DEFINED):
+                texts[self.piece(token, special=True).decode(errors="replace")] = token
+        texts.pop("", None)
+        return texts
+
+    @cached_property
+    def end_tokens(self) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+        """All tokens that end an answer (EOS, EOT, ...), ascending."""
+        ends = [t for t in range(self.size) if llama_cpp.llama_vocab_is_eog(self.pointer, t)]
+        return np.array(ends, dtype=np.int32)
+
+    @cached_property
+    def bos_text(self) -> str:
+        """Text of the BOS token, empty when there is none. Chat templates ask for it."""
+        return self._text_of(llama_cpp.llama_vocab_bos(self.pointer))
+
+    @cached_property
+    def eos_text(self) -> str:
+        """Text of the EOS token, empty when there is none. Chat templates ask for it."""
+        return self._text_of(llama_cpp.llama_vocab_eos(self.pointer))
+
+    @property
+    def bos(self) -> int | None:
+        """The BOS token, where the model wants prompts to begin with one."""
+        token = int(llama_cpp.llama_vocab_bos(self.pointer))
+        wanted = llama_cpp.llama_vocab_get_add_bos(self.pointer)
+        return token if wanted and token != _NULL else None
+
+    @property
+    def is_spm(self) -> bool:
+        """Whether this is a SentencePiece vocabulary, whose answers begin with a space."""
+        return bool(llama_cpp.llama_vocab_type(self.pointer) == _SPM)
+
+    def _text_of(self, token: int) -> str:
+        return "" if token == _NULL else self.piece(token, special=True).decode(errors="replace")
+
+    def _read_piece(self, token: int, *, special: bool) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = llama_cpp.llama_token_to_piece(self.pointer, token, buffer, room, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count

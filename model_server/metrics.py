@@ -1,0 +1,66 @@
+"""What the model server counts, in Prometheus' words, and the Python share of a step."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+PREFIX = "medusa_server"
+_STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_WAIT_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_SHARE_STEPS = 200
+
+
+class Metrics:
+    """One registry per server. Suffixes are vLLM's, so that dashboards carry over."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.running = self._gauge("num_requests_running", "Requests in slots.")
+        self.waiting = self._gauge("num_requests_waiting", "Requests waiting for a slot.")
+        self.kv_usage = self._gauge("kv_cache_usage_perc", "Share of the KV pool in use, 0 to 1.")
+        self.python_share = self._gauge(
+            "step_python_share", "(step - decode) / step, median of the last 200 steps."
+        )
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of admitted requests.")
+        self.cached_tokens = self._counter(
+            "prefix_cache_hits", "Prompt tokens found in the KV cache."
+        )
+        self.generation_tokens = self._counter("generation_tokens", "Tokens emitted.")
+        self.preemptions = self._counter("num_preemptions", "Requests put back, pool full.")
+        self.batches = self._counter("batches", "POST /batch calls taken.")
+        self.batch_requests = self._counter("batch_requests", "Requests they held.")
+        self.finished = Counter(
+            f"{PREFIX}_request_success",
+            "Requests ended, by reason.",
+            ["finished_reason"],
+            registry=self.registry,
+        )
+        self.step = self._histogram("step_seconds", "One engine step.", _STEP_BUCKETS)
+        self.queue = self._histogram("request_queue_time_seconds", "Before a slot.", _WAIT_BUCKETS)
+        self.ttft = self._histogram(
+            "time_to_first_token_seconds", "From arrival to the first token.", _WAIT_BUCKETS
+        )
+        self._shares: deque[float] = deque(maxlen=_SHARE_STEPS)
+
+    def observe_step(self, step_s: float, decode_s: float) -> None:
+        """Take the times of one step that decoded something."""
+        self.step.observe(step_s)
+        self._shares.append((step_s - decode_s) / step_s)
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        if self._shares:
+            self.python_share.set(median(self._shares))
+        return generate_latest(self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", text, registry=self.registry)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", text, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"{PREFIX}_{name}", text, buckets=buckets, registry=self.registry)

@@ -1,0 +1,189 @@
+"""The wire contract between the gateway and the model server: requests down, events up.
+
+`POST /batch` takes a Batch and answers `application/x-ndjson`, one event a line, multiplexed by
+request id. This is the only file both tiers share, so it imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 1_000
+MAX_LOGPROBS = 20
+MAX_BATCH_REQUESTS = 256
+MAX_GRAMMAR_BYTES = 65_536
+MAX_SEED = 2**64 - 1
+
+FinishReason = Literal["stop", "length"]
+
+
+class Wire(BaseModel):
+    """Strict and immutable: a field the other tier does not know is a bug, never a silent drop."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Message(Wire):
+    """One turn of a chat, in the roles that chat templates know."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Sampling(Wire):
+    """How a token is drawn. Filters run in the order top_k, top_p, min_p, temperature."""
+
+    temperature: float = Field(1.0, ge=0, le=10, description="0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0, le=2**31 - 1, description="0 keeps the whole vocabulary.")
+    min_p: float = Field(0.0, ge=0, le=1)
+    repeat_penalty: float = Field(
+        1.0, ge=0.01, le=10, description="Divides, over the last 64 tokens of prompt and answer."
+    )
+    presence_penalty: float = Field(0.0, ge=-10, le=10, description="Over the answer.")
+    frequency_penalty: float = Field(0.0, ge=-10, le=10, description="Over the answer.")
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+    choice: int = Field(0, ge=0, le=2**32 - 1, description="Index of the choice, keys the noise.")
+    logit_bias: dict[int, float] = Field(default_factory=dict, max_length=1_024)
+    grammar: str | None = Field(None, description="GBNF; its root rule is `root`.")
+    json_schema: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_grammar(self) -> Sampling:
+        if self.grammar is not None and self.json_schema is not None:
+            raise ValueError("grammar and json_schema exclude each other")
+        return self
+
+
+class Resume(Wire):
+    """What an earlier attempt already delivered: the next one starts behind it."""
+
+    tokens: list[int] = Field(default_factory=list)
+    num_chars: int = Field(0, ge=0, description="Characters of text already delivered.")
+
+
+class GenerateRequest(Wire):
+    """One prompt, one answer. Exactly one of prompt, prompt_tokens and messages is given."""
+
+    id: str = Field(min_length=1, max_length=128)
+    attempt: int = Field(1, ge=1)
+    prompt: str | None = None
+    prompt_tokens: list[int] | None = None
+    messages: list[Message] | None = None
+    max_tokens: int | None = Field(None, ge=1, description="None: the rest of the context.")
+    sampling: Sampling = Field(default_factory=Sampling)
+    stop: list[str] = Field(default_factory=list, max_length=MAX_STOP_STRINGS)
+    stop_tokens: list[int] = Field(default_factory=list, max_length=MAX_STOP_STRINGS)
+    ignore_eos: bool = False
+    logprobs: int | None = Field(
+        None, ge=0, le=MAX_LOGPROBS, description="How many alternatives to report a token."
+    )
+    resume: Resume | None = None
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> GenerateRequest:
+        given = [f for f in ("prompt", "prompt_tokens", "messages") if getattr(self, f) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of prompt, prompt_tokens, messages; got {given}")
+        return self
+
+
+class Batch(Wire):
+    """A unit of transport: its requests are admitted, finished and cancelled one by one."""
+
+    id: str = Field(min_length=1, max_length=128)
+    requests: list[GenerateRequest] = Field(min_length=1, max_length=MAX_BATCH_REQUESTS)
+
+
+class TokenLogprob(Wire):
+    """Log probability of a token under the model's own distribution, before any filter."""
+
+    id: int
+    text: str
+    bytes: list[int]
+    logprob: float
+
+
+class PositionLogprobs(TokenLogprob):
+    """The emitted token and the most likely ones at its position, best first."""
+
+    top: list[TokenLogprob] = Field(default_factory=list)
+
+
+class Accepted(Wire):
+    """The request passed every check and holds a slot, or waits for one."""
+
+    event: Literal["accepted"] = "accepted"
+    id: str
+    attempt: int = 1
+    prompt_tokens: int
+    cached_tokens: int = Field(0, description="Prompt tokens already in the KV cache.")
+
+
+class Tokens(Wire):
+    """What one step added. `text` may lag behind `ids`: UTF-8 and stop strings are held back."""
+
+    event: Literal["token"] = "token"
+    id: str
+    ids: list[int]
+    text: str
+    from_draft: list[bool] = Field(default_factory=list, description="One a token; empty: none.")
+    logprobs: list[PositionLogprobs] | None = None
+
+
+class Timings(Wire):
+    """Where a request's time went inside the model server, in seconds."""
+
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+
+class Done(Wire):
+    """The last event of a request that went well."""
+
+    event: Literal["done"] = "done"
+    id: str
+    finish_reason: FinishReason
+    matched_stop: str | int | None = Field(None, description="Stop string or token that ended it.")
+    prompt_tokens: int
+    cached_tokens: int = 0
+    completion_tokens: int
+    timings: Timings = Field(default_factory=Timings)
+
+
+class Failed(Wire):
+    """The last event of a request that failed. `status` is the HTTP status it stands for."""
+
+    event: Literal["error"] = "error"
+    id: str
+    status: int = Field(ge=400, le=599)
+    code: str = Field(description="Short machine-readable name, e.g. context_length_exceeded.")
+    message: str
+    param: str | None = Field(None, description="The request's field at fault.")
+
+
+Event = Annotated[Accepted | Tokens | Done | Failed, Field(discriminator="event")]
+
+EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+class Info(Wire):
+    """`GET /info`: the model and its limits. The gateway reads them here and keeps no copies."""
+
+    model_id: str = Field(description="Same id: same weights, tokenizer and numeric mode.")
+    model_name: str
+    created: int = Field(description="When the server started, seconds since the epoch.")
+    build: str
+    context_size: int = Field(description="Prompt plus answer of one request, in tokens.")
+    slots: int
+    kv_cache_tokens: int
+    vocab_size: int
+    longest_piece_bytes: int = Field(description="Longest text of one token, in bytes.")
+    chat: bool = Field(description="Whether messages are accepted.")
+    exact: bool
+    max_step_ms: float
+    heads: int = Field(0, description="Medusa heads loaded.")

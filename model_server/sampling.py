@@ -1,0 +1,98 @@
+"""Drawing a token, as pure arithmetic on logits: penalties, keyed noise, log probabilities.
+
+The draw is Gumbel-max: argmax(log p + g), with g from a counter-based generator keyed by (seed,
+choice, position, token id). Whatever else happens to a request, the noise of a token at a position
+is the same: in a batch or alone, speculated or not, before or after a restart.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+REPEAT_WINDOW = 64
+
+Floats = NDArray[np.floating[Any]]
+
+
+class Penalties:
+    """Repeat penalty over the last 64 tokens; presence and frequency over the answer."""
+
+    def __init__(self, repeat: float, presence: float, frequency: float) -> None:
+        self._repeat, self._presence, self._frequency = repeat, presence, frequency
+        self._recent: deque[int] = deque(maxlen=REPEAT_WINDOW)
+        self._counts: Counter[int] = Counter()
+
+    @property
+    def active(self) -> bool:
+        """Whether `apply` can change anything."""
+        return self._repeat != 1.0 or bool(self._presence or self._frequency)
+
+    def see_prompt(self, tokens: Iterable[int]) -> None:
+        """Take the prompt into the window of the repeat penalty."""
+        self._recent.extend(tokens)
+
+    def accept(self, token: int) -> None:
+        """Take one token of the answer."""
+        self._recent.append(token)
+        self._counts[token] += 1
+
+    def apply(self, logits: NDArray[np.float32]) -> None:
+        """Change the logits of penalised tokens in place (CTRL paper, 4.1; OpenAI's formula)."""
+        if self._repeat != 1.0 and self._recent:
+            ids = np.fromiter(set(self._recent), np.int64)
+            values = logits[ids]
+            logits[ids] = np.where(values > 0, values / self._repeat, values * self._repeat)
+        if (self._presence or self._frequency) and self._counts:
+            ids = np.fromiter(self._counts, np.int64)
+            counts = np.fromiter(self._counts.values(), np.float32)
+            logits[ids] -= counts * self._frequency + self._presence
+
+
+def gumbel_noise(seed: int, choice: int, position: int, size: int) -> NDArray[np.float64]:
+    """Standard Gumbel noise for token ids 0..size-1 at one position of one choice.
+
+    Philox is a counter-based generator (Salmon et al., 2011): its key is (seed, choice), its
+    counter starts at the position, and the token id counts on from there.
+    """
+    key = np.array([seed, choice], np.uint64)
+    counter = np.array([0, position, 0, 0], np.uint64)
+    raw = np.random.Philox(key=key, counter=counter).random_raw(size)
+    # Midpoints of 2^53 equal cells: never 0 and never 1, so both logarithms are finite.
+    uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    noise: NDArray[np.float64] = -np.log(-np.log(uniform))
+    return noise
+
+
+def draw(ids: NDArray[np.int32], logits: Floats, noise: NDArray[np.float64]) -> int:
+    """The token among `ids` with the highest logit + noise; `noise` is indexed by token id.
+
+    Equal sums go to the lowest id, so that the order of the candidates doesn't matter.
+    """
+    scores = logits.astype(np.float64) + noise[ids]
+    return int(ids[scores == scores.max()].min())
+
+
+def greedy(logits: Floats) -> int:
+    """The most likely token, the lowest id among equals."""
+    return int(logits.argmax())
+
+
+def log_softmax(logits: Floats) -> NDArray[np.float64]:
+    """Log probabilities, in float64."""
+    shifted = logits.astype(np.float64) - float(logits.max())
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
+    return result
+
+
+def top_ids(values: Floats, count: int) -> list[int]:
+    """Ids of the `count` largest values, best first."""
+    count = min(count, len(values))
+    if not count:
+        return []
+    best = np.argpartition(values, -count)[-count:]
+    return [int(i) for i in best[np.argsort(-values[best], kind="stable")]]
