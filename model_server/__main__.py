@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -56,7 +57,10 @@ def main() -> int:
         target=_load, args=(settings, server, web, failures), name="loader", daemon=True
     )
     loader.start()
-    web.run(sockets=[listener])
+    # uvicorn raises the signal that stopped it again, once everything is shut down.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        web.run(sockets=[listener])
     loader.join()
     if server.served is not None:
         server.served.close()
@@ -105,6 +109,10 @@ def _load(settings: Settings, server: Server, web: _Uvicorn, failures: list[str]
         _say(str(error))
         web.should_exit = True
         return
+    except Exception:
+        logging.exception("loading failed. This is a bug.")
+        crashed()
+        return
     info = server.served.info
     _say(
         f"ready: {info.model_name}, {info.slots} slots, context {info.context_size}, "
@@ -117,5 +125,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request, Response
@@ -14,6 +16,8 @@ from model_server.engine.startup import Served
 from model_server.errors import RequestError, Unavailable
 from model_server.metrics import Metrics
 from model_server.protocol import Batch, Event, Failed, GenerateRequest, Info
+
+log = logging.getLogger(__name__)
 
 # The gateways bound what is in flight; this bounds memory should they fail to.
 _MAX_UNFINISHED = 4_096
@@ -91,6 +95,10 @@ class EventStream(Response):
         except RequestError as error:
             self._queue.put_nowait([_failed(request.id, error)])
             return
+        except Exception:
+            log.exception("request %s could not be prepared. This is a bug.", request.id)
+            self._queue.put_nowait([_broken(request.id)])
+            return
         if request.id in self._open:
             self._served.engine.submit(sequence, self._sink)
         else:
@@ -98,7 +106,8 @@ class EventStream(Response):
 
     def _sink(self, events: list[Event]) -> None:
         """Called on the engine thread."""
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, events)
+        with suppress(RuntimeError):  # the loop ended before the engine did
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, events)
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -172,6 +181,11 @@ def _add_probes(app: FastAPI, server: Server) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(server.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _broken(request_id: str) -> Failed:
+    message = "the request could not be prepared, see the model server's log"
+    return Failed(id=request_id, status=500, code="internal", message=message)
 
 
 def _failed(request_id: str, error: RequestError) -> Failed:

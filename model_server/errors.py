@@ -8,7 +8,8 @@ ModelServerError
 │   ├── PromptTooLong
 │   ├── PromptRefused       empty, unknown tokens, no chat template, ...
 │   ├── GrammarRefused
-│   └── NoTokenAllowed     grammar, bias and stop rules together leave nothing to draw
+│   ├── GrammarTooSlow      its next token took too long: it is too ambiguous
+│   └── NoTokenAllowed      grammar, bias and stop rules together leave nothing to draw
 ├── Unavailable             loading, draining or full: try again later (503)
 └── EngineError             ours: a decode failed; every running request fails with 500
 """
@@ -86,6 +87,17 @@ class NoTokenAllowed(RequestError):
     def __init__(self) -> None:
         super().__init__(
             "no token of the vocabulary may follow: grammar and logit_bias exclude all"
+        )
+
+
+class GrammarTooSlow(RequestError):
+    """The grammar leaves so many ways open that following them holds up everyone else."""
+
+    code = "grammar_too_slow"
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(
+            f"grammar: a token took more than {limit_s} s, the grammar is too ambiguous", "grammar"
         )
 
 

@@ -18,6 +18,7 @@ MAX_GRAMMAR_BYTES = 65_536
 MAX_SEED = 2**64 - 1
 
 FinishReason = Literal["stop", "length"]
+Bias = Annotated[float, Field(ge=-1_000, le=1_000)]
 
 
 class Wire(BaseModel):
@@ -47,7 +48,7 @@ class Sampling(Wire):
     frequency_penalty: float = Field(0.0, ge=-10, le=10, description="Over the answer.")
     seed: int = Field(0, ge=0, le=MAX_SEED)
     choice: int = Field(0, ge=0, le=2**32 - 1, description="Index of the choice, keys the noise.")
-    logit_bias: dict[int, float] = Field(default_factory=dict, max_length=1_024)
+    logit_bias: dict[int, Bias] = Field(default_factory=dict, max_length=1_024)
     grammar: str | None = Field(None, description="GBNF; its root rule is `root`.")
     json_schema: dict[str, Any] | None = None
 
@@ -96,6 +97,12 @@ class Batch(Wire):
 
     id: str = Field(min_length=1, max_length=128)
     requests: list[GenerateRequest] = Field(min_length=1, max_length=MAX_BATCH_REQUESTS)
+
+    @model_validator(mode="after")
+    def _own_ids(self) -> Batch:
+        if len({request.id for request in self.requests}) < len(self.requests):
+            raise ValueError("every request needs an id of its own")
+        return self
 
 
 class TokenLogprob(Wire):

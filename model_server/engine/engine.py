@@ -109,10 +109,15 @@ class Engine:
                 self.step()
             except Exception:
                 log.exception("the engine failed. This is a bug.")
-                self._fail_all(EngineError("the engine failed; the server restarts"))
-                self._flush()
-                self._on_crash()
+                self._crash()
                 return
+
+    def _crash(self) -> None:
+        try:
+            self._fail_all(EngineError("the engine failed; the server restarts"))
+            self._flush()
+        finally:
+            self._on_crash()
 
     def _has_something_to_do(self) -> bool:
         return bool(self._inbox or self.scheduler.has_work)
@@ -178,7 +183,7 @@ class Engine:
             id=sequence.id,
             attempt=sequence.request.attempt,
             prompt_tokens=len(sequence.prompt),
-            cached_tokens=self.scheduler.kv.match(sequence.tokens),
+            cached_tokens=self.scheduler.kv.match(sequence.prompt),
         )
         self._emit(sequence, accepted)
         if sequence.finish_reason is not None:  # a resumed answer that was already complete
@@ -209,8 +214,7 @@ class Engine:
             event = Failed(id=submission.sequence.id, status=500, code="engine", message=str(error))
             self._emit(submission.sequence, event)
             self._end(submission.sequence)
-        self._runner.apply(self.scheduler.kv.clear_cached())
-        self._runner.context.clear()
+        self._runner.apply(self.scheduler.kv.clear())
 
     def _emit(self, sequence: Sequence, *events: Event) -> None:
         self._events.setdefault(self._live[sequence.id].sink, []).extend(events)

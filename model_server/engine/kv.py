@@ -4,6 +4,10 @@ It mirrors llama.cpp's unified KV cache: a cell is one position of one token, sh
 of sequences. Its methods return the operations that bring llama.cpp's cache to the same state; the
 runner applies them. Finished requests leave their prefix behind, cached until its cells or its
 sequence id are needed, oldest use first.
+
+In an `ordered` pool cells are taken in ascending order and not used again before the whole pool is
+cleared. Flash attention adds cells up in the order they lie: with a sequence's cells in the order
+of its positions, its logits are the same to the bit whatever else the pool holds.
 """
 
 from __future__ import annotations
@@ -33,7 +37,12 @@ class Remove:
     start: int = 0
 
 
-KvOp = Copy | Remove
+@dataclass(frozen=True)
+class Clear:
+    """Empty the pool."""
+
+
+KvOp = Copy | Remove | Clear
 
 
 @dataclass(frozen=True)
@@ -56,15 +65,14 @@ class _Entry:
 class KvCache:
     """Accounts for `num_cells` cells and `num_seqs` sequence ids."""
 
-    def __init__(self, num_cells: int, num_seqs: int) -> None:
+    def __init__(self, num_cells: int, num_seqs: int, *, ordered: bool = False) -> None:
         self.num_cells = num_cells
-        self._holders = [0] * num_cells
-        self._live_holders = [0] * num_cells
-        self._num_live_cells = 0
-        self._free_cells = list(range(num_cells - 1, -1, -1))
-        self._free_seqs = list(range(num_seqs - 1, -1, -1))
+        self.ordered = ordered
+        # In an ordered pool the last id holds what was dropped, so that llama.cpp can't reuse it.
+        self._num_seqs = num_seqs - ordered
         self._live: dict[int, _Entry] = {}
         self._cached: OrderedDict[int, _Entry] = OrderedDict()
+        self.clear()
 
     @property
     def num_used(self) -> int:
@@ -76,14 +84,16 @@ class KvCache:
         """Sequence ids in use, live and cached."""
         return len(self._live) + len(self._cached)
 
-    @property
-    def num_live(self) -> int:
-        """Sequence ids held by running requests."""
-        return len(self._live)
-
-    def length(self, seq: int) -> int:
-        """Tokens of a live sequence that are computed."""
-        return len(self._live[seq].tokens)
+    def clear(self) -> list[KvOp]:
+        """Forget everything, live sequences too: their requests must be computed again."""
+        self._holders = [0] * self.num_cells
+        self._live_holders = [0] * self.num_cells
+        self._num_live_cells = 0
+        self._free_cells = list(range(self.num_cells - 1, -1, -1))
+        self._free_seqs = list(range(self._num_seqs - 1, -1, -1))
+        self._live.clear()
+        self._cached.clear()
+        return [Clear()]
 
     def match(self, tokens: Sequence[int]) -> int:
         """How many leading tokens are already computed in some sequence."""
@@ -111,13 +121,19 @@ class KvCache:
         The operations are appended to `ops` in any case.
         """
         while len(self._free_cells) < num_cells:
-            if not self._evict_one(ops):
+            if self.ordered or not self._evict_one(ops):
                 return False
         return True
 
-    def can_reserve(self, num_cells: int) -> bool:
-        """Whether dropping cached prefixes could make `num_cells` cells free."""
-        return self.num_cells - self._num_live_cells >= num_cells
+    @property
+    def num_reservable(self) -> int:
+        """Cells that `reserve` could make free."""
+        return len(self._free_cells) if self.ordered else self.num_not_live
+
+    @property
+    def num_not_live(self) -> int:
+        """Cells that no running request holds."""
+        return self.num_cells - self._num_live_cells
 
     def extend(self, seq: int, tokens: Sequence[int]) -> None:
         """Account for tokens just computed at the end of a live sequence. Cells were reserved."""
@@ -135,8 +151,8 @@ class KvCache:
             self._live_holders[cell] -= 1
             self._num_live_cells -= not self._live_holders[cell]
         if not cache or len(entry.tokens) < MIN_SHARED_TOKENS or self._is_covered(entry):
-            return [self._drop(seq, entry)]
-        ops: list[KvOp] = [self._drop(s, self._cached.pop(s)) for s in self._covered_by(entry)]
+            return self._drop(seq, entry)
+        ops = [op for s in self._covered_by(entry) for op in self._drop(s, self._cached.pop(s))]
         self._cached[seq] = entry
         return ops
 
@@ -193,17 +209,19 @@ class KvCache:
     def _evict_one(self, ops: list[KvOp], keep: int | None = None) -> bool:
         for seq in self._cached:
             if seq != keep:
-                ops.append(self._drop(seq, self._cached.pop(seq)))
+                ops.extend(self._drop(seq, self._cached.pop(seq)))
                 return True
         return False
 
-    def _drop(self, seq: int, entry: _Entry) -> Remove:
+    def _drop(self, seq: int, entry: _Entry) -> list[KvOp]:
+        self._free_seqs.append(seq)
+        if self.ordered:
+            return [Copy(seq, self._num_seqs, len(entry.cells)), Remove(seq)]
         for cell in entry.cells:
             self._holders[cell] -= 1
             if not self._holders[cell]:
                 self._free_cells.append(cell)
-        self._free_seqs.append(seq)
-        return Remove(seq)
+        return [Remove(seq)]
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

@@ -190,4 +190,7 @@ def _refuse(message: str) -> NoReturn:
 
 def _unused_char(text: str) -> str:
     used = set(text)
-    return next(char for code in _PRIVATE_USE if (char := chr(code)) not in used)
+    for code in _PRIVATE_USE:
+        if chr(code) not in used:
+            return chr(code)
+    raise PromptRefused("messages use every private character of Unicode", "messages")

@@ -12,10 +12,10 @@ from collections.abc import Sequence as Seq
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.engine.kv import Copy, KvOp
+from model_server.engine.kv import Clear, Copy, KvOp, Remove
 from model_server.engine.scheduler import Chunk, Plan
 from model_server.engine.sequence import Accepted, Sequence
-from model_server.errors import NoTokenAllowed
+from model_server.errors import GrammarTooSlow, NoTokenAllowed
 from model_server.llama.batch import Batch
 from model_server.llama.context import MAX_BATCH_ROWS, Context
 from model_server.llama.sampler import Candidates
@@ -23,6 +23,9 @@ from model_server.llama.vocab import Vocab
 from model_server.medusa.cost import CostCurve
 from model_server.protocol import PositionLogprobs, TokenLogprob
 from model_server.sampling import log_softmax, top_ids
+
+# An ambiguous grammar can cost more with every token; all others would wait for it.
+_MAX_SAMPLING_S = 0.5
 
 
 class Runner:
@@ -47,10 +50,13 @@ class Runner:
     def apply(self, ops: Iterable[KvOp]) -> None:
         """Bring llama.cpp's KV cache to where the ledger is."""
         for op in ops:
-            if isinstance(op, Copy):
-                self.context.copy(op.source, op.target, 0, op.end)
-            else:
-                self.context.remove(op.seq, op.start)
+            match op:
+                case Copy(source, target, end):
+                    self.context.copy(source, target, 0, end)
+                case Remove(seq, start):
+                    self.context.remove(seq, start)
+                case Clear():
+                    self.context.clear()
 
     def _prefill(self, chunks: Seq[Chunk], num_cells: int) -> None:
         self._batch.clear()
@@ -81,11 +87,14 @@ class Runner:
 
     def _verify(self, sequence: Sequence, logits: NDArray[np.float32]) -> Accepted:
         position = sequence.num_answered
+        started = time.thread_time()
         try:
             token = sequence.sampler.sample(logits, position, self._scratch)
         except NoTokenAllowed as error:
             return Accepted(sequence, [], error=error)
         sequence.sampler.accept(token)
+        if time.thread_time() - started > _MAX_SAMPLING_S:
+            return Accepted(sequence, [], error=GrammarTooSlow(_MAX_SAMPLING_S))
         count = sequence.request.logprobs
         logprobs = None if count is None else [report(self._vocab, logits, token, count)]
         return Accepted(sequence, [token], logprobs)

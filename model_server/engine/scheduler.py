@@ -78,7 +78,11 @@ class Scheduler:
             plan = self._fill(ops)
             if self.kv.reserve(plan.num_prefill_rows + len(plan.decode), ops):
                 return plan
-            self._preempt_youngest(ops)
+            if self.kv.ordered:
+                self._start_over(ops)
+                self._admit(ops)
+            else:
+                self._preempt_youngest(ops)
 
     def update(self, plan: Plan, results: Iterable[Accepted]) -> None:
         """Account for a step that was run; its tokens are already on the sequences."""
@@ -102,10 +106,10 @@ class Scheduler:
                 return
             if self._shares_a_running_prefill(sequence):
                 continue
-            num_cached = self.kv.match(sequence.tokens)
-            # One more cell for each running request: admitting must not preempt at once.
-            needed = len(sequence.tokens) - num_cached + len(self.running)
-            if not self.kv.can_reserve(min(needed, self.kv.num_cells)):
+            if not self._fits(sequence, self.kv.num_reservable):
+                if self._fits(sequence, self.kv.num_not_live):
+                    self._start_over(ops)
+                    self._admit(ops)
                 return
             admission = self.kv.admit(sequence.tokens)
             if admission is None:
@@ -116,12 +120,21 @@ class Scheduler:
             self.waiting.remove(sequence)
             self.running.append(sequence)
 
+    def _fits(self, sequence: Sequence, num_cells: int) -> bool:
+        """Whether a request may be admitted to so many cells without crowding the others out."""
+        if not self.running:
+            return num_cells >= len(sequence.tokens)
+        needed = len(sequence.tokens) - self.kv.match(sequence.tokens)
+        # An ordered pool that is nearly full would be started over every few steps.
+        spare = self.kv.num_cells // 4 if self.kv.ordered else len(self.running)
+        return num_cells >= needed + spare
+
     def _shares_a_running_prefill(self, sequence: Sequence) -> bool:
         """Whether to wait for a prefix that another request is computing right now."""
-        known = self.kv.match(sequence.tokens)
+        known = max(self.kv.match(sequence.tokens), MIN_SHARED_TOKENS - 1)
         wanted = sequence.tokens[:-1]
         return any(
-            common_prefix(other.tokens, wanted) >= known + MIN_SHARED_TOKENS
+            common_prefix(other.tokens, wanted) > known
             for other in self.running
             if other.num_pending > 1
         )
@@ -149,11 +162,19 @@ class Scheduler:
         return self.cost.best_rows(most, budget, self.kv.num_used)
 
     def _preempt_youngest(self, ops: list[KvOp]) -> None:
-        youngest = max(self.running, key=lambda sequence: sequence.order)
         assert len(self.running) > 1, "one request alone always fits the pool. This is a bug."
-        self.running.remove(youngest)
-        ops.extend(self._release(youngest))
-        insort(self.waiting, youngest, key=lambda sequence: sequence.order)
+        self._put_back(max(self.running, key=_order), ops)
+
+    def _start_over(self, ops: list[KvOp]) -> None:
+        """Put everyone back and clear the pool: an ordered one has no other way to free cells."""
+        for sequence in list(self.running):
+            self._put_back(sequence, ops)
+        ops.extend(self.kv.clear())
+
+    def _put_back(self, sequence: Sequence, ops: list[KvOp]) -> None:
+        self.running.remove(sequence)
+        ops.extend(self._release(sequence))
+        insort(self.waiting, sequence, key=_order)
         self.num_preemptions += 1
 
     def _release(self, sequence: Sequence) -> list[KvOp]:
@@ -163,3 +184,7 @@ class Scheduler:
     def _computed(self, sequence: Sequence, end: int) -> None:
         self.kv.extend(sequence.seq, sequence.tokens[sequence.num_computed : end])
         sequence.num_computed = end
+
+
+def _order(sequence: Sequence) -> int:
+    return sequence.order

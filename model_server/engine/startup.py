@@ -74,7 +74,9 @@ def load(
     )
     intake = Intake(model.vocab, PromptEncoder(model.vocab, template, context_size))
     limits = Limits(settings.n_parallel, min(MAX_BATCH_ROWS, context.num_cells), max_step_s)
-    scheduler = Scheduler(KvCache(options.num_cells, options.num_seqs), cost, limits)
+    scheduler = Scheduler(
+        KvCache(options.num_cells, options.num_seqs, ordered=settings.exact), cost, limits
+    )
     engine = Engine(scheduler, Runner(context, model.vocab, cost), metrics, on_crash)
     info = Info(
         model_id=f"{model.fingerprint[:16]}-{options.mode}",

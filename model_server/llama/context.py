@@ -16,6 +16,8 @@ from model_server.llama.model import Model
 
 MAX_SEQS = 256  # LLAMA_MAX_SEQ
 MAX_BATCH_ROWS = 512
+# llama.cpp rounds the pool up to whole blocks, but its row limits only when told beforehand.
+_CELL_BLOCK = 256
 
 _KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}  # enum ggml_type
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
@@ -96,8 +98,8 @@ class Context:
 
 def _create(model: Model, options: ContextOptions) -> llama_cpp.llama_context_p:
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = options.num_cells
-    params.n_batch = params.n_ubatch = min(MAX_BATCH_ROWS, options.num_cells)
+    params.n_ctx = -(-options.num_cells // _CELL_BLOCK) * _CELL_BLOCK
+    params.n_batch = params.n_ubatch = MAX_BATCH_ROWS
     params.n_seq_max = options.num_seqs
     params.n_threads = params.n_threads_batch = options.n_threads
     params.type_k = _KV_TYPES[options.kv_type_k]

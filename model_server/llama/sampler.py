@@ -7,27 +7,20 @@ one drawn token first, and masks the whole vocabulary only when it refuses (400 
 from __future__ import annotations
 
 import ctypes
-import json
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import llama_cpp
 import numpy as np
-from llama_cpp.llama_grammar import json_schema_to_gbnf
 from numpy.typing import NDArray
 
 from model_server.errors import GrammarRefused, NoTokenAllowed
 from model_server.llama import backend
+from model_server.llama.grammar import check_grammar
+from model_server.llama.schema import schema_to_gbnf
 from model_server.llama.vocab import Vocab
-from model_server.protocol import MAX_GRAMMAR_BYTES, Sampling
+from model_server.protocol import Sampling
 from model_server.sampling import Penalties, draw, greedy, gumbel_noise
-
-# llama.cpp's parser is recursive and unrolls repetitions; beyond these it ends the process.
-_MAX_NESTING = 200
-_MAX_EXPANSION = 4_000_000
-_LITERALS = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#.*')
-_REPEATS = re.compile(r"\{[\d,\s]*\}")
 
 _CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 
@@ -129,45 +122,10 @@ class Sampler:
             return best
         noise = gumbel_noise(params.seed, params.choice, position, len(logits))
         ids, left = scratch.filter(self._filters, logits)
-        return draw(ids, left / np.float32(params.temperature), noise)
-
-
-def check_grammar(text: str) -> None:
-    """Refuse what llama.cpp's parser doesn't survive. Raises GrammarRefused."""
-    num_bytes = len(text.encode(errors="surrogatepass"))
-    if num_bytes > MAX_GRAMMAR_BYTES:
-        raise GrammarRefused(
-            f"grammar has {num_bytes} bytes, at most {MAX_GRAMMAR_BYTES}", "grammar"
-        )
-    deepest = depth = 0
-    for bracket in re.findall(r"[()]", _LITERALS.sub("", text)):
-        depth += 1 if bracket == "(" else -1
-        deepest = max(deepest, depth)
-    if deepest > _MAX_NESTING:
-        raise GrammarRefused(
-            f"grammar: brackets nest {deepest} deep, at most {_MAX_NESTING}", "grammar"
-        )
-    repeats = [int(count) for count in re.findall(r"\d+", " ".join(_REPEATS.findall(text)))]
-    if num_bytes * max(repeats, default=1) > _MAX_EXPANSION:
-        raise GrammarRefused(
-            f"grammar: {num_bytes} bytes repeated up to {max(repeats)} times, "
-            f"the product may be {_MAX_EXPANSION} at most",
-            "grammar",
-        )
-
-
-def schema_to_gbnf(schema: dict[str, Any]) -> str:
-    """GBNF for a JSON schema, by llama-cpp-python's converter. Raises GrammarRefused."""
-    text = json.dumps(schema)
-    if len(text) > MAX_GRAMMAR_BYTES:
-        raise GrammarRefused(
-            f"json_schema has {len(text)} bytes, at most {MAX_GRAMMAR_BYTES}", "json_schema"
-        )
-    try:
-        return str(json_schema_to_gbnf(text))
-    except Exception as error:  # noqa: BLE001  # it raises anything, AssertionError included
-        problem = f"json_schema: can't be converted ({type(error).__name__}: {error})"
-        raise GrammarRefused(problem, "json_schema") from None
+        # From the highest down, in float64: any temperature above 0 leaves finite scores.
+        with np.errstate(over="ignore"):
+            scaled = (left - left.max()).astype(np.float64) / params.temperature
+        return draw(ids, scaled, noise)
 
 
 def _make_filters(params: Sampling) -> llama_cpp.llama_sampler_p | None:
@@ -189,12 +147,12 @@ def _make_filters(params: Sampling) -> llama_cpp.llama_sampler_p | None:
 
 
 def _make_grammar(vocab: Vocab, params: Sampling) -> llama_cpp.llama_sampler_p | None:
-    text = params.grammar
     if params.json_schema is not None:
         text = schema_to_gbnf(params.json_schema)
-    if text is None:
+    elif params.grammar is not None:
+        check_grammar(text := params.grammar)
+    else:
         return None
-    check_grammar(text)
     backend.clear_errors()
     grammar: llama_cpp.llama_sampler_p | None
     grammar = llama_cpp.llama_sampler_init_grammar(vocab.pointer, text.encode(), b"root")

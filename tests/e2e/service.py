@@ -1,0 +1,131 @@
+"""The two processes as a user runs them, on free ports of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+START_TIMEOUT_S = 60
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Process:
+    """One tier, started with settings in its environment and stopped by its process id."""
+
+    def __init__(self, module: str, log_path: Path, **settings: object) -> None:
+        self._command = [sys.executable, "-m", module]
+        self._settings = {name.upper(): str(value) for name, value in settings.items()}
+        self._log_path = log_path
+        self.start()
+
+    def start(self) -> None:
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive", **self._settings}
+        with self._log_path.open("ab") as log:
+            self.popen = subprocess.Popen(
+                self._command, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """End it and give its exit code."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(how)
+        return self.popen.wait(timeout=40)
+
+    @property
+    def log(self) -> str:
+        return self._log_path.read_text()
+
+
+@dataclass(frozen=True)
+class Service:
+    """Gateway and model server."""
+
+    model_server: Process
+    gateway: Process
+    model_url: str
+    url: str
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+
+    def async_client(self) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=None)
+        return httpx.AsyncClient(base_url=self.url, timeout=60, limits=limits, trust_env=False)
+
+    def wait_ready(self) -> None:
+        wait_until(lambda: _is_ready(f"{self.url}/ready"), "the gateway to be ready")
+
+    def counter(self, name: str) -> float:
+        """A metric of the model server."""
+        text = httpx.get(f"{self.model_url}/metrics", trust_env=False).text
+        lines = (line for line in text.splitlines() if line.startswith(f"medusa_server_{name} "))
+        return float(next(lines).split()[1])
+
+
+@contextmanager
+def serve(model: Path, logs: Path, **settings: object) -> Iterator[Service]:
+    """Both tiers over `model`, ready. Settings go to both."""
+    model_port, port = free_port(), free_port()
+    model_url, url = f"http://127.0.0.1:{model_port}", f"http://127.0.0.1:{port}"
+    defaults = {"n_threads": 1, "n_parallel": 8}
+    upper = {
+        "model_path": model,
+        "model_server_port": model_port,
+        "model_server_urls": model_url,
+        "host": "127.0.0.1",
+        "port": port,
+        **defaults,
+        **settings,
+    }
+    service = Service(
+        Process("model_server", logs / f"model-server-{model_port}.log", **upper),
+        Process("api", logs / f"gateway-{port}.log", **upper),
+        model_url,
+        url,
+    )
+    try:
+        service.wait_ready()
+        yield service
+    finally:
+        codes = service.gateway.stop(), service.model_server.stop()
+    assert codes == (0, 0), service.gateway.log + service.model_server.log
+
+
+def wait_until(condition: Any, what: str, timeout_s: float = START_TIMEOUT_S) -> None:
+    """Poll until it holds; AssertionError naming `what` after the timeout."""
+    give_up = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up, f"waited {timeout_s} s for {what}"
+        time.sleep(0.01)
+
+
+def stream_text(lines: Iterator[str]) -> str:
+    """The text of a stream of OpenAI completion chunks, which must end with [DONE]."""
+    data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+    assert data[-1] == "[DONE]"
+    chunks = [json.loads(each) for each in data[:-1]]
+    return "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,173 @@
+"""Writes Llama-architecture GGUF files tensor by tensor, so that a 7B file needs little memory."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType as Type
+
+from tests import vocabulary
+
+Floats = npt.NDArray[np.float32]
+RMS_EPS = 1e-6
+FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K": 15}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a Llama model. No grouped-query attention where num_kv_heads equals num_heads."""
+
+    name: str
+    vocab_size: int
+    hidden: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    ff: int
+    context: int
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.num_heads
+
+    def layer_tensors(self) -> dict[str, tuple[int, int]]:
+        """Rows and columns of each matrix of a layer, by its GGUF name."""
+        kv = self.num_kv_heads * self.head_dim
+        return {
+            "attn_q": (self.hidden, self.hidden),
+            "attn_k": (kv, self.hidden),
+            "attn_v": (kv, self.hidden),
+            "attn_output": (self.hidden, self.hidden),
+            "ffn_gate": (self.ff, self.hidden),
+            "ffn_up": (self.ff, self.hidden),
+            "ffn_down": (self.hidden, self.ff),
+        }
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor to be written. `rows` yields encoded blocks of rows only when its turn comes."""
+
+    name: str
+    shape: Sequence[int]
+    type: Type
+    rows: Iterable[npt.NDArray[np.generic]] = field(repr=False)
+
+    @property
+    def num_bytes(self) -> int:
+        block, block_bytes = gguf.GGML_QUANT_SIZES[self.type]
+        return int(np.prod(self.shape)) // block * block_bytes
+
+
+def matrix_types(name: str) -> tuple[Type, Type, Type]:
+    """Types of the embedding, the layers and the output matrix, as quantized files have them.
+
+    Embeddings of 4-bit files stay Q8_0 here: a sign vector is exact in it, and it costs no time.
+    """
+    layers = Type[name]
+    if layers in (Type.Q4_0, Type.Q4_K):
+        return Type.Q8_0, layers, Type.Q6_K
+    return layers, layers, layers
+
+
+@cache
+def _quantize_chunk() -> ctypes._NamedFuncPointer:
+    """ggml's own quantizer, of the library instance that llama.cpp uses."""
+    import llama_cpp  # noqa: F401  (loads the library, slowly)
+
+    suffix = "0.dylib" if sys.platform == "darwin" else "so.0"
+    function = ctypes.CDLL(f"libggml-base.{suffix}").ggml_quantize_chunk
+    function.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+    function.argtypes += [ctypes.c_int64] * 3 + [ctypes.c_void_p]
+    function.restype = ctypes.c_size_t
+    return function
+
+
+def encode(rows: Floats, type_: Type) -> npt.NDArray[np.generic]:
+    """A block of rows in the given type."""
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    if type_ == Type.F32:
+        return rows
+    if type_ == Type.F16:
+        return rows.astype(np.float16)
+    block, block_bytes = gguf.GGML_QUANT_SIZES[type_]
+    out = np.empty(rows.size // block * block_bytes, dtype=np.uint8)
+    num_rows, num_columns = rows.shape
+    done = _quantize_chunk()(type_, rows.ctypes, out.ctypes, 0, num_rows, num_columns, None)
+    assert done == out.nbytes, "This is a bug."
+    return out
+
+
+def matrix(name: str, rows: Floats, type_: Type) -> Tensor:
+    """A matrix that is at hand as a whole."""
+    return Tensor(f"{name}.weight", rows.shape, type_, [encode(rows, type_)])
+
+
+def norms(shape: Shape, output_scale: float = 1.0) -> Iterator[Tensor]:
+    """All normalisation weights: ones, apart from the last."""
+    ones = np.ones(shape.hidden, dtype=np.float32)
+    yield Tensor("output_norm.weight", ones.shape, Type.F32, [ones * np.float32(output_scale)])
+    for layer in range(shape.num_layers):
+        for part in ("attn_norm", "ffn_norm"):
+            yield Tensor(f"blk.{layer}.{part}.weight", ones.shape, Type.F32, [ones])
+
+
+def write(path: Path, shape: Shape, file_type: str, tensors: Iterable[Tensor]) -> Path:
+    """Write the file: metadata, tokenizer, then the tensors one by one."""
+    writer = gguf.GGUFWriter(path, "llama")
+    _add_metadata(writer, shape, file_type)
+    _add_tokenizer(writer, shape.vocab_size)
+    tensors = list(tensors)
+    for tensor in tensors:
+        writer.add_tensor_info(
+            tensor.name, tensor.shape, np.dtype(np.float32), tensor.num_bytes, tensor.type
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    assert writer.fout is not None, "This is a bug."
+    out = writer.fout[0]
+    for tensor in tensors:
+        writer.write_padding(out, out.tell())
+        for rows in tensor.rows:
+            rows.tofile(out)
+    writer.write_padding(out, out.tell())
+    writer.close()
+    return path
+
+
+def _add_metadata(writer: gguf.GGUFWriter, shape: Shape, file_type: str) -> None:
+    writer.add_name(shape.name)
+    writer.add_file_type(FILE_TYPES[file_type])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_vocab_size(shape.vocab_size)
+    writer.add_context_length(shape.context)
+    writer.add_embedding_length(shape.hidden)
+    writer.add_block_count(shape.num_layers)
+    writer.add_feed_forward_length(shape.ff)
+    writer.add_head_count(shape.num_heads)
+    writer.add_head_count_kv(shape.num_kv_heads)
+    writer.add_rope_dimension_count(shape.head_dim)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_layer_norm_rms_eps(RMS_EPS)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, size: int) -> None:
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(vocabulary.pieces(size))
+    writer.add_token_scores(vocabulary.scores(size))
+    writer.add_token_types(vocabulary.token_types(size))
+    writer.add_unk_token_id(vocabulary.UNK)
+    writer.add_bos_token_id(vocabulary.BOS)
+    writer.add_eos_token_id(vocabulary.EOS)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    writer.add_add_space_prefix(True)

@@ -1,0 +1,127 @@
+"""An engine stepped by hand on a real model, which remembers the logits behind every token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.engine.engine import Engine
+from model_server.engine.intake import Intake
+from model_server.engine.kv import KvCache
+from model_server.engine.prompt import PromptEncoder
+from model_server.engine.runner import Runner
+from model_server.engine.scheduler import Limits, Scheduler
+from model_server.engine.sequence import Accepted
+from model_server.engine.sequence import Sequence as EngineSequence
+from model_server.llama.context import MAX_SEQS, Context, ContextOptions
+from model_server.llama.model import Model
+from model_server.medusa.cost import CostCurve
+from model_server.metrics import Metrics
+from model_server.protocol import Done, Event, Failed, GenerateRequest, Sampling, Tokens
+
+EXACT = {"kv_type_k": "f16", "kv_type_v": "bf16", "flash_attention": "on"}
+F32 = {"kv_type_k": "f32", "kv_type_v": "f32", "flash_attention": "off"}
+
+
+class RecordingRunner(Runner):
+    """Keeps a copy of each row of logits a token was drawn from, by the tokens before it."""
+
+    rows: list[tuple[list[int], NDArray[np.float32]]]
+
+    def _verify(self, sequence: EngineSequence, logits: NDArray[np.float32]) -> Accepted:
+        self.rows.append((list(sequence.tokens), logits.copy()))
+        return super()._verify(sequence, logits)
+
+
+@dataclass
+class Stack:
+    """The parts of an engine whose thread is not started, and what its clients heard."""
+
+    engine: Engine
+    runner: RecordingRunner
+    scheduler: Scheduler
+    context: Context
+    intake: Intake
+    events: dict[str, list[Event]] = field(default_factory=dict)
+
+    def submit(self, request_id: str, prompt: Sequence[int], **fields: object) -> None:
+        """Queue a request; `sampling` and all other fields as in the protocol."""
+        request = GenerateRequest.model_validate(
+            {"id": request_id, "prompt_tokens": list(prompt), **fields}
+        )
+        self.engine.submit(self.intake.make(request), self._hear)
+
+    def run(self, max_steps: int = 10_000) -> None:
+        """Step until nothing is left to do."""
+        for _ in range(max_steps):
+            self.engine.step()
+            if not self.engine.num_unfinished:
+                return
+        raise AssertionError(f"not finished after {max_steps} steps")
+
+    def answer(self, request_id: str) -> list[int]:
+        """All tokens a request was given."""
+        heard = self.events.get(request_id, [])
+        return [token for event in heard if isinstance(event, Tokens) for token in event.ids]
+
+    def text(self, request_id: str) -> str:
+        """All text a request was given."""
+        heard = self.events.get(request_id, [])
+        return "".join(event.text for event in heard if isinstance(event, Tokens))
+
+    def ending(self, request_id: str) -> Done | Failed:
+        """Its last event."""
+        last = self.events[request_id][-1]
+        assert isinstance(last, (Done, Failed))
+        return last
+
+    def num_leaks(self) -> int:
+        """Cells and sequence ids still held once nothing is cached, ledger and llama.cpp alike."""
+        self.runner.apply(self.scheduler.kv.clear_cached())
+        kv = self.scheduler.kv
+        held = sum(bool(self.context.length(seq)) for seq in range(MAX_SEQS))
+        return kv.num_used + kv.num_seqs_held + held
+
+    def _hear(self, events: list[Event]) -> None:
+        for event in events:
+            self.events.setdefault(event.id, []).append(event)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a test wants of the engine. By default a prefill step takes at most 8 rows."""
+
+    num_cells: int = 1_024
+    num_slots: int = 8
+    max_step_s: float = 0.0085
+    kv: dict[str, str] = field(default_factory=lambda: dict(F32))
+    ordered: bool = False
+
+
+@contextmanager
+def stack(path: Path, layout: Layout | None = None) -> Iterator[Stack]:
+    """An engine over the model at `path`."""
+    layout = layout or Layout()
+    model = Model(path, 0)
+    options = ContextOptions(layout.num_cells, MAX_SEQS, 1, **layout.kv)
+    context = Context(model, options)
+    cost = CostCurve({1: 0.001, 512: 0.512})
+    cost.observe = lambda *_: None  # type: ignore[method-assign]  # steps don't hang on the clock
+    limits = Limits(layout.num_slots, layout.num_cells, layout.max_step_s)
+    scheduler = Scheduler(KvCache(layout.num_cells, MAX_SEQS, ordered=layout.ordered), cost, limits)
+    runner = RecordingRunner(context, model.vocab, cost)
+    runner.rows = []
+    intake = Intake(model.vocab, PromptEncoder(model.vocab, None, min(layout.num_cells, 2_048)))
+    yield Stack(Engine(scheduler, runner, Metrics()), runner, scheduler, context, intake)
+    context.close()
+    model.close()
+
+
+def greedy() -> Sampling:
+    """Temperature 0."""
+    return Sampling(temperature=0)
