@@ -86,6 +86,7 @@ def listen(settings: Settings) -> socket.socket:
     try:
         listener.bind((host, port))
     except OSError as error:
+        listener.close()
         problem = f"{host}:{port} can't be listened on ({error.strerror}); choose another port"
         raise SettingError("MODEL_SERVER_PORT", problem) from None
     listener.listen(1_024)

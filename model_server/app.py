@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
@@ -48,7 +49,7 @@ class Server:
 
 
 class EventStream(Response):
-    """The answer to one batch. It ends with its last request; if the client goes, all are cancelled."""
+    """The answer to one batch. It ends with its last request; if the client goes, all end."""
 
     media_type = "application/x-ndjson"
 
@@ -144,6 +145,12 @@ def create_app(server: Server) -> FastAPI:
     async def unavailable(_request: Request, error: Unavailable) -> Response:
         headers = {"retry-after": str(error.retry_after_s)}
         return JSONResponse({"status": server.status, "error": str(error)}, 503, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]  # without its input, which may be no JSON: NaN, half a character
+        field = ".".join(str(part) for part in first["loc"])
+        return JSONResponse({"status": server.status, "error": f"{field}: {first['msg']}"}, 422)
 
     @app.post("/batch")
     async def batch(body: Batch) -> Response:

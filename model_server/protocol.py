@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1_000
@@ -18,6 +18,14 @@ MAX_GRAMMAR_BYTES = 65_536
 MAX_SEED = 2**64 - 1
 
 FinishReason = Literal["stop", "length"]
+
+
+def _encodable(text: str) -> str:
+    text.encode()  # JSON may hold lone surrogates, which are no text
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
 Bias = Annotated[float, Field(ge=-1_000, le=1_000)]
 
 
@@ -31,7 +39,7 @@ class Message(Wire):
     """One turn of a chat, in the roles that chat templates know."""
 
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: Text
 
 
 class Sampling(Wire):
@@ -49,7 +57,7 @@ class Sampling(Wire):
     seed: int = Field(0, ge=0, le=MAX_SEED)
     choice: int = Field(0, ge=0, le=2**32 - 1, description="Index of the choice, keys the noise.")
     logit_bias: dict[int, Bias] = Field(default_factory=dict, max_length=1_024)
-    grammar: str | None = Field(None, description="GBNF; its root rule is `root`.")
+    grammar: Text | None = Field(None, description="GBNF; its root rule is `root`.")
     json_schema: dict[str, Any] | None = None
 
     @model_validator(mode="after")
@@ -69,14 +77,14 @@ class Resume(Wire):
 class GenerateRequest(Wire):
     """One prompt, one answer. Exactly one of prompt, prompt_tokens and messages is given."""
 
-    id: str = Field(min_length=1, max_length=128)
+    id: Text = Field(min_length=1, max_length=128)
     attempt: int = Field(1, ge=1)
-    prompt: str | None = None
+    prompt: Text | None = None
     prompt_tokens: list[int] | None = None
     messages: list[Message] | None = None
     max_tokens: int | None = Field(None, ge=1, description="None: the rest of the context.")
     sampling: Sampling = Field(default_factory=Sampling)
-    stop: list[str] = Field(default_factory=list, max_length=MAX_STOP_STRINGS)
+    stop: list[Text] = Field(default_factory=list, max_length=MAX_STOP_STRINGS)
     stop_tokens: list[int] = Field(default_factory=list, max_length=MAX_STOP_STRINGS)
     ignore_eos: bool = False
     logprobs: int | None = Field(
@@ -95,7 +103,7 @@ class GenerateRequest(Wire):
 class Batch(Wire):
     """A unit of transport: its requests are admitted, finished and cancelled one by one."""
 
-    id: str = Field(min_length=1, max_length=128)
+    id: Text = Field(min_length=1, max_length=128)
     requests: list[GenerateRequest] = Field(min_length=1, max_length=MAX_BATCH_REQUESTS)
 
     @model_validator(mode="after")

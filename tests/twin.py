@@ -21,8 +21,10 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 
 from tests import gguf_file, vocabulary
-from tests.gguf_file import Floats, Shape, Tensor
+from tests.gguf_file import Floats, Tensor
 from tests.vocabulary import BOS, EOS
+
+Shape = gguf_file.Shape
 
 TINY = Shape("tiny twin", 512, 512, 2, 8, 8, 512, 4_096)
 VICUNA_7B = Shape("vicuna-7b twin", 32_000, 4_096, 32, 32, 32, 11_008, 2_048)

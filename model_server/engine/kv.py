@@ -99,6 +99,12 @@ class KvCache:
         """How many leading tokens are already computed in some sequence."""
         return self._best_match(tokens)[1]
 
+    def match_live(self, tokens: Sequence[int]) -> int:
+        """How many of those tokens' cells running requests hold: to share them takes no room."""
+        source, shared = self._best_match(tokens)
+        entry = self._live.get(source) or self._cached.get(source) or _Entry()
+        return sum(self._live_holders[cell] > 0 for cell in entry.cells[:shared])
+
     def admit(self, tokens: Sequence[int]) -> Admission | None:
         """A sequence id that holds the longest known prefix, or None when all ids are live."""
         source, shared = self._best_match(tokens)

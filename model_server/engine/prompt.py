@@ -59,8 +59,8 @@ def choose_template(own: str | None, setting: Path | str, name: str) -> str | No
         return None
     try:
         return Path(setting).read_text(encoding="utf-8")
-    except OSError as error:
-        raise SettingError("CHAT_TEMPLATE", f"{setting} can't be read: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError("CHAT_TEMPLATE", f"{setting} can't be read: {error}") from None
 
 
 class ChatTemplate:
@@ -109,7 +109,7 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             problem = f"messages: the chat template refuses them: {error.message}"
             raise PromptRefused(problem, "messages") from None
-        except (TypeError, ValueError, OverflowError) as error:
+        except Exception as error:  # what else may fail is up to the template
             problem = f"messages: the chat template fails on them: {error}"
             raise PromptRefused(problem, "messages") from None
 

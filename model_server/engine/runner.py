@@ -1,6 +1,6 @@
 """Runs a plan on llama.cpp: KV operations, prefill rows, decode rows, a token for each.
 
-The only place where llama and sampling meet. Timings of its decodes feed the cost curve.
+The only place where llama and sampling meet. Timings of its decodes feed the cost curves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from model_server.llama.batch import Batch
 from model_server.llama.context import MAX_BATCH_ROWS, Context
 from model_server.llama.sampler import Candidates
 from model_server.llama.vocab import Vocab
-from model_server.medusa.cost import CostCurve
+from model_server.medusa.cost import CostCurve, Costs
 from model_server.protocol import PositionLogprobs, TokenLogprob
 from model_server.sampling import log_softmax, top_ids
 
@@ -31,16 +31,16 @@ _MAX_SAMPLING_S = 0.5
 class Runner:
     """Owns the context's batches and scratch space. Lives on the engine thread."""
 
-    def __init__(self, context: Context, vocab: Vocab, cost: CostCurve) -> None:
+    def __init__(self, context: Context, vocab: Vocab, costs: Costs) -> None:
         self.context = context
         self.decode_s = 0.0
         self._vocab = vocab
-        self._cost = cost
+        self._costs = costs
         self._batch = Batch(MAX_BATCH_ROWS)
         self._scratch = Candidates(vocab.size)
 
     def run(self, plan: Plan, num_cells: int) -> list[Accepted]:
-        """One step. `num_cells`: KV cells in use, for the cost curve. Raises EngineError."""
+        """One step. `num_cells`: KV cells in use, for the cost curves. Raises EngineError."""
         self.decode_s = 0.0
         self.apply(plan.ops)
         self._prefill(plan.prefill, num_cells)
@@ -63,7 +63,7 @@ class Runner:
         for chunk in chunks:
             tokens = chunk.sequence.tokens[chunk.start : chunk.end]
             self._batch.add_span(tokens, chunk.start, chunk.sequence.seq)
-        self._timed_decode(num_cells)
+        self._timed_decode(self._costs.prefill, num_cells)
 
     def _decode(self, sequences: Seq[Sequence], num_cells: int) -> NDArray[np.float32]:
         """Logits after each sequence's last token, (num_sequences, vocabulary)."""
@@ -71,10 +71,10 @@ class Runner:
         for sequence in sequences:
             last = len(sequence.tokens) - 1
             self._batch.add(sequence.tokens[last], last, [sequence.seq], output=True)
-        self._timed_decode(num_cells)
+        self._timed_decode(self._costs.decode, num_cells)
         return self.context.logits(len(sequences))
 
-    def _timed_decode(self, num_cells: int) -> None:
+    def _timed_decode(self, cost: CostCurve, num_cells: int) -> None:
         num_rows = self._batch.num_rows
         if not num_rows:
             return
@@ -83,7 +83,7 @@ class Runner:
         self.context.synchronize()
         seconds = time.perf_counter() - started
         self.decode_s += seconds
-        self._cost.observe(num_rows, num_cells, seconds)
+        cost.observe(num_rows, num_cells, seconds)
 
     def _verify(self, sequence: Sequence, logits: NDArray[np.float32]) -> Accepted:
         position = sequence.num_answered

@@ -1,4 +1,4 @@
-"""Which rows the next step computes. Pure: it sees sequences, the KV ledger and the cost curve.
+"""Which rows the next step computes. Pure: it sees sequences, the KV ledger and the cost curves.
 
 Requests are admitted to free slots first come, first served. Running ones decode every step; prompt
 rows fill what is left of the longest step allowed, at the best rate of rows a second. When the KV
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from model_server.engine.kv import MIN_SHARED_TOKENS, KvCache, KvOp, common_prefix
 from model_server.engine.sequence import Accepted, Sequence
-from model_server.medusa.cost import CostCurve
+from model_server.medusa.cost import Costs
 
 _MAX_LOOKED_AT = 32
 
@@ -53,9 +53,9 @@ class Plan:
 class Scheduler:
     """Owns the waiting and the running requests."""
 
-    def __init__(self, kv: KvCache, cost: CostCurve, limits: Limits) -> None:
+    def __init__(self, kv: KvCache, costs: Costs, limits: Limits) -> None:
         self.kv = kv
-        self.cost = cost
+        self.costs = costs
         self.limits = limits
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -124,10 +124,12 @@ class Scheduler:
         """Whether a request may be admitted to so many cells without crowding the others out."""
         if not self.running:
             return num_cells >= len(sequence.tokens)
-        needed = len(sequence.tokens) - self.kv.match(sequence.tokens)
-        # An ordered pool that is nearly full would be started over every few steps.
-        spare = self.kv.num_cells // 4 if self.kv.ordered else len(self.running)
-        return num_cells >= needed + spare
+        if self.kv.ordered:
+            # A pool that is nearly full would be started over every few steps.
+            needed = len(sequence.tokens) - self.kv.match(sequence.tokens)
+            return num_cells >= needed + self.kv.num_cells // 4
+        needed = len(sequence.tokens) - self.kv.match_live(sequence.tokens)
+        return num_cells >= needed + sum(other.num_pending for other in self.running)
 
     def _shares_a_running_prefill(self, sequence: Sequence) -> bool:
         """Whether to wait for a prefix that another request is computing right now."""
@@ -157,9 +159,9 @@ class Scheduler:
     def _prefill_rows(self, num_ready: int, num_pending: int) -> int:
         if not num_pending:
             return 0
-        budget = self.limits.max_step_s - self.cost.seconds(num_ready, self.kv.num_used)
+        budget = self.limits.max_step_s - self.costs.decode.seconds(num_ready, self.kv.num_used)
         most = min(num_pending, self.limits.max_rows)
-        return self.cost.best_rows(most, budget, self.kv.num_used)
+        return self.costs.prefill.best_rows(most, budget, self.kv.num_used)
 
     def _preempt_youngest(self, ops: list[KvOp]) -> None:
         assert len(self.running) > 1, "one request alone always fits the pool. This is a bug."

@@ -21,7 +21,7 @@ from model_server.llama import backend
 from model_server.llama.batch import Batch
 from model_server.llama.context import MAX_BATCH_ROWS, MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model, Progress
-from model_server.medusa.cost import ROWS, CostCurve
+from model_server.medusa.cost import ROWS, CostCurve, Costs
 from model_server.metrics import Metrics
 from model_server.protocol import Info
 
@@ -66,8 +66,8 @@ def load(
     prober = _Prober(context, model.vocab.size)
     if settings.exact:
         prober.check_exact()
-    cost = CostCurve(prober.measure())
-    max_step_s = (settings.max_step_ms or _default_step_ms(cost)) / 1_000
+    costs = Costs(*(CostCurve(prober.measure(output=output)) for output in (False, True)))
+    max_step_s = (settings.max_step_ms or _default_step_ms(costs.decode)) / 1_000
     name = settings.model_name or model.name
     template = choose_template(
         model.chat_template, settings.chat_template, f"{name} {model.name} {model.path.stem}"
@@ -75,9 +75,9 @@ def load(
     intake = Intake(model.vocab, PromptEncoder(model.vocab, template, context_size))
     limits = Limits(settings.n_parallel, min(MAX_BATCH_ROWS, context.num_cells), max_step_s)
     scheduler = Scheduler(
-        KvCache(options.num_cells, options.num_seqs, ordered=settings.exact), cost, limits
+        KvCache(options.num_cells, options.num_seqs, ordered=settings.exact), costs, limits
     )
-    engine = Engine(scheduler, Runner(context, model.vocab, cost), metrics, on_crash)
+    engine = Engine(scheduler, Runner(context, model.vocab, costs), metrics, on_crash)
     info = Info(
         model_id=f"{model.fingerprint[:16]}-{options.mode}",
         model_name=name,
@@ -140,17 +140,17 @@ class _Prober:
         self._tokens = np.random.default_rng(0).integers(0, vocab_size, MAX_BATCH_ROWS).tolist()
         self._batch = Batch(MAX_BATCH_ROWS)
 
-    def measure(self) -> dict[int, float]:
+    def measure(self, *, output: bool) -> dict[int, float]:
         """Seconds by row count, the better of two runs, until the time for measuring is over."""
         measured: dict[int, float] = {}
-        self._time(1)  # the first decode pages the weights in
+        self._time(1, output)  # the first decode pages the weights in
         started = time.perf_counter()
         for rows in ROWS:
             spent = time.perf_counter() - started
             expected = 4 * measured[rows // 2] if measured else 0.0
             if rows > self._context.num_cells or spent + expected > _MEASURE_BUDGET_S:
                 break
-            measured[rows] = min(self._time(rows), self._time(rows))
+            measured[rows] = min(self._time(rows, output), self._time(rows, output))
         return measured
 
     def check_exact(self) -> None:
@@ -181,9 +181,10 @@ class _Prober:
         self._batch.add_span(self._tokens[seq : seq + 16], 0, seq)
         self._context.decode(self._batch)
 
-    def _time(self, rows: int) -> float:
+    def _time(self, rows: int, output: bool) -> float:
         self._batch.clear()
-        self._batch.add_span(self._tokens[:rows], 0, 0)
+        for position in range(rows):
+            self._batch.add(self._tokens[position], position, [0], output=output)
         started = time.perf_counter()
         self._context.decode(self._batch)
         self._context.synchronize()

@@ -35,7 +35,7 @@ _NO_CHARACTERS = ('""', "[]", "[^]")
 
 def check_grammar(text: str) -> None:
     """Refuse what llama.cpp's grammar code doesn't survive. Raises GrammarRefused."""
-    num_bytes = len(text.encode(errors="surrogatepass"))
+    num_bytes = len(text.encode())
     if num_bytes > MAX_GRAMMAR_BYTES:
         _refuse(f"has {num_bytes} bytes, at most {MAX_GRAMMAR_BYTES}")
     rules = _Reader(text).read()
@@ -178,7 +178,7 @@ def _bounds(token: str) -> tuple[int, int | None]:
     low = int(low_text[:10])
     high = None if comma and not high_text else int((high_text or low_text)[:10])
     if max(low, high or 0) > _MAX_REPEATS or (high is not None and high < low):
-        _refuse(f"{token!r} must be at most {_MAX_REPEATS} times, the lower number first")
+        _refuse(f"repetition {token[:40]!r}: at most {_MAX_REPEATS} times, the lower number first")
     return low, high
 
 
@@ -210,9 +210,9 @@ def _may_be_empty(rules: Sequence[_Rule]) -> list[bool]:
 def _firsts(index: int, rule: _Rule, empty: Sequence[bool]) -> Iterator[int]:
     """Elements that a rule may begin with."""
     for alternative in rule:
-        for element in alternative:
+        for i, element in enumerate(alternative):
             # A repetition of what may be empty comes back to itself; llama.cpp gets over that.
-            if element != index or element is not alternative[-1]:
+            if element != index or i < len(alternative) - 1:
                 yield element
             if element < 0 or not empty[element]:
                 break
@@ -258,4 +258,4 @@ def _refuse_many_ways(rules: Sequence[_Rule], empty: Sequence[bool], ways: Seque
 
 
 def _refuse(problem: str) -> NoReturn:
-    raise GrammarRefused(f"grammar: {problem}", "grammar")
+    raise GrammarRefused(f"grammar: {problem[:200]}", "grammar")

@@ -1,4 +1,4 @@
-"""JSON schemas to GBNF, by llama-cpp-python's converter, with bounds on what it follows and writes."""
+"""JSON schemas to GBNF, by llama-cpp-python's converter within bounds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def schema_to_gbnf(schema: dict[str, Any]) -> str:
             raise ValueError(f"it has {len(text)} bytes, at most {MAX_GRAMMAR_BYTES}")
         gbnf = _Converter().convert(json.loads(text))
         check_grammar(gbnf)
-    except Exception as error:  # noqa: BLE001  # it raises anything, AssertionError included
+    except Exception as error:  # it raises anything, AssertionError included
         problem = f"json_schema: can't be converted ({type(error).__name__}: {error})"
         raise GrammarRefused(problem[:500], "json_schema") from None
     return gbnf

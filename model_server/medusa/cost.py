@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -62,3 +63,11 @@ class CostCurve:
         """The bucket's own scale, or that of the nearest known one below it."""
         known = [b for b in self._scale if b <= num_cells // _KV_BUCKET]
         return self._scale[max(known)] if known else 1.0
+
+
+@dataclass(frozen=True)
+class Costs:
+    """A curve for prompt rows, which skip the output matrix, and one for rows with logits."""
+
+    prefill: CostCurve
+    decode: CostCurve

@@ -20,7 +20,7 @@ from model_server.engine.sequence import Accepted
 from model_server.engine.sequence import Sequence as EngineSequence
 from model_server.llama.context import MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model
-from model_server.medusa.cost import CostCurve
+from model_server.medusa.cost import CostCurve, Costs
 from model_server.metrics import Metrics
 from model_server.protocol import Done, Event, Failed, GenerateRequest, Sampling, Tokens
 
@@ -112,9 +112,12 @@ def stack(path: Path, layout: Layout | None = None) -> Iterator[Stack]:
     context = Context(model, options)
     cost = CostCurve({1: 0.001, 512: 0.512})
     cost.observe = lambda *_: None  # type: ignore[method-assign]  # steps don't hang on the clock
+    costs = Costs(cost, cost)
     limits = Limits(layout.num_slots, layout.num_cells, layout.max_step_s)
-    scheduler = Scheduler(KvCache(layout.num_cells, MAX_SEQS, ordered=layout.ordered), cost, limits)
-    runner = RecordingRunner(context, model.vocab, cost)
+    scheduler = Scheduler(
+        KvCache(layout.num_cells, MAX_SEQS, ordered=layout.ordered), costs, limits
+    )
+    runner = RecordingRunner(context, model.vocab, costs)
     runner.rows = []
     intake = Intake(model.vocab, PromptEncoder(model.vocab, None, min(layout.num_cells, 2_048)))
     yield Stack(Engine(scheduler, runner, Metrics()), runner, scheduler, context, intake)

@@ -77,9 +77,7 @@ def random_schedule(made: Stack, seed: int) -> None:
     raise AssertionError("the schedule did not end")
 
 
-def test_rows_of_random_schedules_equal_a_fresh_context(
-    small: Stack, reference: Reference
-) -> None:
+def test_rows_of_random_schedules_equal_a_fresh_context(small: Stack, reference: Reference) -> None:
     worst = 0.0
     for seed in range(200):
         small.runner.rows.clear()

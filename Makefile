@@ -1,0 +1,58 @@
+# The one door: everything a person or a machine runs here is a target below.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
+SHELL_FILES = deployment/setup.sh .ci/run $(wildcard tests/smoke.sh)
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check format demo-model bench-peers bench-latency lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  make run MODEL=/path/to/any.gguf            serves that file instead of the demo model'
+	@echo '  make run PORT=8010 MODEL_SERVER_PORT=8011   uses other ports'
+	@echo '  make run CMAKE_ARGS="-DGGML_CUDA=on"        builds llama.cpp for NVIDIA GPUs'
+	@echo '  PYTHON=python3.12 make ...                  chooses the interpreter (3.10 to 3.13)'
+
+install: ## Make .venv and install what serving needs, llama.cpp built from source
+	@$(SETUP) serve
+
+run: install ## Serve the demo model, or MODEL=/path.gguf, until Ctrl-C
+	@MODEL="$(MODEL)" exec $(BIN)/python deployment/run.py
+
+test: ## Run the whole test suite
+	@$(SETUP) dev
+	@$(BIN)/python -m pytest
+
+check: ## Lint, formatting and types
+	@$(SETUP) dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck $(SHELL_FILES)
+
+format: ## Format the code and fix what the linter can
+	@$(SETUP) dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo-model: ## Train the demo model anew (installs PyTorch into .venv)
+	@$(SETUP) train
+	$(BIN)/python -m model_server.training.demo
+
+bench-peers: ## Compare with llama.cpp's own server (ARGS="--quick" for a short run)
+	@$(SETUP) dev
+	$(BIN)/python -m tests.benchmarks.peers $(ARGS)
+
+bench-latency: ## Measure who waits for whom: TTFT and inter-token times under load
+	@$(SETUP) dev
+	$(BIN)/python -m tests.benchmarks.latency $(ARGS)
+
+lock: ## Write requirements/*.txt anew from requirements/*.in
+	@$(SETUP) lock
+
+clean: ## Remove .venv and everything that was built or cached
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,81 @@
+"""The FastAPI application: routes, middleware, and the boundary where errors become responses."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from api.config import Settings
+from api.errors import ClientGone, GatewayError, Problem, translate
+from api.gateway import Gateway
+from api.middleware import BodyLimit, RequestId
+from api.routes import generate, openai, ops
+from api.routes.respond import gateway_of
+from api.schemas.refusal import refusal
+from api.upstream import READY_WAIT_S
+
+DESCRIPTION = """Text generation on llama.cpp with Medusa speculative decoding.
+
+Every answer says which batch carried it: `x-batch-id`, `x-batch-size`, `x-batch-wait-ms`."""
+
+log = logging.getLogger(__name__)
+
+
+def create_app(
+    settings: Settings,
+    *,
+    transport: httpx.AsyncBaseTransport | None = None,
+    ready_wait_s: float = READY_WAIT_S,
+) -> FastAPI:
+    """`transport` takes the place of the network to the model servers, for tests."""
+    gateway = Gateway(settings, transport=transport, ready_wait_s=ready_wait_s)
+    app = FastAPI(title="Medusa gateway", description=DESCRIPTION, lifespan=_lifespan)
+    app.state.gateway = gateway
+    for router in (openai.router, generate.router, ops.router):
+        app.include_router(router)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, metrics=gateway.metrics)
+    app.add_middleware(RequestId)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_error)
+    app.add_exception_handler(GatewayError, _on_error)
+    app.add_exception_handler(Exception, _on_error)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    gateway: Gateway = app.state.gateway
+    gateway.start()
+    try:
+        yield
+    finally:
+        await gateway.aclose()
+
+
+async def _on_error(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, RequestValidationError):
+        error = refusal(error.errors())
+    return _response(request, translate(error))
+
+
+async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+    """Starlette's own refusals: no such path, no such method, a body that cannot be read."""
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path[:200]}: {error.detail}"
+    code = error.detail.lower().replace(" ", "_")
+    headers = dict(error.headers or {})
+    return _response(request, Problem(error.status_code, message, code, headers=headers))
+
+
+def _response(request: Request, problem: Problem) -> JSONResponse:
+    if problem.status != translate(ClientGone()).status:
+        gateway_of(request).metrics.rejections.labels(problem.code).inc()
+    headers = {"x-request-id": request.state.request_id, **problem.headers}
+    return JSONResponse(problem.body, problem.status, headers)

@@ -1,0 +1,176 @@
+"""Everything that can go wrong in the gateway, and the one translation into HTTP.
+
+GatewayError
+├── InvalidRequest       a field of the request is wrong
+├── BodyTooLarge         more bytes than MAX_BODY_BYTES
+├── UnknownModel         no model of this name is served
+├── TooManyInFlight      MAX_IN_FLIGHT answers are in the making
+├── NoModelServer        none became ready in time
+├── DeadlineExceeded     REQUEST_TIMEOUT has passed
+├── ShuttingDown         DRAIN_TIMEOUT has passed at shutdown
+├── ClientGone           nobody is left to answer
+├── Refused              the model server's own `error` event
+├── ModelChanged         the answer began on another model
+├── ModelServerFault     the model server broke the contract
+└── TryAgain             another attempt may succeed
+    ├── ModelServerBusy  it said 503: loading or draining
+    └── ModelServerLost  it could not be reached, or went away
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class GatewayError(Exception):
+    """Its text is a sentence for the client."""
+
+
+class InvalidRequest(GatewayError):
+    def __init__(self, message: str, param: str | None = None, code: str = "invalid_value") -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class BodyTooLarge(GatewayError):
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The request body is larger than {limit} bytes (MAX_BODY_BYTES).")
+        self.limit = limit
+
+
+class UnknownModel(GatewayError):
+    def __init__(self, model: str, served: str) -> None:
+        super().__init__(f"The model {model[:80]!r} does not exist; this server has {served!r}.")
+        self.model = model
+
+
+class TooManyInFlight(GatewayError):
+    def __init__(self, limit: int, in_flight: int) -> None:
+        super().__init__(
+            f"{in_flight} answers are in the making and the limit is {limit} (MAX_IN_FLIGHT); "
+            "try again in a moment."
+        )
+        self.retry_after_s = 1
+
+
+class NoModelServer(GatewayError):
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"No model server is ready: {reason}.")
+        self.retry_after_s = 5
+
+
+class DeadlineExceeded(GatewayError):
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"The answer took longer than {timeout_s:g} s (REQUEST_TIMEOUT).")
+        self.timeout_s = timeout_s
+
+
+class ShuttingDown(GatewayError):
+    def __init__(self) -> None:
+        super().__init__("The gateway is shutting down; ask again.")
+        self.retry_after_s = 1
+
+
+class ClientGone(GatewayError):
+    def __init__(self) -> None:
+        super().__init__("The client closed the connection.")
+
+
+class Refused(GatewayError):
+    def __init__(self, status: int, code: str, message: str, param: str | None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+
+
+class ModelChanged(GatewayError):
+    def __init__(self, began_on: str, now: str) -> None:
+        super().__init__(
+            f"The answer began on model {began_on} and only {now} is left to continue it."
+        )
+
+
+class ModelServerFault(GatewayError):
+    def __init__(self, url: str, detail: str) -> None:
+        super().__init__(f"The model server at {url} broke the contract: {detail}. This is a bug.")
+        self.url = url
+
+
+class TryAgain(GatewayError):
+    retry_after_s: float = 0
+
+
+class ModelServerBusy(TryAgain):
+    def __init__(self, message: str, retry_after_s: float = 0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ModelServerLost(TryAgain):
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"The connection to the model server at {url} was lost: {reason}.")
+        self.url = url
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An error as HTTP says it, in OpenAI's shape."""
+
+    status: int
+    message: str
+    code: str
+    param: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def type(self) -> str:
+        if self.status == 429:
+            return "rate_limit_error"
+        return "invalid_request_error" if self.status < 500 else "server_error"
+
+    @property
+    def body(self) -> dict[str, Any]:
+        error = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+        return {"error": error}
+
+
+# Status and code of each error. 499 is nginx's number for a client that left: nobody reads it.
+STATUS: dict[type[GatewayError], tuple[int, str]] = {
+    InvalidRequest: (400, "invalid_value"),
+    BodyTooLarge: (413, "body_too_large"),
+    UnknownModel: (404, "model_not_found"),
+    TooManyInFlight: (429, "too_many_in_flight"),
+    NoModelServer: (503, "no_model_server"),
+    DeadlineExceeded: (504, "deadline_exceeded"),
+    ShuttingDown: (503, "shutting_down"),
+    ClientGone: (499, "client_gone"),
+    Refused: (502, "refused"),
+    ModelChanged: (502, "model_changed"),
+    ModelServerFault: (502, "model_server_fault"),
+    ModelServerBusy: (503, "model_server_busy"),
+    ModelServerLost: (502, "model_server_lost"),
+}
+
+
+def translate(error: Exception) -> Problem:
+    """What the client is told. An error that is not in the table is a bug."""
+    known = STATUS.get(type(error)) if isinstance(error, GatewayError) else None
+    if known is None:
+        return Problem(500, "The gateway failed on this request. This is a bug.", "internal_error")
+    status, code = known
+    retry_after_s = getattr(error, "retry_after_s", None)
+    return Problem(
+        status=getattr(error, "status", status),
+        message=str(error),
+        code=getattr(error, "code", code),
+        param=getattr(error, "param", None),
+        headers={} if retry_after_s is None else {"retry-after": f"{max(1, retry_after_s):.0f}"},
+    )

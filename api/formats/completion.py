@@ -1,0 +1,112 @@
+"""Answers of /v1/completions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from typing_extensions import TypedDict
+
+from api.formats.format import Choice, Json
+from api.formats.usage import Heading, Usage, UsageBlock
+from api.schemas.completion import CompletionBody
+from model_server.protocol import Done, Event, PositionLogprobs, Tokens
+
+
+class CompletionLogprobs(TypedDict):
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class CompletionChoice(TypedDict):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class CompletionChunk(TypedDict):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+
+
+class Completion(CompletionChunk):
+    usage: UsageBlock | None
+
+
+class CompletionFormat:
+    def __init__(self, heading: Heading, body: CompletionBody, num_choices: int) -> None:
+        self._heading = heading
+        self._with_logprobs = body.logprobs is not None
+        self._with_usage = body.include_usage
+        self._usage = Usage(body.n)
+        self._offsets = [0] * num_choices
+
+    def opening(self) -> Iterator[Json]:
+        return iter(())
+
+    def chunks(self, index: int, event: Event) -> Iterator[Json]:
+        if isinstance(event, Tokens) and (event.text or event.logprobs):
+            logprobs = self._logprobs(index, event.logprobs or ())
+            yield self._chunk([_choice(index, event.text, logprobs)])
+        elif isinstance(event, Done):
+            self._usage.add(index, event)
+            yield self._chunk([_choice(index, "", None, event)])
+
+    def closing(self) -> Iterator[Json]:
+        if self._with_usage:
+            yield {**self._chunk([]), "usage": self._usage.block()}
+
+    def whole(self, choices: list[Choice]) -> Completion:
+        for index, each in enumerate(choices):
+            self._usage.add(index, each.end)
+        answers = [
+            _choice(index, each.text, self._logprobs(index, each.logprobs), each.end)
+            for index, each in enumerate(choices)
+        ]
+        return {**self._head(answers), "usage": self._usage.block()}
+
+    def _head(self, choices: list[CompletionChoice]) -> CompletionChunk:
+        return {
+            "id": f"cmpl-{self._heading.id}",
+            "object": "text_completion",
+            "created": self._heading.created,
+            "model": self._heading.model,
+            "choices": choices,
+        }
+
+    def _chunk(self, choices: list[CompletionChoice]) -> CompletionChunk | Completion:
+        chunk = self._head(choices)
+        return {**chunk, "usage": None} if self._with_usage else chunk
+
+    def _logprobs(
+        self, index: int, positions: Sequence[PositionLogprobs]
+    ) -> CompletionLogprobs | None:
+        if not self._with_logprobs:
+            return None
+        offsets = []
+        for each in positions:
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(each.text)
+        return {
+            "tokens": [each.text for each in positions],
+            "token_logprobs": [each.logprob for each in positions],
+            "top_logprobs": [{top.text: top.logprob for top in each.top} for each in positions],
+            "text_offset": offsets,
+        }
+
+
+def _choice(
+    index: int, text: str, logprobs: CompletionLogprobs | None, done: Done | None = None
+) -> CompletionChoice:
+    return {
+        "index": index,
+        "text": text,
+        "logprobs": logprobs,
+        "finish_reason": done.finish_reason if done else None,
+    }

@@ -1,0 +1,125 @@
+"""The gateway without HTTP: what a route uses to have a request answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import httpx
+from tenacity import RetryCallState
+
+from api.answer import Answer
+from api.batcher import Batcher, Window
+from api.config import Settings
+from api.errors import DeadlineExceeded, NoModelServer, ShuttingDown, translate
+from api.generation import Generation
+from api.limits import Permits
+from api.metrics import Metrics, Stopwatch
+from api.retry import reason, retrying
+from api.upstream import READY_WAIT_S, Upstream
+from model_server.protocol import GenerateRequest, Info
+
+log = logging.getLogger(__name__)
+
+
+class Gateway:
+    """Joins permits, batcher, upstream and retries under one request deadline."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        ready_wait_s: float = READY_WAIT_S,
+    ) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.upstream = Upstream(
+            settings.model_server_urls,
+            settings.max_concurrent_batches,
+            transport=transport,
+            ready_wait_s=ready_wait_s,
+        )
+        self._answers: set[Answer] = set()
+        self._permits = Permits(settings.max_in_flight)
+        window = Window(settings.batch_size, settings.max_wait_time)
+        self._batcher = Batcher(window, self.upstream, self.metrics, time.monotonic)
+
+    @property
+    def in_flight(self) -> int:
+        """Answers in the making."""
+        return self._permits.in_flight
+
+    async def info(self) -> Info:
+        """The model and its limits: the last ones known, or those of the first server to come."""
+        if self.upstream.info is not None:
+            return self.upstream.info
+        self._permits.take(1)
+        try:
+            return await self.upstream.wait_ready(self.settings.request_timeout)
+        finally:
+            self._permits.give_back(1)
+
+    def answer(self, request_id: str, requests: Sequence[GenerateRequest]) -> Answer:
+        """Have requests answered together, or refuse them at once with TooManyInFlight."""
+        self._permits.take(len(requests))
+        timeout_s = self.settings.request_timeout
+        stopwatch = Stopwatch(self.metrics, len(requests), time.monotonic)
+        answer = Answer(
+            request_id,
+            requests,
+            run=partial(self._run, time.monotonic() + timeout_s),
+            on_event=stopwatch.observe,
+        )
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, answer)
+        answer.on_close += [timer.cancel, partial(self._permits.give_back, len(requests))]
+        answer.on_close += [lambda: stopwatch.stop(answer.outcome)]
+        answer.on_close += [partial(self._answers.discard, answer)]
+        self._answers.add(answer)
+        return answer
+
+    def drain(self, timeout_s: float) -> None:
+        """Let open answers finish until then, and end those that have not."""
+        asyncio.get_running_loop().call_later(timeout_s, self._end_answers)
+
+    def _end_answers(self) -> None:
+        for answer in self._answers:
+            answer.abandon(ShuttingDown())
+
+    def start(self) -> None:
+        self._batcher.start()
+        self.upstream.start()
+
+    async def aclose(self) -> None:
+        await self._batcher.aclose()
+        await self.upstream.aclose()
+
+    def _expire(self, answer: Answer) -> None:
+        if self.upstream.ready:
+            answer.abandon(DeadlineExceeded(self.settings.request_timeout))
+        else:
+            answer.abandon(NoModelServer(self.upstream.reason))
+
+    async def _run(self, deadline: float, generation: Generation) -> None:
+        """Send a request until an attempt succeeds or the policy gives up."""
+        policy = retrying(
+            self.settings.retry_attempts,
+            deadline,
+            clock=time.monotonic,
+            sleep=asyncio.sleep,
+            on_retry=self._count_retry,
+        )
+        await policy(self._attempt, generation)
+
+    async def _attempt(self, generation: Generation) -> None:
+        error = await self._batcher.submit(generation)
+        if error is not None:
+            raise error
+
+    def _count_retry(self, state: RetryCallState) -> None:
+        error = reason(state)
+        self.metrics.retries.labels(translate(error).code).inc()
+        log.info("attempt %d of a request failed: %s", state.attempt_number, error)

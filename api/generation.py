@@ -1,0 +1,71 @@
+"""One choice on its way to an answer: what was asked, what has been delivered, how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from api.errors import GatewayError
+from model_server.protocol import Accepted, Event, GenerateRequest, Resume, Tokens
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """The batch that carried a request, and how long the request waited for it to leave."""
+
+    batch_id: str
+    size: int
+    wait_s: float
+
+
+class Generation:
+    """Survives its attempts: each continues behind the tokens that were already delivered."""
+
+    def __init__(self, request: GenerateRequest, group: str, emit: Callable[[Event], None]) -> None:
+        self.request = request
+        self.group = group
+        self.carrier: Carrier | None = None
+        self.model_id: str | None = None
+        self.arrived = 0.0
+        self.ended: asyncio.Future[GatewayError | None]
+        self._emit = emit
+        self._attempts = 0
+        self._accepted = False
+        self._tokens: list[int] = []
+        self._num_chars = 0
+
+    def begin(self, now: float) -> asyncio.Future[GatewayError | None]:
+        """Open the next attempt. Its future holds the error that ended it, or None; cancelled:
+        nobody waits for it any more.
+        """
+        self._attempts += 1
+        self.arrived = now
+        self.ended = asyncio.get_running_loop().create_future()
+        if self._attempts > 1:
+            self.request = self.request.model_copy(
+                update={"attempt": self._attempts, "resume": self._resume()}
+            )
+        return self.ended
+
+    def end(self, error: GatewayError | None = None) -> None:
+        """Close the attempt; the first to say how it ended is believed."""
+        if not self.ended.done():
+            self.ended.set_result(error)
+
+    def deliver(self, event: Event, model_id: str) -> None:
+        """Hand an event on. A later attempt's `accepted` is no news to the client."""
+        if isinstance(event, Tokens):
+            self.model_id = model_id
+            self._tokens += event.ids
+            self._num_chars += len(event.text)
+        elif isinstance(event, Accepted):
+            if self._accepted:
+                return
+            self._accepted = True
+        self._emit(event)
+
+    def _resume(self) -> Resume | None:
+        if not self._tokens:
+            return None
+        return Resume(tokens=list(self._tokens), num_chars=self._num_chars)

@@ -1,0 +1,110 @@
+"""What the gateway counts, for Prometheus. The suffixes are those of vLLM's dashboards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+
+from model_server.protocol import Done, Event, Tokens
+
+PREFIX = "medusa_gateway"
+LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+GAP_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.4, 1, 2.5, 5, 10)
+WAIT_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.105, 0.15, 0.25, 0.5, 1, 5, 10)
+
+
+class Metrics:
+    """One registry an app, so that two apps in one process never mix their numbers."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._latencies()
+        self._batches()
+        self._totals()
+
+    def _latencies(self) -> None:
+        self.ttft = self._histogram(
+            "time_to_first_token_seconds", "From the request to its first token.", LATENCY_S
+        )
+        self.inter_token = self._histogram(
+            "inter_token_latency_seconds", "Between two deliveries of tokens.", GAP_S
+        )
+        self.e2e = self._histogram(
+            "e2e_request_latency_seconds", "From the request to its last token.", LATENCY_S
+        )
+
+    def _batches(self) -> None:
+        self.batch_size = self._histogram(
+            "batch_size", "Requests in a batch.", (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256)
+        )
+        self.batch_wait = self._histogram(
+            "request_queue_time_seconds", "A request's wait for its batch to leave.", WAIT_S
+        )
+        self.running = Gauge(
+            f"{PREFIX}_num_requests_running", "Answers in the making.", registry=self.registry
+        )
+        self.waiting = Gauge(
+            f"{PREFIX}_num_requests_waiting", "Requests being gathered.", registry=self.registry
+        )
+
+    def _totals(self) -> None:
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of finished answers.")
+        self.generation_tokens = self._counter("generation_tokens", "Tokens delivered.")
+        self.requests = self._counter("requests", "Answers by how they ended.", "outcome")
+        self.rejections = self._counter("rejections", "Requests refused, by reason.", "reason")
+        self.retries = self._counter("retries", "Requests sent once more, by reason.", "reason")
+        self.disconnects = self._counter("disconnects", "Clients that left before the end.")
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"{PREFIX}_{name}", text, buckets=buckets, registry=self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
+
+    def render(self) -> bytes:
+        """The registry in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class Stopwatch:
+    """Times one client request: first tokens, the gaps between them, and the whole."""
+
+    def __init__(self, metrics: Metrics, num_choices: int, clock: Callable[[], float]) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._started = clock()
+        self._last_tokens: list[float | None] = [None] * num_choices
+        self._num_choices = num_choices
+        metrics.running.inc(num_choices)
+
+    def observe(self, index: int, event: Event) -> None:
+        if isinstance(event, Tokens) and event.ids:
+            self._tokens(index, len(event.ids))
+        elif isinstance(event, Done):
+            self._metrics.prompt_tokens.inc(event.prompt_tokens)
+
+    def stop(self, outcome: str) -> None:
+        self._metrics.running.dec(self._num_choices)
+        self._metrics.requests.labels(outcome).inc()
+        if outcome == "done":
+            self._metrics.e2e.observe(self._clock() - self._started)
+        elif outcome == "disconnected":
+            self._metrics.disconnects.inc()
+
+    def _tokens(self, index: int, num_tokens: int) -> None:
+        now, last = self._clock(), self._last_tokens[index]
+        self._last_tokens[index] = now
+        self._metrics.generation_tokens.inc(num_tokens)
+        if last is None:
+            self._metrics.ttft.observe(now - self._started)
+        else:
+            self._metrics.inter_token.observe(now - last)

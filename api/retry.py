@@ -1,0 +1,72 @@
+"""When a request is sent once more: what failed may succeed, attempts are left, and so is time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+from tenacity.stop import stop_base
+from tenacity.wait import wait_base
+
+from api.errors import TryAgain
+
+FIRST_WAIT_S = 0.1
+LONGEST_WAIT_S = 5.0
+
+Clock = Callable[[], float]
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class stop_before(stop_base):  # noqa: N801, like tenacity's own policies
+    """Give up when the next attempt would begin past the deadline."""
+
+    def __init__(self, deadline: float, clock: Clock) -> None:
+        self._deadline = deadline
+        self._clock = clock
+
+    def __call__(self, state: RetryCallState) -> bool:
+        return self._clock() + state.upcoming_sleep >= self._deadline
+
+
+class wait_as_asked(wait_base):  # noqa: N801
+    """Back off, exponentially and jittered, but never less than Retry-After says."""
+
+    def __init__(self) -> None:
+        self._backoff = wait_random_exponential(
+            multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S, min=FIRST_WAIT_S / 2
+        )
+
+    def __call__(self, state: RetryCallState) -> float:
+        return max(self._backoff(state), reason(state).retry_after_s)
+
+
+def reason(state: RetryCallState) -> TryAgain:
+    """The error that asks for another attempt."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    assert isinstance(error, TryAgain), "only TryAgain is retried. This is a bug."
+    return error
+
+
+def retrying(
+    attempts: int,
+    deadline: float,
+    *,
+    clock: Clock,
+    sleep: Sleep,
+    on_retry: Callable[[RetryCallState], None],
+) -> AsyncRetrying:
+    """The policy of one request; the last error is raised as it is."""
+    return AsyncRetrying(
+        retry=retry_if_exception_type(TryAgain),
+        stop=stop_after_attempt(attempts) | stop_before(deadline, clock),
+        wait=wait_as_asked(),
+        sleep=sleep,
+        before_sleep=on_retry,
+        reraise=True,
+    )

@@ -1,0 +1,58 @@
+"""Bodies that /docs offers: short ones, that suit a small model of Python code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FIBONACCI = "def fibonacci(n):\n"
+
+
+def _example(summary: str, **body: Any) -> dict[str, Any]:
+    return {"summary": summary, "value": body}
+
+
+COMPLETION: dict[str, Any] = {
+    "greedy": _example("Continue code", prompt=FIBONACCI, max_tokens=48, temperature=0),
+    "stream": _example("As a stream", prompt=FIBONACCI, max_tokens=48, temperature=0, stream=True),
+    "choices": _example(
+        "Two choices for each of two prompts, drawn with a seed",
+        prompt=["import ", "class Stack:\n"],
+        n=2,
+        max_tokens=24,
+        temperature=0.8,
+        seed=7,
+    ),
+    "stop": _example(
+        "Until an empty line", prompt=FIBONACCI, max_tokens=96, temperature=0, stop=["\n\n"]
+    ),
+}
+CHAT: dict[str, Any] = {
+    "question": _example(
+        "A question (needs a model with a chat template)",
+        messages=[{"role": "user", "content": "What is a list in Python?"}],
+        max_tokens=64,
+        temperature=0.7,
+    ),
+    "stream": _example(
+        "As a stream, with token counts",
+        messages=[{"role": "user", "content": "What is a list in Python?"}],
+        max_tokens=64,
+        stream=True,
+        stream_options={"include_usage": True},
+    ),
+}
+GENERATE: dict[str, Any] = {
+    "greedy": _example("Continue code", prompt=FIBONACCI, max_tokens=48, temperature=0),
+    "stream": _example("As a stream", prompt=FIBONACCI, max_tokens=48, temperature=0, stream=True),
+    "sampled": _example(
+        "Every setting of the draw",
+        prompt="class Stack:\n",
+        max_tokens=48,
+        temperature=0.8,
+        top_p=0.95,
+        top_k=40,
+        min_p=0.05,
+        repeat_penalty=1.1,
+        seed=7,
+    ),
+}

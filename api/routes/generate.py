@@ -1,0 +1,31 @@
+"""/generate: the plain endpoint, one prompt in, text and timings out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Request, Response
+
+from api.formats.generate import Generated, GenerateFormat
+from api.routes import examples
+from api.routes.openai import STREAM
+from api.routes.respond import REFUSALS, respond
+from api.schemas.generate import GenerateBody
+
+router = APIRouter(tags=["Generate"])
+
+
+@router.post("/generate/", include_in_schema=False)
+@router.post(
+    "/generate",
+    summary="Continue a text, and say where the time went",
+    response_class=Response,
+    responses={200: {"model": Generated, "content": STREAM}, **REFUSALS},
+)
+async def generate(
+    request: Request, body: Annotated[GenerateBody, Body(openapi_examples=examples.GENERATE)]
+) -> Response:
+    """With `stream`, {"text"} events; the last one has the counts and timings."""
+    return await respond(
+        request, body, lambda heading, answer, _: GenerateFormat(heading.model, answer)
+    )

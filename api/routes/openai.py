@@ -1,0 +1,95 @@
+"""/v1: completions, chat and models, as OpenAI's clients expect them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Request, Response
+from typing_extensions import TypedDict
+
+from api.errors import UnknownModel
+from api.formats.chat import ChatCompletion, ChatFormat
+from api.formats.completion import Completion, CompletionFormat
+from api.routes import examples
+from api.routes.respond import REFUSALS, ErrorBody, gateway_of, respond
+from api.schemas.chat import ChatBody
+from api.schemas.completion import CompletionBody
+from model_server.protocol import Info
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+STREAM: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
+
+
+class ModelCard(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(TypedDict):
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+@router.post(
+    "/completions",
+    summary="Continue a text",
+    response_class=Response,
+    responses={200: {"model": Completion, "content": STREAM}, **REFUSALS},
+)
+async def completions(
+    request: Request,
+    body: Annotated[CompletionBody, Body(openapi_examples=examples.COMPLETION)],
+) -> Response:
+    """Prompts as text or token ids, several at once, `n` choices each; whole or as a stream."""
+    return await respond(
+        request, body, lambda heading, _, total: CompletionFormat(heading, body, total)
+    )
+
+
+@router.post(
+    "/chat/completions",
+    summary="Answer a chat",
+    response_class=Response,
+    responses={200: {"model": ChatCompletion, "content": STREAM}, **REFUSALS},
+)
+async def chat_completions(
+    request: Request, body: Annotated[ChatBody, Body(openapi_examples=examples.CHAT)]
+) -> Response:
+    """Messages become a prompt by the model's own template; a model without one refuses."""
+    return await respond(request, body, lambda heading, _, total: ChatFormat(heading, body, total))
+
+
+NOT_YET: dict[int | str, dict[str, Any]] = {status: REFUSALS[status] for status in (429, 503)}
+
+
+@router.get("/models", summary="The model served", responses=NOT_YET)
+async def models(request: Request) -> ModelList:
+    return {"object": "list", "data": [_card(await gateway_of(request).info())]}
+
+
+@router.get(
+    "/models/{model:path}",
+    summary="One model by its name",
+    responses={
+        404: {"model": ErrorBody, "description": "No model of this name is served."},
+        "4XX": REFUSALS["4XX"],
+        **NOT_YET,
+    },
+)
+async def model(request: Request, model: str) -> ModelCard:
+    info = await gateway_of(request).info()
+    if model != info.model_name:
+        raise UnknownModel(model, info.model_name)
+    return _card(info)
+
+
+def _card(info: Info) -> ModelCard:
+    return {
+        "id": info.model_name,
+        "object": "model",
+        "created": info.created,
+        "owned_by": "local",
+    }

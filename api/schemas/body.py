@@ -1,0 +1,212 @@
+"""What every request body has in common: known fields only, and how tokens are drawn."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from api.errors import InvalidRequest
+from api.schemas.refusal import printable, refusal, shown
+from model_server.protocol import (
+    MAX_GRAMMAR_BYTES,
+    MAX_SEED,
+    MAX_STOP_CHARS,
+    MAX_STOP_STRINGS,
+    GenerateRequest,
+    Info,
+    Sampling,
+)
+
+MAX_CHOICES = 128
+MAX_SCHEMA_DEPTH = 64
+MAX_TOKENS = 2**31 - 1
+
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+StopString = Annotated[str, Field(strict=True, min_length=1, max_length=MAX_STOP_CHARS)]
+Stops = Annotated[
+    list[StopString],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+TokenId = Annotated[int, Field(strict=True, ge=0)]
+Source = dict[str, Any]  # the one field of GenerateRequest that says what to continue
+
+
+def wire(name: str) -> Any:
+    """A field as the wire contract has it: default, bounds and description are said there."""
+    return Sampling.model_fields[name]
+
+
+class Body(BaseModel):
+    """Null means not given. A field that cannot be honoured is refused by its name."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    # Fields that may hold only these values, and fields that change nothing about the answer.
+    only: ClassVar[Mapping[str, tuple[object, ...]]] = {}
+    harmless: ClassVar[frozenset[str]] = frozenset()
+    place: ClassVar[str] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        given = {name: value for name, value in data.items() if value is not None}
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        for name in given.keys() - known - cls.harmless:
+            if given[name] not in cls.only.get(name, ()):
+                raise cls._refusal(name, given[name])
+        return given
+
+    @classmethod
+    def _refusal(cls, name: str, value: object) -> InvalidRequest:
+        param = cls.place + printable(name)
+        if name in cls.only:
+            message = f"{param} is not supported, got {shown(value)}."
+            return InvalidRequest(message, param, "unsupported_parameter")
+        return InvalidRequest(f"Unknown field {param}.", param, "unknown_parameter")
+
+
+class GenerationBody(Body):
+    """How tokens are drawn and when they end, the same for every endpoint."""
+
+    temperature: Finite = wire("temperature")
+    top_p: Finite = wire("top_p")
+    top_k: StrictInt = wire("top_k")
+    min_p: Finite = wire("min_p")
+    repeat_penalty: Finite = wire("repeat_penalty")
+    presence_penalty: Finite = wire("presence_penalty")
+    frequency_penalty: Finite = wire("frequency_penalty")
+    logit_bias: dict[int, Finite] = wire("logit_bias")
+    seed: StrictInt | None = Field(
+        None, ge=-(2**63), le=MAX_SEED, description="The same seed draws the same text."
+    )
+    stop: Stops = Field(
+        default_factory=list,
+        max_length=MAX_STOP_STRINGS,
+        description="A string, or a list of strings, that end the text.",
+    )
+    stop_token_ids: list[TokenId] = Field(
+        default_factory=list, max_length=MAX_STOP_STRINGS, description="Tokens that end the text."
+    )
+    ignore_eos: StrictBool = Field(False, description="Go on after the model's own end.")
+    grammar: StrictStr | None = Field(
+        None, min_length=1, description="GBNF grammar of the answer; its root rule is `root`."
+    )
+    stream: StrictBool = Field(False, description="Answer with server-sent events.")
+
+    @field_validator("grammar")
+    @classmethod
+    def _short_grammar(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_size("grammar", value)
+        return value
+
+    def requests(self, request_id: str, info: Info) -> list[GenerateRequest]:
+        """One request for each prompt and choice, in the order of the choices' indices."""
+        self._check_ids(info)
+        sources, num_choices = self._sources(info), self._num_choices()
+        total = len(sources) * num_choices
+        if total > MAX_CHOICES:
+            raise InvalidRequest(f"prompts x n is limited to {MAX_CHOICES}, got {total}.", "n")
+        try:
+            return [
+                self._request(f"{request_id}-{i * num_choices + choice}", source, seed, choice)
+                for i, source in enumerate(sources)
+                for seed in [self._seed()]
+                for choice in range(num_choices)
+            ]
+        except ValidationError as error:
+            raise refusal(error.errors()) from None
+
+    def _sources(self, info: Info) -> list[Source]:
+        raise NotImplementedError
+
+    def _num_choices(self) -> int:
+        return 1
+
+    def _max_tokens(self) -> int | None:
+        raise NotImplementedError
+
+    def _logprobs(self) -> int | None:
+        return None
+
+    def _json_schema(self) -> dict[str, Any] | None:
+        return None
+
+    def _seed(self) -> int:
+        return secrets.randbits(63) if self.seed is None else self.seed % 2**64
+
+    def _request(self, request_id: str, source: Source, seed: int, choice: int) -> GenerateRequest:
+        names = Sampling.model_fields.keys() & GenerationBody.model_fields.keys() - {"seed"}
+        given = {name: getattr(self, name) for name in names}
+        return GenerateRequest(
+            id=request_id,
+            max_tokens=self._max_tokens(),
+            sampling=Sampling(**given, seed=seed, choice=choice, json_schema=self._json_schema()),
+            stop=list(self.stop),
+            stop_tokens=self.stop_token_ids,
+            ignore_eos=self.ignore_eos,
+            logprobs=self._logprobs(),
+            **source,
+        )
+
+    def _check_ids(self, info: Info) -> None:
+        check_tokens("stop_token_ids", self.stop_token_ids, info)
+        check_tokens("logit_bias", self.logit_bias, info)
+
+
+def check_tokens(field: str, ids: Any, info: Info) -> None:
+    """Every id is one of the model's tokens."""
+    for token in ids:
+        if not 0 <= token < info.vocab_size:
+            raise InvalidRequest(
+                f"{field}: token ids go from 0 to {info.vocab_size - 1}, got {token}.", field
+            )
+
+
+def check_prompt_bytes(field: str, num_bytes: int, info: Info) -> None:
+    """No text this long can fit: every token is at most longest_piece_bytes long."""
+    limit = info.context_size * info.longest_piece_bytes
+    if num_bytes > limit:
+        raise InvalidRequest(
+            f"{field}: {num_bytes} bytes cannot fit the model's context of {info.context_size} "
+            f"tokens, which hold at most {limit} bytes.",
+            field,
+            "context_length_exceeded",
+        )
+
+
+def check_size(field: str, text: str) -> None:
+    num_bytes = len(text.encode())
+    if num_bytes > MAX_GRAMMAR_BYTES:
+        raise ValueError(f"at most {MAX_GRAMMAR_BYTES} bytes, got {num_bytes}")
+
+
+def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema that the wire can carry: bounded, finite numbers, valid Unicode."""
+    level: list[Any] = [schema]
+    for _ in range(MAX_SCHEMA_DEPTH):
+        inside = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [item for items in inside for item in items if isinstance(item, dict | list)]
+        if not level:
+            check_size("json_schema", json.dumps(schema, allow_nan=False, ensure_ascii=False))
+            return schema
+    raise ValueError(f"nested deeper than {MAX_SCHEMA_DEPTH} levels")

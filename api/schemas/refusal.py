@@ -1,0 +1,60 @@
+"""Pydantic's errors as one sentence that names the field, the limit and the value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from api.errors import InvalidRequest
+
+MAX_SHOWN_CHARS = 60
+
+
+def refusal(errors: Sequence[Any]) -> InvalidRequest:
+    """The first error; the others are mostly its consequences."""
+    error = errors[0]
+    param = _path(error["loc"])
+    kind = error["type"]
+    if kind == "json_invalid":
+        return InvalidRequest(
+            f"The body is not JSON: {error['ctx']['error']}.", code="invalid_json"
+        )
+    if not param:
+        return InvalidRequest(
+            "The body should be a JSON object, sent with content-type: application/json.",
+            code="invalid_json",
+        )
+    if kind == "missing":
+        return InvalidRequest(f"{param} is missing.", param, "missing_required_parameter")
+    sentence = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if kind != "value_error":
+        sentence += f", got {shown(error['input'])}"
+    code = "invalid_type" if kind.endswith("_type") else "invalid_value"
+    return InvalidRequest(f"{param}: {sentence}.", param, code)
+
+
+def shown(value: object) -> str:
+    """A value as it may stand in a message: never long, always printable."""
+    if isinstance(value, dict | list) and len(value) > MAX_SHOWN_CHARS:
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    try:
+        text = ascii(value[:MAX_SHOWN_CHARS] if isinstance(value, str) else value)
+    except RecursionError:
+        return "something deeply nested"
+    return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "..."
+
+
+def printable(name: str) -> str:
+    """A field's name as the client wrote it, cut and with anything but ASCII escaped."""
+    return ascii(name[:MAX_SHOWN_CHARS])[1:-1]
+
+
+def _path(location: Sequence[int | str]) -> str:
+    """('body', 'messages', 0, 'role') is messages[0].role."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part not in ("body", "[key]"):
+            path += f".{printable(part)}" if path else printable(part)
+    return path

@@ -1,0 +1,180 @@
+"""`make run`: start the model server and the gateway, say where to look, stop both together.
+
+Settings come from the environment, then from `.env` if there is one. Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import FrameType
+
+ROOT = Path(__file__).resolve().parent.parent
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_TIMEOUT_S = 40
+PROGRESS_EVERY_S = 10
+
+
+class Stop(Exception):
+    """Someone asked to stop."""
+
+
+class CannotStart(Exception):
+    """A sentence for the person who started it."""
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """NAME=value lines; `#` starts a comment line, quotes around a value are dropped."""
+    if not path.exists():
+        return {}
+    lines = (line.strip() for line in path.read_text().splitlines())
+    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
+    return {name.strip(): value.strip().strip("'\"") for name, _, value in pairs}
+
+
+def environment() -> dict[str, str]:
+    """What both processes get: `.env`, overridden by the environment, overridden by MODEL."""
+    given = {name: value for name, value in os.environ.items() if value}
+    env = {**read_env_file(ROOT / ".env"), **given}
+    env.setdefault("PORT", "8000")
+    env.setdefault("MODEL_SERVER_PORT", "8001")
+    env.setdefault("MODEL_SERVER_URLS", f"http://127.0.0.1:{env['MODEL_SERVER_PORT']}")
+    if env.get("MODEL"):
+        env["MODEL_PATH"] = str(Path(env["MODEL"]).expanduser().absolute())
+    return env
+
+
+def check(env: dict[str, str]) -> None:
+    """Find what would stop a start before anything is started."""
+    if "MODEL_PATH" in env and not Path(env["MODEL_PATH"]).is_file():
+        raise CannotStart(f"There is no model file {env['MODEL_PATH']}: check MODEL=.")
+    check_port("PORT", env["PORT"], env.get("HOST", "0.0.0.0"))
+    check_port(
+        "MODEL_SERVER_PORT", env["MODEL_SERVER_PORT"], env.get("MODEL_SERVER_HOST", "127.0.0.1")
+    )
+    if env["PORT"] == env["MODEL_SERVER_PORT"]:
+        raise CannotStart(f"PORT and MODEL_SERVER_PORT are both {env['PORT']}: choose two.")
+
+
+def check_port(name: str, port: str, host: str) -> None:
+    if not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise CannotStart(f"{name}={port} is no port: choose one from 1 to 65535.")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            raise CannotStart(
+                f"Port {port} can't be used ({error.strerror}): stop the program that uses it, "
+                f"or choose another with `make run {name}={int(port) % 65_000 + 10}`."
+            ) from None
+
+
+class Processes:
+    """The two processes, in the order they start; they stop the other way round."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, module: str, env: dict[str, str]) -> None:
+        # A session of its own: Ctrl-C reaches only this process, which then stops them in order.
+        self._running[name] = subprocess.Popen(
+            [sys.executable, "-m", module], cwd=ROOT, env=env, start_new_session=True
+        )
+
+    def ended(self) -> tuple[str, int] | None:
+        """Name and exit code of one that ended by itself."""
+        for name, process in self._running.items():
+            if process.poll() is not None:
+                return name, process.returncode
+        return None
+
+    def stop(self) -> None:
+        """Ask each to finish what it has open; after that, or when asked again, make it."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda *_: self._kill())
+        for process in reversed(self._running.values()):
+            process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _kill(self) -> None:
+        for process in self._running.values():
+            process.kill()
+
+
+def is_ready(port: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def watch(processes: Processes, env: dict[str, str]) -> int:
+    """Say when it is ready, then wait until one process ends. Returns the exit code."""
+    started = shown = time.monotonic()
+    ready = False
+    while (ended := processes.ended()) is None:
+        if not ready and (ready := is_ready(env["PORT"])):
+            say_ready(env["PORT"])
+        elif not ready and time.monotonic() - shown > PROGRESS_EVERY_S:
+            shown = time.monotonic()
+            print(f"Still loading ({shown - started:.0f} s).", flush=True)
+        time.sleep(0.5)
+    name, code = ended
+    print(f"The {name} ended (exit code {code}), so everything stops.", file=sys.stderr)
+    return code if code > 0 else 1
+
+
+def say_ready(port: str) -> None:
+    body = '{"prompt": "def is_even(n):", "max_tokens": 48, "temperature": 0}'
+    print(
+        "\nReady.\n"
+        f"  Documentation, with examples to try:  http://localhost:{port}/docs\n"
+        "  Or paste this into another terminal:\n\n"
+        f"  curl http://localhost:{port}/v1/completions "
+        f"-H 'content-type: application/json' -d '{body}'\n\n"
+        "Ctrl-C stops both processes.\n",
+        flush=True,
+    )
+
+
+def _ask_to_stop(number: int, frame: FrameType | None) -> None:
+    raise Stop
+
+
+def main() -> int:
+    for number in STOP_SIGNALS:
+        signal.signal(number, _ask_to_stop)
+    env = environment()
+    processes = Processes()
+    try:
+        check(env)
+        print("Starting the model server and the gateway; a large model takes a while to load.")
+        processes.start("model server", "model_server", env)
+        processes.start("gateway", "api", env)
+        return watch(processes, env)
+    except CannotStart as error:
+        print(error, file=sys.stderr)
+        return 1
+    except Stop:
+        print("\nStopping: open answers may finish. Ctrl-C again stops at once.", flush=True)
+        return 0
+    finally:
+        processes.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# Makes .venv and brings it up to the lock files: setup.sh serve|dev|train|lock. Quick when it is.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=${PYTHON:-python3}
+VENV=.venv
+LOG=$VENV/build-llama.log
+UV_VERSION=0.13.8
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+unset PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
+
+say() { printf '%s\n' "$*"; }
+fail() {
+    printf 'make: %s\n' "$*" >&2
+    exit 1
+}
+
+check_python() {
+    command -v "$PYTHON" >/dev/null ||
+        fail "There is no $PYTHON: install Python 3.10 to 3.13, or name one with PYTHON=/path/to/python3.12."
+    local version
+    version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) ||
+        fail "$PYTHON does not run: install Python 3.10 to 3.13, or name one with PYTHON=/path/to/python3.12."
+    case $version in
+    3.10 | 3.11 | 3.12 | 3.13) ;;
+    *) fail "$PYTHON is Python $version: install Python 3.10 to 3.13, or name one with PYTHON=/path/to/python3.12." ;;
+    esac
+    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
+        fail "Python's venv module is missing: install it (Debian, Ubuntu: apt install python3-venv)."
+}
+
+check_build_tools() {
+    command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null ||
+        fail "There is no C++ compiler, and llama.cpp is built from source: install one (Debian, Ubuntu: apt install build-essential)."
+    command -v cmake >/dev/null ||
+        fail "There is no cmake, and llama.cpp is built from source: install it (Debian, Ubuntu: apt install cmake)."
+}
+
+make_venv() {
+    local wanted
+    wanted=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    "$VENV/bin/python" -c "import pip, sys; sys.exit('%d.%d' % sys.version_info[:2] != '$wanted')" 2>/dev/null && return
+    say "Making $VENV with Python $wanted."
+    "$PYTHON" -m venv --clear "$VENV"
+}
+
+# The build's own [12/140] lines become progress: in place on a terminal, now and then in a log.
+show_progress() {
+    local terminal=0
+    [ -t 1 ] && terminal=1
+    awk -v terminal="$terminal" -v log_file="$LOG" '
+        { print > log_file; fflush(log_file) }
+        match($0, /\[[0-9]+\/[0-9]+\]/) {
+            split(substr($0, RSTART + 1, RLENGTH - 2), step, "/")
+            percent = int(100 * step[1] / step[2])
+            if (terminal) printf "\r  building llama.cpp: %d of %d (%d%%) ", step[1], step[2], percent
+            else if (percent >= shown + 10) { shown = percent; printf "  building llama.cpp: %d%%\n", percent }
+            fflush()
+        }
+        END { if (terminal) printf "\n" }'
+}
+
+num_cores() { getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2; }
+
+# Built apart from the rest so that it can be watched. Other CMAKE_ARGS must not find the old wheel.
+install_llama() {
+    local requirement key
+    requirement=$(grep '^llama-cpp-python==' requirements/model-server.txt)
+    key="$requirement ${CMAKE_ARGS:-}"
+    if [ "$(cat "$VENV/.llama" 2>/dev/null)" = "$key" ] &&
+        "$VENV/bin/python" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("llama_cpp"))'; then
+        return
+    fi
+    check_build_tools
+    local options=(--no-deps --verbose)
+    [ -z "${CMAKE_ARGS:-}" ] || options+=(--no-cache-dir --force-reinstall --no-binary llama-cpp-python)
+    say "Building llama.cpp from source: some minutes, only once (full log in $LOG)."
+    if ! CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(num_cores)} \
+        CMAKE_ARGS="-DLLAVA_BUILD=OFF ${CMAKE_ARGS:-}" \
+        "$VENV/bin/python" -m pip install "${options[@]}" "$requirement" 2>&1 | show_progress; then
+        tail -n 30 "$LOG" >&2
+        fail "llama.cpp could not be built: the last lines are above, all of them in $LOG."
+    fi
+    printf '%s' "$key" >"$VENV/.llama"
+}
+
+install() { # install STAMP FILE...
+    local stamp=$VENV/.$1 key
+    shift
+    key=$(cat "$@" | cksum)
+    [ "$(cat "$stamp" 2>/dev/null)" = "$key" ] && return
+    say "Installing from the lock: $*"
+    "$VENV/bin/python" -m pip install --quiet "${@/#/--requirement=}"
+    printf '%s' "$key" >"$stamp"
+}
+
+lock() { # lock NAME CONSTRAINT...: requirements/NAME.txt from NAME.in, consistent with the others
+    local name=$1
+    shift
+    say "requirements/$name.txt"
+    "$VENV/bin/uv" pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate \
+        --no-emit-index-url --no-emit-find-links --upgrade "${@/#/--constraint=requirements/}" \
+        "requirements/$name.in" --output-file "requirements/$name.txt"
+}
+
+lock_all() {
+    "$VENV/bin/python" -m pip install --quiet "uv==$UV_VERSION"
+    lock gateway
+    lock model-server gateway.txt
+    lock dev gateway.txt model-server.txt
+    lock train gateway.txt model-server.txt dev.txt
+}
+
+check_python
+make_venv
+case ${1:-} in
+serve | dev | train) install_llama ;;
+esac
+case ${1:-} in
+serve) install serve requirements.txt requirements/gateway.txt requirements/model-server.txt ;;
+dev) install dev requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/dev.txt ;;
+train) install train requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/train.txt ;;
+lock) lock_all ;;
+*) fail "usage: setup.sh serve|dev|train|lock" ;;
+esac

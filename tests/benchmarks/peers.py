@@ -1,0 +1,193 @@
+"""Compare with llama.cpp's own server: same file, same machine, same run, through HTTP.
+
+Both servers stay up with the 7B-shaped known-answer model; one at a time has load, in turns, and
+every answer is checked. `python -m tests.benchmarks.peers --quick`, or `make bench-peers`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests import twin
+from tests.benchmarks import peers_build
+from tests.benchmarks.peers_load import SHAPE, Round, run_round
+from tests.benchmarks.peers_servers import (
+    Running,
+    Settings,
+    Side,
+    llama_server,
+    ours,
+    python_share,
+)
+
+RESULTS = Path(__file__).parent / "results"
+CELLS_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All rounds of one side at one context length."""
+
+    side: str
+    context: int
+    rounds: list[Round] = field(default_factory=list)
+    python_shares: list[float] = field(default_factory=list)
+
+    def median(self, name: str) -> float:
+        return float(statistics.median(getattr(one, name) for one in self.rounds))
+
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.peers", description=__doc__)
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--type", default="Q4_0", help="weights of the twin")
+    parser.add_argument("--rounds", type=int, default=3, help="of each server, in turns")
+    parser.add_argument("--tokens", type=int, default=128, help="to generate a stream")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--streams", type=int, default=4)
+    parser.add_argument("--contexts", type=int, nargs="+", default=[100, 1_500])
+    parser.add_argument("--quick", action="store_true", help="4 layers, 1 round, 32 tokens")
+    parser.add_argument("--llama-server", type=Path, help="a binary to use instead of building")
+    parser.add_argument("--peer-flags", default="", help="more flags for llama-server")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="of the build")
+    if parser.parse_args(arguments).quick:
+        parser.set_defaults(layers=4, rounds=1, tokens=32)
+    return parser.parse_args(arguments)
+
+
+def measure(sides: Sequence[Side], context: int, args: argparse.Namespace) -> list[Measured]:
+    """Rounds in turns; each has prompts of its own, so that nothing is left from an earlier one."""
+    measured = [Measured(side.name, context) for side in sides]
+    for number in range(args.rounds):
+        seeds = [1_000 * number + stream for stream in range(args.streams)]
+        prompts = [twin.prompt(context, context + seed, shape=SHAPE) for seed in seeds]
+        for side, results in zip(sides, measured, strict=True):
+            one = asyncio.run(run_round(side.url, prompts, args.tokens))
+            results.rounds.append(one)
+            if (share := python_share(side)) is not None:
+                results.python_shares.append(share)
+            print(f"  {context:5d} tokens, round {number + 1}: {_line(side.name, one)}", flush=True)
+    return measured
+
+
+def _line(name: str, one: Round) -> str:
+    return (
+        f"{name:12s} decode {one.decode_rate:6.2f} tokens/s, whole requests "
+        f"{one.request_rate:6.2f}, prefill {one.prefill_rate:7.1f}, cached {one.cached_tokens}"
+    )
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers hang on."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+    cpu = names[0].partition(":")[2].strip() if names else platform.machine()
+    return {"cpu": cpu, "cores": os.cpu_count(), "llama.cpp": peers_build.requirement()}
+
+
+def report(
+    args: argparse.Namespace, sides: Sequence[Side], measured: Sequence[Measured]
+) -> dict[str, Any]:
+    """Everything as plain data: flags, rounds, medians, ratios."""
+    medians = [
+        {
+            "server": one.side,
+            "context": one.context,
+            "decode_tokens_per_s": round(one.median("decode_rate"), 3),
+            "request_tokens_per_s": round(one.median("request_rate"), 3),
+            "prefill_tokens_per_s": round(one.median("prefill_rate"), 2),
+            "python_share": statistics.median(one.python_shares) if one.python_shares else None,
+            "rounds": [asdict(each) for each in one.rounds],
+        }
+        for one in measured
+    ]
+    return {
+        "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "machine": machine(),
+        "model": f"7B-shaped twin, {args.layers} layers, {args.type}",
+        "load": f"{args.streams} streams, {args.tokens} tokens each, {args.rounds} rounds in turns",
+        "flags": {side.name: side.flags for side in sides},
+        "ratios": ratios(measured),
+        "measured": medians,
+    }
+
+
+def ratios(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
+    """Ours over theirs, of medians, by context."""
+    found: dict[str, dict[str, float]] = {}
+    for context in dict.fromkeys(one.context for one in measured):
+        us, them = (one for one in measured if one.context == context)
+        found[str(context)] = {
+            name: round(us.median(name) / them.median(name), 3)
+            for name in ("decode_rate", "request_rate", "prefill_rate")
+        }
+    return found
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """The same for people."""
+    lines = [
+        f"# Against llama-server, {data['when']}",
+        "",
+        f"{data['model']}; {data['load']}. {data['machine']['cpu']}, "
+        f"{data['machine']['cores']} cores, {data['machine']['llama.cpp']}.",
+        "",
+        *(f"- {name}: `{flags}`" for name, flags in data["flags"].items()),
+        "",
+        "| context | server | decode, tokens/s | whole requests | prefill | Python |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in data["measured"]:
+        share = row["python_share"]
+        lines.append(
+            f"| {row['context']} | {row['server']} | {row['decode_tokens_per_s']:.2f} | "
+            f"{row['request_tokens_per_s']:.2f} | {row['prefill_tokens_per_s']:.1f} | "
+            f"{'' if share is None else f'{share:.2%}'} |"
+        )
+    for context, ratio in data["ratios"].items():
+        lines.append(
+            f"| {context} | **ratio** | **{ratio['decode_rate']:.3f}** | "
+            f"{ratio['request_rate']:.3f} | {ratio['prefill_rate']:.3f} | |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    # Asked to end, leave through the `with` blocks: they end the servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    args = options()
+    binary = args.llama_server or peers_build.llama_server(args.jobs)
+    model = peers_build.twin_file(args.layers, args.type)
+    per_stream = max(args.contexts) + args.tokens + 1
+    per_stream = -(-per_stream // CELLS_BLOCK) * CELLS_BLOCK
+    settings = Settings(model, args.threads, args.streams, args.streams * per_stream, per_stream)
+    sides = [ours(settings), llama_server(binary, settings, args.peer_flags.split())]
+    for side in sides:
+        print(f"{side.name}: {side.flags}", flush=True)
+    with ExitStack() as running:
+        for side in sides:
+            running.enter_context(Running(side))
+        measured = [one for context in args.contexts for one in measure(sides, context, args)]
+    data = report(args, sides, measured)
+    RESULTS.mkdir(exist_ok=True)
+    name = f"peers-{args.layers}l-{args.type.lower()}-{time.strftime('%Y%m%d-%H%M')}"
+    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=2) + "\n")
+    (RESULTS / f"{name}.md").write_text(markdown(data))
+    print(f"\n{markdown(data)}")
+
+
+if __name__ == "__main__":
+    main()

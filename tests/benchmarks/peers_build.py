@@ -1,0 +1,80 @@
+"""What the comparison needs on disk: llama.cpp's own server from the pinned sdist, and the twin."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+from tests import twin
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache" / "peers"
+LOCK = ROOT / "requirements" / "model-server.txt"
+
+# As llama-cpp-python builds it (Release, this machine's instructions), less what only tools use.
+CMAKE_FLAGS = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DGGML_NATIVE=ON",
+    "-DBUILD_SHARED_LIBS=ON",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+)
+
+
+def requirement() -> str:
+    """The locked llama-cpp-python, as `name==version`."""
+    lines = LOCK.read_text().splitlines()
+    return next(line for line in lines if line.startswith("llama-cpp-python=="))
+
+
+def llama_server(jobs: int) -> Path:
+    """The server's binary; built once, which takes some minutes."""
+    folder = CACHE / requirement().replace("==", "-")
+    binary = folder / "build" / "bin" / "llama-server"
+    if not binary.exists():
+        source = _source(folder) / "vendor" / "llama.cpp"
+        print(f"Building llama-server into {folder.relative_to(ROOT)}, once.", flush=True)
+        build = folder / "build"
+        _run(["cmake", "-S", str(source), "-B", str(build), *CMAKE_FLAGS])
+        _run(["cmake", "--build", str(build), "--target", "llama-server", "-j", str(jobs)])
+    return binary
+
+
+def _source(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    options = ["--no-binary", ":all:", "--dest", str(folder)]
+    if not list(folder.glob("*.tar.gz")):
+        _run([*pip, *options, requirement()])
+    archive = next(folder.glob("*.tar.gz"))
+    source = folder / archive.name.removesuffix(".tar.gz")
+    if not source.exists():
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    return source
+
+
+def _run(command: list[str]) -> None:
+    env = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    subprocess.run(command, check=True, env=env)
+
+
+def twin_file(layers: int, file_type: str) -> Path:
+    """The 7B-shaped known-answer model."""
+    path = CACHE / f"twin-7b-{layers}-{file_type.lower()}.gguf"
+    if not path.exists():
+        print(f"Writing {path.relative_to(ROOT)}.", flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = replace(twin.VICUNA_7B, num_layers=layers)
+        partial = path.with_suffix(".part")
+        twin.write(partial, shape=shape, file_type=file_type)
+        partial.rename(path)
+    return path

@@ -1,0 +1,166 @@
+"""The servers under comparison: started on loopback with the same file, stopped by their ids."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from tests.benchmarks.peers_build import CACHE, ROOT
+
+START_TIMEOUT_S = 600.0
+STOP_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What both sides are given alike."""
+
+    model: Path
+    threads: int
+    slots: int
+    kv_tokens: int
+    context: int
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process to start. `flags` is what a reader needs to start it alike."""
+
+    name: str
+    command: list[str]
+    ready_url: str
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One server as a client sees it: an address, and the processes behind it."""
+
+    name: str
+    url: str
+    flags: str
+    processes: tuple[Process, ...]
+    metrics_url: str | None = None
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ours(settings: Settings) -> Side:
+    """Our model server behind our gateway, over loopback like any client's traffic."""
+    gateway, model_server = free_port(), free_port()
+    told = {
+        "N_THREADS": str(settings.threads),
+        "N_PARALLEL": str(settings.slots),
+        "KV_CACHE_TOKENS": str(settings.kv_tokens),
+        "MODEL_CONTEXT_SIZE": str(settings.context),
+    }
+    upstream = f"http://127.0.0.1:{model_server}"
+    url = f"http://127.0.0.1:{gateway}"
+    first = Process(
+        "model-server",
+        [sys.executable, "-m", "model_server"],
+        f"{upstream}/ready",
+        {**told, "MODEL_PATH": str(settings.model), "MODEL_SERVER_PORT": str(model_server)},
+    )
+    second = Process(
+        "gateway",
+        [sys.executable, "-m", "api"],
+        f"{url}/ready",
+        {"MODEL_SERVER_URLS": upstream, "HOST": "127.0.0.1", "PORT": str(gateway)},
+    )
+    flags = " ".join(f"{name}={value}" for name, value in told.items())
+    return Side("ours", url, flags, (first, second), f"{upstream}/metrics")
+
+
+def llama_server(binary: Path, settings: Settings, extra: list[str]) -> Side:
+    """llama.cpp's server. Its cache of idle prompts in main memory is off: it is not measured."""
+    port = free_port()
+    flags = ["-np", str(settings.slots), "-t", str(settings.threads)]
+    flags += ["-c", str(settings.kv_tokens), "--cache-ram", "0", "--no-ui", *extra]
+    address = ["--host", "127.0.0.1", "--port", str(port), "-m", str(settings.model)]
+    url = f"http://127.0.0.1:{port}"
+    process = Process("llama-server", [str(binary), *flags, *address], f"{url}/health")
+    return Side("llama-server", url, " ".join(flags), (process,))
+
+
+class Running:
+    """A side that runs as long as the `with` block does."""
+
+    def __init__(self, side: Side) -> None:
+        self.side = side
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Side:
+        try:
+            for process in self.side.processes:
+                self._start(process)
+        except BaseException:
+            self.stop()
+            raise
+        return self.side
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _start(self, process: Process) -> None:
+        log = CACHE / f"{process.name}.log"
+        with log.open("wb") as out:
+            started = subprocess.Popen(
+                process.command,
+                cwd=ROOT,
+                env={**os.environ, **process.env},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        self._started.append(started)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not _answers(process.ready_url):
+            if started.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{process.name} did not start:\n{log.read_text()[-2_000:]}")
+            time.sleep(0.5)
+
+    def stop(self) -> None:
+        """End what was started here, the last one first."""
+        for process in reversed(self._started):
+            process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def python_share(side: Side) -> float | None:
+    """(step - decode) / step, median of the last 200 steps, as our model server reports it."""
+    if side.metrics_url is None:
+        return None
+    with urllib.request.urlopen(side.metrics_url, timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    values = [line.split()[-1] for line in lines if "step_python_share " in line and line[0] != "#"]
+    return float(values[0]) if values else None

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from model_server.engine.intake import Intake
+from model_server.engine.prompt import PromptEncoder
+from model_server.errors import GrammarRefused, PromptRefused, RequestError
+from model_server.llama.vocab import Vocab
+from model_server.protocol import GenerateRequest
+from tests import twin, vocabulary
+from tests.vocabulary import EOS
+
+PROMPT = twin.prompt(10)
+
+
+@pytest.fixture
+def intake(vocab: Vocab) -> Intake:
+    return Intake(vocab, PromptEncoder(vocab, "{{ messages[0].content }}", 128))
+
+
+def request(**fields: Any) -> GenerateRequest:
+    return GenerateRequest.model_validate(
+        {"id": "a", **({} if "messages" in fields else {"prompt_tokens": PROMPT}), **fields}
+    )
+
+
+def test_a_request_becomes_a_sequence(intake: Intake) -> None:
+    sequence = intake.make(request(max_tokens=7, stop_tokens=[5]))
+    assert (sequence.prompt, sequence.max_tokens) == (PROMPT, 7)
+    assert sequence.end_tokens == {EOS, 5}
+    assert sequence.num_pending == 10
+
+
+def test_max_tokens_is_the_rest_of_the_context_by_default(intake: Intake) -> None:
+    assert intake.make(request()).max_tokens == 118
+
+
+def test_ignore_eos_takes_the_end_away(intake: Intake) -> None:
+    sequence = intake.make(request(ignore_eos=True, stop_tokens=[5]))
+    assert sequence.end_tokens == {5}
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem", "param"),
+    [
+        ({"stop_tokens": [512]}, "stop_tokens has token 512", "stop_tokens"),
+        ({"stop_tokens": [-1]}, "token -1", "stop_tokens"),
+        ({"sampling": {"logit_bias": {512: 1}}}, "logit_bias has token 512", "logit_bias"),
+        ({"sampling": {"logit_bias": {-3: 1}}}, "token -3", "logit_bias"),
+        ({"resume": {"tokens": [2**31]}}, "resume has token 2147483648", "resume"),
+        ({"resume": {"tokens": [5, 5]}, "max_tokens": 1}, "resume has 2 tokens", "resume"),
+        ({"resume": {"tokens": [5]}, "sampling": {"grammar": 'root ::= "a"'}}, "token 5", "resume"),
+        ({"ignore_eos": True, "sampling": {"grammar": 'root ::= "a"'}}, "grammar", "ignore_eos"),
+        ({"ignore_eos": True, "sampling": {"json_schema": {}}}, "grammar", "ignore_eos"),
+    ],
+)
+def test_bad_requests_are_refused(
+    intake: Intake, fields: dict[str, Any], problem: str, param: str
+) -> None:
+    with pytest.raises(RequestError, match=problem) as caught:
+        intake.make(request(**fields))
+    assert caught.value.param == param
+
+
+def test_a_bad_grammar_is_refused_before_a_slot_is_taken(intake: Intake) -> None:
+    with pytest.raises(GrammarRefused):
+        intake.make(request(sampling={"grammar": "root ::=" + "(" * 1_000}))
+
+
+@pytest.mark.parametrize("num_done", [0, 1, 10, 20])
+def test_a_resumed_answer_is_where_the_first_attempt_was(intake: Intake, num_done: int) -> None:
+    answer = twin.answer(PROMPT, 20)
+    first = intake.make(request(stop=["zz"]))
+    shown = first.accept(answer[:num_done]).text
+    resume = {"tokens": answer[:num_done], "num_chars": len(shown)}
+    second = intake.make(request(stop=["zz"], resume=resume))
+    assert second.tokens == first.tokens
+    assert second.num_answered == num_done
+    rest = answer[num_done:]
+    assert second.accept(rest).text == first.accept(rest).text
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"max_tokens": 2}, "length"),
+        ({"stop_tokens": [twin.answer(PROMPT, 2)[1]]}, "stop"),
+    ],
+)
+def test_a_resumed_answer_may_be_complete(
+    intake: Intake, fields: dict[str, Any], reason: str
+) -> None:
+    resume = {"tokens": twin.answer(PROMPT, 2), "num_chars": 0}
+    assert intake.make(request(resume=resume, **fields)).finish_reason == reason
+
+
+def test_a_chat_answer_loses_its_first_space(intake: Intake) -> None:
+    spaced = vocabulary.token_ids(twin.TINY.vocab_size)[vocabulary.SPACE + "ba"]
+    chat = intake.make(request(messages=[{"role": "user", "content": "ba"}]))
+    assert chat.accept([spaced, spaced]).text == "ba ba"
+    assert intake.make(request()).accept([spaced]).text == " ba"
+
+
+def test_chat_without_messages_is_refused(intake: Intake) -> None:
+    with pytest.raises(PromptRefused):
+        intake.make(GenerateRequest(id="a", messages=[]))

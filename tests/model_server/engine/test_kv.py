@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model_server.engine.kv import Clear, Copy, KvCache, KvOp, Remove, common_prefix
+
+NUM_SEQS = 6
+
+
+class Mirror:
+    """llama.cpp's side: which tokens each sequence holds after the operations."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, list[int]] = {}
+
+    def apply(self, ops: list[KvOp]) -> None:
+        for op in ops:
+            match op:
+                case Copy(source, target, end):
+                    kept = self.held.get(target, [])
+                    assert not kept or target == NUM_SEQS - 1
+                    self.held[target] = self.held.get(source, [])[:end]
+                case Remove(seq, start):
+                    self.held[seq] = self.held.get(seq, [])[:start]
+                case Clear():
+                    self.held.clear()
+
+
+def filled(kv: KvCache, tokens: list[int]) -> int:
+    """Admit and compute a whole prompt."""
+    admission = kv.admit(tokens)
+    assert admission is not None
+    assert kv.reserve(len(tokens) - admission.num_cached, [])
+    kv.extend(admission.seq, tokens[admission.num_cached :])
+    return admission.seq
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(20, 60), st.booleans())
+def test_the_ledger_and_the_cache_agree_through_any_history(
+    seed: int, num_cells: int, ordered: bool
+) -> None:
+    rng = random.Random(seed)
+    kv, mirror = KvCache(num_cells, NUM_SEQS, ordered=ordered), Mirror()
+    live: dict[int, list[int]] = {}
+    for _ in range(40):
+        tokens = [0] * rng.randint(1, 12) + [rng.randint(0, 2) for _ in range(rng.randint(0, 6))]
+        action = rng.random()
+        if action < 0.5 and (admission := kv.admit(tokens)) is not None:
+            mirror.apply(admission.ops)
+            assert admission.num_cached < len(tokens)
+            live[admission.seq] = tokens[: admission.num_cached]
+            assert mirror.held.get(admission.seq, []) == live[admission.seq]
+            rest = tokens[admission.num_cached :]
+            ops: list[KvOp] = []
+            fits = kv.reserve(len(rest), ops)
+            mirror.apply(ops)
+            if fits:
+                kv.extend(admission.seq, rest)
+                live[admission.seq] += rest
+                mirror.held[admission.seq] = list(live[admission.seq])
+        elif action < 0.8 and live:
+            seq = rng.choice(list(live))
+            mirror.apply(kv.release(seq, cache=rng.random() < 0.7))
+            del live[seq]
+        elif action < 0.9 and not live:
+            mirror.apply(kv.clear_cached())
+        for seq, held in live.items():
+            assert mirror.held.get(seq, []) == held
+        assert 0 <= kv.num_used <= num_cells
+        assert kv.num_seqs_held >= len(live)
+    for seq in list(live):
+        mirror.apply(kv.release(seq, cache=True))
+    mirror.apply(kv.clear_cached())
+    assert kv.num_seqs_held == 0
+    assert not any(mirror.held.get(seq) for seq in range(NUM_SEQS - ordered))
+    if ordered:
+        mirror.apply(kv.clear())
+    assert kv.num_used == 0
+    assert not any(mirror.held.values())
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 1), max_size=40), st.lists(st.integers(0, 1), max_size=40),
+       st.integers(0, 40))  # fmt: skip
+def test_the_common_prefix_is_that_of_a_plain_loop(
+    left: list[int], right: list[int], shared: int
+) -> None:
+    left = right[:shared] + left
+    plain = next(
+        (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b),
+        min(len(left), len(right)),
+    )
+    assert common_prefix(left, right) == plain
+
+
+def test_a_shared_prefix_takes_its_cells_once() -> None:
+    kv = KvCache(200, 16)
+    prompts = [[*range(50), 100 + i] for i in range(8)]
+    for prompt in prompts:
+        filled(kv, prompt)
+    assert kv.num_used == 50 + 8
+    assert kv.num_not_live == 200 - 58
+
+
+def test_shared_cells_are_free_for_others_once_their_last_holder_ends() -> None:
+    kv = KvCache(100, 16)
+    first, second = (filled(kv, [*range(50), 100 + i]) for i in range(2))
+    assert kv.match_live([*range(50), 99]) == 50
+    kv.release(first, cache=True)
+    assert kv.num_not_live == 100 - 51
+    kv.release(second, cache=True)
+    assert kv.num_not_live == 100
+    assert kv.match_live([*range(50), 99]) == 0
+
+
+def test_the_last_token_is_never_taken_from_the_cache() -> None:
+    kv = KvCache(100, 4)
+    filled(kv, list(range(20)))
+    assert kv.match(list(range(20))) == 19
+
+
+@pytest.mark.parametrize(("shared", "cached"), [(7, 0), (8, 8)])
+def test_short_matches_are_not_worth_it(shared: int, cached: int) -> None:
+    kv = KvCache(100, 4)
+    filled(kv, list(range(20)))
+    assert kv.match([*range(shared), 99, 99]) == cached
+
+
+def test_a_finished_request_stays_cached_until_its_cells_are_needed() -> None:
+    kv = KvCache(40, 4)
+    seq = filled(kv, list(range(20)))
+    assert kv.release(seq, cache=True) == []
+    assert (kv.num_used, kv.num_not_live) == (20, 40)
+    ops: list[KvOp] = []
+    assert kv.reserve(40, ops)
+    assert ops == [Remove(seq)]
+    assert kv.num_used == 0
+
+
+def test_the_oldest_use_goes_first() -> None:
+    kv = KvCache(60, 8)
+    first, second = (filled(kv, list(range(start, start + 20))) for start in (0, 100))
+    for seq in (first, second):
+        kv.release(seq, cache=True)
+    kv.admit([*range(10), 99])  # uses the first
+    ops: list[KvOp] = []
+    assert kv.reserve(25, ops)
+    assert ops == [Remove(second)]
+
+
+def test_a_prefix_that_another_covers_is_not_kept_twice() -> None:
+    kv = KvCache(100, 8)
+    short, long = filled(kv, list(range(12))), filled(kv, list(range(20)))
+    kv.release(long, cache=True)
+    assert kv.release(short, cache=True) == [Remove(short)]
+    assert kv.num_seqs_held == 1
+
+
+def test_a_longer_prefix_replaces_what_it_covers() -> None:
+    kv = KvCache(100, 8)
+    short, long = filled(kv, list(range(12))), filled(kv, list(range(20)))
+    kv.release(short, cache=True)
+    assert kv.release(long, cache=True) == [Remove(short)]
+
+
+def test_with_all_ids_live_nobody_is_admitted() -> None:
+    kv = KvCache(100, 2)
+    for start in (0, 100):
+        filled(kv, list(range(start, start + 10)))
+    assert kv.admit(list(range(200, 210))) is None
+
+
+def test_with_all_ids_cached_the_oldest_gives_its_own() -> None:
+    kv = KvCache(100, 2)
+    seqs = [filled(kv, list(range(start, start + 10))) for start in (0, 100)]
+    for seq in seqs:
+        kv.release(seq, cache=True)
+    admission = kv.admit([*range(10), 99])  # like the oldest, which is kept as the source
+    assert admission is not None
+    assert admission.ops == [Remove(seqs[1]), Copy(seqs[0], seqs[1], 10)]
+
+
+def test_computing_beyond_what_was_reserved_is_a_bug() -> None:
+    kv = KvCache(4, 2)
+    admission = kv.admit([1, 2])
+    assert admission is not None
+    with pytest.raises(AssertionError, match="bug"):
+        kv.extend(admission.seq, [1] * 5)
+
+
+def test_an_ordered_pool_does_not_use_a_cell_again_before_it_is_cleared() -> None:
+    kv = KvCache(40, 4, ordered=True)
+    seq = filled(kv, list(range(20)))
+    kv.release(seq, cache=False)
+    assert kv.num_reservable == 20
+    assert not kv.reserve(21, [])
+    assert kv.clear() == [Clear()]
+    assert kv.reserve(40, [])

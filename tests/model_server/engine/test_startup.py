@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_server.config import Settings
+from model_server.engine import startup
+from model_server.engine.startup import Served, context_options, load
+from model_server.errors import ModelFileError, SettingError, StartError
+from model_server.llama import backend
+from model_server.llama.context import MAX_SEQS
+from model_server.metrics import Metrics
+from tests import twin
+
+
+def test_info_states_the_limits(served: Served) -> None:
+    info = served.info
+    assert (info.model_name, info.slots, info.context_size) == (twin.TINY.name, 4, 256)
+    assert (info.kv_cache_tokens, info.vocab_size) == (512, twin.TINY.vocab_size)
+    assert info.max_step_ms >= 50
+    assert not info.chat
+    assert not info.exact
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"model_context_size": 4_097}, "MODEL_CONTEXT_SIZE: 4097 is more than the 4096"),
+        ({"kv_cache_tokens": 100, "model_context_size": 101}, "KV_CACHE_TOKENS: 100 is less"),
+        ({"kv_cache_type": "q8_0", "flash_attention": "off"}, "KV_CACHE_TYPE: q8_0 needs"),
+        ({"chat_template": Path("/no/such/file")}, "CHAT_TEMPLATE: /no/such/file can't be read"),
+        ({"exact": True}, "EXACT=true can't be kept"),
+    ],
+)
+def test_settings_that_cannot_be_kept_are_refused(
+    twin_path: Path, fields: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(StartError, match=problem):
+        load(Settings(model_path=twin_path, n_threads=1, **fields), Metrics())
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="no such file"):
+        load(Settings(model_path=tmp_path / "x.gguf"), Metrics())
+
+
+@pytest.mark.parametrize("context_size", [1, 50, 300])
+def test_any_context_size_starts_and_answers(twin_path: Path, context_size: int) -> None:
+    settings = Settings(model_path=twin_path, n_threads=1, model_context_size=context_size)
+    loaded = load(settings, Metrics())
+    assert loaded.info.context_size == context_size
+    assert loaded.info.kv_cache_tokens == 2 * context_size
+    loaded.close()
+
+
+def test_exact_mode_fixes_the_numeric_mode(random_q8_path: Path) -> None:
+    settings = Settings(
+        model_path=random_q8_path, n_threads=1, exact=True, kv_cache_type="q8_0",
+        model_context_size=128, model_name="mine", max_step_ms=70, chat_template="vicuna",
+    )  # fmt: skip
+    loaded = load(settings, Metrics())
+    loaded.close()
+    assert loaded.info.model_id.endswith("-f16-bf16-flash-on")
+    assert (loaded.info.model_name, loaded.info.max_step_ms) == ("mine", 70)
+    assert loaded.info.chat
+
+
+@pytest.mark.parametrize(
+    ("fields", "gpu", "flash"),
+    [
+        ({}, False, "off"),
+        ({}, True, "auto"),
+        ({"flash_attention": "on"}, False, "on"),
+        ({"exact": True, "flash_attention": "off"}, False, "on"),
+    ],
+)
+def test_flash_attention_is_off_on_cpus_unless_wanted(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], gpu: bool, flash: str
+) -> None:
+    monkeypatch.setattr(backend, "has_gpu", lambda: gpu)
+    assert context_options(Settings(**fields), 100).flash_attention == flash
+
+
+@pytest.mark.parametrize(
+    ("cores", "host", "wanted", "threads"),
+    [
+        (8, "127.0.0.1", 0, 7),
+        (2, "127.0.0.1", 0, 2),
+        (8, "0.0.0.0", 0, 8),
+        (8, "127.0.0.1", 5, 5),
+    ],
+)
+def test_a_core_is_left_to_a_local_gateway(
+    monkeypatch: pytest.MonkeyPatch, cores: int, host: str, wanted: int, threads: int
+) -> None:
+    monkeypatch.setattr(backend, "physical_cores", lambda: cores)
+    options = context_options(Settings(model_server_host=host, n_threads=wanted), 100)
+    assert options.n_threads == threads
+    assert (options.num_cells, options.num_seqs) == (200, MAX_SEQS)
+
+
+def test_the_pool_must_hold_one_context() -> None:
+    assert context_options(Settings(kv_cache_tokens=100), 100).num_cells == 100
+    with pytest.raises(SettingError, match="99 is less than the context of 100"):
+        context_options(Settings(kv_cache_tokens=99), 100)
+
+
+def test_measuring_ends_in_time(twin_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "_MEASURE_BUDGET_S", 0.001)
+    loaded = load(Settings(model_path=twin_path, n_threads=1), Metrics())
+    assert loaded.engine.scheduler.costs.decode.seconds(512) > 0
+    loaded.close()

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from model_server.errors import ModelFileError
+from model_server.llama import backend
+from model_server.llama.model import Model
+
+
+def test_cores_are_counted_within_what_this_process_may_use() -> None:
+    assert 1 <= backend.physical_cores() <= len(os.sched_getaffinity(0))
+
+
+def test_the_build_names_the_binding_and_the_processor() -> None:
+    assert backend.build().startswith("llama-cpp-python 0.3.36 (CPU")
+
+
+def test_the_first_error_of_an_attempt_explains_it(twin_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(twin_path.read_bytes()[:-1_000])
+    with pytest.raises(ModelFileError):
+        Model(path, 0)
+    assert "tensor" in backend.last_error()
+    backend.clear_errors()
+    assert backend.last_error() == "llama.cpp gives no reason"

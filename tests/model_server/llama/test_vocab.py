@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+
+from model_server.llama.vocab import Vocab
+from tests import twin, vocabulary
+from tests.vocabulary import BOS, EOS
+
+SIZE = twin.TINY.vocab_size
+
+
+def test_the_size_is_the_files(vocab: Vocab) -> None:
+    assert vocab.size == SIZE
+
+
+@pytest.mark.parametrize("length", [2, 3, 50])
+def test_text_becomes_the_known_tokens(vocab: Vocab, length: int) -> None:
+    tokens = twin.prompt(length)
+    assert vocab.tokenize(twin.prompt_text(tokens)) == tokens[1:]
+
+
+def test_pieces_are_the_known_bytes(vocab: Vocab) -> None:
+    assert vocab.pieces == [vocabulary.text_bytes(token, SIZE) for token in range(SIZE)]
+
+
+def test_control_tokens_have_a_text_only_when_asked_for(vocab: Vocab) -> None:
+    assert vocab.piece(EOS) == b""
+    assert vocab.piece(EOS, special=True) == b"</s>"
+    assert vocab.special_texts == {"<s>": BOS, "</s>": EOS}
+
+
+def test_special_texts_become_tokens_only_when_asked_for(vocab: Vocab) -> None:
+    assert EOS not in vocab.tokenize("ba</s>")
+    assert vocab.tokenize("ba</s>", special=True)[-1] == EOS
+
+
+@pytest.mark.parametrize("text", ["", "\0", "a\0b", "\ufffd", "🦙" * 1_000, "\n\r\t"])
+def test_any_text_comes_back_from_its_tokens(vocab: Vocab, text: str) -> None:
+    raw = b"".join(map(vocab.piece, vocab.tokenize(text)))
+    assert raw.removeprefix(b" ") == text.encode()
+
+
+def test_ends_and_beginnings(vocab: Vocab) -> None:
+    assert vocab.end_tokens.tolist() == [EOS]
+    assert vocab.bos == BOS
+    assert (vocab.bos_text, vocab.eos_text) == ("<s>", "</s>")
+    assert vocab.is_spm
+
+
+def test_the_longest_piece_bounds_all(vocab: Vocab) -> None:
+    assert vocab.longest_piece_bytes == max(map(len, vocab.pieces))

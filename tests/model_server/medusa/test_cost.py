@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+
+from model_server.medusa.cost import CostCurve
+
+MEASURED = {1: 1.0, 2: 1.8, 4: 1.8, 8: 3.7, 16: 4.8, 32: 8.0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "seconds"),
+    [(0, 0), (1, 1), (2, 1.8), (3, 1.8), (6, 2.75), (32, 8), (64, 16), (512, 128)],
+)
+def test_seconds_are_interpolated_and_go_on_at_the_last_rate(rows: int, seconds: float) -> None:
+    assert CostCurve(MEASURED).seconds(rows) == pytest.approx(seconds)
+
+
+def test_noise_never_makes_more_rows_cheaper() -> None:
+    curve = CostCurve({1: 1.0, 2: 3.0, 4: 2.0})
+    assert curve.seconds(4) == 3.0
+
+
+def test_one_measured_point_is_enough() -> None:
+    assert CostCurve({1: 0.5}).seconds(8) == 4.0
+
+
+@pytest.mark.parametrize(
+    ("max_rows", "budget", "best"),
+    [
+        (32, 100, 32),
+        (32, 4.8, 16),
+        (32, 4.7, 4),  # 4 rows in 1.8 s are a better rate than 8 in 3.7
+        (3, 100, 3),
+        (2, 1.0, 1),
+        (32, 0.1, 1),  # always one: a prompt must get on
+        (32, -5, 1),
+        (1, 100, 1),
+        (100, 100, 100),
+    ],
+)
+def test_best_rows_are_the_best_rate_within_the_budget(
+    max_rows: int, budget: float, best: int
+) -> None:
+    assert CostCurve(MEASURED).best_rows(max_rows, budget) == best
+
+
+def test_what_is_observed_raises_the_price_of_that_length_and_longer() -> None:
+    curve = CostCurve(MEASURED)
+    for _ in range(100):
+        curve.observe(1, 2_000, 2.0)
+    assert curve.seconds(1, 2_000) == pytest.approx(2, rel=0.01)
+    assert curve.seconds(4, 5_000) == pytest.approx(3.6, rel=0.01)
+    assert curve.seconds(1, 100) == 1.0
+
+
+def test_one_stall_moves_the_price_a_little() -> None:
+    curve = CostCurve(MEASURED)
+    for _ in range(20):
+        curve.observe(1, 0, 1.0)
+    curve.observe(1, 0, 1_000.0)
+    assert curve.seconds(1) <= 1.31
+
+
+def test_the_price_comes_down_again() -> None:
+    curve = CostCurve(MEASURED)
+    for seconds in (4.0, *[1.0] * 60):
+        curve.observe(1, 0, seconds)
+    assert curve.seconds(1) == pytest.approx(1, rel=0.02)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from model_server.config import DEMO_MODEL, Settings
+
+
+def test_defaults_serve_the_demo_model_on_loopback() -> None:
+    settings = Settings()
+    assert settings.model_path == DEMO_MODEL
+    assert settings.gateway_is_local
+    assert settings.model_server_port == 8001
+
+
+def test_the_environment_is_read_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("N_PARALLEL", "3")
+    monkeypatch.setenv("EXACT", "true")
+    settings = Settings()
+    assert settings.n_parallel == 3
+    assert settings.exact
+
+
+def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("N_PARALLEL", "")
+    monkeypatch.setenv("MODEL_PATH", "")
+    assert Settings().n_parallel == 8
+    assert Settings().model_path == DEMO_MODEL
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("N_PARALLEL", "0"),
+        ("N_PARALLEL", "129"),
+        ("N_PARALLEL", "many"),
+        ("MODEL_CONTEXT_SIZE", "-1"),
+        ("N_GPU_LAYERS", "-2"),
+        ("N_THREADS", "1.5"),
+        ("KV_CACHE_TOKENS", "-1"),
+        ("KV_CACHE_TYPE", "q4_0"),
+        ("FLASH_ATTENTION", "maybe"),
+        ("EXACT", "perhaps"),
+        ("MAX_STEP_MS", "-5"),
+        ("MODEL_SERVER_PORT", "65536"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_values_out_of_limits_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert caught.value.errors()[0]["loc"] == (name.lower(),)
+
+
+@pytest.mark.parametrize(
+    ("host", "local"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False)]
+)
+def test_a_gateway_is_local_only_behind_a_loopback_address(host: str, local: bool) -> None:
+    assert Settings(model_server_host=host).gateway_is_local is local
+
+
+def test_every_field_is_described() -> None:
+    fields = Settings.model_fields.items()
+    assert [name for name, field in fields if not field.description] == []

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from model_server import errors
+from model_server.errors import ModelServerError, PromptTooLong, RequestError, SettingError
+
+
+def descendants(root: type[Exception]) -> list[type[Exception]]:
+    return [error for child in root.__subclasses__() for error in (child, *descendants(child))]
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    drawn = re.findall(r"[├└]── (\w+)", errors.__doc__ or "")
+    assert sorted(drawn) == sorted(error.__name__ for error in descendants(ModelServerError))
+
+
+def test_every_request_error_has_a_client_status_and_a_code_of_its_own() -> None:
+    kinds = [error for error in descendants(RequestError) if issubclass(error, RequestError)]
+    assert all(400 <= kind.status < 500 for kind in kinds)
+    assert len({kind.code for kind in kinds}) == len(kinds)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "param"),
+    [(90, 20, "max_tokens"), (100, 20, "prompt"), (100, None, "prompt"), (130, 1, "prompt")],
+)
+def test_a_prompt_too_long_names_the_field_that_can_change_it(
+    prompt: int, max_tokens: int | None, param: str
+) -> None:
+    error = PromptTooLong(prompt, max_tokens, 100)
+    assert error.param == param
+    assert str(prompt) in error.message
+    assert "100 tokens" in error.message
+
+
+def test_a_setting_error_begins_with_the_setting() -> None:
+    assert str(SettingError("N_PARALLEL", "is odd")) == "N_PARALLEL: is odd"

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from model_server.__main__ import listen, read_settings
+from model_server.config import Settings
+from model_server.errors import SettingError
+from tests.model_server.llama.test_model import with_block_count
+
+
+def command(**settings: object) -> tuple[list[str], dict[str, str]]:
+    values = {"n_threads": 1, "model_server_port": 0, "model_context_size": 128, **settings}
+    upper = {name.upper(): str(value) for name, value in values.items()}
+    return [sys.executable, "-m", "model_server"], {**os.environ, **upper}
+
+
+def refused(**settings: object) -> str:
+    """Start where it must fail: exit code 1; the last line it said."""
+    arguments, environment = command(**settings)
+    ended = subprocess.run(
+        arguments, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    return ended.stderr.splitlines()[-1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(**settings: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server that has begun to listen, and its address. Ended by its process id."""
+    port = free_port()
+    arguments, environment = command(**{"model_server_port": port, **settings})
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_ready(url: str) -> None:
+    give_up = time.monotonic() + 30
+    with httpx.Client(base_url=url, trust_env=False) as client:
+        while time.monotonic() < give_up:
+            try:
+                if client.get("/ready").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.02)
+    raise AssertionError("not ready in 30 s")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_code_0(twin_path: Path, how: signal.Signals) -> None:
+    with running(model_path=twin_path) as (process, url):
+        wait_ready(url)
+        process.send_signal(how)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+    assert "ready: tiny twin, 8 slots, context 128, 256 KV cells" in said
+    assert "loading" in said.splitlines()[0]
+
+
+def test_files_that_cannot_be_served_end_it_in_one_sentence(
+    twin_path: Path, tmp_path: Path
+) -> None:
+    whole = twin_path.read_bytes()
+    files = {"empty": b"", "text": b"no model" * 100, "cut": whole[: len(whole) // 2]}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "directory").mkdir()
+    for count in (0, 600):
+        with_block_count(twin_path, tmp_path / f"layers{count}", count)
+    for name in (*files, "directory", "layers0", "layers600", "missing"):
+        line = refused(model_path=tmp_path / name)
+        assert line.startswith(f"model server: MODEL_PATH {tmp_path / name}: "), line
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"n_parallel": "many"}, "N_PARALLEL: "),
+        ({"model_context_size": -3}, "MODEL_CONTEXT_SIZE: "),
+        ({"kv_cache_tokens": 5}, "KV_CACHE_TOKENS: 5 is less than the context of 128 tokens"),
+        ({"chat_template": "/no/such/file"}, "CHAT_TEMPLATE: /no/such/file can't be read"),
+    ],
+)
+def test_settings_that_are_wrong_end_it_in_one_sentence(
+    twin_path: Path, settings: dict[str, object], problem: str
+) -> None:
+    assert refused(model_path=twin_path, **settings).startswith(f"model server: {problem}")
+
+
+def test_a_failure_that_nobody_foresaw_ends_it_too(twin_path: Path) -> None:
+    _, environment = command(model_path=twin_path)
+    code = "import model_server.__main__ as m; m.load = lambda *_: 1 // 0; exit(m.main())"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert "ZeroDivisionError" in ended.stderr
+
+
+def test_a_port_in_use_ends_it_before_loading(twin_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = refused(model_path=twin_path, model_server_port=port)
+    assert line.startswith(f"model server: MODEL_SERVER_PORT: 127.0.0.1:{port} can't be listened")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_listening_on_any_loopback_address(host: str) -> None:
+    listener = listen(Settings(model_server_host=host, model_server_port=0))
+    assert listener.getsockname()[1] > 0
+    listener.close()
+
+
+def test_an_address_that_is_not_ours_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"192\.0\.2\.1:0 can't be listened on"):
+        listen(Settings(model_server_host="192.0.2.1", model_server_port=0))
+
+
+def test_a_wrong_setting_is_named_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("N_PARALLEL", "0")
+    with pytest.raises(SettingError, match=r"N_PARALLEL: .*greater than or equal to 1, got '0'"):
+        read_settings()

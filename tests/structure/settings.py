@@ -1,0 +1,76 @@
+"""The settings of both processes as the documents show them.
+
+`python -m tests.structure.settings tables` prints README's tables, `... env` prints .env.example.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
+
+import api.config
+import model_server.config
+from tests.structure.modules import ROOT
+
+PROCESSES: dict[str, type[BaseSettings]] = {
+    "Model server": model_server.config.Settings,
+    "Gateway": api.config.Settings,
+}
+DEMO_MODEL = str(model_server.config.DEMO_MODEL.relative_to(ROOT))
+
+
+def default(field: FieldInfo) -> str:
+    """A default as it is written in the environment."""
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, Path):
+        return str(value.relative_to(ROOT) if value.is_absolute() else value)
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def rows(settings: type[BaseSettings]) -> dict[str, tuple[str, str]]:
+    """Default and description of every setting, by the name of its variable."""
+    return {
+        name.upper(): (default(field), field.description or "")
+        for name, field in settings.model_fields.items()
+    }
+
+
+def in_words(value: str) -> str:
+    """A default as README says it."""
+    return {"": "empty", DEMO_MODEL: "the demo model"}.get(value, f"`{value}`")
+
+
+def table(settings: type[BaseSettings]) -> str:
+    """README's table of one process."""
+    lines = ["| Variable | Default | Meaning |", "|---|---|---|"]
+    for name, (value, description) in rows(settings).items():
+        lines.append(f"| `{name}` | {in_words(value)} | {description} |")
+    return "\n".join(lines) + "\n"
+
+
+def env_example() -> str:
+    """`.env.example`: every setting once, commented out, with its default."""
+    lines = [
+        "# Settings of both processes, with their defaults. Copy to .env, which `make run` reads,",
+        "# and take the # off what you change. A variable of the environment wins over .env.",
+    ]
+    seen: set[str] = set()
+    for title, settings in PROCESSES.items():
+        lines += ["", f"# ---- {title}"]
+        for name, (value, description) in rows(settings).items():
+            if name not in seen:
+                lines += ["", f"# {description}", f"#{name}={value}"]
+                seen.add(name)
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["env"]:
+        print(env_example(), end="")
+    else:
+        print("\n".join(f"{title}:\n\n{table(PROCESSES[title])}" for title in PROCESSES))

@@ -1,0 +1,145 @@
+"""Arrows only point down: each module sits on a floor and imports from it or from below."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+
+import pytest
+
+from tests.structure.modules import ROOT, Module, is_in, modules
+
+# From the ground up. The deepest package named here decides; tier 1 sees one file of tier 2.
+FLOORS = {
+    "api": [
+        ("api.config", "api.errors", "api.metrics"),
+        ("api.schemas", "api.generation", "api.limits", "api.auth", "api.retry"),
+        ("api.flight", "api.upstream"),
+        ("api.batcher", "api.answer"),
+        ("api.gateway", "api.formats", "api.sse"),
+        ("api.routes", "api.middleware"),
+        ("api.app",),
+        ("api.__main__", "api.chat"),
+    ],
+    "model_server": [
+        ("protocol", "config", "errors", "metrics"),
+        ("sampling", "llama"),
+        ("engine.kv", "engine.sequence", "engine.detokenizer", "medusa"),
+        ("engine.scheduler", "engine.prompt", "engine.intake", "engine.runner"),
+        ("engine.engine",),
+        ("engine.startup",),
+        ("app", "tools", "training"),
+        ("__main__",),
+    ],
+}
+FLOORS["model_server"] = [
+    tuple(f"model_server.{name}" for name in floor) for floor in FLOORS["model_server"]
+]
+
+# Packages of others, and the only modules of ours that may import them.
+RESERVED = {
+    ("llama_cpp", "ctypes"): ("model_server.llama",),
+    ("fastapi",): ("api.app", "api.routes", "model_server.app"),
+    ("torch", "tokenizers"): ("model_server.training", "model_server.tools"),
+    ("numpy",): ("model_server",),
+    ("asyncio", "anyio"): ("api", "model_server.app", "model_server.__main__"),
+    ("httpx",): ("api",),
+    ("uvicorn",): ("api.__main__", "model_server.__main__"),
+}
+
+PURE = [
+    "model_server.protocol",
+    "model_server.sampling",
+    "model_server.engine.kv",
+    "model_server.engine.scheduler",
+    "model_server.engine.detokenizer",
+    "model_server.medusa.cost",
+]
+
+
+def _floor(name: str) -> int | None:
+    floors = FLOORS[name.partition(".")[0]]
+    return next((n for n, floor in enumerate(floors) if is_in(name, *floor)), None)
+
+
+def _in_tier(tier: str) -> list[Module]:
+    """Modules that hold code; the packages' own `__init__.py` are checked to hold none."""
+    found = (module for module in modules() if module.name.partition(".")[0] == tier)
+    return [module for module in found if module.path.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("tier", FLOORS)
+def test_every_module_has_a_floor(tier: str) -> None:
+    assert [module.name for module in _in_tier(tier) if _floor(module.name) is None] == []
+
+
+@pytest.mark.parametrize("tier", FLOORS)
+def test_no_module_imports_from_above(tier: str) -> None:
+    upward = [
+        f"{module.name} -> {name}"
+        for module in _in_tier(tier)
+        for name in module.imports_any(tier)
+        if (_floor(name) or 0) > (_floor(module.name) or 0)
+    ]
+    assert upward == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    names = {module.name for module in modules()}
+    TopologicalSorter({m.name: m.imports & names for m in modules()}).prepare()
+
+
+def test_the_gateway_sees_only_the_contract_of_the_model_server() -> None:
+    seen = {name for module in _in_tier("api") for name in module.imports_any("model_server")}
+    assert seen <= {"model_server.protocol"}
+
+
+def test_the_model_server_never_imports_the_gateway() -> None:
+    assert [m.name for m in _in_tier("model_server") if m.imports_any("api")] == []
+
+
+def test_the_contract_imports_nothing_of_ours() -> None:
+    contract = next(m for m in modules() if m.name == "model_server.protocol")
+    assert contract.imports_any("api", "model_server") == []
+
+
+def test_nothing_imports_tools_or_training() -> None:
+    apart = ("model_server.tools", "model_server.training")
+    others = [module for module in modules() if not is_in(module.name, *apart)]
+    assert [module.name for module in others if module.imports_any(*apart)] == []
+
+
+@pytest.mark.parametrize("packages", RESERVED, ids=lambda packages: packages[0])
+def test_foreign_packages_stay_where_they_belong(packages: tuple[str, ...]) -> None:
+    elsewhere = [
+        f"{module.name} -> {name}"
+        for module in modules()
+        if not is_in(module.name, *RESERVED[packages])
+        for name in module.imports_any(*packages)
+    ]
+    assert elsewhere == []
+
+
+def test_package_files_are_empty_of_imports() -> None:
+    packages = [module for module in modules() if module.path.name == "__init__.py"]
+    assert [module.name for module in packages if module.imports] == []
+    assert (ROOT / "model_server" / "__init__.py").read_text() == ""
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_load_no_native_library(name: str) -> None:
+    _assert_not_loaded_by(name, ["llama_cpp", "torch", "fastapi", "asyncio"])
+
+
+def test_the_gateway_loads_without_the_engine() -> None:
+    _assert_not_loaded_by("api.app", ["llama_cpp", "numpy", "torch"])
+
+
+def _assert_not_loaded_by(name: str, packages: list[str]) -> None:
+    """In a fresh interpreter: what is loaded, however it came."""
+    code = f"import {name}, sys; print(*[p for p in {packages} if p in sys.modules])"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.split() == []
