@@ -60,6 +60,11 @@ class Sampling(Wire):
     grammar: Text | None = Field(None, description="GBNF; its root rule is `root`.")
     json_schema: dict[str, Any] | None = None
 
+    @property
+    def constrained(self) -> bool:
+        """Whether a grammar shapes the answer."""
+        return self.grammar is not None or self.json_schema is not None
+
     @model_validator(mode="after")
     def _one_grammar(self) -> Sampling:
         if self.grammar is not None and self.json_schema is not None:

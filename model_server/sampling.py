@@ -53,15 +53,17 @@ class Penalties:
             logits[ids] -= counts * self._frequency + self._presence
 
 
-def gumbel_noise(seed: int, choice: int, position: int, size: int) -> NDArray[np.float64]:
-    """Standard Gumbel noise for token ids 0..size-1 at one position of one choice.
+def gumbel_noise(
+    seed: int, choice: int, position: int, ids: NDArray[np.int32]
+) -> NDArray[np.float64]:
+    """Standard Gumbel noise for each token of `ids` at one position of one choice.
 
     Philox is a counter-based generator (Salmon et al., 2011): its key is (seed, choice), its
     counter starts at the position, and the token id counts on from there.
     """
     key = np.array([seed, choice], np.uint64)
     counter = np.array([0, position, 0, 0], np.uint64)
-    raw = np.random.Philox(key=key, counter=counter).random_raw(size)
+    raw = np.random.Philox(key=key, counter=counter).random_raw(int(ids.max()) + 1)[ids]
     # Midpoints of 2^53 equal cells: never 0 and never 1, so both logarithms are finite.
     uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     noise: NDArray[np.float64] = -np.log(-np.log(uniform))
@@ -69,11 +71,11 @@ def gumbel_noise(seed: int, choice: int, position: int, size: int) -> NDArray[np
 
 
 def draw(ids: NDArray[np.int32], logits: Floats, noise: NDArray[np.float64]) -> int:
-    """The token among `ids` with the highest logit + noise; `noise` is indexed by token id.
+    """The token among `ids` with the highest logit + noise.
 
     Equal sums go to the lowest id, so that the order of the candidates doesn't matter.
     """
-    scores = logits.astype(np.float64) + noise[ids]
+    scores = logits.astype(np.float64) + noise
     return int(ids[scores == scores.max()].min())
 
 

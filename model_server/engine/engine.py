@@ -252,7 +252,7 @@ def _done(sequence: Sequence, now: float) -> Done:
         finish_reason=sequence.finish_reason,
         matched_stop=sequence.matched_stop,
         prompt_tokens=len(sequence.prompt),
-        cached_tokens=sequence.num_cached,
+        cached_tokens=min(sequence.num_cached, len(sequence.prompt)),
         completion_tokens=sequence.num_answered,
         timings=Timings(
             queue_s=admitted - sequence.arrived_s,

@@ -29,7 +29,7 @@ class Intake:
         self._check_tokens(request)
         prompt = self.prompts.encode(request)
         ends = [int(token) for token in self.vocab.end_tokens]
-        sampler = Sampler(self.vocab, request.sampling, ends if request.ignore_eos else ())
+        sampler = Sampler(self.vocab, request.sampling, self._banned(request, ends))
         sampler.see_prompt(prompt)
         sequence = Sequence(
             request=request,
@@ -48,6 +48,11 @@ class Intake:
         self._replay(sequence)
         return sequence
 
+    def _banned(self, request: GenerateRequest, ends: list[int]) -> list[int]:
+        # To a grammar a control token is its text, but the client would see nothing of it.
+        unseen = self.vocab.unseen_tokens if request.sampling.constrained else []
+        return [*unseen, *(ends if request.ignore_eos else [])]
+
     def _check_tokens(self, request: GenerateRequest) -> None:
         sampling = request.sampling
         given = {
@@ -60,8 +65,7 @@ class Intake:
                 if not 0 <= token < self.vocab.size:
                     problem = f"{field} has token {token}, must be 0 to {self.vocab.size - 1}"
                     raise PromptRefused(problem, field)
-        constrained = sampling.grammar is not None or sampling.json_schema is not None
-        if constrained and request.ignore_eos:
+        if sampling.constrained and request.ignore_eos:
             raise RequestError(
                 "ignore_eos can't be combined with a grammar: when the grammar is complete, "
                 "only the end of the answer may follow",

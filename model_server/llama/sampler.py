@@ -120,12 +120,11 @@ class Sampler:
         params = self._params
         if params.temperature == 0:
             return best
-        noise = gumbel_noise(params.seed, params.choice, position, len(logits))
         ids, left = scratch.filter(self._filters, logits)
         # From the highest down, in float64: any temperature above 0 leaves finite scores.
         with np.errstate(over="ignore"):
             scaled = (left - left.max()).astype(np.float64) / params.temperature
-        return draw(ids, scaled, noise)
+        return draw(ids, scaled, gumbel_noise(params.seed, params.choice, position, ids))
 
 
 def _make_filters(params: Sampling) -> llama_cpp.llama_sampler_p | None:

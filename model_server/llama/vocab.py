@@ -66,6 +66,13 @@ class Vocab:
         return np.array(ends, dtype=np.int32)
 
     @cached_property
+    def unseen_tokens(self) -> list[int]:
+        """Control tokens that don't end an answer: they have no text that a client would see."""
+        ends = set(self.end_tokens.tolist())
+        control = llama_cpp.llama_vocab_is_control
+        return [t for t in range(self.size) if control(self.pointer, t) and t not in ends]
+
+    @cached_property
     def bos_text(self) -> str:
         """Text of the BOS token, empty when there is none. Chat templates ask for it."""
         return self._text_of(llama_cpp.llama_vocab_bos(self.pointer))

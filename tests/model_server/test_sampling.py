@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from model_server.sampling import (
     REPEAT_WINDOW,
@@ -18,20 +19,27 @@ from model_server.sampling import (
 )
 
 
+def noise_of(seed: int, choice: int, position: int, size: int) -> NDArray[np.float64]:
+    """Noise of the tokens 0..size-1."""
+    return gumbel_noise(seed, choice, position, np.arange(size, dtype=np.int32))
+
+
 def test_noise_is_a_function_of_its_key_alone() -> None:
-    again = [gumbel_noise(7, 1, position, 100) for position in (3, 0, 3)]
+    again = [noise_of(7, 1, position, 100) for position in (3, 0, 3)]
     assert np.array_equal(again[0], again[2])
     others = [(8, 1, 3), (7, 2, 3), (7, 1, 4), (2**64 - 1, 2**32 - 1, 2**40)]
     for key in others:
-        assert not np.array_equal(gumbel_noise(*key, 100), again[0])
+        assert not np.array_equal(noise_of(*key, 100), again[0])
 
 
-def test_noise_of_a_token_does_not_depend_on_the_vocabulary() -> None:
-    assert np.array_equal(gumbel_noise(7, 0, 0, 50), gumbel_noise(7, 0, 0, 32_000)[:50])
+def test_noise_of_a_token_does_not_depend_on_the_other_candidates() -> None:
+    chosen = np.array([40, 3, 17], np.int32)
+    assert np.array_equal(gumbel_noise(7, 0, 0, chosen), noise_of(7, 0, 0, 50)[chosen])
+    assert np.array_equal(noise_of(7, 0, 0, 50), noise_of(7, 0, 0, 32_000)[:50])
 
 
 def test_noise_is_standard_gumbel() -> None:
-    noise = gumbel_noise(1, 0, 0, 200_000)
+    noise = noise_of(1, 0, 0, 200_000)
     assert np.isfinite(noise).all()
     assert noise.mean() == pytest.approx(np.euler_gamma, abs=0.01)
     assert noise.std() == pytest.approx(math.pi / math.sqrt(6), abs=0.01)
@@ -39,10 +47,10 @@ def test_noise_is_standard_gumbel() -> None:
 
 @pytest.mark.parametrize(("seed", "choice", "position"), [(0, 0, 0), (1, 0, 5), (0, 3, 0)])
 def test_neighbouring_keys_give_unrelated_noise(seed: int, choice: int, position: int) -> None:
-    here = gumbel_noise(seed, choice, position, 10_000)
+    here = noise_of(seed, choice, position, 10_000)
     for there in ((seed + 1, choice, position), (seed, choice + 1, position),
                   (seed, choice, position + 1)):  # fmt: skip
-        other = gumbel_noise(*there, 10_000)
+        other = noise_of(*there, 10_000)
         for shift in range(9):  # a generator gives 4 numbers at a time
             assert abs(np.corrcoef(here[shift:], other[: len(other) - shift])[0, 1]) < 0.05
 

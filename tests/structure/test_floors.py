@@ -15,7 +15,7 @@ FLOORS = {
     "api": [
         ("api.config", "api.errors", "api.metrics"),
         ("api.schemas", "api.generation", "api.limits", "api.auth", "api.retry"),
-        ("api.flight", "api.upstream"),
+        ("api.flight", "api.server", "api.upstream"),
         ("api.batcher", "api.answer"),
         ("api.gateway", "api.formats", "api.sse"),
         ("api.routes", "api.middleware"),

@@ -89,6 +89,8 @@ def test_a_known_id_replaces_the_request_that_has_it(made: Stack) -> None:
 @pytest.mark.parametrize("num_done", [0, 3, 7])
 def test_a_resumed_answer_goes_on_where_it_was(made: Stack, num_done: int) -> None:
     answer = twin.answer(PROMPT, 7)
+    made.submit("first", PROMPT, max_tokens=7, sampling=GREEDY)
+    made.run()
     shown = twin.text(answer[:num_done])
     resume = {"tokens": answer[:num_done], "num_chars": len(shown)}
     made.submit("a", PROMPT, max_tokens=7, sampling=GREEDY, resume=resume)
