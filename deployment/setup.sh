@@ -109,7 +109,6 @@ lock_all() {
     lock gateway
     lock model-server gateway.txt
     lock dev gateway.txt model-server.txt
-    lock train gateway.txt model-server.txt dev.txt
 }
 
 check_python
@@ -120,7 +119,7 @@ esac
 case ${1:-} in
 serve) install serve requirements.txt requirements/gateway.txt requirements/model-server.txt ;;
 dev) install dev requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/dev.txt ;;
-train) install train requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/train.txt ;;
+train) install train requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/train.in ;;
 lock) lock_all ;;
 *) fail "usage: setup.sh serve|dev|train|lock" ;;
 esac

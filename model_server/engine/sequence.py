@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from model_server.engine.detokenizer import Detokenizer
 from model_server.errors import RequestError
-from model_server.llama.sampler import Sampler
 from model_server.protocol import FinishReason, GenerateRequest, PositionLogprobs
+
+if TYPE_CHECKING:  # the scheduler, which handles sequences, loads no native library
+    from model_server.llama.sampler import Sampler
 
 
 @dataclass(frozen=True)

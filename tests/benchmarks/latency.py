@@ -12,9 +12,10 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -26,7 +27,9 @@ PROMPT_TOKENS = 1_500
 WINDOW_MS = 100.0
 
 
-async def token_times(client: httpx.AsyncClient, body: dict[str, object]) -> AsyncIterator[float]:
+async def token_times(
+    client: httpx.AsyncClient, body: dict[str, object]
+) -> AsyncGenerator[float, None]:
     """When each event of a stream arrived, in milliseconds."""
     async with client.stream("POST", "/v1/completions", json={**body, "stream": True}) as answer:
         answer.raise_for_status()
@@ -62,10 +65,10 @@ class Bench:
             async def stream(mine: list[float]) -> None:
                 async with aclosing(token_times(client, self.body(8, 1_500))) as events:
                     async for moment in events:
-                        mine.append(moment)
+                        mine.append(moment)  # noqa: PERF401  # read while it grows
 
             tasks = [asyncio.create_task(stream(mine)) for mine in times]
-            while min(map(len, times)) < 8:
+            while min(map(len, times)) < 8:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             started = time.perf_counter() * 1e3
             answer = await client.post("/v1/completions", json=self.body(PROMPT_TOKENS, 1))
@@ -75,7 +78,7 @@ class Bench:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         during = [[t for t in mine if started <= t <= ended] for mine in times]
-        return [b - a for mine in during for a, b in zip(mine, mine[1:], strict=False)]
+        return [b - a for mine in during for a, b in pairwise(mine)]
 
     async def freed_after(self, num_prompt: int) -> float:
         """Milliseconds from a client's leaving to its slot being free."""

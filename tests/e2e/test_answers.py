@@ -15,7 +15,9 @@ pytestmark = pytest.mark.anyio
 NUM_TOKENS = 60
 
 
-def body(prompt: list[int] | str, num_tokens: int = NUM_TOKENS, **fields: object) -> dict[str, object]:
+def body(
+    prompt: list[int] | str, num_tokens: int = NUM_TOKENS, **fields: object
+) -> dict[str, object]:
     return {"prompt": prompt, "max_tokens": num_tokens, "temperature": 0, **fields}
 
 
@@ -86,9 +88,9 @@ async def test_four_long_streams_do_not_lock_out_a_fifth(service: Service) -> No
         tasks = []
         for seed in range(4):  # alone, so that each is a batch of its own
             prompt = twin.prompt(8, seed=seed)
-            tasks.append(asyncio.create_task(
-                client.post("/v1/completions", json=body(prompt, 1_000))
-            ))
+            tasks.append(
+                asyncio.create_task(client.post("/v1/completions", json=body(prompt, 1_000)))
+            )
             await asyncio.sleep(0.12)
         fifth = await client.post("/v1/completions", json=body(twin.prompt(8, seed=9), 1))
         assert fifth.status_code == 200

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from model_server.config import Settings
 from model_server.engine import startup
-from model_server.engine.detokenizer import Detokenizer
-from model_server.engine.sequence import Sequence
 from model_server.engine.startup import Served
 from model_server.llama.model import Model
-from model_server.llama.sampler import Sampler
 from model_server.llama.vocab import Vocab
 from model_server.metrics import Metrics
-from model_server.protocol import GenerateRequest
-from tests import vocabulary
-
-MakeSequence = Callable[..., Sequence]
+from tests.model_server.sequences import MakeSequence, sequence_maker
 
 
 @pytest.fixture(scope="session")
@@ -45,24 +39,3 @@ def served(twin_path: Path) -> Iterator[Served]:
 @pytest.fixture
 def make_sequence(vocab: Vocab) -> MakeSequence:
     return sequence_maker(vocab)
-
-
-def sequence_maker(vocab: Vocab) -> MakeSequence:
-    """Sequences of any prompt tokens and fields of a request, past all checks."""
-
-    def make(
-        prompt: list[int], max_tokens: int = 100, order: int = 0, **fields: object
-    ) -> Sequence:
-        request = GenerateRequest.model_validate({"id": "a", "prompt_tokens": prompt, **fields})
-        return Sequence(
-            request=request,
-            prompt=prompt,
-            max_tokens=max_tokens,
-            sampler=Sampler(vocab, request.sampling),
-            detokenizer=Detokenizer(request.stop),
-            pieces=vocab.pieces,
-            end_tokens=frozenset([vocabulary.EOS, *request.stop_tokens]),
-            order=order,
-        )
-
-    return make

@@ -11,7 +11,7 @@ from model_server.engine.scheduler import Limits, Plan, Scheduler
 from model_server.engine.sequence import Accepted, Sequence
 from model_server.llama.vocab import Vocab
 from model_server.medusa.cost import CostCurve, Costs
-from tests.model_server.conftest import MakeSequence, sequence_maker
+from tests.model_server.sequences import MakeSequence, sequence_maker
 
 NUM_SEQS = 32
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.model_server.engine.stack import Layout, Stack, greedy, stack
 from tests.reference import Reference
@@ -34,11 +35,11 @@ def largest_difference(made: Stack, reference: Reference) -> float:
     """Between every recorded row and a fresh context that decodes the same tokens alone."""
     rows = made.runner.rows
     by_length = sorted(rows, key=lambda row: -len(row[0]))
-    longest: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+    longest: dict[tuple[int, ...], list[tuple[int, NDArray[np.float32]]]] = {}
     for tokens, logits in by_length:
-        for known in longest:
+        for known, recorded in longest.items():
             if list(known[: len(tokens)]) == tokens:
-                longest[known].append((len(tokens) - 1, logits))
+                recorded.append((len(tokens) - 1, logits))
                 break
         else:
             longest[tuple(tokens)] = [(len(tokens) - 1, logits)]

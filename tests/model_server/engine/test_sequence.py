@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tests import twin, vocabulary
-from tests.model_server.conftest import MakeSequence
+from tests.model_server.sequences import MakeSequence
 from tests.vocabulary import BOS, EOS
 
 IDS = vocabulary.token_ids(twin.TINY.vocab_size)

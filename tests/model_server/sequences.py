@@ -1,0 +1,35 @@
+"""Makes sequences for tests that need no request to come over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from model_server.engine.detokenizer import Detokenizer
+from model_server.engine.sequence import Sequence
+from model_server.llama.sampler import Sampler
+from model_server.llama.vocab import Vocab
+from model_server.protocol import GenerateRequest
+from tests import vocabulary
+
+MakeSequence = Callable[..., Sequence]
+
+
+def sequence_maker(vocab: Vocab) -> MakeSequence:
+    """Sequences of any prompt tokens and fields of a request, past all checks."""
+
+    def make(
+        prompt: list[int], max_tokens: int = 100, order: int = 0, **fields: object
+    ) -> Sequence:
+        request = GenerateRequest.model_validate({"id": "a", "prompt_tokens": prompt, **fields})
+        return Sequence(
+            request=request,
+            prompt=prompt,
+            max_tokens=max_tokens,
+            sampler=Sampler(vocab, request.sampling),
+            detokenizer=Detokenizer(request.stop),
+            pieces=vocab.pieces,
+            end_tokens=frozenset([vocabulary.EOS, *request.stop_tokens]),
+            order=order,
+        )
+
+    return make
