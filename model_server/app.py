@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
+from model_server.engine.engine import failed
 from model_server.engine.startup import Served
 from model_server.errors import RequestError, Unavailable
 from model_server.metrics import Metrics
@@ -94,7 +95,7 @@ class EventStream(Response):
         try:
             sequence = await asyncio.to_thread(self._served.intake.make, request)
         except RequestError as error:
-            self._queue.put_nowait([_failed(request.id, error)])
+            self._queue.put_nowait([failed(request.id, error)])
             return
         except Exception:
             log.exception("request %s could not be prepared. This is a bug.", request.id)
@@ -193,13 +194,3 @@ def _add_probes(app: FastAPI, server: Server) -> None:
 def _broken(request_id: str) -> Failed:
     message = "the request could not be prepared, see the model server's log"
     return Failed(id=request_id, status=500, code="internal", message=message)
-
-
-def _failed(request_id: str, error: RequestError) -> Failed:
-    return Failed(
-        id=request_id,
-        status=error.status,
-        code=error.code,
-        message=error.message,
-        param=error.param,
-    )

@@ -141,7 +141,7 @@ class Engine:
         """Move the sequence on by a step's tokens; what the client hears of it."""
         sequence = result.sequence
         if result.error is not None:
-            return [_failed(sequence.id, result.error)]
+            return [failed(sequence.id, result.error)]
         now = time.monotonic()
         if sequence.first_token_s is None:
             sequence.first_token_s = now
@@ -233,7 +233,8 @@ class Engine:
         self._num_preemptions = self.scheduler.num_preemptions
 
 
-def _failed(request_id: str, error: RequestError) -> Failed:
+def failed(request_id: str, error: RequestError) -> Failed:
+    """What a client hears of a request that was refused."""
     return Failed(
         id=request_id,
         status=error.status,

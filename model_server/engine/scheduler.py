@@ -159,9 +159,11 @@ class Scheduler:
     def _prefill_rows(self, num_ready: int, num_pending: int) -> int:
         if not num_pending:
             return 0
-        budget = self.limits.max_step_s - self.costs.decode.seconds(num_ready, self.kv.num_used)
+        decode_s = self.costs.decode.seconds(num_ready, self.kv.num_used)
         most = min(num_pending, self.limits.max_rows)
-        return self.costs.prefill.best_rows(most, budget, self.kv.num_used)
+        return self.costs.prefill.best_rows(
+            most, self.limits.max_step_s, decode_s, self.kv.num_used
+        )
 
     def _preempt_youngest(self, ops: list[KvOp]) -> None:
         assert len(self.running) > 1, "one request alone always fits the pool. This is a bug."

@@ -7,6 +7,7 @@ step; the draft tree will ask it how many nodes pay.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,10 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 _KV_BUCKET = 1_024
 _LEARNING_RATE = 0.1
+_FIRST_LEARNING_RATE = 0.5  # of a KV bucket that was never seen
+_LARGEST_SURPRISE = 4.0  # one stall of the machine must not look like a new price
+_SETTLED = 30  # decodes of a bucket, after which surprises are the row count's
+_AS_GOOD = 0.99
 
 
 class CostCurve:
@@ -21,43 +26,51 @@ class CostCurve:
 
     def __init__(self, measured: Mapping[int, float]) -> None:
         """`measured`: seconds by row count, with one row among them."""
-        self._rows = sorted(measured)
-        self._seconds = [measured[rows] for rows in self._rows]
-        for i in range(1, len(self._rows)):  # noise must not make more rows cheaper
-            self._seconds[i] = max(self._seconds[i], self._seconds[i - 1])
+        self._points: dict[int, float] = {}
+        for rows in sorted(measured):  # noise must not make more rows cheaper
+            self._points[rows] = max(measured[rows], *self._points.values(), 0.0)
         self._scale: dict[int, float] = {}
+        self._num_seen: Counter[int] = Counter()
 
     def seconds(self, num_rows: int, num_cells: int = 0) -> float:
         """Predicted time of one decode; 0 for no rows."""
         return self._base(num_rows) * self._scale_at(num_cells) if num_rows else 0.0
 
     def observe(self, num_rows: int, num_cells: int, seconds: float) -> None:
-        """Learn from a decode that was just done."""
+        """Learn from a decode that was just done: the price of its KV length and of its rows."""
+        ratio = seconds / self.seconds(num_rows, num_cells)
+        ratio = min(max(ratio, 1 / _LARGEST_SURPRISE), _LARGEST_SURPRISE)
         bucket = num_cells // _KV_BUCKET
-        ratio = seconds / self._base(num_rows)
-        old = self._scale_at(num_cells)
-        # One stall of the machine must not look like a new price.
-        ratio = min(ratio, 4 * old)
-        rate = _LEARNING_RATE if bucket in self._scale else 0.5
-        self._scale[bucket] = old + rate * (ratio - old)
+        rate = _LEARNING_RATE if self._num_seen[bucket] else _FIRST_LEARNING_RATE
+        if num_rows in ROWS and self._num_seen[bucket] >= _SETTLED:
+            self._points[num_rows] = self._base(num_rows) * ratio**_LEARNING_RATE
+        self._scale[bucket] = self._scale_at(num_cells) * ratio**rate
+        self._num_seen[bucket] += 1
 
-    def best_rows(self, max_rows: int, budget_s: float, num_cells: int = 0) -> int:
-        """Rows (1..max_rows) that give the most rows a second within the budget; at least 1."""
+    def best_rows(
+        self, max_rows: int, max_step_s: float, beside_s: float = 0.0, num_cells: int = 0
+    ) -> int:
+        """Rows (1..max_rows) that give the most rows a second in a step of at most `max_step_s`.
+
+        `beside_s`: what else the step computes. Of equally good choices the largest; at least 1.
+        """
         choices = [rows for rows in ROWS if rows < max_rows] + [max_rows]
-        fitting = [n for n in choices if self.seconds(n, num_cells) <= budget_s]
-        return max(fitting, key=lambda n: (n / self._base(n), n), default=1)
+        steps = {rows: beside_s + self.seconds(rows, num_cells) for rows in choices}
+        rates = {rows: rows / step for rows, step in steps.items() if step <= max_step_s}
+        best = max(rates.values(), default=0.0)
+        return max((rows for rows, rate in rates.items() if rate >= _AS_GOOD * best), default=1)
 
     def _base(self, num_rows: int) -> float:
-        rows, seconds = self._rows, self._seconds
+        if num_rows in self._points:
+            return self._points[num_rows]
+        rows = sorted(self._points)
         i = bisect_left(rows, num_rows)
-        if i < len(rows) and rows[i] == num_rows:
-            return seconds[i]
-        if i == 0 or len(rows) == 1:
-            return seconds[0] * num_rows / rows[0]
-        if i == len(rows):  # beyond what was measured: at the rate of the last point
-            return seconds[-1] * num_rows / rows[-1]
-        share = (num_rows - rows[i - 1]) / (rows[i] - rows[i - 1])
-        return seconds[i - 1] + share * (seconds[i] - seconds[i - 1])
+        if i == 0 or i == len(rows):  # outside of what was measured: at the rate of the nearest
+            nearest = rows[min(i, len(rows) - 1)]
+            return self._points[nearest] * num_rows / nearest
+        below, above = rows[i - 1], rows[i]
+        share = (num_rows - below) / (above - below)
+        return self._points[below] + share * (self._points[above] - self._points[below])
 
     def _scale_at(self, num_cells: int) -> float:
         """The bucket's own scale, or that of the nearest known one below it."""

@@ -45,8 +45,8 @@ def test_prompt_rows_fill_the_step_and_the_last_token_is_decoded(
     made = scheduler()
     made.add(make_sequence(unlike(0, 50)))
     plans = [step(made) for _ in range(4)]
-    assert [plan.num_prefill_rows for plan in plans] == [16, 16, 16, 1]
-    assert [len(plan.decode) for plan in plans] == [0, 0, 0, 1]
+    assert [plan.num_prefill_rows for plan in plans] == [16, 16, 17, 0]
+    assert [len(plan.decode) for plan in plans] == [0, 0, 1, 1]
     assert (plans[0].prefill[0].start, plans[1].prefill[0].start) == (0, 16)
 
 

@@ -1,0 +1,30 @@
+"""The shipped demo model, loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import model_server
+from model_server.training.demo.evaluate import Evaluator
+
+DEMO = Path(model_server.__file__).parent / "demo"
+
+
+@pytest.fixture(scope="session")
+def demo_gguf() -> Path:
+    return DEMO / "stdlib-demo-q8_0.gguf"
+
+
+@pytest.fixture(scope="session")
+def demo_held_out() -> Path:
+    return DEMO / "held_out.txt"
+
+
+@pytest.fixture(scope="session")
+def evaluator(demo_gguf: Path) -> Iterator[Evaluator]:
+    evaluator = Evaluator(demo_gguf, n_threads=2)
+    yield evaluator
+    evaluator.close()
