@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         False, description="Same text alone, in a batch, after a restart or resume (Q8_0, CPU)."
     )
     max_step_ms: int = Field(
-        0, ge=0, description="Longest step that prefill may cause; 0: 4 plain steps, at least 50."
+        0, ge=0, description="Longest step that prefill may cause; 0: 8 plain steps, at least 50."
     )
     model_server_host: str = Field("127.0.0.1", description="Address to listen on.")
     model_server_port: int = Field(8001, ge=0, le=65535, description="Port to listen on.")

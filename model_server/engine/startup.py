@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _DEFAULT_CONTEXT = 4_096
 _MEASURE_BUDGET_S = 3.0
-_MIN_STEP_MS, _PLAIN_STEPS = 50.0, 4
+_MIN_STEP_MS, _PLAIN_STEPS = 50.0, 8
 _PROBE_ROWS = 4
 _STEADY, _MAX_RUNS = 1.2, 6
 
