@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
 
 from model_server.config import Settings
 from model_server.engine.engine import Engine
 from model_server.engine.intake import Intake
 from model_server.engine.kv import KvCache
+from model_server.engine.probe import Prober
 from model_server.engine.prompt import PromptEncoder, choose_template
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Limits, Scheduler
-from model_server.errors import SettingError, StartError
+from model_server.errors import SettingError
 from model_server.llama import backend
-from model_server.llama.batch import Batch
 from model_server.llama.context import MAX_BATCH_ROWS, MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model, Progress
-from model_server.medusa.cost import ROWS, CostCurve, Costs
+from model_server.medusa.cost import CostCurve, Costs
 from model_server.metrics import Metrics
 from model_server.protocol import Info
 
-log = logging.getLogger(__name__)
-
 _DEFAULT_CONTEXT = 4_096
-_MEASURE_BUDGET_S = 3.0
 _MIN_STEP_MS, _PLAIN_STEPS = 50.0, 8
-_PROBE_ROWS = 4
-_STEADY, _MAX_RUNS = 1.2, 6
 
 
 @dataclass(frozen=True)
@@ -58,13 +50,11 @@ def load(
     on_crash: Callable[[], None] = lambda: None,
 ) -> Served:
     """Everything between settings and a started engine. Raises StartError."""
-    if not settings.exact:
-        log.debug("EXACT is off: a token may differ with the company it is decoded in")
     model = Model(settings.model_path, settings.n_gpu_layers, progress)
     context_size = _context_size(settings, model)
     options = context_options(settings, context_size)
     context = Context(model, options)
-    prober = _Prober(context, model.vocab.size)
+    prober = Prober(context, model.vocab.size)
     if settings.exact:
         prober.check_exact()
     costs = Costs(*(CostCurve(prober.measure(output=output)) for output in (False, True)))
@@ -131,71 +121,3 @@ def _context_size(settings: Settings, model: Model) -> int:
 
 def _default_step_ms(cost: CostCurve) -> float:
     return max(_MIN_STEP_MS, _PLAIN_STEPS * cost.seconds(1) * 1_000)
-
-
-class _Prober:
-    """Decodes rows for no request, before there is any: what do they cost, are they exact?"""
-
-    def __init__(self, context: Context, vocab_size: int) -> None:
-        self._context = context
-        self._tokens = np.random.default_rng(0).integers(0, vocab_size, MAX_BATCH_ROWS).tolist()
-        self._batch = Batch(MAX_BATCH_ROWS)
-
-    def measure(self, *, output: bool) -> dict[int, float]:
-        """Seconds by row count, until the time for measuring is over."""
-        measured: dict[int, float] = {}
-        self._time(1, output)  # the first decode pages the weights in
-        started = time.perf_counter()
-        for rows in ROWS:
-            spent = time.perf_counter() - started
-            expected = 4 * measured[rows // 2] if measured else 0.0
-            if rows > self._context.num_cells or spent + expected > _MEASURE_BUDGET_S:
-                break
-            measured[rows] = self._steady_time(rows, output)
-        return measured
-
-    def check_exact(self) -> None:
-        """Refuse to promise what this file on this processor can't keep. Raises StartError."""
-        alone = []
-        for seq in range(_PROBE_ROWS):
-            self._prefix(seq)
-            self._batch.clear()
-            self._batch.add(self._tokens[seq], 16, [seq], output=True)
-            self._context.decode(self._batch)
-            alone.append(self._context.logits(1).copy())
-            self._context.remove(seq, 16)
-        self._batch.clear()
-        for seq in range(_PROBE_ROWS):
-            self._batch.add(self._tokens[seq], 16, [seq], output=True)
-        self._context.decode(self._batch)
-        together = self._context.logits(_PROBE_ROWS).copy()
-        self._context.clear()
-        difference = float(np.abs(together - np.concatenate(alone)).max())
-        if difference:
-            raise StartError(
-                f"EXACT=true can't be kept: alone and in a batch of {_PROBE_ROWS} logits differ by "
-                f"{difference:.1e} with this file on this processor; Q8_0 files are known to work"
-            )
-
-    def _prefix(self, seq: int) -> None:
-        self._batch.clear()
-        self._batch.add_span(self._tokens[seq : seq + 16], 0, seq)
-        self._context.decode(self._batch)
-
-    def _steady_time(self, rows: int, output: bool) -> float:
-        """The best of two runs; of more where they disagree, because something else ran too."""
-        times = [self._time(rows, output) for _ in range(2)]
-        while max(times[-2:]) > _STEADY * min(times) and len(times) < _MAX_RUNS:
-            times.append(self._time(rows, output))
-        return min(times)
-
-    def _time(self, rows: int, output: bool) -> float:
-        self._batch.clear()
-        for position in range(rows):
-            self._batch.add(self._tokens[position], position, [0], output=output)
-        started = time.perf_counter()
-        self._context.decode(self._batch)
-        self._context.synchronize()
-        seconds = time.perf_counter() - started
-        self._context.clear()
-        return seconds

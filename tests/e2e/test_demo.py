@@ -44,7 +44,7 @@ def test_the_demo_model_writes_python(demo: Service) -> None:
         whole = client.post("/v1/completions", json=body).json()["choices"][0]["text"]
         with client.stream("POST", "/v1/completions", json={**body, "stream": True}) as answer:
             assert stream_text(answer.iter_lines()) == whole
-    compile("import os\nimport " + whole.rsplit("\n", 1)[0], "answer", "exec")
+    compile("import " + whole.partition("\n")[0], "answer", "exec")
 
 
 def test_chats_go_through_the_models_own_template(demo: Service) -> None:
@@ -57,4 +57,4 @@ def test_chats_go_through_the_models_own_template(demo: Service) -> None:
         answer = client.post("/v1/chat/completions", json=body).json()
         raw = {"prompt": "def f(x):\n", "max_tokens": 8, "temperature": 0}
         text = client.post("/v1/completions", json=raw).json()["choices"][0]["text"]
-    assert answer["choices"][0]["message"] == {"role": "assistant", "content": text}
+    assert answer["choices"][0]["message"]["content"] == text

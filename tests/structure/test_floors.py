@@ -26,7 +26,7 @@ FLOORS = {
         ("protocol", "config", "errors", "metrics"),
         ("sampling", "llama"),
         ("engine.kv", "engine.sequence", "engine.detokenizer", "medusa"),
-        ("engine.scheduler", "engine.prompt", "engine.intake", "engine.runner"),
+        ("engine.scheduler", "engine.prompt", "engine.intake", "engine.runner", "engine.probe"),
         ("engine.engine",),
         ("engine.startup",),
         ("app", "tools", "training"),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from model_server.config import Settings
-from model_server.engine import startup
+from model_server.engine import probe
 from model_server.engine.startup import Served, context_options, load
 from model_server.errors import ModelFileError, SettingError, StartError
 from model_server.llama import backend
@@ -108,7 +108,7 @@ def test_the_pool_must_hold_one_context() -> None:
 
 
 def test_measuring_ends_in_time(twin_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(startup, "_MEASURE_BUDGET_S", 0.001)
+    monkeypatch.setattr(probe, "_MEASURE_BUDGET_S", 0.001)
     loaded = load(Settings(model_path=twin_path, n_threads=1), Metrics())
     assert loaded.engine.scheduler.costs.decode.seconds(512) > 0
     loaded.close()
