@@ -51,7 +51,7 @@ class Folders:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m model_server.training.demo", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=55, help="training time")
+    parser.add_argument("--minutes", type=float, default=72, help="training time")
     parser.add_argument("--threads", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("model_server/demo"))
     parser.add_argument("--work", type=Path, default=Path("build/demo"), help="for checkpoints")
