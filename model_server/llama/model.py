@@ -39,13 +39,6 @@ class Model:
         """The context the model was trained for, in tokens."""
         return int(llama_cpp.llama_model_n_ctx_train(self.pointer))
 
-    @property
-    def description(self) -> str:
-        """Architecture, size and type in llama.cpp's words, e.g. `llama 7B Q8_0`."""
-        buffer = ctypes.create_string_buffer(256)
-        llama_cpp.llama_model_desc(self.pointer, buffer, len(buffer))
-        return buffer.value.decode(errors="replace")
-
     def _read_header(self, path: Path) -> None:
         if not path.is_file():
             raise ModelFileError(str(path), "no such file")

@@ -14,16 +14,11 @@ import pytest
 from model_server.protocol import Event, GenerateRequest
 from tests.api.scripted_server import ScriptedServer, accepted, done, token
 from tests.api.serving import listening
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 async def start(**environment: object) -> asyncio.subprocess.Process:

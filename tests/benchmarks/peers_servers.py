@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.benchmarks.peers_build import CACHE, ROOT
+from tests.ports import free_port
 
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 60.0
@@ -49,13 +49,6 @@ class Side:
     flags: str
     processes: tuple[Process, ...]
     metrics_url: str | None = None
-
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def ours(settings: Settings) -> Side:

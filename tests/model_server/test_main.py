@@ -17,6 +17,7 @@ from model_server.__main__ import listen, read_settings
 from model_server.config import Settings
 from model_server.errors import SettingError
 from tests.model_server.llama.test_model import with_block_count
+from tests.ports import free_port
 
 
 def command(**settings: object) -> tuple[list[str], dict[str, str]]:
@@ -35,12 +36,6 @@ def refused(**settings: object) -> str:
     assert ended.stdout == ""
     assert "Traceback" not in ended.stderr
     return ended.stderr.splitlines()[-1]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
