@@ -25,6 +25,7 @@ from tests.e2e.service import Service, serve
 
 PROMPT_TOKENS = 1_500
 WINDOW_MS = 100.0
+TIMEOUT_S = 600
 
 
 async def token_times(
@@ -59,7 +60,7 @@ class Bench:
 
     async def gaps_under_prefill(self) -> list[float]:
         """Inter-token times of three streams while a 1,500-token prompt is computed."""
-        async with self.service.async_client() as client:
+        async with self.service.async_client(TIMEOUT_S) as client:
             times: list[list[float]] = [[] for _ in range(3)]
 
             async def stream(mine: list[float]) -> None:
@@ -83,7 +84,7 @@ class Bench:
     async def freed_after(self, num_prompt: int) -> float:
         """Milliseconds from a client's leaving to its slot being free."""
         await self.wait_running(0)
-        async with self.service.async_client() as client:
+        async with self.service.async_client(TIMEOUT_S) as client:
             task = asyncio.create_task(
                 client.post("/v1/completions", json=self.body(num_prompt, 500))
             )
@@ -96,7 +97,7 @@ class Bench:
 
     async def first_token_of_a_fifth(self) -> float:
         """Milliseconds to the first token of a short request beside four long streams."""
-        async with self.service.async_client() as client:
+        async with self.service.async_client(TIMEOUT_S) as client:
             tasks = []
             for _ in range(4):  # each leaves alone, so that four batches are on their way
                 tasks.append(
@@ -147,7 +148,11 @@ def main() -> None:
     shape = replace(twin.VICUNA_7B, num_layers=args.layers)
     with tempfile.TemporaryDirectory() as folder:
         model = twin.write(Path(folder) / "twin.gguf", shape=shape, file_type=args.type)
-        settings = {"n_threads": args.threads, "kv_cache_tokens": 8_192}
+        settings = {
+            "n_threads": args.threads,
+            "kv_cache_tokens": 8_192,
+            "omp_wait_policy": "active",
+        }
         with serve(model, Path(folder), **settings) as service:
             bench = Bench(service, shape)
             rows = asyncio.run(measure(bench, args.rounds))
