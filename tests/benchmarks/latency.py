@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator
@@ -139,6 +141,8 @@ async def measure(bench: Bench, rounds: int) -> list[tuple[str, float, float]]:
 
 
 def main() -> None:
+    # Asked to end, leave through the `with` blocks: they end the servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--type", default="Q4_0")
