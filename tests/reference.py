@@ -11,6 +11,8 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from model_server.llama import backend
+
 FLASH_OFF, FLASH_ON = 0, 1
 TYPE_BF16 = 30  # ggml.h; the bindings do not name it
 
@@ -19,8 +21,7 @@ class Reference:
     """A loaded model. Each call of `logits` decodes in a fresh context, F32 KV unless told."""
 
     def __init__(self, path: Path, num_threads: int = 1) -> None:
-        _silence()
-        llama_cpp.llama_backend_init()
+        backend.init()  # one log callback for the process: another would hide errors from it
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 0
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
@@ -95,12 +96,3 @@ def _decode(
     vocab = llama_cpp.llama_model_get_vocab(llama_cpp.llama_get_model(context))
     size = llama_cpp.llama_vocab_n_tokens(vocab) * (stop - start)
     return np.array(np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), (size,)))
-
-
-@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-def _ignore(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
-    """Drop a log line."""
-
-
-def _silence() -> None:
-    llama_cpp.llama_log_set(_ignore, ctypes.c_void_p(0))
