@@ -43,13 +43,13 @@ class Settings(BaseSettings):
     )
     kv_cache_type: KvCacheType = Field("f16", description="f32, f16, bf16 or q8_0.")
     flash_attention: FlashAttention = Field(
-        "auto", description="on, off, or auto: on for GPUs, off for CPUs (faster there)."
+        "auto", description="on, off, or auto: on wherever llama.cpp can."
     )
     exact: bool = Field(
         False, description="Same text alone, in a batch, after a restart or resume (Q8_0, CPU)."
     )
     max_step_ms: int = Field(
-        0, ge=0, description="Longest step that prefill may cause; 0: 8 plain steps, at least 50."
+        0, ge=0, description="Longest step that prefill may cause; 0: 64 rows of it, at least 50."
     )
     model_server_host: str = Field("127.0.0.1", description="Address to listen on.")
     model_server_port: int = Field(8001, ge=0, le=65535, description="Port to listen on.")

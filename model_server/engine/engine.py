@@ -126,7 +126,7 @@ class Engine:
         plan = self.scheduler.schedule()
         self._note_admissions(plan)
         try:
-            results = self._runner.run(plan, self.scheduler.kv.num_used)
+            results = self._runner.run(plan)
         except EngineError as error:
             self._fail_all(error)
             return

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from collections.abc import Sequence as Seq
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_server.engine.kv import Clear, Copy, KvOp, Remove
-from model_server.engine.scheduler import Chunk, Plan
+from model_server.engine.scheduler import Plan
 from model_server.engine.sequence import Accepted, Sequence
 from model_server.errors import GrammarTooSlow, NoTokenAllowed
 from model_server.llama.batch import Batch
@@ -39,12 +38,12 @@ class Runner:
         self._batch = Batch(MAX_BATCH_ROWS)
         self._scratch = Candidates(vocab.size)
 
-    def run(self, plan: Plan, num_cells: int) -> list[Accepted]:
-        """One step. `num_cells`: KV cells in use, for the cost curves. Raises EngineError."""
+    def run(self, plan: Plan) -> list[Accepted]:
+        """One step. Raises EngineError."""
         self.decode_s = 0.0
         self.apply(plan.ops)
-        self._prefill(plan.prefill, num_cells)
-        logits = self._decode(plan.decode, num_cells)
+        self._prefill(plan)
+        logits = self._decode(plan)
         return [self._verify(s, row) for s, row in zip(plan.decode, logits, strict=True)]
 
     def apply(self, ops: Iterable[KvOp]) -> None:
@@ -58,23 +57,23 @@ class Runner:
                 case Clear():
                     self.context.clear()
 
-    def _prefill(self, chunks: Seq[Chunk], num_cells: int) -> None:
+    def _prefill(self, plan: Plan) -> None:
         self._batch.clear()
-        for chunk in chunks:
+        for chunk in plan.prefill:
             tokens = chunk.sequence.tokens[chunk.start : chunk.end]
             self._batch.add_span(tokens, chunk.start, chunk.sequence.seq)
-        self._timed_decode(self._costs.prefill, num_cells)
+        self._timed_decode(self._costs.prefill, plan.prefill_kv_length)
 
-    def _decode(self, sequences: Seq[Sequence], num_cells: int) -> NDArray[np.float32]:
+    def _decode(self, plan: Plan) -> NDArray[np.float32]:
         """Logits after each sequence's last token, (num_sequences, vocabulary)."""
         self._batch.clear()
-        for sequence in sequences:
+        for sequence in plan.decode:
             last = len(sequence.tokens) - 1
             self._batch.add(sequence.tokens[last], last, [sequence.seq], output=True)
-        self._timed_decode(self._costs.decode, num_cells)
-        return self.context.logits(len(sequences))
+        self._timed_decode(self._costs.decode, plan.decode_kv_length)
+        return self.context.logits(len(plan.decode))
 
-    def _timed_decode(self, cost: CostCurve, num_cells: int) -> None:
+    def _timed_decode(self, cost: CostCurve, kv_length: float) -> None:
         num_rows = self._batch.num_rows
         if not num_rows:
             return
@@ -83,7 +82,7 @@ class Runner:
         self.context.synchronize()
         seconds = time.perf_counter() - started
         self.decode_s += seconds
-        cost.observe(num_rows, num_cells, seconds)
+        cost.observe(num_rows, kv_length, seconds)
 
     def _verify(self, sequence: Sequence, logits: NDArray[np.float32]) -> Accepted:
         position = sequence.num_answered

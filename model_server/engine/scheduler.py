@@ -49,6 +49,17 @@ class Plan:
         """Rows of the first decode."""
         return sum(chunk.end - chunk.start for chunk in self.prefill)
 
+    @property
+    def prefill_kv_length(self) -> float:
+        """Positions that a prefill row attends to, in the mean."""
+        seen = sum((chunk.end - chunk.start) * (chunk.start + chunk.end) for chunk in self.prefill)
+        return seen / 2 / max(self.num_prefill_rows, 1)
+
+    @property
+    def decode_kv_length(self) -> float:
+        """Positions that a decode row attends to, in the mean."""
+        return kv_length(self.decode)
+
 
 class Scheduler:
     """Owns the waiting and the running requests."""
@@ -142,9 +153,7 @@ class Scheduler:
         )
 
     def _fill(self, ops: list[KvOp]) -> Plan:
-        ready = sum(s.num_pending == 1 for s in self.running)
-        pending = sum(s.num_pending - 1 for s in self.running)
-        num_rows = self._prefill_rows(ready, pending)
+        num_rows = self._prefill_rows()
         chunks = []
         for sequence in self.running:
             take = min(sequence.num_pending - 1, num_rows)
@@ -156,13 +165,15 @@ class Scheduler:
         decode = [s for s in self.running if ends.get(s, s.num_computed) == len(s.tokens) - 1]
         return Plan(ops, chunks, decode)
 
-    def _prefill_rows(self, num_ready: int, num_pending: int) -> int:
-        if not num_pending:
+    def _prefill_rows(self) -> int:
+        unready = [s for s in self.running if s.num_pending > 1]
+        if not unready:
             return 0
-        decode_s = self.costs.decode.seconds(num_ready, self.kv.num_used)
-        most = min(num_pending, self.limits.max_rows)
+        ready = [s for s in self.running if s.num_pending == 1]
+        decode_s = self.costs.decode.seconds(len(ready), kv_length(ready))
+        most = min(sum(s.num_pending - 1 for s in unready), self.limits.max_rows)
         return self.costs.prefill.best_rows(
-            most, self.limits.max_step_s, decode_s, self.kv.num_used
+            most, self.limits.max_step_s, decode_s, unready[0].num_computed
         )
 
     def _preempt_youngest(self, ops: list[KvOp]) -> None:
@@ -188,6 +199,11 @@ class Scheduler:
     def _computed(self, sequence: Sequence, end: int) -> None:
         self.kv.extend(sequence.seq, sequence.tokens[sequence.num_computed : end])
         sequence.num_computed = end
+
+
+def kv_length(sequences: list[Sequence]) -> float:
+    """Positions that the next row of each sequence attends to, in the mean."""
+    return sum(len(s.tokens) for s in sequences) / max(len(sequences), 1)
 
 
 def _order(sequence: Sequence) -> int:

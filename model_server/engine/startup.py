@@ -18,12 +18,14 @@ from model_server.errors import SettingError
 from model_server.llama import backend
 from model_server.llama.context import MAX_BATCH_ROWS, MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model, Progress
-from model_server.medusa.cost import CostCurve, Costs
+from model_server.medusa.cost import TILE_ROWS, CostCurve, Costs
 from model_server.metrics import Metrics
 from model_server.protocol import Info
 
 _DEFAULT_CONTEXT = 4_096
-_MIN_STEP_MS, _PLAIN_STEPS = 50.0, 8
+_MIN_STEP_MS = 50.0
+_AT_LENGTH = 1.5  # what a row costs in a long context, against one at its start
+_STREAMS_BESIDE = 4
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def load(
     if settings.exact:
         prober.check_exact()
     costs = Costs(*(CostCurve(prober.measure(output=output)) for output in (False, True)))
-    max_step_s = (settings.max_step_ms or _default_step_ms(costs.decode)) / 1_000
+    max_step_s = (settings.max_step_ms or _default_step_ms(costs)) / 1_000
     name = settings.model_name or model.name
     template = choose_template(
         model.chat_template, settings.chat_template, f"{name} {model.name} {model.path.stem}"
@@ -94,8 +96,6 @@ def context_options(settings: Settings, context_size: int) -> ContextOptions:
         problem = f"{num_cells} is less than the context of {context_size} tokens"
         raise SettingError("KV_CACHE_TOKENS", problem)
     flash = settings.flash_attention
-    if flash == "auto" and not backend.has_gpu():
-        flash = "off"
     kv_type_k = kv_type_v = settings.kv_cache_type
     if settings.exact:
         flash, kv_type_k, kv_type_v = "on", "f16", "bf16"
@@ -119,5 +119,7 @@ def _context_size(settings: Settings, model: Model) -> int:
     return wanted
 
 
-def _default_step_ms(cost: CostCurve) -> float:
-    return max(_MIN_STEP_MS, _PLAIN_STEPS * cost.seconds(1) * 1_000)
+def _default_step_ms(costs: Costs) -> float:
+    """Room for a tile of prefill rows beside a few streams: smaller chunks waste half the time."""
+    step_s = costs.prefill.seconds(TILE_ROWS) + costs.decode.seconds(_STREAMS_BESIDE)
+    return max(_MIN_STEP_MS, 1_000 * _AT_LENGTH * step_s)

@@ -1,4 +1,4 @@
-"""The cost curve: how long a decode of n rows takes, at a given length of the KV cache.
+"""The cost curve: how long a decode of n rows takes, over KV of a given length.
 
 Measured at start and kept current while serving. The scheduler asks it how many prompt rows fit a
 step; the draft tree will ask it how many nodes pay.
@@ -13,49 +13,56 @@ from dataclasses import dataclass
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
-_KV_BUCKET = 1_024
+# llama.cpp's flash attention takes so many rows and more in tiles on CPUs. At length such a row
+# costs half of a lone one: the two prices say nothing about each other.
+TILE_ROWS = 64
+
+_KV_BUCKET = 512
 _LEARNING_RATE = 0.1
 _FIRST_LEARNING_RATE = 0.5  # of a KV bucket that was never seen
 _LARGEST_SURPRISE = 4.0  # one stall of the machine must not look like a new price
 _SETTLED = 30  # decodes of a bucket, after which surprises are the row count's
-_AS_GOOD = 0.99
+_AS_GOOD = 0.9  # few large steps are preferred to many small ones
 
 
 class CostCurve:
-    """Seconds for a decode, over rows (interpolated) and KV cells in use (in buckets)."""
+    """Seconds for a decode, over rows (interpolated) and KV length (in buckets).
+
+    The KV length is the number of positions that a row attends to, in the mean over rows.
+    """
 
     def __init__(self, measured: Mapping[int, float]) -> None:
         """`measured`: seconds by row count, with one row among them."""
         self._points: dict[int, float] = {}
         for rows in sorted(measured):  # noise must not make more rows cheaper
             self._points[rows] = max(measured[rows], *self._points.values(), 0.0)
-        self._scale: dict[int, float] = {}
-        self._num_seen: Counter[int] = Counter()
+        self._scale: dict[tuple[bool, int], float] = {}
+        self._num_seen: Counter[tuple[bool, int]] = Counter()
 
-    def seconds(self, num_rows: int, num_cells: int = 0) -> float:
+    def seconds(self, num_rows: int, kv_length: float = 0.0) -> float:
         """Predicted time of one decode; 0 for no rows."""
-        return self._base(num_rows) * self._scale_at(num_cells) if num_rows else 0.0
+        return self._base(num_rows) * self._scale_at(num_rows, kv_length) if num_rows else 0.0
 
-    def observe(self, num_rows: int, num_cells: int, seconds: float) -> None:
+    def observe(self, num_rows: int, kv_length: float, seconds: float) -> None:
         """Learn from a decode that was just done: the price of its KV length and of its rows."""
-        ratio = seconds / self.seconds(num_rows, num_cells)
+        ratio = seconds / self.seconds(num_rows, kv_length)
         ratio = min(max(ratio, 1 / _LARGEST_SURPRISE), _LARGEST_SURPRISE)
-        bucket = num_cells // _KV_BUCKET
+        bucket = _bucket(num_rows, kv_length)
         rate = _LEARNING_RATE if self._num_seen[bucket] else _FIRST_LEARNING_RATE
         if num_rows in ROWS and self._num_seen[bucket] >= _SETTLED:
             self._points[num_rows] = self._base(num_rows) * ratio**_LEARNING_RATE
-        self._scale[bucket] = self._scale_at(num_cells) * ratio**rate
+        self._scale[bucket] = self._scale_at(num_rows, kv_length) * ratio**rate
         self._num_seen[bucket] += 1
 
     def best_rows(
-        self, max_rows: int, max_step_s: float, beside_s: float = 0.0, num_cells: int = 0
+        self, max_rows: int, max_step_s: float, beside_s: float = 0.0, kv_length: float = 0.0
     ) -> int:
         """Rows (1..max_rows) that give the most rows a second in a step of at most `max_step_s`.
 
-        `beside_s`: what else the step computes. Of equally good choices the largest; at least 1.
+        `beside_s`: what else the step computes. Of nearly equal choices the largest; at least 1.
         """
         choices = [rows for rows in ROWS if rows < max_rows] + [max_rows]
-        steps = {rows: beside_s + self.seconds(rows, num_cells) for rows in choices}
+        steps = {rows: beside_s + self.seconds(rows, kv_length) for rows in choices}
         rates = {rows: rows / step for rows, step in steps.items() if step <= max_step_s}
         best = max(rates.values(), default=0.0)
         return max((rows for rows, rate in rates.items() if rate >= _AS_GOOD * best), default=1)
@@ -72,10 +79,15 @@ class CostCurve:
         share = (num_rows - below) / (above - below)
         return self._points[below] + share * (self._points[above] - self._points[below])
 
-    def _scale_at(self, num_cells: int) -> float:
+    def _scale_at(self, num_rows: int, kv_length: float) -> float:
         """The bucket's own scale, or that of the nearest known one below it."""
-        known = [b for b in self._scale if b <= num_cells // _KV_BUCKET]
+        tiled, bucket = _bucket(num_rows, kv_length)
+        known = [key for key in self._scale if key[0] == tiled and key[1] <= bucket]
         return self._scale[max(known)] if known else 1.0
+
+
+def _bucket(num_rows: int, kv_length: float) -> tuple[bool, int]:
+    return num_rows >= TILE_ROWS, int(kv_length) // _KV_BUCKET
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,14 @@ def test_prompt_rows_fill_the_step_and_the_last_token_is_decoded(
     assert (plans[0].prefill[0].start, plans[1].prefill[0].start) == (0, 16)
 
 
+def test_a_plan_knows_how_many_positions_its_rows_attend_to(make_sequence: MakeSequence) -> None:
+    made = scheduler()
+    made.add(make_sequence(unlike(0, 49)))
+    plans = [step(made) for _ in range(3)]
+    assert [plan.prefill_kv_length for plan in plans] == [8, 24, 40]
+    assert [plan.decode_kv_length for plan in plans] == [0, 0, 50]  # the answer's first token too
+
+
 def test_running_requests_decode_beside_a_long_prompt(make_sequence: MakeSequence) -> None:
     made = scheduler()
     first, long = make_sequence(unlike(0, 5), order=1), make_sequence(unlike(1, 100), order=2)

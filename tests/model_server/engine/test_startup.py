@@ -68,18 +68,14 @@ def test_exact_mode_fixes_the_numeric_mode(random_q8_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "gpu", "flash"),
+    ("fields", "flash"),
     [
-        ({}, False, "off"),
-        ({}, True, "auto"),
-        ({"flash_attention": "on"}, False, "on"),
-        ({"exact": True, "flash_attention": "off"}, False, "on"),
+        ({}, "auto"),
+        ({"flash_attention": "off"}, "off"),
+        ({"exact": True, "flash_attention": "off"}, "on"),
     ],
 )
-def test_flash_attention_is_off_on_cpus_unless_wanted(
-    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], gpu: bool, flash: str
-) -> None:
-    monkeypatch.setattr(backend, "has_gpu", lambda: gpu)
+def test_exact_decides_about_flash_attention(fields: dict[str, Any], flash: str) -> None:
     assert context_options(Settings(**fields), 100).flash_attention == flash
 
 

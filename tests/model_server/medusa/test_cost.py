@@ -4,12 +4,12 @@ import pytest
 
 from model_server.medusa.cost import CostCurve
 
-MEASURED = {1: 1.0, 2: 1.8, 4: 1.8, 8: 3.7, 16: 4.8, 32: 8.0}
+MEASURED = {1: 1.0, 2: 1.8, 4: 1.8, 8: 4.2, 16: 4.8, 32: 8.0}
 
 
 @pytest.mark.parametrize(
     ("rows", "seconds"),
-    [(0, 0), (1, 1), (2, 1.8), (3, 1.8), (6, 2.75), (32, 8), (64, 16), (512, 128)],
+    [(0, 0), (1, 1), (2, 1.8), (3, 1.8), (6, 3.0), (32, 8), (64, 16), (512, 128)],
 )
 def test_seconds_are_interpolated_and_go_on_at_the_last_rate(rows: int, seconds: float) -> None:
     assert CostCurve(MEASURED).seconds(rows) == pytest.approx(seconds)
@@ -29,7 +29,7 @@ def test_one_measured_point_is_enough() -> None:
     [
         (32, 100, 32),
         (32, 4.8, 16),
-        (32, 4.7, 4),  # 4 rows in 1.8 s are a better rate than 8 in 3.7
+        (32, 4.7, 4),  # 4 rows in 1.8 s are a better rate than 8 in 4.2
         (3, 100, 3),
         (2, 1.0, 1),
         (32, 0.1, 1),  # always one: a prompt must get on
@@ -45,10 +45,10 @@ def test_best_rows_are_the_best_rate_within_the_budget(
 
 
 def test_what_a_step_computes_beside_them_makes_more_rows_pay() -> None:
-    curve = CostCurve({1: 1.0, 4: 1.8, 8: 3.7, 16: 7.4})
+    curve = CostCurve({1: 1.0, 4: 1.8, 8: 4.2, 16: 8.4})
     assert curve.best_rows(16, 9.0) == 4
     assert curve.best_rows(16, 19.0, beside_s=10.0) == 16
-    assert curve.best_rows(16, 14.0, beside_s=10.0) == 8
+    assert curve.best_rows(16, 14.5, beside_s=10.0) == 8
 
 
 def test_what_is_observed_raises_the_price_of_that_length_and_longer() -> None:
@@ -58,6 +58,26 @@ def test_what_is_observed_raises_the_price_of_that_length_and_longer() -> None:
     assert curve.seconds(1, 2_000) == pytest.approx(2, rel=0.01)
     assert curve.seconds(4, 5_000) == pytest.approx(3.6, rel=0.02)
     assert curve.seconds(1, 100) == pytest.approx(1, rel=0.02)
+
+
+def test_nearly_equal_rates_give_the_largest_step() -> None:
+    curve = CostCurve({1: 1.0, 16: 4.8, 32: 10.5, 64: 20.0, 128: 39.0})
+    assert curve.best_rows(500, 1_000.0) == 500
+    assert curve.best_rows(500, 25.0) == 64
+    assert curve.best_rows(500, 12.0) == 32
+
+
+def test_tiled_rows_and_lone_ones_have_prices_of_their_own() -> None:
+    """At length 32 rows cost as much as 64: then it is 64, or few."""
+    curve = CostCurve({rows: rows / 10 for rows in (1, 2, 4, 8, 16, 32, 64, 128)})
+    for _ in range(50):
+        curve.observe(32, 1_500, 7.0)
+        curve.observe(64, 1_500, 7.0)
+    assert curve.seconds(64, 1_500) == pytest.approx(7, rel=0.02)
+    assert curve.seconds(16, 1_500) == pytest.approx(3.5, rel=0.05)
+    assert curve.best_rows(500, 8.0, kv_length=1_500) == 64
+    assert curve.best_rows(500, 4.0, kv_length=1_500) == 16
+    assert curve.best_rows(500, 8.0) == 64
 
 
 def test_a_price_measured_wrong_at_start_is_learned_while_serving() -> None:
