@@ -72,6 +72,19 @@ class Sampling(Wire):
         return self
 
 
+class Speculation(Wire):
+    """How a request may be drafted ahead. It never changes the text unless acceptance is typical.
+
+    auto: rows by what pays; off: plain decoding; chain: best candidates only; tree: never plain.
+    """
+
+    mode: Literal["auto", "off", "chain", "tree"] = "auto"
+    acceptance: Literal["exact", "typical"] = Field(
+        "exact", description="typical: lossy (Medusa paper, 2.3.1); drafts need only be plausible."
+    )
+    max_tokens_per_step: int = Field(0, ge=0, description="Drafts and one; 0: no limit of its own.")
+
+
 class Resume(Wire):
     """What an earlier attempt already delivered: the next one starts behind it."""
 
@@ -92,6 +105,7 @@ class GenerateRequest(Wire):
     stop: list[Text] = Field(default_factory=list, max_length=MAX_STOP_STRINGS)
     stop_tokens: list[int] = Field(default_factory=list, max_length=MAX_STOP_STRINGS)
     ignore_eos: bool = False
+    speculation: Speculation = Field(default_factory=Speculation)
     logprobs: int | None = Field(
         None, ge=0, le=MAX_LOGPROBS, description="How many alternatives to report a token."
     )
@@ -162,6 +176,18 @@ class Timings(Wire):
     decode_s: float = 0.0
 
 
+class SpeculationStats(Wire):
+    """What drafting did for one request. Names are those of vLLM's metrics.speculative_decoding."""
+
+    mean_acceptance_length: float = Field(description="Tokens a step, the sampled one included.")
+    draft_acceptance_rate: float = Field(description="Accepted draft tokens of those drafted.")
+    acceptance_histogram: list[int] = Field(description="[j]: steps that accepted j draft tokens.")
+    num_accepted_tokens_per_pos: list[int] = Field(description="[j]: steps that accepted draft j.")
+    num_spec_steps: int
+    num_draft_tokens: int
+    num_accepted_draft_tokens: int
+
+
 class Done(Wire):
     """The last event of a request that went well."""
 
@@ -173,6 +199,7 @@ class Done(Wire):
     cached_tokens: int = 0
     completion_tokens: int
     timings: Timings = Field(default_factory=Timings)
+    speculation: SpeculationStats | None = Field(None, description="None: nothing was drafted.")
 
 
 class Failed(Wire):
@@ -207,3 +234,5 @@ class Info(Wire):
     exact: bool
     max_step_ms: float
     heads: int = Field(0, description="Medusa heads loaded.")
+    medusa_mode: Literal["auto", "off", "chain", "tree"] = "auto"
+    warnings: list[str] = Field(default_factory=list, description="What an operator should see.")
