@@ -125,6 +125,12 @@ def write(path: Path, shape: Shape, file_type: str, tensors: Iterable[Tensor]) -
     writer = gguf.GGUFWriter(path, "llama")
     _add_metadata(writer, shape, file_type)
     _add_tokenizer(writer, shape.vocab_size)
+    write_tensors(writer, tensors)
+    return path
+
+
+def write_tensors(writer: gguf.GGUFWriter, tensors: Iterable[Tensor]) -> None:
+    """Write header and metadata, then the tensors one by one, and close the file."""
     tensors = list(tensors)
     for tensor in tensors:
         writer.add_tensor_info(
@@ -141,7 +147,6 @@ def write(path: Path, shape: Shape, file_type: str, tensors: Iterable[Tensor]) -
             rows.tofile(out)
     writer.write_padding(out, out.tell())
     writer.close()
-    return path
 
 
 def _add_metadata(writer: gguf.GGUFWriter, shape: Shape, file_type: str) -> None:

@@ -59,7 +59,8 @@ def load(
     prober = Prober(context, model.vocab.size)
     if settings.exact:
         prober.check_exact()
-    costs = Costs(*(CostCurve(prober.measure(output=output)) for output in (False, True)))
+    prefill, decode = (CostCurve(prober.measure(output=output)) for output in (False, True))
+    costs = Costs(prefill, decode)
     max_step_s = (settings.max_step_ms or _default_step_ms(costs)) / 1_000
     name = settings.model_name or model.name
     template = choose_template(

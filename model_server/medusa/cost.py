@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -90,9 +90,28 @@ def _bucket(num_rows: int, kv_length: float) -> tuple[bool, int]:
     return num_rows >= TILE_ROWS, int(kv_length) // _KV_BUCKET
 
 
+class HeadCosts:
+    """Seconds to run the first n heads on so many rows, measured at start and kept current."""
+
+    def __init__(self, measured: Mapping[int, Mapping[int, float]]) -> None:
+        """`measured`: seconds by number of heads, then by rows, as for CostCurve."""
+        self._curves = {heads: CostCurve(by_rows) for heads, by_rows in measured.items()}
+
+    def seconds(self, num_heads: int, num_rows: int) -> float:
+        """Predicted time of one call; 0 where nothing was measured."""
+        curve = self._curves.get(num_heads)
+        return curve.seconds(num_rows) if curve else 0.0
+
+    def observe(self, num_heads: int, num_rows: int, seconds: float) -> None:
+        """Learn from a call that was just done."""
+        if curve := self._curves.get(num_heads):
+            curve.observe(num_rows, 0, seconds)
+
+
 @dataclass(frozen=True)
 class Costs:
     """A curve for prompt rows, which skip the output matrix, and one for rows with logits."""
 
     prefill: CostCurve
     decode: CostCurve
+    heads: HeadCosts = field(default_factory=lambda: HeadCosts({}))

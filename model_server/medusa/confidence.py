@@ -1,0 +1,116 @@
+"""How sure a draft is: heads' confidences and lookup matches turned into measured probabilities.
+
+A head's softmax says how sure it is, not how often it is right. Candidates are put into bins by
+their log probability, and each bin knows what share of its candidates turned out right; the same
+for copied runs, by the length of their match. Both start from a prior and follow what is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.medusa.lookup import MAX_DRAFT, MAX_MATCH
+
+NUM_BINS, BIN_WIDTH = 24, 0.5  # in nats, from log probability 0 downwards
+
+_PRIOR_COUNT = 4.0
+_MEMORY = 400.0  # observations after which an old one counts half as much as a new one, about
+_COPY_PRIOR_SHORT, _COPY_PRIOR_LONG = 0.2, 0.8
+
+
+class _Shares:
+    """Shares of hits by key, with a prior and a fading memory."""
+
+    def __init__(self, share: NDArray[np.float64], count: NDArray[np.float64]) -> None:
+        self._count = np.minimum(count + _PRIOR_COUNT, _MEMORY)
+        self._hits = share * self._count
+        self.share = self._hits / self._count
+
+    def observe(self, key: tuple[int, ...], hit: bool) -> None:
+        if self._count[key] >= _MEMORY:
+            self._count[key] *= 1 - 1 / _MEMORY
+            self._hits[key] *= 1 - 1 / _MEMORY
+        self._count[key] += 1
+        self._hits[key] += hit
+        self.share[key] = self._hits[key] / self._count[key]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the heads proposed behind one token: (heads, k) ids and log probabilities, best first.
+
+    `position`: index in the request's tokens of the token that head 0 proposes.
+    """
+
+    ids: NDArray[np.int32]
+    log_probs: NDArray[np.float32]
+    position: int
+
+
+class HeadConfidence:
+    """Calibrated probabilities of the heads' candidates, kept current while serving.
+
+    They are conditional: head i is scored only where all heads before it were right.
+    """
+
+    def __init__(
+        self, num_heads: int, table: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+    ) -> None:
+        """`table`: (heads, bins) shares and how many observations they rest on, from the file."""
+        middle = np.exp(-BIN_WIDTH * (np.arange(NUM_BINS) + 0.5))
+        share = np.tile(middle, (num_heads, 1)).astype(np.float64)
+        count = np.zeros_like(share)
+        if table is not None:
+            count = table[1].astype(np.float64)
+            share = (table[0] * count + share * _PRIOR_COUNT) / (count + _PRIOR_COUNT)
+        self.num_heads = num_heads
+        self._shares = _Shares(share, count)
+        self._heads = np.arange(num_heads)[:, None]
+        self.num_scored = np.zeros(num_heads, np.int64)
+        self.num_right = np.zeros(num_heads, np.int64)
+
+    def probabilities(self, log_probs: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(..., heads, k) head log probabilities to the same shape of calibrated ones."""
+        heads = self._heads[: log_probs.shape[-2]]
+        return np.asarray(self._shares.share[heads, _bins(log_probs)])
+
+    def observe(self, proposal: Proposal, actual: Sequence[int]) -> int:
+        """Score a proposal against the tokens that came; how many heads in a row were right."""
+        bins = _bins(proposal.log_probs)
+        for head, (token, ids) in enumerate(zip(actual, proposal.ids, strict=False)):
+            hits = ids == token
+            for bin_, hit in zip(bins[head].tolist(), hits.tolist(), strict=True):
+                self._shares.observe((head, bin_), hit)
+            self.num_scored[head] += 1
+            if not hits.any():
+                return head
+            self.num_right[head] += 1
+        return min(len(actual), len(proposal.ids))
+
+
+def _bins(log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
+    return np.asarray(np.clip(log_probs / -BIN_WIDTH, 0, NUM_BINS - 1), np.int64)
+
+
+class CopyConfidence:
+    """Probability that a copied token is right, by how many tokens before it match."""
+
+    def __init__(self) -> None:
+        lengths = np.arange(MAX_MATCH + MAX_DRAFT + 1)
+        share = np.interp(lengths, [2, 8], [_COPY_PRIOR_SHORT, _COPY_PRIOR_LONG])
+        self._shares = _Shares(share, np.zeros(len(lengths)))
+
+    def probability(self, num_matched: int) -> float:
+        """Of the token behind so many matching ones."""
+        return float(self._shares.share[num_matched])
+
+    def observe(self, copied: Sequence[int], num_matched: int, actual: Sequence[int]) -> None:
+        """Score a copied run against the tokens that came: each right one makes a longer match."""
+        for offset, (draft, token) in enumerate(zip(copied, actual, strict=False)):
+            self._shares.observe((num_matched + offset,), draft == token)
+            if draft != token:
+                return

@@ -1,0 +1,63 @@
+"""Walk a draft tree with the target model's own tokens. Pure: sampling is handed in.
+
+Every sampled token is emitted; while the tree holds it, the walk goes on behind it. So what comes
+out is what plain decoding would have drawn, whatever was drafted. Typical acceptance (Cai et al.,
+Medusa, 2024, 2.3.1) is the lossy alternative: a draft need only be plausible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.medusa.tree import DraftTree
+
+TYPICAL_EPSILON, TYPICAL_DELTA = 0.09, 0.3
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Tokens in order, and the nodes they were sampled behind: the root, then accepted drafts."""
+
+    tokens: list[int]
+    nodes: list[int]
+
+    @property
+    def num_accepted(self) -> int:
+        """Draft tokens that the target confirmed."""
+        return len(self.nodes) - 1
+
+
+def walk(tree: DraftTree, sample: Callable[[int], int], emit: Callable[[int], bool]) -> Walk:
+    """`sample(node)` draws the token behind a node; `emit(token)` says whether the answer goes on.
+
+    A typical `sample` may give a child's token instead of a drawn one.
+    """
+    tokens: list[int] = []
+    nodes: list[int] = []
+    node: int | None = 0
+    while node is not None:
+        nodes.append(node)
+        token = sample(node)
+        tokens.append(token)
+        node = tree.child(node, token) if emit(token) else None
+    return Walk(tokens, nodes)
+
+
+def typical_token(
+    probabilities: NDArray[np.float64], ids: NDArray[np.int32], drafts: Sequence[int]
+) -> int | None:
+    """The first draft that is plausible: p > min(epsilon, delta * exp(-entropy)).
+
+    `probabilities` of `ids` sum to 1: the target's distribution after filters and temperature.
+    """
+    positive = probabilities[probabilities > 0]
+    entropy = -float((positive * np.log(positive)).sum())
+    threshold = min(TYPICAL_EPSILON, TYPICAL_DELTA * np.exp(-entropy))
+    for draft in drafts:
+        if probabilities[ids == draft].sum() > threshold:
+            return draft
+    return None
