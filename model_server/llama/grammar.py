@@ -11,6 +11,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import NoReturn
 
 from model_server.errors import GrammarRefused
@@ -107,7 +108,7 @@ class _Reader:
             self._groups.append(_Group(self._named(token[:-3].strip())))
         elif kind == "open":
             if len(self._groups) > _MAX_NESTING:
-                _refuse(f"brackets nest more than {_MAX_NESTING} deep")
+                _refuse(f"brackets nest {self._depth()} deep, at most {_MAX_NESTING}")
             self._groups.append(_Group(self._new_rule()))
         elif kind == "close":
             if len(self._groups) == 1:
@@ -122,6 +123,10 @@ class _Reader:
         else:
             self._count(len(token))
             self._groups[-1].add(*self._elements(kind, token))
+
+    def _depth(self) -> int:
+        steps = {"open": 1, "close": -1}
+        return max(accumulate(steps.get(kind, 0) for kind, _ in self._tokens()))
 
     def _elements(self, kind: str, token: str) -> list[int]:
         if kind == "name":

@@ -132,6 +132,12 @@ class Bench:
             await asyncio.gather(*tasks, return_exceptions=True)
         return fifth, alone + 2 * step
 
+    async def lone_wait(self) -> float:
+        """Milliseconds that the gateway held a request back for others to join it."""
+        async with self.service.async_client(TIMEOUT_S) as client:
+            answer = await client.post("/v1/completions", json=self.body(8, 1))
+        return float(answer.headers["x-batch-wait-ms"])
+
     async def wait_running(self, count: int) -> None:
         async with httpx.AsyncClient(trust_env=False) as client:
             while True:
@@ -150,12 +156,14 @@ async def measure(bench: Bench, rounds: int) -> list[tuple[str, float, float]]:
     prefill = max([await bench.freed_after(PROMPT_TOKENS) for _ in range(rounds)])
     fifths = [await bench.first_token_of_a_fifth() for _ in range(rounds)]
     fifth, fifth_bound = (statistics.median(values) for values in zip(*fifths, strict=True))
+    lone = max([await bench.lone_wait() for _ in range(10 * rounds)])
     return [
         (f"inter-token p99 of 3 streams under a {PROMPT_TOKENS}-token prefill", p99, 1.2 * step),
         ("their median", statistics.median(gaps), step),
         ("slot freed after a client left in decode, worst", decode, step + 50),
         ("slot freed after a client left in prefill, worst", prefill, step + 50),
         ("first token of a fifth request beside 4 streams, median", fifth, fifth_bound),
+        (f"wait of a lone request for others, worst of {10 * rounds}", lone, WINDOW_MS + 5),
     ]
 
 

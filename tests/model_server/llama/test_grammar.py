@@ -53,20 +53,22 @@ def _doubling(form: str, depth: int) -> str:
     return "\n".join(["root ::= r0", *rules, f'r{depth} ::= "a"'])
 
 
+TOO_DEEP = "1000 deep, at most 200"
+
 # The process dies or hangs if llama.cpp gets to see those marked (!).
 BAD = {
     "empty": ("", "no rule 'root'"),
     "no root": ('x ::= "a"', "no rule 'root'"),
     "missing rule": ("root ::= x", "no rule 'x'"),
     "100 KB": ('root ::= "a"' + " " * 100_000, "at most 65536"),
-    "nested 1,000 deep": ("root ::= " + "(" * 1_000 + '"a"' + ")" * 1_000, "200 deep"),
-    "nested behind a quote": ('root ::= "\\"" ' + "(" * 1_000 + '"a"' + ")" * 1_000, "200 deep"),
-    "nested behind a bracket": ("root ::= [\\]] " + "(" * 1_000 + '"a"' + ")" * 1_000, "200 deep"),
-    "nested behind a comment": ('root ::= # "\n' + "(" * 1_000 + '"a"' + ")" * 1_000, "200 deep"),
-    "nested around strings": ("root ::= " + '("(" ' * 1_000 + ")" * 1_000, "200 deep"),
-    "nested 30,000 deep (!)": ("root ::= " + "(" * 30_000, "200 deep"),
+    "nested 1,000 deep": ("root ::= " + "(" * 1_000 + '"a"' + ")" * 1_000, TOO_DEEP),
+    "nested behind a quote": ('root ::= "\\"" ' + "(" * 1_000 + '"a"' + ")" * 1_000, TOO_DEEP),
+    "nested behind a bracket": ("root ::= [\\]] " + "(" * 1_000 + '"a"' + ")" * 1_000, TOO_DEEP),
+    "nested behind a comment": ('root ::= # "\n' + "(" * 1_000 + '"a"' + ")" * 1_000, TOO_DEEP),
+    "nested around strings": ("root ::= " + '("(" ' * 1_000 + ")" * 1_000, TOO_DEEP),
+    "nested 30,000 deep (!)": ("root ::= " + "(" * 30_000, "30000 deep, at most 200"),
     "closed, then nested (!)": ('x ::= "a"\n' + ")" * 20_000 + "(" * 20_000, "out of place"),
-    "closed in a comment": ('x ::= "a" #' + ")" * 999 + "\nroot ::= " + "(" * 999, "200 deep"),
+    "closed in a comment": ('x ::= "a" #' + ")" * 999 + "\nroot ::= " + "(" * 999, "999 deep"),
     "closed once too often": ('root ::= "a")', "closed that was not opened"),
     "not closed": ('root ::= ("a"', "not closed"),
     "half a literal": ('root ::= "a', "line 1 can't be read"),
