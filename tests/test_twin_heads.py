@@ -239,7 +239,17 @@ def test_one_command_writes_the_twin_and_its_heads(tmp_path: Path) -> None:
     subprocess.run([*command, "--heads", str(heads), "--head-type", "Q4_0"], check=True)
     types = {t.name: t.tensor_type.name for t in gguf.GGUFReader(heads).tensors}
     assert types["head.4.output.weight"] == "Q4_0"
-    logits = head_logits(heads, 0, twin.TINY)
     known = twin_heads.candidates(np.arange(twin.TINY.vocab_size), twin.TINY, Options(NONE))
-    assert gguf.GGUFReader(base).tensors
-    assert logits.shape == (known.shape[0], twin.TINY.vocab_size)
+    np.testing.assert_array_equal(top_five(head_logits(heads, 4, twin.TINY)), known[:, 4])
+    layers = {t.name.split(".")[1] for t in gguf.GGUFReader(base).tensors if "blk." in t.name}
+    assert layers == {"0"}
+
+
+def test_command_refuses_a_bad_accuracy_before_it_writes(tmp_path: Path) -> None:
+    accuracy = tmp_path / "accuracy.json"
+    accuracy.write_text("[[0.5, 0.4, 0.6, 0.7, 0.8]]")
+    command = [sys.executable, "-m", "tests.twin", str(tmp_path / "twin.gguf")]
+    command += ["--heads", str(tmp_path / "heads.gguf"), "--accuracy", str(accuracy)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert "head 0 needs 5 rising shares within 0..1" in run.stderr
+    assert list(tmp_path.iterdir()) == [accuracy]

@@ -266,13 +266,13 @@ def main() -> None:
     heads.add_argument("--heads", type=Path, metavar="HEADS.gguf", help="write heads too")
     heads.add_argument("--head-type", choices=gguf_file.FILE_TYPES, default="Q8_0")
     heads.add_argument("--accuracy", default="published", help="published, 0, or a JSON file")
-    heads.add_argument("--spread", type=float, help="of accuracies between tokens, 0..1")
+    heads.add_argument("--spread", type=float, help="0..1, sure against unsure tokens (0.3)")
     args = parser.parse_args()
     shape = SHAPES[args.shape]
     shape = replace(shape, num_layers=args.layers or shape.num_layers)
-    write(args.out, shape=shape, file_type=args.type)
     if args.heads:
         _write_heads(args, shape)
+    write(args.out, shape=shape, file_type=args.type)
 
 
 def _write_heads(args: argparse.Namespace, shape: Shape) -> None:
