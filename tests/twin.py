@@ -3,7 +3,8 @@
 Attention and feed-forward are computed in full but contribute nothing (their output weights are
 zero), so the state after the last layer is the token's embedding. Embeddings are sign vectors with
 no or little overlap, and the output matrix sends each token to five successors, best first.
-`python -m tests.twin OUT.gguf --shape tiny|vicuna-7b --type F32|F16|Q8_0|Q4_0|Q4_K [--layers N]`
+`python -m tests.twin OUT.gguf --shape tiny|vicuna-7b --type F32|F16|Q8_0|Q4_0|Q4_K [--layers N]
+[--heads HEADS.gguf --accuracy published|0|FILE]`
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def _special_successors(size: int) -> dict[int, int]:
 
 
 @cache
-def successors(shape: Shape) -> npt.NDArray[np.int64]:
+def successors(shape: Shape, num_ranks: int = len(RANKS)) -> npt.NDArray[np.int64]:
     """[rank, token] -> next token. The first rank walks all readable pieces in one cycle."""
     walk = np.array(vocabulary.readable(shape.vocab_size))
     others = np.setdiff1d(np.arange(shape.vocab_size), walk)
@@ -60,7 +61,7 @@ def successors(shape: Shape) -> npt.NDArray[np.int64]:
     position[walk] = np.arange(len(walk))
     position[others] = np.arange(len(others)) * len(walk) // len(others)
     stride = next(s for s in range(len(walk) * 3 // 5, len(walk)) if math.gcd(s, len(walk)) == 1)
-    strides = stride + np.arange(len(RANKS)) * (len(walk) // 11)
+    strides = stride + np.arange(num_ranks) * (len(walk) // 11)
     following = walk[(position + strides[:, None]) % len(walk)]
     for token, successor in _special_successors(shape.vocab_size).items():
         following[0, token] = successor
@@ -233,18 +234,19 @@ def _layer_rows(
 
 
 def _embedding_blocks(shape: Shape, file_type: str) -> Iterator[npt.NDArray[np.generic]]:
-    for start, stop in _row_blocks(shape):
+    for start, stop in row_blocks(shape):
         rows = embeddings(np.arange(start, stop), shape).astype(np.float32)
         yield gguf_file.encode(rows, gguf_file.matrix_types(file_type)[0])
 
 
 def _output_blocks(shape: Shape, file_type: str) -> Iterator[npt.NDArray[np.generic]]:
-    for start, stop in _row_blocks(shape):
+    for start, stop in row_blocks(shape):
         rows = output_rows(start, stop, shape)
         yield gguf_file.encode(rows, gguf_file.matrix_types(file_type)[2])
 
 
-def _row_blocks(shape: Shape, num_rows: int = 1_000) -> Iterator[tuple[int, int]]:
+def row_blocks(shape: Shape, num_rows: int = 1_000) -> Iterator[tuple[int, int]]:
+    """Start and end of each block of so many rows of the vocabulary."""
     for start in range(0, shape.vocab_size, num_rows):
         yield start, min(start + num_rows, shape.vocab_size)
 
@@ -260,10 +262,26 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--type", choices=gguf_file.FILE_TYPES, default="Q8_0")
     parser.add_argument("--layers", type=int, help="fewer or more layers than the shape has")
+    heads = parser.add_argument_group("Medusa heads")
+    heads.add_argument("--heads", type=Path, metavar="HEADS.gguf", help="write heads too")
+    heads.add_argument("--head-type", choices=gguf_file.FILE_TYPES, default="Q8_0")
+    heads.add_argument("--accuracy", default="published", help="published, 0, or a JSON file")
+    heads.add_argument("--spread", type=float, help="0..1, sure against unsure tokens (0.3)")
     args = parser.parse_args()
     shape = SHAPES[args.shape]
     shape = replace(shape, num_layers=args.layers or shape.num_layers)
+    if args.heads:
+        _write_heads(args, shape)
     write(args.out, shape=shape, file_type=args.type)
+
+
+def _write_heads(args: argparse.Namespace, shape: Shape) -> None:
+    from tests import twin_heads  # which are built upon this module
+
+    spread = twin_heads.MEASURED_SPREAD if args.spread is None else args.spread
+    accuracy = twin_heads.Accuracy.named(args.accuracy, spread)
+    options = twin_heads.Options(accuracy, args.head_type)
+    twin_heads.write(args.heads, shape=shape, options=options)
 
 
 if __name__ == "__main__":
