@@ -23,22 +23,24 @@ class Drafting:
     """Gives each choice's chunks their tokens, and the answer's last chunk its metrics."""
 
     def __init__(self, num_choices: int) -> None:
-        self._unsent: list[list[tuple[int, bool]]] = [[] for _ in range(num_choices)]
+        self._unsent = [_no_tokens() for _ in range(num_choices)]
         self._unfinished = num_choices
         self._stats: list[SpeculationStats] = []
 
     def add(self, index: int, event: Tokens) -> None:
-        """Keep an event's tokens for the choice's next chunk: an event without text has none."""
+        """Keep an event's tokens for the choice's next chunk; not every event gives one."""
         from_draft = event.from_draft or [False] * len(event.ids)
-        self._unsent[index] += zip(event.ids, from_draft, strict=True)
+        assert len(from_draft) == len(event.ids), "each token has one flag. This is a bug."
+        self._unsent[index]["token_ids"] += event.ids
+        self._unsent[index]["from_draft"] += from_draft
 
     def tokens(self, index: int) -> dict[str, Any]:
         """`token_ids` and `from_draft` since the choice's last chunk, one entry a token each."""
-        unsent, self._unsent[index] = self._unsent[index], []
-        if not unsent:
+        unsent = self._unsent[index]
+        if not unsent["token_ids"]:
             return {}
-        ids, from_draft = zip(*unsent, strict=True)
-        return {"token_ids": ids, "from_draft": from_draft}
+        self._unsent[index] = _no_tokens()
+        return unsent
 
     def end(self, done: Done) -> None:
         self._unfinished -= 1
@@ -50,6 +52,10 @@ class Drafting:
         if self._unfinished or not self._stats:
             return {}
         return {"metrics": {"speculative_decoding": reduce(_sum, self._stats).model_dump()}}
+
+
+def _no_tokens() -> dict[str, Any]:
+    return {"token_ids": [], "from_draft": []}
 
 
 def _sum(a: SpeculationStats, b: SpeculationStats) -> SpeculationStats:
