@@ -23,7 +23,11 @@ from api.upstream import READY_WAIT_S
 
 DESCRIPTION = """Text generation on llama.cpp with Medusa speculative decoding.
 
-Every answer says which batch carried it: `x-batch-id`, `x-batch-size`, `x-batch-wait-ms`."""
+Every answer says which batch carried it: `x-batch-id`, `x-batch-size`, `x-batch-wait-ms`.
+
+An answer that was drafted ahead has `metrics.speculative_decoding`; a stream has it in its last
+chunk. Each choice of a stream has `token_ids` and `from_draft`: one entry for each token since its
+last chunk, and whether that token was accepted from a draft."""
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from api.formats.format import Choice, Json
+from api.formats.speculation import Drafting, Metrics
 from api.formats.usage import Heading, Usage, UsageBlock
 from api.schemas.chat import ChatBody
 from model_server.protocol import Done, Event, PositionLogprobs, TokenLogprob, Tokens
@@ -48,6 +49,7 @@ class ChatCompletion(TypedDict):
     model: str
     choices: list[ChatChoice]
     usage: UsageBlock
+    metrics: NotRequired[Metrics]
 
 
 class ChatFormat:
@@ -56,6 +58,7 @@ class ChatFormat:
         self._with_logprobs = body.logprobs
         self._with_usage = body.include_usage
         self._usage = Usage(body.n)
+        self._drafting = Drafting(num_choices)
         self._num_choices = num_choices
 
     def opening(self) -> Iterator[Json]:
@@ -63,21 +66,30 @@ class ChatFormat:
             yield self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
 
     def chunks(self, index: int, event: Event) -> Iterator[Json]:
-        if isinstance(event, Tokens) and (event.text or event.logprobs):
-            yield self._chunk(index, {"content": event.text}, event.logprobs or ())
+        if isinstance(event, Tokens):
+            self._drafting.add(index, event)
+            if event.text or event.logprobs:
+                yield self._chunk(index, {"content": event.text}, event.logprobs or ())
         elif isinstance(event, Done):
-            self._usage.add(index, event)
+            self._add(index, event)
             yield self._chunk(index, {}, finish_reason=event.finish_reason)
 
     def closing(self) -> Iterator[Json]:
         if self._with_usage:
-            yield {**self._head("chat.completion.chunk", []), "usage": self._usage.block()}
+            yield {**self._head("chat.completion.chunk", []), **self._totals()}
 
     def whole(self, choices: list[Choice]) -> Json:
         for index, each in enumerate(choices):
-            self._usage.add(index, each.end)
+            self._add(index, each.end)
         answers = [self._choice(index, each) for index, each in enumerate(choices)]
-        return {**self._head("chat.completion", answers), "usage": self._usage.block()}
+        return {**self._head("chat.completion", answers), **self._totals()}
+
+    def _add(self, index: int, done: Done) -> None:
+        self._usage.add(index, done)
+        self._drafting.end(done)
+
+    def _totals(self) -> Json:
+        return {"usage": self._usage.block(), **self._drafting.metrics()}
 
     def _choice(self, index: int, choice: Choice) -> ChatChoice:
         return {
@@ -100,9 +112,10 @@ class ChatFormat:
             "delta": delta,
             "logprobs": logprobs,
             "finish_reason": finish_reason,
+            **self._drafting.tokens(index),
         }
         chunk = self._head("chat.completion.chunk", [choice])
-        return {**chunk, "usage": None} if self._with_usage else chunk
+        return {**chunk, **({"usage": None} if self._with_usage else self._drafting.metrics())}
 
     def _head(self, kind: str, choices: Sequence[Json]) -> dict[str, Any]:
         return {

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from api.formats.format import Choice, Json
+from api.formats.speculation import Drafting, Metrics
 from api.formats.usage import Heading, Usage, UsageBlock
 from api.schemas.completion import CompletionBody
 from model_server.protocol import Done, Event, PositionLogprobs, Tokens
@@ -27,16 +28,14 @@ class CompletionChoice(TypedDict):
     finish_reason: Literal["stop", "length"] | None
 
 
-class CompletionChunk(TypedDict):
+class Completion(TypedDict):
     id: str
     object: Literal["text_completion"]
     created: int
     model: str
     choices: list[CompletionChoice]
-
-
-class Completion(CompletionChunk):
-    usage: UsageBlock | None
+    usage: UsageBlock
+    metrics: NotRequired[Metrics]
 
 
 class CompletionFormat:
@@ -45,33 +44,43 @@ class CompletionFormat:
         self._with_logprobs = body.logprobs is not None
         self._with_usage = body.include_usage
         self._usage = Usage(body.n)
+        self._drafting = Drafting(num_choices)
         self._offsets = [0] * num_choices
 
     def opening(self) -> Iterator[Json]:
         return iter(())
 
     def chunks(self, index: int, event: Event) -> Iterator[Json]:
-        if isinstance(event, Tokens) and (event.text or event.logprobs):
-            logprobs = self._logprobs(index, event.logprobs or ())
-            yield self._chunk([_choice(index, event.text, logprobs)])
+        if isinstance(event, Tokens):
+            self._drafting.add(index, event)
+            if event.text or event.logprobs:
+                logprobs = self._logprobs(index, event.logprobs or ())
+                yield self._chunk(_choice(index, event.text, logprobs))
         elif isinstance(event, Done):
-            self._usage.add(index, event)
-            yield self._chunk([_choice(index, "", None, event)])
+            self._add(index, event)
+            yield self._chunk(_choice(index, "", None, event))
 
     def closing(self) -> Iterator[Json]:
         if self._with_usage:
-            yield {**self._chunk([]), "usage": self._usage.block()}
+            yield {**self._head([]), **self._totals()}
 
-    def whole(self, choices: list[Choice]) -> Completion:
+    def whole(self, choices: list[Choice]) -> Json:
         for index, each in enumerate(choices):
-            self._usage.add(index, each.end)
+            self._add(index, each.end)
         answers = [
             _choice(index, each.text, self._logprobs(index, each.logprobs), each.end)
             for index, each in enumerate(choices)
         ]
-        return {**self._head(answers), "usage": self._usage.block()}
+        return {**self._head(answers), **self._totals()}
 
-    def _head(self, choices: list[CompletionChoice]) -> CompletionChunk:
+    def _add(self, index: int, done: Done) -> None:
+        self._usage.add(index, done)
+        self._drafting.end(done)
+
+    def _totals(self) -> Json:
+        return {"usage": self._usage.block(), **self._drafting.metrics()}
+
+    def _head(self, choices: Sequence[Json]) -> dict[str, Any]:
         return {
             "id": f"cmpl-{self._heading.id}",
             "object": "text_completion",
@@ -80,9 +89,9 @@ class CompletionFormat:
             "choices": choices,
         }
 
-    def _chunk(self, choices: list[CompletionChoice]) -> CompletionChunk | Completion:
-        chunk = self._head(choices)
-        return {**chunk, "usage": None} if self._with_usage else chunk
+    def _chunk(self, choice: CompletionChoice) -> Json:
+        chunk = self._head([{**choice, **self._drafting.tokens(choice["index"])}])
+        return {**chunk, **({"usage": None} if self._with_usage else self._drafting.metrics())}
 
     def _logprobs(
         self, index: int, positions: Sequence[PositionLogprobs]

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from api.answer import Answer
 from api.formats.format import Choice, Json
+from api.formats.speculation import Drafting, Metrics
 from model_server.protocol import Done, Event, Tokens
 
 
@@ -27,27 +28,26 @@ class GenerateBatch(TypedDict):
     wait_ms: float
 
 
-class GenerateEnd(TypedDict):
+class Generated(TypedDict):
+    text: str
     finish_reason: Literal["stop", "length"]
     prompt_tokens: int
     completion_tokens: int
     model: str
     timings: GenerateTimings
     batch: GenerateBatch
-
-
-class Generated(GenerateEnd):
-    text: str
+    metrics: NotRequired[Metrics]
 
 
 class GenerateFormat:
-    """A stream is {"text"} events; the last one has no text and says everything else."""
+    """A stream is {"text"} events with their tokens; the last one says everything else."""
 
     def __init__(
         self, model: str, answer: Answer, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._model = model
         self._answer = answer
+        self._drafting = Drafting(answer.num_choices)
         self._clock = clock
         self._started = clock()
 
@@ -55,18 +55,21 @@ class GenerateFormat:
         return iter(())
 
     def chunks(self, index: int, event: Event) -> Iterator[Json]:
-        if isinstance(event, Tokens) and event.text:
-            yield {"text": event.text}
+        if isinstance(event, Tokens):
+            self._drafting.add(index, event)
+            if event.text:
+                yield {"text": event.text, **self._drafting.tokens(index)}
         elif isinstance(event, Done):
-            yield {"text": "", **self._end(event)}
+            yield {"text": "", **self._drafting.tokens(index), **self._end(event)}
 
     def closing(self) -> Iterator[Json]:
         return iter(())
 
-    def whole(self, choices: list[Choice]) -> Generated:
+    def whole(self, choices: list[Choice]) -> Json:
         return {"text": choices[0].text, **self._end(choices[0].end)}
 
-    def _end(self, done: Done) -> GenerateEnd:
+    def _end(self, done: Done) -> Json:
+        self._drafting.end(done)
         carrier = self._answer.carrier
         return {
             "finish_reason": done.finish_reason,
@@ -81,6 +84,7 @@ class GenerateFormat:
                 "total_ms": _ms(self._clock() - self._started),
             },
             "batch": {"id": carrier.batch_id, "size": carrier.size, "wait_ms": _ms(carrier.wait_s)},
+            **self._drafting.metrics(),
         }
 
 

@@ -25,6 +25,13 @@ COMPLETION: dict[str, Any] = {
     "stop": _example(
         "Until an empty line", prompt=FIBONACCI, max_tokens=96, temperature=0, stop=["\n\n"]
     ),
+    "plain": _example(
+        "Without drafts: the same text, to compare",
+        prompt=FIBONACCI,
+        max_tokens=48,
+        temperature=0,
+        speculation={"mode": "off"},
+    ),
 }
 CHAT: dict[str, Any] = {
     "question": _example(
@@ -40,8 +47,22 @@ CHAT: dict[str, Any] = {
         stream=True,
         stream_options={"include_usage": True},
     ),
+    "typical": _example(
+        "Drafts need only be plausible: faster, and no longer exact",
+        messages=[{"role": "user", "content": "What is a list in Python?"}],
+        max_tokens=64,
+        temperature=0.7,
+        speculation={"acceptance": "typical"},
+    ),
 }
 GENERATE: dict[str, Any] = {
+    "tree": _example(
+        "Draft trees that give at most four tokens a step",
+        prompt=FIBONACCI,
+        max_tokens=48,
+        temperature=0,
+        speculation={"mode": "tree", "max_tokens_per_step": 4},
+    ),
     "greedy": _example("Continue code", prompt=FIBONACCI, max_tokens=48, temperature=0),
     "stream": _example("As a stream", prompt=FIBONACCI, max_tokens=48, temperature=0, stream=True),
     "sampled": _example(

@@ -25,7 +25,9 @@ router = APIRouter(tags=["Generate"])
 async def generate(
     request: Request, body: Annotated[GenerateBody, Body(openapi_examples=examples.GENERATE)]
 ) -> Response:
-    """With `stream`, {"text"} events; the last one has the counts and timings."""
+    """With `stream`, {"text", "token_ids", "from_draft"} events; the last one has the counts and
+    timings.
+    """
     return await respond(
         request, body, lambda heading, answer, _: GenerateFormat(heading.model, answer)
     )

@@ -26,6 +26,9 @@ class ModelCard(TypedDict):
     object: Literal["model"]
     created: int
     owned_by: str
+    medusa_heads: int
+    medusa_mode: str
+    warnings: list[str]
 
 
 class ModelList(TypedDict):
@@ -92,4 +95,7 @@ def _card(info: Info) -> ModelCard:
         "object": "model",
         "created": info.created,
         "owned_by": "local",
+        "medusa_heads": info.heads,
+        "medusa_mode": info.medusa_mode,
+        "warnings": info.warnings,
     }

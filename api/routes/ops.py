@@ -57,6 +57,8 @@ async def service(request: Request) -> dict[str, Any]:
         "model": info.model_name if info else None,
         "context_size": info.context_size if info else None,
         "medusa_heads": info.heads if info else None,
+        "medusa_mode": info.medusa_mode if info else None,
+        "warnings": info.warnings if info else [],
         "endpoints": ["/v1/completions", "/v1/chat/completions", "/v1/models", "/generate"],
         "docs": "/docs",
         "metrics": "/metrics",

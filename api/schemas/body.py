@@ -31,6 +31,7 @@ from model_server.protocol import (
     GenerateRequest,
     Info,
     Sampling,
+    Speculation,
 )
 
 MAX_CHOICES = 128
@@ -84,6 +85,15 @@ class Body(BaseModel):
         return InvalidRequest(f"Unknown field {param}.", param, "unknown_parameter")
 
 
+class SpeculationBody(Body, Speculation):
+    """auto: as many drafts as pay; off: plain decoding; chain: each head's best candidate only;
+    tree: drafts in every step. The text is the same whichever it is, unless acceptance is typical.
+    """
+
+    model_config = ConfigDict(strict=True)
+    place: ClassVar[str] = "speculation."
+
+
 class GenerationBody(Body):
     """How tokens are drawn and when they end, the same for every endpoint."""
 
@@ -109,6 +119,9 @@ class GenerationBody(Body):
     ignore_eos: StrictBool = Field(False, description="Go on after the model's own end.")
     grammar: StrictStr | None = Field(
         None, min_length=1, description="GBNF grammar of the answer; its root rule is `root`."
+    )
+    speculation: SpeculationBody = Field(
+        default_factory=SpeculationBody, description="How the answer may be drafted ahead."
     )
     stream: StrictBool = Field(False, description="Answer with server-sent events.")
 
@@ -164,6 +177,7 @@ class GenerationBody(Body):
             stop=list(self.stop),
             stop_tokens=self.stop_token_ids,
             ignore_eos=self.ignore_eos,
+            speculation=Speculation(**self.speculation.model_dump()),
             logprobs=self._logprobs(),
             **source,
         )

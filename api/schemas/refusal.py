@@ -27,6 +27,8 @@ def refusal(errors: Sequence[Any]) -> InvalidRequest:
     if kind == "missing":
         return InvalidRequest(f"{param} is missing.", param, "missing_required_parameter")
     sentence = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if kind in ("model_type", "model_attributes_type"):
+        sentence = "should be an object"
     if kind != "value_error":
         sentence += f", got {shown(error['input'])}"
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"

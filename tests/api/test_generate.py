@@ -33,6 +33,8 @@ async def test_a_stream_of_texts_ends_with_the_counts(server: ScriptedServer) ->
     *lines, last = response.text.strip().split("\n\n")
     events = [json.loads(line.removeprefix("data: ")) for line in lines]
     assert last == "data: [DONE]"
-    assert events[:2] == [{"text": " 0"}, {"text": " 1"}]
+    assert events[:2] == [
+        {"text": f" {i}", "token_ids": [i], "from_draft": [False]} for i in (0, 1)
+    ]
     assert events[2]["text"] == ""
     assert events[2]["completion_tokens"] == 2
