@@ -170,7 +170,7 @@ def create_app(server: Server) -> FastAPI:
 
     @app.get("/info")
     async def info() -> Info:
-        return server.ready().info
+        return server.ready().current_info
 
     _add_probes(app, server)
     return app

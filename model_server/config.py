@@ -12,6 +12,7 @@ DEMO_MODEL = Path(__file__).parent / "demo" / "stdlib-demo-q8_0.gguf"
 
 FlashAttention = Literal["auto", "on", "off"]
 KvCacheType = Literal["f32", "f16", "bf16", "q8_0"]
+MedusaMode = Literal["auto", "off", "chain", "tree"]
 
 
 class Settings(BaseSettings):
@@ -50,6 +51,18 @@ class Settings(BaseSettings):
     )
     max_step_ms: int = Field(
         0, ge=0, description="Longest step that prefill may cause; 0: 64 rows of it, at least 50."
+    )
+    medusa_path: Path | Literal[""] = Field("", description="GGUF file with the Medusa heads.")
+    medusa_any_base: bool = Field(False, description="Take heads made for another base model.")
+    medusa_mode: MedusaMode = Field(
+        "auto", description="auto: drafts what pays; off: none; chain, tree: always at least one."
+    )
+    medusa_rows: int = Field(
+        0, ge=0, le=64, description="Rows of every tree, for benchmarks; 0: what pays."
+    )
+    medusa_k_heads: int = Field(5, ge=1, le=16, description="Heads to use at most.")
+    medusa_max_tokens_per_step: int = Field(
+        0, ge=0, le=64, description="Most tokens a request gets a step; 0: no cap, 1: plain."
     )
     model_server_host: str = Field("127.0.0.1", description="Address to listen on.")
     model_server_port: int = Field(8001, ge=0, le=65535, description="Port to listen on.")

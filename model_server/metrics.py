@@ -32,6 +32,17 @@ class Metrics:
         self.preemptions = self._counter("num_preemptions", "Requests put back, pool full.")
         self.batches = self._counter("batches", "POST /batch calls taken.")
         self.batch_requests = self._counter("batch_requests", "Requests they held.")
+        self.drafts = self._counter("spec_decode_num_drafts", "Steps of requests with a draft.")
+        self.draft_tokens = self._counter("spec_decode_num_draft_tokens", "Tokens drafted.")
+        self.accepted_tokens = self._counter(
+            "spec_decode_num_accepted_tokens", "Drafted tokens that were accepted."
+        )
+        self.accepted_per_pos = Counter(
+            f"{PREFIX}_spec_decode_num_accepted_tokens_per_pos",
+            "The same by position in the draft, from 0.",
+            ["position"],
+            registry=self.registry,
+        )
         self.finished = Counter(
             f"{PREFIX}_request_success",
             "Requests ended, by reason.",
@@ -49,6 +60,16 @@ class Metrics:
         """Take the times of one step that decoded something."""
         self.step.observe(step_s)
         self._shares.append((step_s - decode_s) / step_s)
+
+    def observe_drafts(self, num_drafts: int, num_accepted: int) -> None:
+        """Take what one step drafted for one request, and how much of it was accepted."""
+        if not num_drafts:
+            return
+        self.drafts.inc()
+        self.draft_tokens.inc(num_drafts)
+        self.accepted_tokens.inc(num_accepted)
+        for position in range(num_accepted):
+            self.accepted_per_pos.labels(position).inc()
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""

@@ -10,11 +10,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from model_server.engine.plan import Plan
 from model_server.engine.runner import Runner
-from model_server.engine.scheduler import Plan, Scheduler
+from model_server.engine.scheduler import Scheduler
 from model_server.engine.sequence import Accepted as Result
 from model_server.engine.sequence import Sequence
 from model_server.errors import EngineError, RequestError
+from model_server.medusa.tree import DraftTree
 from model_server.metrics import Metrics
 from model_server.protocol import Accepted, Done, Event, Failed, Timings, Tokens
 
@@ -93,8 +95,8 @@ class Engine:
         started = time.perf_counter()
         self._take_inbox()
         if self.scheduler.has_work:
-            self._advance()
-            self._metrics.observe_step(time.perf_counter() - started, self._runner.decode_s)
+            plan = self._advance()
+            self._observe(plan, time.perf_counter() - started)
         self._flush()
         self._publish()
 
@@ -122,41 +124,65 @@ class Engine:
     def _has_something_to_do(self) -> bool:
         return bool(self._inbox or self.scheduler.has_work)
 
-    def _advance(self) -> None:
+    def _advance(self) -> Plan:
         plan = self.scheduler.schedule()
         self._note_admissions(plan)
         try:
             results = self._runner.run(plan)
         except EngineError as error:
             self._fail_all(error)
-            return
-        emissions = [(result, self._accept(result)) for result in results]
-        self.scheduler.update(plan, results)
-        for result, events in emissions:
-            self._emit(result.sequence, *events)
-            if not isinstance(events[-1], Tokens):
+            return plan
+        self._runner.apply(self.scheduler.update(plan, results))
+        for result, decoded in zip(results, plan.decode, strict=True):
+            self._count(result, decoded.tree)
+            self._emit(result.sequence, *self._heard(result))
+            if result.error is not None or result.sequence.finish_reason is not None:
                 self._end(result.sequence)
+        return plan
 
-    def _accept(self, result: Result) -> list[Event]:
-        """Move the sequence on by a step's tokens; what the client hears of it."""
+    def _count(self, result: Result, tree: DraftTree) -> None:
+        num_accepted = sum(result.from_draft)
+        result.sequence.drafting.counts.add(tree.num_nodes - 1, max(tree.depths), num_accepted)
+        self._metrics.generation_tokens.inc(len(result.tokens))
+        self._metrics.observe_drafts(tree.num_nodes - 1, num_accepted)
+
+    def _heard(self, result: Result) -> list[Event]:
+        """What the client hears of a step."""
         sequence = result.sequence
-        if result.error is not None:
-            return [failed(sequence.id, result.error)]
         now = time.monotonic()
-        if sequence.first_token_s is None:
-            sequence.first_token_s = now
-            self._metrics.ttft.observe(now - sequence.arrived_s)
-        emission = sequence.accept(result.tokens)
-        count = len(emission.tokens)
-        self._metrics.generation_tokens.inc(count)
-        logprobs = None if result.logprobs is None else result.logprobs[:count]
-        events: list[Event] = [
-            Tokens(id=sequence.id, ids=emission.tokens, text=emission.text, logprobs=logprobs)
-        ]
-        if sequence.finish_reason is not None:
+        events: list[Event] = []
+        if result.tokens:
+            if sequence.first_token_s is None:
+                sequence.first_token_s = now
+                self._metrics.ttft.observe(now - sequence.arrived_s)
+            from_draft = result.from_draft if any(result.from_draft) else []
+            events.append(
+                Tokens(
+                    id=sequence.id,
+                    ids=result.tokens,
+                    text=result.text,
+                    from_draft=from_draft,
+                    logprobs=result.logprobs,
+                )
+            )
+        if result.error is not None:
+            events.append(failed(sequence.id, result.error))
+        elif sequence.finish_reason is not None:
             self._metrics.finished.labels(sequence.finish_reason).inc()
             events.append(_done(sequence, now))
         return events
+
+    def _observe(self, plan: Plan, step_s: float) -> None:
+        """Tell the metrics and the draft policy how long a step took, and where."""
+        times = self._runner.times
+        computed_s = times.decode_s + times.heads_s
+        self._metrics.observe_step(step_s, computed_s)
+        self.scheduler.drafter.policy.note_step(
+            step_s,
+            step_s - computed_s,
+            drafted=plan.num_drafts > 0,
+            probe_s=times.heads_s if plan.heads.probe else 0.0,
+        )
 
     def _take_inbox(self) -> None:
         with self._wakeup:
@@ -194,7 +220,8 @@ class Engine:
 
     def _note_admissions(self, plan: Plan) -> None:
         now = time.monotonic()
-        for sequence in (*(chunk.sequence for chunk in plan.prefill), *plan.decode):
+        chunks, trees = plan.prefill, plan.decode
+        for sequence in (*(c.sequence for c in chunks), *(t.sequence for t in trees)):
             if sequence.admitted_s is None:
                 sequence.admitted_s = now
                 self._metrics.queue.observe(now - sequence.arrived_s)
@@ -260,4 +287,5 @@ def _done(sequence: Sequence, now: float) -> Done:
             prefill_s=first - admitted,
             decode_s=now - first,
         ),
+        speculation=sequence.drafting.counts.stats,
     )

@@ -84,6 +84,6 @@ class Intake:
             if not sequence.sampler.allows(token):
                 raise RequestError(f"resume has token {token}, which the grammar refuses", "resume")
             sequence.sampler.accept(token)
-            sequence.accept([token])
+            sequence.accept(token)
             if sequence.finish_reason is not None:
                 return

@@ -16,33 +16,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from model_server.engine.kv_ops import Clear, Copy, KvOp, Remove
+from model_server.engine.leaves import NO_LEAVES, LeafBlocks, Leaves
+
 # Shorter matches (a BOS, a template's first words) are not worth an entry's bookkeeping.
 MIN_SHARED_TOKENS = 8
-
-
-@dataclass(frozen=True)
-class Copy:
-    """Let `target` share positions 0..end-1 of `source`."""
-
-    source: int
-    target: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Remove:
-    """Take positions `start` and up from a sequence."""
-
-    seq: int
-    start: int = 0
-
-
-@dataclass(frozen=True)
-class Clear:
-    """Empty the pool."""
-
-
-KvOp = Copy | Remove | Clear
 
 
 @dataclass(frozen=True)
@@ -54,6 +32,15 @@ class Admission:
     ops: list[KvOp]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """Rows and leaves of a draft tree, and the number of the leaf its accepted path leads to."""
+
+    num_rows: int = 1
+    num_leaves: int = 1
+    winner: int = 0
+
+
 @dataclass
 class _Entry:
     """What a sequence id holds: computed tokens and their cells, position by position."""
@@ -63,13 +50,22 @@ class _Entry:
 
 
 class KvCache:
-    """Accounts for `num_cells` cells and `num_seqs` sequence ids."""
+    """Accounts for `num_cells` cells and `num_seqs` sequence ids, those of leaves included."""
 
-    def __init__(self, num_cells: int, num_seqs: int, *, ordered: bool = False) -> None:
+    def __init__(
+        self,
+        num_cells: int,
+        num_seqs: int,
+        *,
+        ordered: bool = False,
+        leaf_blocks: LeafBlocks = NO_LEAVES,
+    ) -> None:
         self.num_cells = num_cells
         self.ordered = ordered
         # In an ordered pool the last id holds what was dropped, so that llama.cpp can't reuse it.
-        self._num_seqs = num_seqs - ordered
+        self._plug = num_seqs - 1 if ordered else None
+        self._num_seqs = num_seqs - ordered - leaf_blocks.num_ids
+        self.leaves = Leaves(leaf_blocks, self._num_seqs, self._plug)
         self._live: dict[int, _Entry] = {}
         self._cached: OrderedDict[int, _Entry] = OrderedDict()
         self.clear()
@@ -93,6 +89,7 @@ class KvCache:
         self._free_seqs = list(range(self._num_seqs - 1, -1, -1))
         self._live.clear()
         self._cached.clear()
+        self.leaves.clear()
         return [Clear()]
 
     def match(self, tokens: Sequence[int]) -> int:
@@ -150,8 +147,26 @@ class KvCache:
         entry.tokens.extend(tokens)
         entry.cells.extend(cells)
 
+    def branch(self, seq: int, num_leaves: int) -> list[KvOp]:
+        """Let a draft tree of so many leaves grow behind a live sequence."""
+        return self.leaves.grow(seq, num_leaves, len(self._live[seq].tokens))
+
+    def commit(self, seq: int, tokens: Sequence[int], tree: Outcome) -> list[KvOp]:
+        """Account for a tree whose root and accepted drafts are `tokens`. Cells were reserved."""
+        self.extend(seq, tokens)
+        if tree.num_rows == 1:
+            return []
+        if self.ordered:  # what was rejected is not used again
+            del self._free_cells[len(self._free_cells) - (tree.num_rows - len(tokens)) :]
+        end = len(self._live[seq].tokens)
+        accepted = range(end - len(tokens) + 1, end)
+        return self.leaves.commit(seq, accepted, tree.num_leaves, tree.winner)
+
     def release(self, seq: int, *, cache: bool) -> list[KvOp]:
         """End a live sequence. With `cache` its tokens stay for later prompts that start alike."""
+        return [*self.leaves.release(seq), *self._release(seq, cache=cache)]
+
+    def _release(self, seq: int, *, cache: bool) -> list[KvOp]:
         entry = self._live.pop(seq)
         for cell in entry.cells:
             self._live_holders[cell] -= 1
@@ -221,8 +236,8 @@ class KvCache:
 
     def _drop(self, seq: int, entry: _Entry) -> list[KvOp]:
         self._free_seqs.append(seq)
-        if self.ordered:
-            return [Copy(seq, self._num_seqs, len(entry.cells)), Remove(seq)]
+        if self._plug is not None:
+            return [Copy(seq, self._plug, len(entry.cells)), Remove(seq)]
         for cell in entry.cells:
             self._holders[cell] -= 1
             if not self._holders[cell]:

@@ -12,9 +12,11 @@ from model_server.errors import StartError
 from model_server.llama.batch import Batch
 from model_server.llama.context import MAX_BATCH_ROWS, Context
 from model_server.medusa.cost import ROWS
+from model_server.medusa.heads import NUM_RANKS, Heads
 
 _MEASURE_BUDGET_S = 3.0
 _STEADY, _MAX_RUNS = 1.2, 6
+HEAD_ROWS = (1, 2, 4, 8)
 _NUM_SEQS, _PREFIX_TOKENS = 4, 16
 
 
@@ -37,6 +39,18 @@ class Prober:
             if rows > self._context.num_cells or spent + expected > _MEASURE_BUDGET_S:
                 break
             measured[rows] = self._steady_time(rows, output)
+        return measured
+
+    def measure_heads(self, heads: Heads) -> dict[int, dict[int, float]]:
+        """Seconds by number of heads and rows, until the time for measuring is over."""
+        started = time.perf_counter()
+        measured: dict[int, dict[int, float]] = {}
+        for num_heads in range(1, heads.num_heads + 1):
+            measured[num_heads] = {}
+            for rows in HEAD_ROWS:
+                measured[num_heads][rows] = _best_time(heads, num_heads, rows)
+                if time.perf_counter() - started > _MEASURE_BUDGET_S:
+                    break
         return measured
 
     def check_exact(self) -> None:
@@ -83,3 +97,13 @@ class Prober:
         seconds = time.perf_counter() - started
         self._context.clear()
         return seconds
+
+
+def _best_time(heads: Heads, num_heads: int, rows: int) -> float:
+    hidden = np.ones((rows, heads.hidden_size), np.float32)
+    times = []
+    for _ in range(3):  # the first builds the graph
+        started = time.perf_counter()
+        heads.propose(hidden, num_heads, NUM_RANKS)
+        times.append(time.perf_counter() - started)
+    return min(times)

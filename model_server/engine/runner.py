@@ -1,57 +1,70 @@
-"""Runs a plan on llama.cpp: KV operations, prefill rows, decode rows, a token for each.
+"""Runs a plan on llama.cpp: KV operations, prefill rows, draft trees, a walk down each, proposals.
 
-The only place where llama and sampling meet. Timings of its decodes feed the cost curves.
+The only place where llama, medusa and sampling meet. Its timings feed the cost curves.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.engine.kv import Clear, Copy, KvOp, Remove
-from model_server.engine.scheduler import Plan
+from model_server.engine.kv_ops import Clear, Copy, KvOp, Remove
+from model_server.engine.plan import DecodeTree, HeadRun, Plan
 from model_server.engine.sequence import Accepted, Sequence
-from model_server.errors import GrammarTooSlow, NoTokenAllowed
+from model_server.engine.verifier import Verifier
 from model_server.llama.batch import Batch
 from model_server.llama.context import MAX_BATCH_ROWS, Context
-from model_server.llama.sampler import Candidates
-from model_server.llama.vocab import Vocab
+from model_server.medusa.confidence import Proposal
 from model_server.medusa.cost import CostCurve, Costs
-from model_server.protocol import PositionLogprobs, TokenLogprob
-from model_server.sampling import log_softmax, top_ids
+from model_server.medusa.heads import NUM_RANKS, Heads
 
-# An ambiguous grammar can cost more with every token; all others would wait for it.
-_MAX_SAMPLING_S = 0.5
+
+@dataclass
+class StepTimes:
+    """Seconds of the last step, by what was computed."""
+
+    decode_s: float = 0.0
+    heads_s: float = 0.0
 
 
 class Runner:
     """Owns the context's batches and scratch space. Lives on the engine thread."""
 
-    def __init__(self, context: Context, vocab: Vocab, costs: Costs) -> None:
+    def __init__(
+        self, context: Context, verifier: Verifier, costs: Costs, heads: Heads | None = None
+    ) -> None:
         self.context = context
-        self.decode_s = 0.0
-        self._vocab = vocab
+        self.times = StepTimes()
+        self._verifier = verifier
         self._costs = costs
-        self._batch = Batch(MAX_BATCH_ROWS)
-        self._scratch = Candidates(vocab.size)
+        self._heads = heads
+        self._batch = Batch(MAX_BATCH_ROWS, context.num_seqs)
 
     def run(self, plan: Plan) -> list[Accepted]:
         """One step. Raises EngineError."""
-        self.decode_s = 0.0
+        self.times = StepTimes()
         self.apply(plan.ops)
         self._prefill(plan)
-        logits = self._decode(plan)
-        return [self._verify(s, row) for s, row in zip(plan.decode, logits, strict=True)]
+        rows = self._decode(plan)
+        if not rows:
+            return []
+        logits = self.context.logits(self._batch.num_rows)
+        results = [
+            self._verifier.verify(decoded, logits, mine)
+            for decoded, mine in zip(plan.decode, rows, strict=True)
+        ]
+        return self._propose(plan.heads, results, rows)
 
     def apply(self, ops: Iterable[KvOp]) -> None:
         """Bring llama.cpp's KV cache to where the ledger is."""
         for op in ops:
             match op:
-                case Copy(source, target, end):
-                    self.context.copy(source, target, 0, end)
+                case Copy(source, target, end, start):
+                    self.context.copy(source, target, start, end)
                 case Remove(seq, start):
                     self.context.remove(seq, start)
                 case Clear():
@@ -62,16 +75,25 @@ class Runner:
         for chunk in plan.prefill:
             tokens = chunk.sequence.tokens[chunk.start : chunk.end]
             self._batch.add_span(tokens, chunk.start, chunk.sequence.seq)
+        self.context.set_embeddings(False)
         self._timed_decode(self._costs.prefill, plan.prefill_kv_length)
 
-    def _decode(self, plan: Plan) -> NDArray[np.float32]:
-        """Logits after each sequence's last token, (num_sequences, vocabulary)."""
+    def _decode(self, plan: Plan) -> list[list[int]]:
+        """Decode all trees; for each its nodes' rows."""
         self._batch.clear()
-        for sequence in plan.decode:
-            last = len(sequence.tokens) - 1
-            self._batch.add(sequence.tokens[last], last, [sequence.seq], output=True)
+        rows = [self._add_tree(decoded) for decoded in plan.decode]
+        self.context.set_embeddings(bool(plan.heads.num_heads))
         self._timed_decode(self._costs.decode, plan.decode_kv_length)
-        return self.context.logits(len(plan.decode))
+        return rows
+
+    def _add_tree(self, decoded: DecodeTree) -> list[int]:
+        root = len(decoded.sequence.tokens) - 1
+        tree = decoded.tree
+        rows = [0] * tree.num_nodes
+        for node in tree.breadth_first():
+            position, seqs = root + tree.depths[node], decoded.seqs[node]
+            rows[node] = self._batch.add(tree.tokens[node], position, seqs, output=True)
+        return rows
 
     def _timed_decode(self, cost: CostCurve, kv_length: float) -> None:
         num_rows = self._batch.num_rows
@@ -81,36 +103,28 @@ class Runner:
         self.context.decode(self._batch)
         self.context.synchronize()
         seconds = time.perf_counter() - started
-        self.decode_s += seconds
+        self.times.decode_s += seconds
         cost.observe(num_rows, kv_length, seconds)
 
-    def _verify(self, sequence: Sequence, logits: NDArray[np.float32]) -> Accepted:
-        position = sequence.num_answered
-        started = time.thread_time()
-        try:
-            token = sequence.sampler.sample(logits, position, self._scratch)
-        except NoTokenAllowed as error:
-            return Accepted(sequence, [], error=error)
-        sequence.sampler.accept(token)
-        if time.thread_time() - started > _MAX_SAMPLING_S:
-            return Accepted(sequence, [], error=GrammarTooSlow(_MAX_SAMPLING_S))
-        count = sequence.request.logprobs
-        logprobs = None if count is None else [report(self._vocab, logits, token, count)]
-        return Accepted(sequence, [token], logprobs)
+    def _propose(
+        self, run: HeadRun, results: list[Accepted], rows: list[list[int]]
+    ) -> list[Accepted]:
+        """Run the heads on the state behind each request's last accepted row."""
+        wanted = [i for i, result in enumerate(results) if _goes_on(result, run.sequences)]
+        if self._heads is None or not wanted:
+            return results
+        last = [rows[i][results[i].nodes[-1]] for i in wanted]
+        hidden: NDArray[np.float32] = self.context.hidden(self._batch.num_rows)[last]
+        started = time.perf_counter()
+        proposals = self._heads.propose(hidden, run.num_heads, NUM_RANKS)
+        self.times.heads_s = time.perf_counter() - started
+        self._costs.heads.observe(run.num_heads, len(wanted), self.times.heads_s)
+        for i, ids, log_probs in zip(wanted, proposals.ids, proposals.log_probs, strict=True):
+            proposal = Proposal(ids, log_probs, len(results[i].sequence.tokens))
+            results[i] = replace(results[i], proposal=proposal)
+        return results
 
 
-def report(vocab: Vocab, logits: NDArray[np.float32], token: int, count: int) -> PositionLogprobs:
-    """Log probabilities of the drawn token and of the `count` most likely ones."""
-    values = log_softmax(logits)
-
-    def entry(of: int) -> TokenLogprob:
-        piece = vocab.piece(of, special=True)
-        return TokenLogprob(
-            id=of,
-            text=piece.decode(errors="replace"),
-            bytes=list(piece),
-            logprob=max(float(values[of]), -1e9),
-        )
-
-    top = [entry(other) for other in top_ids(logits, count)]
-    return PositionLogprobs(**entry(token).model_dump(), top=top)
+def _goes_on(result: Accepted, wanted: frozenset[Sequence]) -> bool:
+    sequence = result.sequence
+    return sequence in wanted and sequence.finish_reason is None and result.error is None

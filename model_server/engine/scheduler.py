@@ -8,10 +8,13 @@ pool is full the youngest request is put back and recomputed later.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
 
-from model_server.engine.kv import MIN_SHARED_TOKENS, KvCache, KvOp, common_prefix
+from model_server.engine.drafter import Drafter, Room
+from model_server.engine.kv import MIN_SHARED_TOKENS, KvCache, Outcome, common_prefix
+from model_server.engine.kv_ops import KvOp
+from model_server.engine.plan import Chunk, DecodeTree, Plan, kv_length
 from model_server.engine.sequence import Accepted, Sequence
 from model_server.medusa.cost import Costs
 
@@ -27,46 +30,13 @@ class Limits:
     max_step_s: float
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Prompt rows of one sequence: its tokens start..end-1."""
-
-    sequence: Sequence
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One step: bring the KV cache into shape, prefill, then decode one row a sequence."""
-
-    ops: list[KvOp]
-    prefill: list[Chunk]
-    decode: list[Sequence]
-
-    @property
-    def num_prefill_rows(self) -> int:
-        """Rows of the first decode."""
-        return sum(chunk.end - chunk.start for chunk in self.prefill)
-
-    @property
-    def prefill_kv_length(self) -> float:
-        """Positions that a prefill row attends to, in the mean."""
-        seen = sum((chunk.end - chunk.start) * (chunk.start + chunk.end) for chunk in self.prefill)
-        return seen / 2 / max(self.num_prefill_rows, 1)
-
-    @property
-    def decode_kv_length(self) -> float:
-        """Positions that a decode row attends to, in the mean."""
-        return kv_length(self.decode)
-
-
 class Scheduler:
     """Owns the waiting and the running requests."""
 
-    def __init__(self, kv: KvCache, costs: Costs, limits: Limits) -> None:
+    def __init__(self, kv: KvCache, costs: Costs, limits: Limits, drafter: Drafter) -> None:
         self.kv = kv
         self.costs = costs
+        self.drafter = drafter
         self.limits = limits
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -86,21 +56,28 @@ class Scheduler:
         ops: list[KvOp] = []
         self._admit(ops)
         while True:
-            plan = self._fill(ops)
-            if self.kv.reserve(plan.num_prefill_rows + len(plan.decode), ops):
-                return plan
+            chunks, decode = self._fill()
+            num_rows = sum(chunk.end - chunk.start for chunk in chunks) + len(decode)
+            if self.kv.reserve(num_rows, ops):
+                return self._grow(Plan(ops, chunks, []), decode)
             if self.kv.ordered:
                 self._start_over(ops)
                 self._admit(ops)
             else:
                 self._preempt_youngest(ops)
 
-    def update(self, plan: Plan, results: Iterable[Accepted]) -> None:
+    def update(self, plan: Plan, results: Seq[Accepted]) -> list[KvOp]:
         """Account for a step that was run; its tokens are already on the sequences."""
         for chunk in plan.prefill:
-            self._computed(chunk.sequence, chunk.end)
-        for result in results:
-            self._computed(result.sequence, result.sequence.num_computed + 1)
+            sequence = chunk.sequence
+            self.kv.extend(sequence.seq, sequence.tokens[chunk.start : chunk.end])
+            sequence.num_computed = chunk.end
+        self.drafter.update(results)
+        return [
+            op
+            for decoded, result in zip(plan.decode, results, strict=True)
+            for op in self._commit(decoded, result.nodes)
+        ]
 
     def remove(self, sequence: Sequence) -> list[KvOp]:
         """Take a finished, cancelled or failed request out. Its prefix stays cached."""
@@ -152,7 +129,8 @@ class Scheduler:
             if other.num_pending > 1
         )
 
-    def _fill(self, ops: list[KvOp]) -> Plan:
+    def _fill(self) -> tuple[list[Chunk], list[Sequence]]:
+        """Prompt chunks of the step, and the sequences that then decode."""
         num_rows = self._prefill_rows()
         chunks = []
         for sequence in self.running:
@@ -163,7 +141,25 @@ class Scheduler:
                 num_rows -= take
         ends = {chunk.sequence: chunk.end for chunk in chunks}
         decode = [s for s in self.running if ends.get(s, s.num_computed) == len(s.tokens) - 1]
-        return Plan(ops, chunks, decode)
+        return chunks, decode
+
+    def _grow(self, plan: Plan, decode: list[Sequence]) -> Plan:
+        """Draft behind every sequence that decodes, where rows and cells are left for it."""
+        num_reserved = plan.num_prefill_rows + len(decode)
+        room = Room(
+            min(self.limits.max_rows - len(decode), self.kv.num_reservable - num_reserved),
+            self.kv.leaves.most,
+            kv_length(decode),
+            frozenset(chunk.sequence for chunk in plan.prefill),
+        )
+        trees, heads = self.drafter.draft(decode, room)
+        for sequence, tree in zip(decode, trees, strict=True):
+            plan.ops.extend(self.kv.branch(sequence.seq, tree.num_leaves))
+            leaves = self.kv.leaves.of(sequence.seq)
+            seqs = [[leaves[leaf] for leaf in below] for below in tree.paths()]
+            plan.decode.append(DecodeTree(sequence, tree, [leaves, *seqs[1:]]))
+        self.kv.reserve(plan.num_prefill_rows + plan.num_decode_rows, plan.ops)
+        return replace(plan, heads=heads)
 
     def _prefill_rows(self) -> int:
         unready = [s for s in self.running if s.num_pending > 1]
@@ -196,14 +192,14 @@ class Scheduler:
         seq, sequence.seq, sequence.num_computed = sequence.seq, -1, 0
         return self.kv.release(seq, cache=True)
 
-    def _computed(self, sequence: Sequence, end: int) -> None:
-        self.kv.extend(sequence.seq, sequence.tokens[sequence.num_computed : end])
-        sequence.num_computed = end
-
-
-def kv_length(sequences: list[Sequence]) -> float:
-    """Positions that the next row of each sequence attends to, in the mean."""
-    return sum(len(s.tokens) for s in sequences) / max(len(sequences), 1)
+    def _commit(self, decoded: DecodeTree, nodes: list[int]) -> list[KvOp]:
+        """Keep a tree's root and its accepted drafts."""
+        sequence, tree = decoded.sequence, decoded.tree
+        start = sequence.num_computed
+        sequence.num_computed += len(nodes)
+        outcome = Outcome(tree.num_nodes, tree.num_leaves, min(tree.paths()[nodes[-1]]))
+        tokens = sequence.tokens[start : sequence.num_computed]
+        return self.kv.commit(sequence.seq, tokens, outcome)
 
 
 def _order(sequence: Sequence) -> int:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from model_server.engine.detokenizer import Detokenizer
+from model_server.engine.drafting import Drafting
 from model_server.errors import RequestError
+from model_server.medusa.confidence import Proposal
 from model_server.protocol import FinishReason, GenerateRequest, PositionLogprobs
 
 if TYPE_CHECKING:  # the scheduler, which handles sequences, loads no native library
@@ -16,20 +18,19 @@ if TYPE_CHECKING:  # the scheduler, which handles sequences, loads no native lib
 
 @dataclass(frozen=True)
 class Accepted:
-    """What one step verified for a sequence: tokens in order, and what is known about each."""
+    """What one step verified for a sequence, which has already taken the tokens.
+
+    `nodes`: those of its draft tree that the tokens were drawn behind; they stay in the KV cache.
+    """
 
     sequence: Sequence
     tokens: list[int]
+    text: str
+    nodes: list[int]
+    from_draft: list[bool]
     logprobs: list[PositionLogprobs] | None = None
     error: RequestError | None = None
-
-
-@dataclass(frozen=True)
-class Emission:
-    """The part of a step that reaches the client: stop rules may cut it short."""
-
-    tokens: list[int]
-    text: str
+    proposal: Proposal | None = None
 
 
 @dataclass(eq=False)
@@ -53,6 +54,7 @@ class Sequence:
     first_token_s: float | None = None
     finish_reason: FinishReason | None = None
     matched_stop: str | int | None = None
+    drafting: Drafting = field(default_factory=Drafting)
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)
@@ -72,19 +74,9 @@ class Sequence:
         """Tokens not yet in the KV cache. One is the root of the next decode, more are prefill."""
         return len(self.tokens) - self.num_computed
 
-    def accept(self, tokens: Seq[int]) -> Emission:
-        """Append tokens until a stop rule holds. The sampler has already moved along them."""
-        texts = []
-        taken = []
-        for token in tokens:
-            self.tokens.append(token)
-            taken.append(token)
-            texts.append(self._read(token))
-            if self.finish_reason is not None:
-                break
-        return Emission(taken, "".join(texts))
-
-    def _read(self, token: int) -> str:
+    def accept(self, token: int) -> str:
+        """Append a token that the sampler has accepted; the text it releases, if any."""
+        self.tokens.append(token)
         if token in self.end_tokens:
             return self._finish("stop", token)
         shown = self.detokenizer.add(self.pieces[token])

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from model_server.config import Settings
+from model_server.engine.drafter import Drafter, DraftOptions
 from model_server.engine.engine import Engine
 from model_server.engine.intake import Intake
 from model_server.engine.kv import KvCache
+from model_server.engine.leaves import LeafBlocks, leaf_blocks
 from model_server.engine.probe import Prober
 from model_server.engine.prompt import PromptEncoder, choose_template
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Limits, Scheduler
+from model_server.engine.verifier import Verifier
 from model_server.errors import SettingError
 from model_server.llama import backend
 from model_server.llama.context import MAX_BATCH_ROWS, MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model, Progress
-from model_server.medusa.cost import TILE_ROWS, CostCurve, Costs
+from model_server.medusa.confidence import HeadConfidence
+from model_server.medusa.cost import TILE_ROWS, CostCurve, Costs, HeadCosts
+from model_server.medusa.heads import HeadOptions, Heads
+from model_server.medusa.policy import Policy
 from model_server.metrics import Metrics
 from model_server.protocol import Info
+
+log = logging.getLogger(__name__)
 
 _DEFAULT_CONTEXT = 4_096
 _MIN_STEP_MS = 50.0
@@ -37,10 +46,23 @@ class Served:
     info: Info
     model: Model
     context: Context
+    heads: Heads | None = None
+
+    @property
+    def current_info(self) -> Info:
+        """What clients are told, with the warnings of this moment."""
+        alarm = self.engine.scheduler.drafter.alarm.warning
+        return (
+            self.info.model_copy(update={"warnings": [*self.info.warnings, alarm]})
+            if alarm
+            else self.info
+        )
 
     def close(self) -> None:
         """Stop the engine, free the model."""
         self.engine.stop()
+        if self.heads:
+            self.heads.close()
         self.context.close()
         self.model.close()
 
@@ -60,7 +82,8 @@ def load(
     if settings.exact:
         prober.check_exact()
     prefill, decode = (CostCurve(prober.measure(output=output)) for output in (False, True))
-    costs = Costs(prefill, decode)
+    heads = _heads(settings, model)
+    costs = Costs(prefill, decode, HeadCosts(prober.measure_heads(heads) if heads else {}))
     max_step_s = (settings.max_step_ms or _default_step_ms(costs)) / 1_000
     name = settings.model_name or model.name
     template = choose_template(
@@ -68,10 +91,11 @@ def load(
     )
     intake = Intake(model.vocab, PromptEncoder(model.vocab, template, context_size))
     limits = Limits(settings.n_parallel, min(MAX_BATCH_ROWS, context.num_cells), max_step_s)
-    scheduler = Scheduler(
-        KvCache(options.num_cells, options.num_seqs, ordered=settings.exact), costs, limits
-    )
-    engine = Engine(scheduler, Runner(context, model.vocab, costs), metrics, on_crash)
+    blocks = leaf_blocks(settings.n_parallel, options.num_seqs)
+    kv = KvCache(options.num_cells, options.num_seqs, ordered=settings.exact, leaf_blocks=blocks)
+    scheduler = Scheduler(kv, costs, limits, _drafter(settings, costs, heads))
+    runner = Runner(context, Verifier(model.vocab), costs, heads)
+    engine = Engine(scheduler, runner, metrics, on_crash)
     info = Info(
         model_id=f"{model.fingerprint[:16]}-{options.mode}",
         model_name=name,
@@ -85,9 +109,12 @@ def load(
         chat=intake.prompts.can_chat,
         exact=settings.exact,
         max_step_ms=round(max_step_s * 1_000, 1),
+        heads=heads.num_heads if heads else 0,
+        medusa_mode=settings.medusa_mode,
+        warnings=_warnings(settings, blocks),
     )
     engine.start()
-    return Served(engine, intake, info, model, context)
+    return Served(engine, intake, info, model, context, heads)
 
 
 def context_options(settings: Settings, context_size: int) -> ContextOptions:
@@ -103,6 +130,37 @@ def context_options(settings: Settings, context_size: int) -> ContextOptions:
     elif flash == "off" and kv_type_v == "q8_0":
         raise SettingError("KV_CACHE_TYPE", "q8_0 needs FLASH_ATTENTION=on")
     return ContextOptions(num_cells, MAX_SEQS, _num_threads(settings), kv_type_k, kv_type_v, flash)
+
+
+def _heads(settings: Settings, model: Model) -> Heads | None:
+    """The heads that MEDUSA_PATH names. Raises HeadFileError."""
+    if not settings.medusa_path or settings.medusa_mode == "off":
+        return None
+    options = HeadOptions(
+        _num_threads(settings), settings.medusa_any_base, max_heads=settings.medusa_k_heads
+    )
+    return Heads(settings.medusa_path, model, options)
+
+
+def _drafter(settings: Settings, costs: Costs, heads: Heads | None) -> Drafter:
+    confidence = HeadConfidence(
+        heads.num_heads if heads else 0, heads.calibration if heads else None
+    )
+    options = DraftOptions(
+        settings.medusa_mode, settings.medusa_rows, settings.medusa_max_tokens_per_step
+    )
+    return Drafter(Policy(costs.decode, costs.heads, confidence), options)
+
+
+def _warnings(settings: Settings, blocks: LeafBlocks) -> list[str]:
+    if settings.medusa_mode in ("off", "chain") or blocks.size:
+        return []
+    problem = (
+        f"N_PARALLEL={settings.n_parallel} leaves no sequence ids for draft trees "
+        f"({MAX_SEQS} in all): drafts are chains"
+    )
+    log.warning("%s", problem)
+    return [problem]
 
 
 def _num_threads(settings: Settings) -> int:

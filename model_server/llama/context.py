@@ -19,6 +19,7 @@ MAX_BATCH_ROWS = 512
 # llama.cpp rounds the pool up to whole blocks, but its row limits only when told beforehand.
 _CELL_BLOCK = 256
 
+_NO_POOLING = 0  # enum llama_pooling_type
 _KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}  # enum ggml_type
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 
@@ -46,6 +47,8 @@ class Context:
     def __init__(self, model: Model, options: ContextOptions) -> None:
         """Allocate the KV pool. Raises StartError when llama.cpp can't."""
         self.vocab_size = model.vocab.size
+        self.hidden_size = model.hidden_size
+        self.num_seqs = options.num_seqs
         self.pointer = _create(model, options)
         self.num_cells = int(llama_cpp.llama_n_ctx(self.pointer))
         self._memory = llama_cpp.llama_get_memory(self.pointer)
@@ -73,6 +76,22 @@ class Context:
         if address is None:
             raise EngineError("llama.cpp gave no logits")
         rows = (ctypes.c_float * self.vocab_size * num_outputs).from_address(address)
+        return np.ctypeslib.as_array(rows)
+
+    def set_embeddings(self, wanted: bool) -> None:
+        """Whether decodes also give the state behind every row, which must then be an output."""
+        llama_cpp.llama_set_embeddings(self.pointer, wanted)
+
+    def hidden(self, num_outputs: int) -> NDArray[np.float32]:
+        """State after the final norm, (num_outputs, hidden size), of a decode with embeddings on.
+
+        A view: copy to keep. llama.cpp overwrites it with the next decode.
+        """
+        pointer = llama_cpp.llama_get_embeddings(self.pointer)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        if address is None:
+            raise EngineError("llama.cpp gave no hidden states")
+        rows = (ctypes.c_float * self.hidden_size * num_outputs).from_address(address)
         return np.ctypeslib.as_array(rows)
 
     def synchronize(self) -> None:
@@ -106,6 +125,7 @@ def _create(model: Model, options: ContextOptions) -> llama_cpp.llama_context_p:
     params.type_v = _KV_TYPES[options.kv_type_v]
     params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
     params.kv_unified = True
+    params.pooling_type = _NO_POOLING
     params.no_perf = True
     backend.clear_errors()
     pointer: llama_cpp.llama_context_p | None

@@ -39,6 +39,11 @@ class Model:
         """The context the model was trained for, in tokens."""
         return int(llama_cpp.llama_model_n_ctx_train(self.pointer))
 
+    @property
+    def hidden_size(self) -> int:
+        """Width of the state that heads take."""
+        return int(llama_cpp.llama_model_n_embd(self.pointer))
+
     def _read_header(self, path: Path) -> None:
         if not path.is_file():
             raise ModelFileError(str(path), "no such file")

@@ -20,7 +20,7 @@ from model_server.llama.grammar import check_grammar
 from model_server.llama.schema import schema_to_gbnf
 from model_server.llama.vocab import Vocab
 from model_server.protocol import Sampling
-from model_server.sampling import Penalties, draw, greedy, gumbel_noise
+from model_server.sampling import Penalties, draw, greedy, gumbel_noise, log_softmax
 
 _CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 
@@ -105,6 +105,16 @@ class Sampler:
         masked[ids] = left
         return self._pick(masked, position, scratch)
 
+    def distribution(
+        self, logits: NDArray[np.float32], scratch: Candidates
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Ids and probabilities that `sample` draws from, but for the grammar."""
+        logits = self._biased(logits)
+        if self._params.temperature == 0:
+            return np.array([greedy(logits)], np.int32), np.ones(1)
+        ids, scaled = self._filtered(logits, scratch)
+        return ids, np.exp(log_softmax(scaled))
+
     def _biased(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         if not len(self._bias_ids) and not self._penalties.active:
             return logits
@@ -120,11 +130,17 @@ class Sampler:
         params = self._params
         if params.temperature == 0:
             return best
+        ids, scaled = self._filtered(logits, scratch)
+        return draw(ids, scaled, gumbel_noise(params.seed, params.choice, position, ids))
+
+    def _filtered(
+        self, logits: NDArray[np.float32], scratch: Candidates
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """What the filters leave, divided by the temperature, which is above 0."""
         ids, left = scratch.filter(self._filters, logits)
         # From the highest down, in float64: any temperature above 0 leaves finite scores.
         with np.errstate(over="ignore"):
-            scaled = (left - left.max()).astype(np.float64) / params.temperature
-        return draw(ids, scaled, gumbel_noise(params.seed, params.choice, position, ids))
+            return ids, (left - left.max()).astype(np.float64) / self._params.temperature
 
 
 def _make_filters(params: Sampling) -> llama_cpp.llama_sampler_p | None:

@@ -103,7 +103,7 @@ class Policy:
                 break
             choices.append(choice)
         count = self._num_drafts([c.probability for c in choices], load, heads)
-        return choices[:count]
+        return [*choices[:count], *_forced(requests, choices, count)]
 
     def _num_drafts(self, probabilities: Sequence[float], load: Load, heads: int) -> int:
         """How many of the likeliest nodes make the most tokens a second."""
@@ -141,3 +141,14 @@ class Policy:
         rows = load.num_requests + num_drafts
         seconds = self.decode.seconds(rows, load.kv_length) + self._overhead_s[num_drafts > 0]
         return seconds + (self.head_costs.seconds(heads, load.num_requests) if heads else 0.0)
+
+
+def _forced(requests: Sequence[Candidates], choices: Sequence[Choice], count: int) -> list[Choice]:
+    """The best node of every request that must have one and got none."""
+    served = {choice.request for choice in choices[:count]}
+    first = {choice.request: choice for choice in reversed(choices[count:])}
+    return [
+        choice
+        for number, choice in first.items()
+        if requests[number].forced and number not in served
+    ]

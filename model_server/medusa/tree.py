@@ -20,7 +20,8 @@ class Candidates:
     """What may follow a request's last token, by depth: (token, probability), best first.
 
     A probability is conditional on the path before it. `copied` is a run from the context; while
-    a path follows it, its lists (`merged`) replace those of the heads.
+    a path follows it, its lists (`merged`) replace those of the heads. `forced`: at least one is
+    drafted, whether it pays or not.
     """
 
     by_depth: Sequence[Ranked]
@@ -28,6 +29,7 @@ class Candidates:
     merged: Sequence[Ranked] = ()
     max_depth: int = 0
     max_leaves: int = 1
+    forced: bool = False
 
     def children(self, depth: int, on_copy: bool) -> Ranked:
         """Candidates behind a node at `depth` (the root's is 0)."""

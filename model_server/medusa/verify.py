@@ -7,7 +7,7 @@ Medusa, 2024, 2.3.1) is the lossy alternative: a draft need only be plausible.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,32 +19,25 @@ TYPICAL_EPSILON, TYPICAL_DELTA = 0.09, 0.3
 
 
 @dataclass(frozen=True)
-class Walk:
-    """Tokens in order, and the nodes they were sampled behind: the root, then accepted drafts."""
+class Drawn:
+    """A token, the node it was drawn behind, and whether the tree had drafted it there."""
 
-    tokens: list[int]
-    nodes: list[int]
-
-    @property
-    def num_accepted(self) -> int:
-        """Draft tokens that the target confirmed."""
-        return len(self.nodes) - 1
+    node: int
+    token: int
+    from_draft: bool
 
 
-def walk(tree: DraftTree, sample: Callable[[int], int], emit: Callable[[int], bool]) -> Walk:
-    """`sample(node)` draws the token behind a node; `emit(token)` says whether the answer goes on.
+def walk(tree: DraftTree, draw: Callable[[int], int]) -> Iterator[Drawn]:
+    """From the root down: `draw(node)` gives the token behind a node; go on while it was drafted.
 
-    A typical `sample` may give a child's token instead of a drawn one.
+    A typical `draw` may give a child's token instead of a drawn one.
     """
-    tokens: list[int] = []
-    nodes: list[int] = []
     node: int | None = 0
     while node is not None:
-        nodes.append(node)
-        token = sample(node)
-        tokens.append(token)
-        node = tree.child(node, token) if emit(token) else None
-    return Walk(tokens, nodes)
+        token = draw(node)
+        child = tree.child(node, token)
+        yield Drawn(node, token, child is not None)
+        node = child
 
 
 def typical_token(

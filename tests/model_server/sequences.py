@@ -14,6 +14,16 @@ from tests import vocabulary
 MakeSequence = Callable[..., Sequence]
 
 
+def take(sequence: Sequence, tokens: list[int]) -> str:
+    """Let a sequence accept tokens until it ends; the text that comes out."""
+    texts = []
+    for token in tokens:
+        texts.append(sequence.accept(token))
+        if sequence.finish_reason is not None:
+            break
+    return "".join(texts)
+
+
 def sequence_maker(vocab: Vocab) -> MakeSequence:
     """Sequences of any prompt tokens and fields of a request, past all checks."""
 

@@ -13,29 +13,39 @@ from numpy.typing import NDArray
 from model_server.engine.engine import Engine
 from model_server.engine.intake import Intake
 from model_server.engine.kv import KvCache
+from model_server.engine.leaves import leaf_blocks
+from model_server.engine.plan import DecodeTree
 from model_server.engine.prompt import PromptEncoder
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Limits, Scheduler
 from model_server.engine.sequence import Accepted
-from model_server.engine.sequence import Sequence as EngineSequence
+from model_server.engine.verifier import Verifier
 from model_server.llama.context import MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model
+from model_server.llama.vocab import Vocab
 from model_server.medusa.cost import CostCurve, Costs
 from model_server.metrics import Metrics
 from model_server.protocol import Done, Event, Failed, GenerateRequest, Sampling, Tokens
+from tests.model_server.drafters import MakeDrafter, plain
 
 EXACT = {"kv_type_k": "f16", "kv_type_v": "bf16", "flash_attention": "on"}
 F32 = {"kv_type_k": "f32", "kv_type_v": "f32", "flash_attention": "off"}
 
 
-class RecordingRunner(Runner):
-    """Keeps a copy of each row of logits a token was drawn from, by the tokens before it."""
+class RecordingVerifier(Verifier):
+    """Keeps a copy of every row of logits, drafts' too, by the tokens before it."""
 
-    rows: list[tuple[list[int], NDArray[np.float32]]]
+    def __init__(self, vocab: Vocab) -> None:
+        super().__init__(vocab)
+        self.rows: list[tuple[list[int], NDArray[np.float32]]] = []
 
-    def _verify(self, sequence: EngineSequence, logits: NDArray[np.float32]) -> Accepted:
-        self.rows.append((list(sequence.tokens), logits.copy()))
-        return super()._verify(sequence, logits)
+    def verify(self, decoded: DecodeTree, logits: NDArray[np.float32], rows: list[int]) -> Accepted:
+        paths = [list(decoded.sequence.tokens)]
+        tree = decoded.tree
+        for node in range(1, tree.num_nodes):
+            paths.append([*paths[tree.parents[node]], tree.tokens[node]])
+        self.rows += [(path, logits[row].copy()) for path, row in zip(paths, rows, strict=True)]
+        return super().verify(decoded, logits, rows)
 
 
 @dataclass
@@ -43,7 +53,8 @@ class Stack:
     """The parts of an engine whose thread is not started, and what its clients heard."""
 
     engine: Engine
-    runner: RecordingRunner
+    runner: Runner
+    verifier: RecordingVerifier
     scheduler: Scheduler
     context: Context
     intake: Intake
@@ -104,7 +115,9 @@ class Layout:
 
 
 @contextmanager
-def stack(path: Path, layout: Layout | None = None) -> Iterator[Stack]:
+def stack(
+    path: Path, layout: Layout | None = None, make_drafter: MakeDrafter = plain
+) -> Iterator[Stack]:
     """An engine over the model at `path`."""
     layout = layout or Layout()
     model = Model(path, 0)
@@ -114,13 +127,14 @@ def stack(path: Path, layout: Layout | None = None) -> Iterator[Stack]:
     cost.observe = lambda *_: None  # type: ignore[method-assign]  # steps don't hang on the clock
     costs = Costs(cost, cost)
     limits = Limits(layout.num_slots, layout.num_cells, layout.max_step_s)
-    scheduler = Scheduler(
-        KvCache(layout.num_cells, MAX_SEQS, ordered=layout.ordered), costs, limits
-    )
-    runner = RecordingRunner(context, model.vocab, costs)
-    runner.rows = []
+    blocks = leaf_blocks(layout.num_slots, MAX_SEQS)
+    kv = KvCache(layout.num_cells, MAX_SEQS, ordered=layout.ordered, leaf_blocks=blocks)
+    scheduler = Scheduler(kv, costs, limits, make_drafter(costs))
+    verifier = RecordingVerifier(model.vocab)
+    runner = Runner(context, verifier, costs)
     intake = Intake(model.vocab, PromptEncoder(model.vocab, None, min(layout.num_cells, 2_048)))
-    yield Stack(Engine(scheduler, runner, Metrics()), runner, scheduler, context, intake)
+    engine = Engine(scheduler, runner, Metrics())
+    yield Stack(engine, runner, verifier, scheduler, context, intake)
     context.close()
     model.close()
 

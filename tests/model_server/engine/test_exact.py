@@ -97,9 +97,9 @@ def test_same_text_alone_batched_restarted_resumed(model_path: Path, sampling: s
 def test_logits_are_equal_to_the_bit(random_q8_path: Path) -> None:
     one = run(random_q8_path, alone, "greedy")
     many = run(random_q8_path, together, "greedy")
-    expected = {tuple(tokens): logits for tokens, logits in one.runner.rows}
-    assert len(many.runner.rows) >= NUM_PROMPTS * ANSWER_TOKENS // 2
-    for tokens, logits in many.runner.rows:
+    expected = {tuple(tokens): logits for tokens, logits in one.verifier.rows}
+    assert len(many.verifier.rows) >= NUM_PROMPTS * ANSWER_TOKENS // 2
+    for tokens, logits in many.verifier.rows:
         assert np.array_equal(logits, expected[tuple(tokens)])
 
 
@@ -113,9 +113,9 @@ def test_without_exact_company_changes_logits(random_q8_path: Path) -> None:
     )
     with stack(random_q8_path, layout) as made:
         alone(made, SAMPLINGS["greedy"])
-        expected = {tuple(tokens): logits for tokens, logits in made.runner.rows}
-        made.runner.rows.clear()
+        expected = {tuple(tokens): logits for tokens, logits in made.verifier.rows}
+        made.verifier.rows.clear()
         made.runner.apply(made.scheduler.kv.clear_cached())
         together(made, SAMPLINGS["greedy"])
-        rows = [(expected.get(tuple(tokens)), logits) for tokens, logits in made.runner.rows]
+        rows = [(expected.get(tuple(tokens)), logits) for tokens, logits in made.verifier.rows]
     assert any(old is not None and not np.array_equal(old, new) for old, new in rows)

@@ -10,6 +10,7 @@ from model_server.errors import GrammarRefused, PromptRefused, RequestError
 from model_server.llama.vocab import Vocab
 from model_server.protocol import GenerateRequest
 from tests import twin, vocabulary
+from tests.model_server.sequences import take
 from tests.vocabulary import EOS
 
 PROMPT = twin.prompt(10)
@@ -73,13 +74,13 @@ def test_a_bad_grammar_is_refused_before_a_slot_is_taken(intake: Intake) -> None
 def test_a_resumed_answer_is_where_the_first_attempt_was(intake: Intake, num_done: int) -> None:
     answer = twin.answer(PROMPT, 20)
     first = intake.make(request(stop=["zz"]))
-    shown = first.accept(answer[:num_done]).text
+    shown = take(first, answer[:num_done])
     resume = {"tokens": answer[:num_done], "num_chars": len(shown)}
     second = intake.make(request(stop=["zz"], resume=resume))
     assert second.tokens == first.tokens
     assert second.num_answered == num_done
     rest = answer[num_done:]
-    assert second.accept(rest).text == first.accept(rest).text
+    assert take(second, rest) == take(first, rest)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +100,8 @@ def test_a_resumed_answer_may_be_complete(
 def test_a_chat_answer_loses_its_first_space(intake: Intake) -> None:
     spaced = vocabulary.token_ids(twin.TINY.vocab_size)[vocabulary.SPACE + "ba"]
     chat = intake.make(request(messages=[{"role": "user", "content": "ba"}]))
-    assert chat.accept([spaced, spaced]).text == "ba ba"
-    assert intake.make(request()).accept([spaced]).text == " ba"
+    assert take(chat, [spaced, spaced]) == "ba ba"
+    assert intake.make(request()).accept(spaced) == " ba"
 
 
 def test_chat_without_messages_is_refused(intake: Intake) -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_server.engine.kv import Clear, Copy, KvCache, KvOp, Remove, common_prefix
+from model_server.engine.kv import KvCache, common_prefix
+from model_server.engine.kv_ops import Clear, Copy, KvOp, Remove
 
 NUM_SEQS = 6
 

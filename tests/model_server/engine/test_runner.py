@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_server.engine import runner
-from model_server.engine.runner import report
+from model_server.engine import verifier
+from model_server.engine.verifier import report
 from model_server.llama.sampler import Candidates, Sampler
 from model_server.llama.vocab import Vocab
 from model_server.protocol import Done, Failed, Sampling, Tokens
@@ -78,7 +78,7 @@ def test_a_stuck_grammar_ends_its_request_alone(twin_path: Path) -> None:
 def test_a_grammar_that_takes_too_long_ends_its_request_alone(
     twin_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_MAX_SAMPLING_S", 0.05)
+    monkeypatch.setattr(verifier, "_MAX_SAMPLING_S", 0.05)
     branches = " | ".join(f'"a" root "{chr(ord("b") + i)}"' for i in range(3))
     bias = {byte_token(ord("a")): 100.0}
     with stack(twin_path) as made:

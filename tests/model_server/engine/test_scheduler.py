@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_server.engine.kv import KvCache
-from model_server.engine.scheduler import Limits, Plan, Scheduler
+from model_server.engine.plan import Plan
+from model_server.engine.scheduler import Limits, Scheduler
 from model_server.engine.sequence import Accepted, Sequence
 from model_server.llama.vocab import Vocab
 from model_server.medusa.cost import CostCurve, Costs
+from tests.model_server.drafters import plain
 from tests.model_server.sequences import MakeSequence, sequence_maker
 
 NUM_SEQS = 32
@@ -21,16 +23,19 @@ def scheduler(
 ) -> Scheduler:
     """A row costs a millisecond, a step may take 20."""
     curve = CostCurve({1: 0.001, 512: 0.512})
+    costs = Costs(curve, curve)
     kv = KvCache(num_cells, NUM_SEQS, ordered=ordered)
-    return Scheduler(kv, Costs(curve, curve), Limits(slots, max_rows, 0.020))
+    return Scheduler(kv, costs, Limits(slots, max_rows, 0.020), plain(costs))
 
 
 def step(made: Scheduler, token: int = 7) -> Plan:
     """Schedule and pretend that every decoded sequence got `token`."""
     plan = made.schedule()
-    for sequence in plan.decode:
-        sequence.accept([token])
-    made.update(plan, [Accepted(sequence, [token]) for sequence in plan.decode])
+    results = []
+    for decoded in plan.decode:
+        text = decoded.sequence.accept(token)
+        results.append(Accepted(decoded.sequence, [token], text, [0], [False]))
+    made.update(plan, results)
     return plan
 
 
@@ -65,7 +70,7 @@ def test_running_requests_decode_beside_a_long_prompt(make_sequence: MakeSequenc
     step(made)
     made.add(long)
     plan = step(made)
-    assert plan.decode == [first]
+    assert [decoded.sequence for decoded in plan.decode] == [first]
     assert plan.prefill[0].sequence is long
     assert plan.num_prefill_rows + len(plan.decode) <= 20
 

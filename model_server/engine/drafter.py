@@ -1,0 +1,151 @@
+"""Draft trees for the requests of a step, from the heads' proposals and their own context. Pure.
+
+The policy says what pays; here its inputs are gathered and its results are scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from model_server.engine.plan import NO_HEADS, HeadRun
+from model_server.engine.sequence import Accepted, Sequence
+from model_server.medusa.alarm import AcceptanceAlarm
+from model_server.medusa.confidence import CopyConfidence
+from model_server.medusa.lookup import MAX_DRAFT, NOTHING
+from model_server.medusa.policy import Load, Policy
+from model_server.medusa.tree import PLAIN, Candidates, DraftTree, Ranked, merge
+
+Mode = Literal["auto", "off", "chain", "tree"]
+
+
+@dataclass(frozen=True)
+class DraftOptions:
+    """The process's settings; a request may ask for less.
+
+    `rows`: of every tree, 0: what pays. `max_tokens_per_step`: 0: no cap.
+    """
+
+    mode: Mode = "auto"
+    rows: int = 0
+    max_tokens_per_step: int = 0
+
+
+@dataclass(frozen=True)
+class Room:
+    """What is left for drafts: rows of the step, leaves of a tree, KV positions seen.
+
+    `unready`: requests whose prompt ends in this very step; they can't branch yet.
+    """
+
+    num_drafts: int
+    num_leaves: int
+    kv_length: float
+    unready: frozenset[Sequence] = frozenset()
+
+
+class Drafter:
+    """Holds what was learned about candidates copied from the context."""
+
+    def __init__(self, policy: Policy, options: DraftOptions) -> None:
+        self.policy = policy
+        self.options = options
+        self.alarm = AcceptanceAlarm()
+        self._copies = CopyConfidence()
+
+    def draft(self, sequences: list[Sequence], room: Room) -> tuple[list[DraftTree], HeadRun]:
+        """A tree for each sequence, and the heads to run behind them."""
+        trees = [DraftTree([sequence.tokens[-1]]) for sequence in sequences]
+        if not sequences:
+            return trees, NO_HEADS
+        fixed_rows = min(self.options.rows, 1 + room.num_drafts // len(sequences))
+        load = Load(len(sequences), room.kv_length, room.num_drafts, fixed_rows)
+        heads = self._heads(sequences, load)
+        candidates = [self._candidates(sequence, room) for sequence in sequences]
+        for choice in self.policy.choose(candidates, load, heads.num_heads):
+            trees[choice.request].add(choice.token, choice.parent)
+        return trees, heads
+
+    def update(self, results: Iterable[Accepted]) -> None:
+        """Score what was proposed against what came, and take the new proposals."""
+        for result in results:
+            drafting = result.sequence.drafting
+            found, drafting.found = drafting.found, NOTHING
+            if found.tokens:
+                self._copies.observe(found.tokens, found.num_matched, result.tokens)
+            self._score(result.sequence)
+            if result.proposal is not None:
+                drafting.propose(result.proposal)
+                self.policy.note_proposal(result.proposal.log_probs)
+
+    def _heads(self, sequences: list[Sequence], load: Load) -> HeadRun:
+        wanting = [sequence for sequence in sequences if self._most_drafts(sequence)]
+        if not wanting or not self.policy.confidence.num_heads:
+            return NO_HEADS
+        if num_heads := self.policy.num_heads(load):
+            return HeadRun(num_heads, frozenset(wanting))
+        if self.policy.may_probe():
+            probed = frozenset(wanting[:1])
+            return HeadRun(self.policy.confidence.num_heads, probed, probe=True)
+        return NO_HEADS
+
+    def _candidates(self, sequence: Sequence, room: Room) -> Candidates:
+        most = self._most_drafts(sequence)
+        if not most:
+            return PLAIN
+        by_depth = self._proposed(sequence)
+        drafting = sequence.drafting
+        drafting.found = found = drafting.lookup.find(sequence.tokens, min(most, MAX_DRAFT))
+        merged: list[Ranked] = []
+        for depth, token in enumerate(found.tokens):
+            ranked = by_depth[depth] if depth < len(by_depth) else ()
+            probability = self._copies.probability(found.num_matched + depth)
+            merged.append(merge(ranked, token, probability))
+        chain = "chain" in (self.options.mode, sequence.request.speculation.mode)
+        branching = not chain and sequence not in room.unready
+        return Candidates(
+            by_depth,
+            found.tokens,
+            merged,
+            max_depth=most,
+            max_leaves=room.num_leaves if branching else 1,
+            forced=self._forced(sequence),
+        )
+
+    def _proposed(self, sequence: Sequence) -> list[Ranked]:
+        proposal = sequence.drafting.proposal
+        if proposal is None or proposal.position != len(sequence.tokens):
+            return []
+        probabilities = self.policy.confidence.probabilities(proposal.log_probs)
+        return [
+            list(zip(ids, shares, strict=True))
+            for ids, shares in zip(proposal.ids.tolist(), probabilities.tolist(), strict=True)
+        ]
+
+    def _most_drafts(self, sequence: Sequence) -> int:
+        """The deepest draft that could still be of use; 0 where none is wanted."""
+        wanted = sequence.request.speculation
+        if "off" in (self.options.mode, wanted.mode):
+            return 0
+        left = sequence.max_tokens - sequence.num_answered
+        caps = [
+            cap for cap in (self.options.max_tokens_per_step, wanted.max_tokens_per_step) if cap
+        ]
+        return min([left, *caps]) - 1
+
+    def _forced(self, sequence: Sequence) -> bool:
+        mode = sequence.request.speculation.mode
+        return (self.options.mode if mode == "auto" else mode) != "auto"
+
+    def _score(self, sequence: Sequence) -> None:
+        """Score the proposals all of whose tokens have come: of a plain step, too."""
+        unscored = sequence.drafting.unscored
+        while unscored:
+            end = unscored[0].position + len(unscored[0].ids)
+            if end > len(sequence.tokens) and sequence.finish_reason is None:
+                return
+            proposal = unscored.popleft()
+            came = sequence.tokens[proposal.position : end]
+            if came:
+                self.alarm.observe(self.policy.confidence.observe(proposal, came) > 0)

@@ -1,0 +1,86 @@
+"""What one step computes, as the scheduler decides it and the runner runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model_server.engine.kv_ops import KvOp
+from model_server.engine.sequence import Sequence
+from model_server.medusa.tree import DraftTree
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Prompt rows of one sequence: its tokens start..end-1."""
+
+    sequence: Sequence
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class DecodeTree:
+    """Rows behind one sequence: its last token is the root, drafts follow.
+
+    `seqs`: for each node the sequence ids of all leaves below it.
+    """
+
+    sequence: Sequence
+    tree: DraftTree
+    seqs: list[list[int]]
+
+
+@dataclass(frozen=True)
+class HeadRun:
+    """Which requests get proposals from how many heads at the end of the step.
+
+    A `probe` only finds out how good the heads are these days.
+    """
+
+    num_heads: int = 0
+    sequences: frozenset[Sequence] = frozenset()
+    probe: bool = False
+
+
+NO_HEADS = HeadRun()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step: bring the KV cache into shape, prefill, decode a tree a sequence, propose."""
+
+    ops: list[KvOp]
+    prefill: list[Chunk]
+    decode: list[DecodeTree]
+    heads: HeadRun = NO_HEADS
+
+    @property
+    def num_prefill_rows(self) -> int:
+        """Rows of the first decode."""
+        return sum(chunk.end - chunk.start for chunk in self.prefill)
+
+    @property
+    def num_decode_rows(self) -> int:
+        """Rows of the second decode, drafts included."""
+        return sum(each.tree.num_nodes for each in self.decode)
+
+    @property
+    def num_drafts(self) -> int:
+        """Draft rows of the second decode."""
+        return self.num_decode_rows - len(self.decode)
+
+    @property
+    def prefill_kv_length(self) -> float:
+        """Positions that a prefill row attends to, in the mean."""
+        seen = sum((chunk.end - chunk.start) * (chunk.start + chunk.end) for chunk in self.prefill)
+        return seen / 2 / max(self.num_prefill_rows, 1)
+
+    @property
+    def decode_kv_length(self) -> float:
+        """Positions that a decode row attends to, in the mean over requests."""
+        return kv_length([each.sequence for each in self.decode])
+
+
+def kv_length(sequences: list[Sequence]) -> float:
+    """Positions that the next row of each sequence attends to, in the mean."""
+    return sum(len(s.tokens) for s in sequences) / max(len(sequences), 1)

@@ -1,0 +1,106 @@
+"""Walks a decoded draft tree with a request's own sampler, and says what came of it."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.engine.plan import DecodeTree
+from model_server.engine.sequence import Accepted, Sequence
+from model_server.errors import GrammarTooSlow, RequestError
+from model_server.llama.sampler import Candidates
+from model_server.llama.vocab import Vocab
+from model_server.medusa.verify import Drawn, typical_token, walk
+from model_server.protocol import PositionLogprobs, TokenLogprob
+from model_server.sampling import log_softmax, top_ids
+
+# An ambiguous grammar can cost more with every token; all others would wait for it.
+_MAX_SAMPLING_S = 0.5
+
+Logits = NDArray[np.float32]
+
+
+class Verifier:
+    """A vocabulary and scratch space for one engine thread."""
+
+    def __init__(self, vocab: Vocab) -> None:
+        self._vocab = vocab
+        self._scratch = Candidates(vocab.size)
+
+    def verify(self, decoded: DecodeTree, logits: Logits, rows: list[int]) -> Accepted:
+        """Draw behind the root, and on while the tree holds what was drawn.
+
+        `logits`: (rows, vocabulary); `rows`: those of the tree's nodes. The sequence takes the
+        tokens, and its stop rules end the walk.
+        """
+        sequence = decoded.sequence
+        drawn: list[Drawn] = []
+        texts: list[str] = []
+        error: RequestError | None = None
+        try:
+            for each in walk(
+                decoded.tree, lambda node: self._draw(decoded, node, logits[rows[node]])
+            ):
+                drawn.append(each)
+                texts.append(sequence.accept(each.token))
+                if sequence.finish_reason is not None:
+                    break
+        except RequestError as problem:
+            error = problem
+        return Accepted(
+            sequence,
+            [each.token for each in drawn],
+            "".join(texts),
+            [each.node for each in drawn] or [0],
+            [each.from_draft for each in drawn],
+            self._logprobs(sequence, [(logits[rows[d.node]], d.token) for d in drawn]),
+            error,
+        )
+
+    def _draw(self, decoded: DecodeTree, node: int, logits: Logits) -> int:
+        """The token behind a node, which the sampler has accepted. Raises RequestError."""
+        sampler, position = decoded.sequence.sampler, decoded.sequence.num_answered
+        started = time.thread_time()
+        token = self._plausible_draft(decoded, node, logits)
+        if token is None:
+            token = sampler.sample(logits, position, self._scratch)
+        sampler.accept(token)
+        if time.thread_time() - started > _MAX_SAMPLING_S:
+            raise GrammarTooSlow(_MAX_SAMPLING_S)
+        return token
+
+    def _plausible_draft(self, decoded: DecodeTree, node: int, logits: Logits) -> int | None:
+        """With typical acceptance, a draft that may stand in for a drawn token."""
+        sampler, tree = decoded.sequence.sampler, decoded.tree
+        drafts = [tree.tokens[child] for child in tree.children[node]]
+        if not drafts or decoded.sequence.request.speculation.acceptance != "typical":
+            return None
+        ids, probabilities = sampler.distribution(logits, self._scratch)
+        return typical_token(probabilities, ids, [t for t in drafts if sampler.allows(t)])
+
+    def _logprobs(
+        self, sequence: Sequence, drawn: list[tuple[Logits, int]]
+    ) -> list[PositionLogprobs] | None:
+        count = sequence.request.logprobs
+        if count is None:
+            return None
+        return [report(self._vocab, row, token, count) for row, token in drawn]
+
+
+def report(vocab: Vocab, logits: Logits, token: int, count: int) -> PositionLogprobs:
+    """Log probabilities of the drawn token and of the `count` most likely ones."""
+    values = log_softmax(logits)
+
+    def entry(of: int) -> TokenLogprob:
+        piece = vocab.piece(of, special=True)
+        return TokenLogprob(
+            id=of,
+            text=piece.decode(errors="replace"),
+            bytes=list(piece),
+            logprob=max(float(values[of]), -1e9),
+        )
+
+    top = [entry(other) for other in top_ids(logits, count)]
+    return PositionLogprobs(**entry(token).model_dump(), top=top)

@@ -1,0 +1,34 @@
+"""A loud word when next to nothing that the heads propose comes true: most likely wrong heads."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+log = logging.getLogger(__name__)
+
+_WINDOW = 200
+_LEAST_SHARE = 0.02
+
+
+class AcceptanceAlarm:
+    """Watches the first head: how often the next token was among its candidates."""
+
+    def __init__(self) -> None:
+        self._recent: deque[bool] = deque(maxlen=_WINDOW)
+        self.warning: str | None = None
+
+    def observe(self, hit: bool) -> None:
+        """Take one proposal; warns once when the share gets too low, and takes it back later."""
+        self._recent.append(hit)
+        if len(self._recent) < _WINDOW:
+            return
+        share = sum(self._recent) / _WINDOW
+        if share >= _LEAST_SHARE:
+            self.warning = None
+        elif self.warning is None:
+            self.warning = (
+                f"of the last {_WINDOW} tokens the first Medusa head proposed {share:.1%}: "
+                "MEDUSA_PATH was most likely trained for another model; drafting stays off"
+            )
+            log.warning("%s", self.warning)
