@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader, ReaderTensor
 from gguf.quants import dequantize
 
 Doubles = npt.NDArray[np.float64]
@@ -14,8 +14,13 @@ Doubles = npt.NDArray[np.float64]
 
 def tensors(path: Path) -> dict[str, Doubles]:
     """All tensors of a GGUF file, widened."""
-    found = GGUFReader(path).tensors
-    return {t.name: dequantize(t.data, t.tensor_type).astype(np.float64) for t in found}
+    return {tensor.name: _widened(tensor) for tensor in GGUFReader(path).tensors}
+
+
+def _widened(tensor: ReaderTensor) -> Doubles:
+    if tensor.tensor_type == GGMLQuantizationType.I32:
+        return np.asarray(tensor.data, np.float64)
+    return np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float64)
 
 
 def log_probs(
