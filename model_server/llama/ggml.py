@@ -23,7 +23,7 @@ Signatures = Mapping[str, tuple[type | None, Sequence[type]]]
 Tensor = NewType("Tensor", int)
 
 F32, I32 = 0, 26  # enum ggml_type
-MAX_NODES = 64  # per graph
+_MAX_NODES = 128  # per graph
 
 _POINTER, _INT, _I64, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_size_t
 _TEXT = ctypes.c_char_p
@@ -190,9 +190,9 @@ class Graph:
     def __init__(self, device: Device) -> None:
         self._lib = _base()
         self._device = device
-        size = MAX_NODES * self._lib.ggml_tensor_overhead()
-        self._context = _context(size + self._lib.ggml_graph_overhead_custom(MAX_NODES, False))
-        self._graph = self._lib.ggml_new_graph_custom(self._context, MAX_NODES, False)
+        size = _MAX_NODES * self._lib.ggml_tensor_overhead()
+        self._context = _context(size + self._lib.ggml_graph_overhead_custom(_MAX_NODES, False))
+        self._graph = self._lib.ggml_new_graph_custom(self._context, _MAX_NODES, False)
         buffer_type = self._lib.ggml_backend_get_default_buffer_type(device.pointer)
         self._allocator = self._lib.ggml_gallocr_new(buffer_type)
         self._nodes: list[Tensor] = []

@@ -10,7 +10,7 @@ import pytest
 
 from model_server.llama.model import Model
 from model_server.medusa.confidence import HeadConfidence
-from model_server.medusa.head_file import MATRIX_TYPES
+from model_server.medusa.head_file import MATRIX_TYPES, MAX_BLOCKS, MAX_HEADS
 from model_server.medusa.heads import HeadOptions, Heads, Proposals
 from tests import gguf_file, heads_reference, random_heads, random_model
 from tests.model_server.medusa.conftest import WriteHeads
@@ -87,26 +87,29 @@ def test_any_number_of_heads_and_rows(
     assert_agrees(found, expected, TOLERANCE["F32"])
 
 
+def test_the_largest_file_fits_a_graph(write_heads: WriteHeads, open_heads: OpenHeads) -> None:
+    path = write_heads(Kind(num_heads=MAX_HEADS, num_blocks=MAX_BLOCKS))
+    found = open_heads(path).propose(states(2), MAX_HEADS, 3)
+    expected = heads_reference.log_probs(path, states(2), MAX_HEADS)
+    assert_agrees(found, expected, 10 * TOLERANCE["F32"])
+
+
+@pytest.mark.parametrize("base_type", ["F32", "Q4_0", "F32 tied"])
 @pytest.mark.parametrize("trim", [0, 100])
-@pytest.mark.parametrize(("base_type", "tied"), [("F32", False), ("Q4_0", False), ("F32", True)])
 def test_a_shared_output_matrix_is_the_base_s(
-    write_heads: WriteHeads,
-    open_heads: OpenHeads,
-    tmp_path: Path,
-    base_type: str,
-    tied: bool,
-    trim: int,
+    write_heads: WriteHeads, open_heads: OpenHeads, tmp_path: Path, base_type: str, trim: int
 ) -> None:
-    base_path = write_base(tmp_path / "base.gguf", base_type, tied)
+    file_type = base_type.split(maxsplit=1)[0]
+    base_path = write_base(tmp_path / "base.gguf", file_type, tied="tied" in base_type)
     base = Model(base_path, 0)
     path = write_heads(Kind(shared=True, num_heads=2, trim=trim))
     found = open_heads(path, on=base).propose(states(3), 2, 5)
     base.close()
     expected = heads_reference.log_probs(path, states(3), 2, base_path)
-    assert_agrees(found, expected, TOLERANCE[base_type])
+    assert_agrees(found, expected, TOLERANCE[file_type])
 
 
-def write_base(path: Path, file_type: str, tied: bool) -> Path:
+def write_base(path: Path, file_type: str, *, tied: bool) -> Path:
     """The random model; when tied, its embeddings are the output matrix too."""
     tensors = random_model.tensors(random_model.SHAPE, file_type, seed=0)
     kept = (tensor for tensor in tensors if not (tied and tensor.name == "output.weight"))
