@@ -3,7 +3,8 @@
 ModelServerError
 ├── StartError              the process ends with exit code 1 and this one sentence
 │   ├── SettingError        a setting is out of its limits
-│   └── ModelFileError      the GGUF can't be served
+│   ├── ModelFileError      the GGUF can't be served
+│   └── HeadFileError       the file of Medusa heads can't be used with this base
 ├── RequestError            one request is at fault; it becomes an `error` event
 │   ├── PromptTooLong
 │   ├── PromptRefused       empty, unknown tokens, no chat template, ...
@@ -38,6 +39,14 @@ class ModelFileError(StartError):
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"MODEL_PATH {path}: {problem}")
+        self.path = path
+
+
+class HeadFileError(StartError):
+    """The file of Medusa heads can't be used with this base."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"MEDUSA_PATH {path}: {problem}")
         self.path = path
 
 

@@ -48,7 +48,7 @@ class Prober:
         for num_heads in range(1, heads.num_heads + 1):
             measured[num_heads] = {}
             for rows in HEAD_ROWS:
-                measured[num_heads][rows] = _best_time(heads, num_heads, rows)
+                measured[num_heads][rows] = self._head_time(heads, num_heads, rows)
                 if time.perf_counter() - started > _MEASURE_BUDGET_S:
                     break
         return measured
@@ -98,12 +98,11 @@ class Prober:
         self._context.clear()
         return seconds
 
-
-def _best_time(heads: Heads, num_heads: int, rows: int) -> float:
-    hidden = np.ones((rows, heads.hidden_size), np.float32)
-    times = []
-    for _ in range(3):  # the first builds the graph
-        started = time.perf_counter()
-        heads.propose(hidden, num_heads, NUM_RANKS)
-        times.append(time.perf_counter() - started)
-    return min(times)
+    def _head_time(self, heads: Heads, num_heads: int, rows: int) -> float:
+        hidden = np.ones((rows, self._context.hidden_size), np.float32)
+        times = []
+        for _ in range(3):  # the first builds the graph
+            started = time.perf_counter()
+            heads.propose(hidden, num_heads, NUM_RANKS)
+            times.append(time.perf_counter() - started)
+        return min(times)

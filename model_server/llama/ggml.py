@@ -1,98 +1,284 @@
 """ggml through ctypes, on the very library instance that llama.cpp uses.
 
 Opened by soname after llama_cpp is imported: by path one would get a second copy, with its own
-registry. Here: the GGUF header reader.
+registry. Here: devices, tensors that stay, and graphs that are built once and computed often.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import sys
+from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
+from typing import Any, NewType
 
 import llama_cpp  # noqa: F401  # loads the libraries that are opened by soname below
+import numpy as np
+from numpy.typing import NDArray
 
-_UINT32 = 4  # enum gguf_type
-_STRING = 8
-_FINGERPRINT_BLOCKS, _FINGERPRINT_BLOCK_BYTES = 64, 65_536
+from model_server.errors import EngineError, StartError
+from model_server.llama import backend
+
+Signatures = Mapping[str, tuple[type | None, Sequence[type]]]
+Tensor = NewType("Tensor", int)
+
+F32, I32 = 0, 26  # enum ggml_type
+_MAX_NODES = 128  # per graph
+
+_POINTER, _INT, _I64, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_size_t
+_TEXT = ctypes.c_char_p
+_CPU, _GPU, _INTEGRATED_GPU = 0, 1, 2  # enum ggml_backend_dev_type
+_FOR_WEIGHTS = 1  # enum ggml_backend_buffer_usage
 
 
-class _GgufInitParams(ctypes.Structure):
-    _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
+class _InitParams(ctypes.Structure):
+    _fields_ = [("mem_size", _SIZE), ("mem_buffer", _POINTER), ("no_alloc", ctypes.c_bool)]
 
 
-@cache
-def _base() -> ctypes.CDLL:
+_BASE: Signatures = {
+    "ggml_init": (_POINTER, [_InitParams]),
+    "ggml_free": (None, [_POINTER]),
+    "ggml_tensor_overhead": (_SIZE, []),
+    "ggml_graph_overhead_custom": (_SIZE, [_SIZE, ctypes.c_bool]),
+    "ggml_new_graph_custom": (_POINTER, [_POINTER, _SIZE, ctypes.c_bool]),
+    "ggml_build_forward_expand": (None, [_POINTER, _POINTER]),
+    "ggml_set_input": (None, [_POINTER]),
+    "ggml_set_output": (None, [_POINTER]),
+    "ggml_op_desc": (_TEXT, [_POINTER]),
+    "ggml_type_name": (_TEXT, [_INT]),
+    "ggml_row_size": (_SIZE, [_INT, _I64]),
+    "ggml_new_tensor_4d": (_POINTER, [_POINTER, _INT, _I64, _I64, _I64, _I64]),
+    "ggml_mul_mat": (_POINTER, [_POINTER, _POINTER, _POINTER]),
+    "ggml_add": (_POINTER, [_POINTER, _POINTER, _POINTER]),
+    "ggml_get_rows": (_POINTER, [_POINTER, _POINTER, _POINTER]),
+    "ggml_silu": (_POINTER, [_POINTER, _POINTER]),
+    "ggml_soft_max": (_POINTER, [_POINTER, _POINTER]),
+    "ggml_top_k": (_POINTER, [_POINTER, _POINTER, _INT]),
+    "ggml_repeat_4d": (_POINTER, [_POINTER, _POINTER, _I64, _I64, _I64, _I64]),
+    "ggml_reshape_3d": (_POINTER, [_POINTER, _POINTER, _I64, _I64, _I64]),
+    "ggml_view_3d": (_POINTER, [_POINTER, _POINTER, _I64, _I64, _I64, _SIZE, _SIZE, _SIZE]),
+    "ggml_gallocr_new": (_POINTER, [_POINTER]),
+    "ggml_gallocr_free": (None, [_POINTER]),
+    "ggml_gallocr_alloc_graph": (ctypes.c_bool, [_POINTER, _POINTER]),
+    "ggml_backend_free": (None, [_POINTER]),
+    "ggml_backend_get_default_buffer_type": (_POINTER, [_POINTER]),
+    "ggml_backend_dev_init": (_POINTER, [_POINTER, _TEXT]),
+    "ggml_backend_dev_backend_reg": (_POINTER, [_POINTER]),
+    "ggml_backend_dev_description": (_TEXT, [_POINTER]),
+    "ggml_backend_dev_supports_op": (ctypes.c_bool, [_POINTER, _POINTER]),
+    "ggml_backend_reg_get_proc_address": (_POINTER, [_POINTER, _TEXT]),
+    "ggml_backend_alloc_ctx_tensors": (_POINTER, [_POINTER, _POINTER]),
+    "ggml_backend_buffer_free": (None, [_POINTER]),
+    "ggml_backend_buffer_clear": (None, [_POINTER, ctypes.c_uint8]),
+    "ggml_backend_buffer_set_usage": (None, [_POINTER, _INT]),
+    "ggml_backend_tensor_set": (None, [_POINTER, _POINTER, _SIZE, _SIZE]),
+    "ggml_backend_tensor_get": (None, [_POINTER, _POINTER, _SIZE, _SIZE]),
+    "ggml_backend_graph_compute": (_INT, [_POINTER, _POINTER]),
+}
+
+
+def library(name: str, signatures: Signatures) -> ctypes.CDLL:
+    """One of llama.cpp's libraries, such as "ggml-base", with typed functions."""
     suffix = "0.dylib" if sys.platform == "darwin" else "so.0"
-    lib = ctypes.CDLL(f"libggml-base.{suffix}")
-    signatures: dict[str, tuple[type | None, list[type]]] = {
-        "gguf_init_from_file": (ctypes.c_void_p, [ctypes.c_char_p, _GgufInitParams]),
-        "gguf_free": (None, [ctypes.c_void_p]),
-        "gguf_find_key": (ctypes.c_int64, [ctypes.c_void_p, ctypes.c_char_p]),
-        "gguf_get_kv_type": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_int64]),
-        "gguf_get_val_u32": (ctypes.c_uint32, [ctypes.c_void_p, ctypes.c_int64]),
-        "gguf_get_val_str": (ctypes.c_char_p, [ctypes.c_void_p, ctypes.c_int64]),
-        "gguf_get_data_offset": (ctypes.c_size_t, [ctypes.c_void_p]),
-    }
-    for name, (restype, argtypes) in signatures.items():
-        function = getattr(lib, name)
+    lib = ctypes.CDLL(f"lib{name}.{suffix}")
+    for function_name, (restype, argtypes) in signatures.items():
+        function = getattr(lib, function_name)
         function.restype, function.argtypes = restype, argtypes
     return lib
 
 
-class GgufHeader:
-    """Metadata of a GGUF file, read without loading any tensor."""
+@cache
+def _base() -> ctypes.CDLL:
+    return library("ggml-base", _BASE)
 
-    def __init__(self, path: Path) -> None:
-        """Raises ValueError when the file has no readable GGUF header."""
+
+@cache
+def _registry() -> ctypes.CDLL:
+    return library("ggml", {"ggml_backend_dev_by_type": (_POINTER, [_INT])})
+
+
+def type_name(type_: int) -> str:
+    """Name of a tensor type as people write it: F32, Q8_0, Q4_K."""
+    name: bytes = _base().ggml_type_name(type_)
+    return name.decode().upper()
+
+
+def row_bytes(type_: int, num_values: int) -> int:
+    """Bytes that a row of so many values takes."""
+    return int(_base().ggml_row_size(type_, num_values))
+
+
+def set_data(tensor: Tensor, data: NDArray[Any], offset: int = 0) -> None:
+    """Copy an array's bytes into a tensor, from the byte `offset` on."""
+    data = np.ascontiguousarray(data)
+    _base().ggml_backend_tensor_set(tensor, data.ctypes.data, offset, data.nbytes)
+
+
+def get_data(tensor: Tensor, out: NDArray[Any]) -> NDArray[Any]:
+    """Fill a contiguous array of the tensor's size, and return it."""
+    _base().ggml_backend_tensor_get(tensor, out.ctypes.data, 0, out.nbytes)
+    return out
+
+
+class Device:
+    """The CPU with its threads, or the GPU that llama.cpp puts a model's weights on."""
+
+    def __init__(self, n_threads: int, *, on_gpu: bool = False) -> None:
+        """Raises StartError when the device can't be used."""
+        backend.init()
         self._lib = _base()
-        params = _GgufInitParams(no_alloc=True, ctx=None)
-        self._gguf = self._lib.gguf_init_from_file(str(path).encode(), params)
-        if not self._gguf:
-            raise ValueError("not a readable GGUF file")
+        kinds = (_GPU, _INTEGRATED_GPU) if on_gpu else (_CPU,)
+        found = map(_registry().ggml_backend_dev_by_type, kinds)
+        self._device = next((device for device in found if device), None)
+        self.pointer = self._device and self._lib.ggml_backend_dev_init(self._device, None)
+        if not self.pointer:
+            raise StartError(f"ggml can't open a {'GPU' if on_gpu else 'CPU'}")
+        self.name: str = self._lib.ggml_backend_dev_description(self._device).decode()
+        if not on_gpu:
+            self._set_threads(n_threads)
 
     def close(self) -> None:
-        """Free the header."""
-        self._lib.gguf_free(self._gguf)
+        """Free the device's own state. Weights and graphs on it must be closed before."""
+        self._lib.ggml_backend_free(self.pointer)
 
-    def integer(self, key: str) -> int | None:
-        """An unsigned 32-bit value, or None when the key is absent or of another type."""
-        index = self._find(key, _UINT32)
-        return None if index is None else int(self._lib.gguf_get_val_u32(self._gguf, index))
+    def supports(self, node: Tensor) -> bool:
+        """Whether the device can compute this node; ggml ends the process where it can't."""
+        return bool(self._lib.ggml_backend_dev_supports_op(self._device, node))
 
-    def string(self, key: str) -> str | None:
-        """A string value, or None when the key is absent or of another type."""
-        index = self._find(key, _STRING)
-        if index is None:
-            return None
-        raw: bytes = self._lib.gguf_get_val_str(self._gguf, index)
-        return raw.decode(errors="replace")
-
-    @property
-    def data_offset(self) -> int:
-        """Where the header ends and tensor data begins, in bytes."""
-        return int(self._lib.gguf_get_data_offset(self._gguf))
-
-    def _find(self, key: str, kind: int) -> int | None:
-        index = int(self._lib.gguf_find_key(self._gguf, key.encode()))
-        if index < 0 or self._lib.gguf_get_kv_type(self._gguf, index) != kind:
-            return None
-        return index
+    def _set_threads(self, n_threads: int) -> None:
+        registry = self._lib.ggml_backend_dev_backend_reg(self._device)
+        name = b"ggml_backend_set_n_threads"
+        address = self._lib.ggml_backend_reg_get_proc_address(registry, name)
+        ctypes.CFUNCTYPE(None, _POINTER, _INT)(address)(self.pointer, n_threads)
 
 
-def fingerprint(path: Path, data_offset: int) -> str:
-    """Digest of the size, the whole header and blocks spread over the tensor data.
+class Weights:
+    """Tensors that stay on a device: declared first, then allocated together, then filled."""
 
-    Tells files apart in milliseconds where hashing 7 GB would take half a minute.
+    def __init__(self, device: Device, max_tensors: int) -> None:
+        self._lib = _base()
+        self._device = device
+        self._context = _context(max_tensors * self._lib.ggml_tensor_overhead())
+        self._buffer: int | None = None
+
+    def declare(self, type_: int, *shape: int) -> Tensor:
+        """A tensor of this shape, rows last but one and values of a row last, as in numpy."""
+        return _new_tensor(self._context, type_, shape)
+
+    def allocate(self) -> None:
+        """Allocate all declared tensors, filled with zeros. Raises StartError when too large."""
+        buffer = self._lib.ggml_backend_alloc_ctx_tensors(self._context, self._device.pointer)
+        if not buffer:
+            raise StartError(f"{self._device.name} has too little memory")
+        self._buffer = buffer
+        self._lib.ggml_backend_buffer_set_usage(buffer, _FOR_WEIGHTS)
+        self._lib.ggml_backend_buffer_clear(buffer, 0)
+
+    def close(self) -> None:
+        """Free the tensors."""
+        if self._buffer:
+            self._lib.ggml_backend_buffer_free(self._buffer)
+        self._lib.ggml_free(self._context)
+
+
+class Graph:
+    """Operations, built with the methods below, allocated once, then computed many times.
+
+    Shapes are numpy's: the last axis is contiguous. Every method adds a node and returns it.
     """
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    step = max((size - data_offset) // _FINGERPRINT_BLOCKS, _FINGERPRINT_BLOCK_BYTES)
-    with path.open("rb") as file:
-        digest.update(file.read(data_offset))
-        for start in range(data_offset, size, step):
-            file.seek(start)
-            digest.update(file.read(_FINGERPRINT_BLOCK_BYTES))
-    return digest.hexdigest()
+
+    def __init__(self, device: Device) -> None:
+        self._lib = _base()
+        self._device = device
+        size = _MAX_NODES * self._lib.ggml_tensor_overhead()
+        self._context = _context(size + self._lib.ggml_graph_overhead_custom(_MAX_NODES, False))
+        self._graph = self._lib.ggml_new_graph_custom(self._context, _MAX_NODES, False)
+        buffer_type = self._lib.ggml_backend_get_default_buffer_type(device.pointer)
+        self._allocator = self._lib.ggml_gallocr_new(buffer_type)
+        self._nodes: list[Tensor] = []
+
+    def close(self) -> None:
+        """Free nodes and results."""
+        self._lib.ggml_gallocr_free(self._allocator)
+        self._lib.ggml_free(self._context)
+
+    def allocate(self, *outputs: Tensor) -> None:
+        """Make room for all nodes, keeping the outputs. Raises EngineError where it can't run."""
+        for node in self._nodes:
+            if not self._device.supports(node):
+                name = self._lib.ggml_op_desc(node).decode()
+                raise EngineError(f"{self._device.name} can't compute {name}")
+        for output in outputs:
+            self._lib.ggml_set_output(output)
+            self._lib.ggml_build_forward_expand(self._graph, output)
+        if not self._lib.ggml_gallocr_alloc_graph(self._allocator, self._graph):
+            raise EngineError(f"{self._device.name} has too little memory for the graph")
+
+    def compute(self) -> None:
+        """Compute all outputs. Raises EngineError."""
+        code = self._lib.ggml_backend_graph_compute(self._device.pointer, self._graph)
+        if code:
+            raise EngineError(f"ggml_backend_graph_compute ended with {code}")
+
+    def input(self, type_: int, *shape: int) -> Tensor:
+        """A tensor to be filled with `set_data` before computing."""
+        tensor = _new_tensor(self._context, type_, shape)
+        self._lib.ggml_set_input(tensor)
+        return tensor
+
+    def mul_mat(self, weight: Tensor, x: Tensor) -> Tensor:
+        """x @ weight.T, (..., rows, out); weight's leading axis must divide that of x."""
+        return self._node("ggml_mul_mat", weight, x)
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        """a + b, b repeated to the shape of a."""
+        return self._node("ggml_add", a, b)
+
+    def silu(self, a: Tensor) -> Tensor:
+        """a * sigmoid(a)."""
+        return self._node("ggml_silu", a)
+
+    def soft_max(self, a: Tensor) -> Tensor:
+        """Softmax over the last axis."""
+        return self._node("ggml_soft_max", a)
+
+    def top_k(self, a: Tensor, k: int) -> Tensor:
+        """Indices of the k largest values of each row, in no order."""
+        return self._node("ggml_top_k", a, k)
+
+    def get_rows(self, a: Tensor, indices: Tensor) -> Tensor:
+        """a (n, rows, values) at indices (n, k): (n, k, values)."""
+        return self._node("ggml_get_rows", a, indices)
+
+    def repeat(self, a: Tensor, *shape: int) -> Tensor:
+        """a repeated to a larger shape."""
+        return self._node("ggml_repeat_4d", a, *_extents(shape, 4))
+
+    def reshape(self, a: Tensor, *shape: int) -> Tensor:
+        """The same values in another shape."""
+        return self._node("ggml_reshape_3d", a, *_extents(shape, 3))
+
+    def first(self, a: Tensor, type_: int, *shape: int) -> Tensor:
+        """The first shape[0] of stacked matrices (matrix, row, value) of a type, not copied."""
+        row = row_bytes(type_, shape[-1])
+        return self._node("ggml_view_3d", a, *_extents(shape, 3), row, shape[1] * row, 0)
+
+    def _node(self, function: str, *args: int) -> Tensor:
+        self._nodes.append(Tensor(getattr(self._lib, function)(self._context, *args)))
+        return self._nodes[-1]
+
+
+def _context(num_bytes: int) -> int:
+    """A ggml context for tensors' headers; their data lies in buffers."""
+    context = _base().ggml_init(_InitParams(mem_size=num_bytes, mem_buffer=None, no_alloc=True))
+    assert context, "This is a bug: ggml has no room for headers."
+    return int(context)
+
+
+def _new_tensor(context: int, type_: int, shape: Sequence[int]) -> Tensor:
+    return Tensor(_base().ggml_new_tensor_4d(context, type_, *_extents(shape, 4)))
+
+
+def _extents(shape: Sequence[int], num: int) -> tuple[int, ...]:
+    """ggml's order of a shape: the contiguous axis first, ones at the end."""
+    return (*reversed(shape), *(1 for _ in range(num - len(shape))))

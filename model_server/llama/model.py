@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import llama_cpp
 
 from model_server.errors import ModelFileError
 from model_server.llama import backend
-from model_server.llama.ggml import GgufHeader, fingerprint
+from model_server.llama.gguf import GgufHeader, base_fingerprint, fingerprint
 from model_server.llama.vocab import Vocab
 
 _MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS: it ends the process outside of 1..512
@@ -26,6 +27,7 @@ class Model:
         backend.init()
         self.path = path
         self._read_header(path)
+        self.on_gpu = n_gpu_layers != 0 and backend.has_gpu()
         self.pointer = _load(path, n_gpu_layers, progress)
         self.vocab = Vocab(llama_cpp.llama_model_get_vocab(self.pointer))
         self._refuse_unservable()
@@ -41,16 +43,31 @@ class Model:
 
     @property
     def hidden_size(self) -> int:
-        """Width of the state that heads take."""
+        """Values of a hidden state."""
         return int(llama_cpp.llama_model_n_embd(self.pointer))
+
+    @cached_property
+    def base_fingerprint(self) -> str:
+        """Names the base, the same for all its quantizations. Raises ModelFileError."""
+        header = self.open_header()
+        try:
+            return base_fingerprint(header)
+        except ValueError as error:
+            raise ModelFileError(str(self.path), str(error)) from None
+        finally:
+            header.close()
+
+    def open_header(self) -> GgufHeader:
+        """The file's metadata; close it after use. Raises ModelFileError."""
+        try:
+            return GgufHeader(self.path)
+        except ValueError as error:
+            raise ModelFileError(str(self.path), str(error)) from None
 
     def _read_header(self, path: Path) -> None:
         if not path.is_file():
             raise ModelFileError(str(path), "no such file")
-        try:
-            header = GgufHeader(path)
-        except ValueError as error:
-            raise ModelFileError(str(path), str(error)) from None
+        header = self.open_header()
         self.architecture = header.string("general.architecture") or "?"
         self.name = header.string("general.name") or path.stem
         self.chat_template = header.string("tokenizer.chat_template")

@@ -1,0 +1,190 @@
+"""What a GGUF file says about itself: values, tensors and fingerprints, no weight being loaded."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.llama import ggml
+
+_UINT32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9  # enum gguf_type
+_FINGERPRINT_BLOCKS, _FINGERPRINT_BLOCK_BYTES = 64, 65_536
+_MAX_DIMS = 4
+
+_POINTER, _I64, _SIZE, _TEXT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t, ctypes.c_char_p
+
+
+class _InitParams(ctypes.Structure):
+    _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
+
+
+_SIGNATURES: ggml.Signatures = {
+    "gguf_init_from_file": (_POINTER, [_TEXT, _InitParams]),
+    "gguf_free": (None, [_POINTER]),
+    "gguf_find_key": (_I64, [_POINTER, _TEXT]),
+    "gguf_get_kv_type": (ctypes.c_int, [_POINTER, _I64]),
+    "gguf_get_arr_type": (ctypes.c_int, [_POINTER, _I64]),
+    "gguf_get_val_u32": (ctypes.c_uint32, [_POINTER, _I64]),
+    "gguf_get_val_bool": (ctypes.c_bool, [_POINTER, _I64]),
+    "gguf_get_val_str": (_TEXT, [_POINTER, _I64]),
+    "gguf_get_arr_n": (_SIZE, [_POINTER, _I64]),
+    "gguf_get_arr_str": (_TEXT, [_POINTER, _I64, _SIZE]),
+    "gguf_get_data_offset": (_SIZE, [_POINTER]),
+    "gguf_get_n_tensors": (_I64, [_POINTER]),
+    "gguf_get_tensor_name": (_TEXT, [_POINTER, _I64]),
+    "gguf_get_tensor_type": (ctypes.c_int, [_POINTER, _I64]),
+    "gguf_get_tensor_ne": (ctypes.POINTER(_I64), [_POINTER, _I64]),
+    "gguf_get_tensor_offset": (_SIZE, [_POINTER, _I64]),
+    "gguf_get_tensor_size": (_SIZE, [_POINTER, _I64]),
+}
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    return ggml.library("ggml-base", _SIGNATURES)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies in a file. `shape` is numpy's, without ones in front; `type` ggml's."""
+
+    path: Path
+    name: str
+    type: int
+    shape: tuple[int, ...]
+    offset: int
+    num_bytes: int
+
+    def rows(self) -> NDArray[np.uint8]:
+        """The bytes of each row (of the last axis), (rows, bytes), mapped and not yet read."""
+        row = ggml.row_bytes(self.type, self.shape[-1])
+        size = (self.num_bytes // row, row)
+        mapped = np.memmap(self.path, np.uint8, mode="r", offset=self.offset, shape=size)
+        return np.asarray(mapped)
+
+
+class GgufHeader:
+    """Metadata of a GGUF file, read without loading any tensor."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ValueError when the file has no readable header, or ends before its tensors do."""
+        self.path = path
+        self._lib = _library()
+        params = _InitParams(no_alloc=True, ctx=None)
+        self._gguf = self._lib.gguf_init_from_file(str(path).encode(), params)
+        if not self._gguf:
+            raise ValueError("not a readable GGUF file")
+        try:
+            self._refuse_truncated()
+        except ValueError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Free the header."""
+        self._lib.gguf_free(self._gguf)
+
+    def integer(self, key: str) -> int | None:
+        """An unsigned 32-bit value, or None when the key is absent or of another type."""
+        index = self._find(key, _UINT32)
+        return None if index is None else int(self._lib.gguf_get_val_u32(self._gguf, index))
+
+    def boolean(self, key: str) -> bool | None:
+        """A truth value, or None when the key is absent or of another type."""
+        index = self._find(key, _BOOL)
+        return None if index is None else bool(self._lib.gguf_get_val_bool(self._gguf, index))
+
+    def string(self, key: str) -> str | None:
+        """A string value, or None when the key is absent or of another type."""
+        index = self._find(key, _STRING)
+        if index is None:
+            return None
+        raw: bytes = self._lib.gguf_get_val_str(self._gguf, index)
+        return raw.decode(errors="replace")
+
+    def strings(self, key: str) -> list[bytes] | None:
+        """An array of strings as raw bytes, or None when it is absent or of another type."""
+        index = self._find(key, _ARRAY)
+        if index is None or self._lib.gguf_get_arr_type(self._gguf, index) != _STRING:
+            return None
+        get, gguf = self._lib.gguf_get_arr_str, self._gguf
+        return [get(gguf, index, i) for i in range(self._lib.gguf_get_arr_n(gguf, index))]
+
+    @cached_property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """All tensors of the file, by name."""
+        found = map(self._tensor, range(self._lib.gguf_get_n_tensors(self._gguf)))
+        return {tensor.name: tensor for tensor in found}
+
+    @property
+    def data_offset(self) -> int:
+        """Where the header ends and tensor data begins, in bytes."""
+        return int(self._lib.gguf_get_data_offset(self._gguf))
+
+    def _find(self, key: str, kind: int) -> int | None:
+        index = int(self._lib.gguf_find_key(self._gguf, key.encode()))
+        if index < 0 or self._lib.gguf_get_kv_type(self._gguf, index) != kind:
+            return None
+        return index
+
+    def _tensor(self, index: int) -> StoredTensor:
+        extents = self._lib.gguf_get_tensor_ne(self._gguf, index)[:_MAX_DIMS]
+        while len(extents) > 1 and extents[-1] == 1:
+            extents.pop()
+        return StoredTensor(
+            self.path,
+            self._lib.gguf_get_tensor_name(self._gguf, index).decode(errors="replace"),
+            self._lib.gguf_get_tensor_type(self._gguf, index),
+            tuple(reversed(extents)),
+            self.data_offset + self._lib.gguf_get_tensor_offset(self._gguf, index),
+            self._lib.gguf_get_tensor_size(self._gguf, index),
+        )
+
+    def _refuse_truncated(self) -> None:
+        size = self.path.stat().st_size
+        for tensor in self.tensors.values():
+            end = tensor.offset + tensor.num_bytes
+            if end > size:
+                raise ValueError(f"cut off: {tensor.name} ends at byte {end}, the file at {size}")
+
+
+def fingerprint(path: Path, data_offset: int) -> str:
+    """Digest of the size, the whole header and blocks spread over the tensor data.
+
+    Tells files apart in milliseconds where hashing 7 GB would take half a minute.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    step = max((size - data_offset) // _FINGERPRINT_BLOCKS, _FINGERPRINT_BLOCK_BYTES)
+    with path.open("rb") as file:
+        digest.update(file.read(data_offset))
+        for start in range(data_offset, size, step):
+            file.seek(start)
+            digest.update(file.read(_FINGERPRINT_BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def base_fingerprint(header: GgufHeader) -> str:
+    """Digest of what all quantizations of a model share: its tokens and its F32 norms.
+
+    SHA-256 over each token after its length (4 bytes, little endian), then over the data of the
+    tensors named *_norm.weight, sorted by name. Raises ValueError when the file lacks them.
+    """
+    tokens = header.strings("tokenizer.ggml.tokens")
+    norms = sorted(name for name in header.tensors if name.endswith("_norm.weight"))
+    if tokens is None or not norms:
+        raise ValueError("no fingerprint: no tokenizer.ggml.tokens or no *_norm.weight")
+    digest = hashlib.sha256(b"".join(len(t).to_bytes(4, "little") + t for t in tokens))
+    for name in norms:
+        norm = header.tensors[name]
+        if norm.type != ggml.F32:
+            found = ggml.type_name(norm.type)
+            raise ValueError(f"no fingerprint: {name} is {found}, must be F32")
+        digest.update(norm.rows().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,53 @@
+"""Random Medusa heads of any kind, for the tiny random model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tests import head_file, random_model
+from tests.gguf_file import Floats
+from tests.head_file import Head, HeadFile
+
+HIDDEN, VOCAB = random_model.SHAPE.hidden, random_model.SHAPE.vocab_size
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a written head file is to look like. `trim`: how many tokens it knows, 0 for all."""
+
+    file_type: str = "F32"
+    num_heads: int = 3
+    num_blocks: int = 1
+    bias: bool = True
+    shared: bool = False
+    trim: int = 0
+    base_fingerprint: str = head_file.UNKNOWN_BASE
+    calibrated: bool = False
+
+
+def write(path: Path, kind: Kind) -> Path:
+    rng = np.random.default_rng(1)
+
+    def matrix(rows: int, gain: float) -> Floats:
+        values = rng.standard_normal((rows, HIDDEN), dtype=np.float32)
+        return np.asarray(values * np.float32(gain / HIDDEN**0.5))
+
+    def head() -> Head:
+        biases = [matrix(1, 16.0)[0] if kind.bias else None for _ in range(kind.num_blocks)]
+        output = None if kind.shared else [matrix(kind.trim or VOCAB, 3.0)]
+        return Head([(matrix(HIDDEN, 1.0), bias) for bias in biases], output)
+
+    shape = (kind.num_heads, 24)
+    tables = (rng.random(shape, np.float32), rng.random(shape, np.float32) * np.float32(100))
+    file = HeadFile(
+        VOCAB,
+        HIDDEN,
+        kind.file_type,
+        kind.base_fingerprint,
+        vocab_trim=rng.permutation(VOCAB)[: kind.trim].astype(np.int32) if kind.trim else None,
+        calibration=tables if kind.calibrated else None,
+    )
+    return head_file.write(path, [head() for _ in range(kind.num_heads)], file)
