@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from model_server.engine.drafter import Drafter, DraftOptions, Room
 from model_server.engine.plan import NO_HEADS, HeadRun
 from model_server.engine.sequence import Sequence
 from model_server.medusa.confidence import HeadConfidence
 from model_server.medusa.cost import Costs
+from model_server.medusa.heads import Heads
 from model_server.medusa.policy import Policy
 from model_server.medusa.tree import DraftTree
 
-MakeDrafter = Callable[[Costs], Drafter]
+MakeDrafter = Callable[[Costs, Heads | None], Drafter]
 
 
-def plain(costs: Costs, options: DraftOptions = DraftOptions("off")) -> Drafter:  # noqa: B008
-    """By default no drafts; no heads in any case."""
-    return Drafter(Policy(costs.decode, costs.heads, HeadConfidence(0)), options)
+def plain(costs: Costs, _heads: Heads | None = None) -> Drafter:
+    """No drafts."""
+    return drafts(mode="off")(costs, None)
+
+
+def drafts(**options: Any) -> MakeDrafter:
+    """What the server would make of these options."""
+
+    def make(costs: Costs, heads: Heads | None) -> Drafter:
+        confidence = HeadConfidence(heads.num_heads, heads.calibration) if heads else None
+        policy = Policy(costs.decode, costs.heads, confidence or HeadConfidence(0))
+        return Drafter(policy, DraftOptions(**options))
+
+    return make
 
 
 class RandomDrafter(Drafter):

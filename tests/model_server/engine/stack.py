@@ -24,6 +24,7 @@ from model_server.llama.context import MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model
 from model_server.llama.vocab import Vocab
 from model_server.medusa.cost import CostCurve, Costs
+from model_server.medusa.heads import HeadOptions, Heads
 from model_server.metrics import Metrics
 from model_server.protocol import Done, Event, Failed, GenerateRequest, Sampling, Tokens
 from tests.model_server.drafters import MakeDrafter, plain
@@ -111,7 +112,9 @@ class Layout:
     num_slots: int = 8
     max_step_s: float = 0.0085
     kv: dict[str, str] = field(default_factory=lambda: dict(F32))
+    step_s: dict[int, float] = field(default_factory=lambda: {1: 0.001, 512: 0.512})
     ordered: bool = False
+    heads: Path | None = None
 
 
 @contextmanager
@@ -123,18 +126,21 @@ def stack(
     model = Model(path, 0)
     options = ContextOptions(layout.num_cells, MAX_SEQS, 1, **layout.kv)
     context = Context(model, options)
-    cost = CostCurve({1: 0.001, 512: 0.512})
+    heads = Heads(layout.heads, model, HeadOptions(n_threads=1)) if layout.heads else None
+    cost = CostCurve(layout.step_s)
     cost.observe = lambda *_: None  # type: ignore[method-assign]  # steps don't hang on the clock
     costs = Costs(cost, cost)
     limits = Limits(layout.num_slots, layout.num_cells, layout.max_step_s)
     blocks = leaf_blocks(layout.num_slots, MAX_SEQS)
     kv = KvCache(layout.num_cells, MAX_SEQS, ordered=layout.ordered, leaf_blocks=blocks)
-    scheduler = Scheduler(kv, costs, limits, make_drafter(costs))
+    scheduler = Scheduler(kv, costs, limits, make_drafter(costs, heads))
     verifier = RecordingVerifier(model.vocab)
-    runner = Runner(context, verifier, costs)
+    runner = Runner(context, verifier, costs, heads)
     intake = Intake(model.vocab, PromptEncoder(model.vocab, None, min(layout.num_cells, 2_048)))
     engine = Engine(scheduler, runner, Metrics())
     yield Stack(engine, runner, verifier, scheduler, context, intake)
+    if heads:
+        heads.close()
     context.close()
     model.close()
 

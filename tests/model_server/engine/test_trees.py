@@ -13,6 +13,7 @@ import pytest
 
 from model_server.engine.plan import Plan
 from model_server.medusa.cost import Costs
+from model_server.medusa.heads import Heads
 from tests.model_server.drafters import RandomDrafter
 from tests.model_server.engine.schedules import (
     largest_difference,
@@ -53,7 +54,7 @@ def plain_answers(path: Path, layout: Layout, seeds: range) -> Answers:
 
 @contextmanager
 def drafting(path: Path, layout: Layout, known: Answers, max_nodes: int) -> Iterator[Stack]:
-    def make(costs: Costs) -> RandomDrafter:
+    def make(costs: Costs, _heads: Heads | None) -> RandomDrafter:
         return RandomDrafter(costs, known, max_nodes)
 
     with stack(path, layout, make) as made:
