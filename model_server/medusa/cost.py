@@ -113,7 +113,7 @@ def _interpolate(
     rows: NDArray[np.int64], known: NDArray[np.int64], seconds: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Seconds between known counts; outside of them at the rate of the nearest."""
-    nearest = np.clip(rows, known[0], known[-1])
+    nearest = np.minimum(np.maximum(rows, known[0]), known[-1])
     return np.asarray(np.interp(rows, known, seconds) * rows / nearest)
 
 

@@ -92,7 +92,7 @@ class Policy:
         if load.fixed_rows:
             each = [list(islice(best_first([one]), load.fixed_rows - 1)) for one in requests]
             return [
-                Choice(number, c.parent, c.token, c.probability)
+                Choice(number, c.parent, c.token, c.probability, c.depth)
                 for number, choices in enumerate(each)
                 for c in choices
             ]
