@@ -31,10 +31,12 @@ class _Shares:
         self.share = share.copy()
         self._count = np.minimum(count + _PRIOR_COUNT, _MEMORY)
 
-    def observe(self, key: tuple[int, ...], hit: bool) -> None:
-        count = min(self._count[key] + 1, _MEMORY)
-        self._count[key] = count
-        self.share[key] += (hit - self.share[key]) / count
+    def observe(self, keys: NDArray[np.int64], hits: NDArray[np.bool_]) -> None:
+        """Count hits and misses; keys are places in the flat array, and may repeat."""
+        seen = np.bincount(keys.ravel(), minlength=self.share.size).reshape(self.share.shape)
+        right = np.bincount(keys.ravel(), hits.ravel(), self.share.size).reshape(self.share.shape)
+        self._count = np.minimum(self._count + seen, _MEMORY)
+        self.share += (right - seen * self.share) / self._count
 
 
 @dataclass(frozen=True)
@@ -87,16 +89,15 @@ class HeadConfidence:
 
     def observe(self, proposal: Proposal, actual: Sequence[int]) -> int:
         """Score a proposal against the tokens that came; how many heads in a row were right."""
-        rows = zip(actual, proposal.ids, bins(proposal.log_probs).tolist(), strict=False)
-        for head, (token, ids, row) in enumerate(rows):
-            hits = (ids == token).tolist()
-            for bin_, hit in zip(row, hits, strict=True):
-                self._shares.observe((head, bin_), hit)
-            self.num_scored[head] += 1
-            if True not in hits:
-                return head
-            self.num_right[head] += 1
-        return min(len(actual), len(proposal.ids))
+        came = np.array(actual[: len(proposal.ids)], np.int32)
+        hits = proposal.ids[: len(came)] == came[:, None]
+        num_right = int(np.logical_and.accumulate(hits.any(axis=1)).sum())
+        scored = slice(min(num_right + 1, len(came)))
+        keys = bins(proposal.log_probs[scored]) + NUM_BINS * self._heads[scored]
+        self._shares.observe(keys, hits[scored])
+        self.num_scored[scored] += 1
+        self.num_right[:num_right] += 1
+        return num_right
 
 
 def bins(log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -120,7 +121,6 @@ class CopyConfidence:
 
     def observe(self, copied: Sequence[int], num_matched: int, actual: Sequence[int]) -> None:
         """Score a copied run against the tokens that came: each right one makes a longer match."""
-        for offset, (draft, token) in enumerate(zip(copied, actual, strict=False)):
-            self._shares.observe((num_matched + offset,), draft == token)
-            if draft != token:
-                return
+        hits = np.array([d == t for d, t in zip(copied, actual, strict=False)], np.bool_)
+        num_scored = min(int(np.logical_and.accumulate(hits).sum()) + 1, len(hits))
+        self._shares.observe(num_matched + np.arange(num_scored), hits[:num_scored])
