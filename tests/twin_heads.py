@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model_server.medusa.confidence import BIN_WIDTH, NUM_BINS
+from model_server.medusa.confidence import NUM_BINS, bins
 from model_server.medusa.tree import expected_tokens
 from tests import head_file, twin, vocabulary
 from tests.gguf_file import Floats, Shape
@@ -30,7 +30,8 @@ NUM_RANKS = 5
 MISS = NUM_RANKS  # in place of a rank: none of the candidates is right
 UNSURE, SURE = 0, 1
 # What the heads' softmax says of the five candidates: a bin of the calibration table for each.
-LOG_PROBS = np.array([[-1.25, -2.75, -3.75, -4.75, -5.75], [-0.25, -2.25, -3.25, -4.25, -5.25]])
+_LOG_ODDS = np.array([[-0.75, -2.75, -3.75, -4.75, -5.75], [1.25, -2.25, -3.25, -4.25, -5.25]])
+LOG_PROBS = -np.log1p(np.exp(-_LOG_ODDS))
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -186,10 +187,10 @@ def calibration(shape: Shape, options: Options) -> tuple[Floats, Floats]:
     those behind right heads as well.
     """
     walk = np.array(vocabulary.readable(shape.vocab_size))
-    bins = (log_probs(walk, shape, options) / -BIN_WIDTH).astype(np.int64)
+    places = bins(log_probs(walk, shape, options).astype(np.float32))
     hits = right_rank(walk, shape, options).T[:, :, None] == np.arange(NUM_RANKS)
-    count = np.bincount(bins.ravel(), minlength=NUM_BINS)
-    right = np.stack([np.bincount(bins.ravel(), hit.ravel(), NUM_BINS) for hit in hits])
+    count = np.bincount(places.ravel(), minlength=NUM_BINS)
+    right = np.stack([np.bincount(places.ravel(), hit.ravel(), NUM_BINS) for hit in hits])
     share = (right / np.maximum(count, 1)).astype(np.float32)
     return share, np.broadcast_to(count.astype(np.float32), share.shape)
 

@@ -117,11 +117,7 @@ class Drafter:
         proposal = sequence.drafting.proposal
         if proposal is None or proposal.position != len(sequence.tokens):
             return []
-        probabilities = self.policy.confidence.probabilities(proposal.log_probs)
-        return [
-            list(zip(ids, shares, strict=True))
-            for ids, shares in zip(proposal.ids.tolist(), probabilities.tolist(), strict=True)
-        ]
+        return self.policy.confidence.ranked(proposal)
 
     def _most_drafts(self, sequence: Sequence) -> int:
         """The deepest draft that could still be of use; 0 where none is wanted."""

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from model_server.errors import StartError
 from model_server.llama.batch import Batch
 from model_server.llama.context import MAX_BATCH_ROWS, Context
-from model_server.medusa.cost import ROWS
+from model_server.medusa.cost import DRAFT_ROWS, ROWS, CostCurve
 from model_server.medusa.heads import NUM_RANKS, Heads
 
 _MEASURE_BUDGET_S = 3.0
 _STEADY, _MAX_RUNS = 1.2, 6
 HEAD_ROWS = (1, 2, 4, 8)
 _NUM_SEQS, _PREFIX_TOKENS = 4, 16
+_DECODE_ROWS = (*ROWS[:5], *DRAFT_ROWS, *ROWS[5:])
 
 
 class Prober:
@@ -33,12 +34,11 @@ class Prober:
         measured: dict[int, float] = {}
         self._time(1, output)  # the first decode pages the weights in
         started = time.perf_counter()
-        for rows in ROWS:
+        for rows in _DECODE_ROWS if output else ROWS:
             spent = time.perf_counter() - started
-            expected = 4 * measured[rows // 2] if measured else 0.0
-            if rows > self._context.num_cells or spent + expected > _MEASURE_BUDGET_S:
-                break
-            measured[rows] = self._steady_time(rows, output)
+            expected = 2 * CostCurve(measured).seconds(rows) if measured else 0.0
+            if rows <= self._context.num_cells and spent + expected <= _MEASURE_BUDGET_S:
+                measured[rows] = self._steady_time(rows, output)
         return measured
 
     def measure_heads(self, heads: Heads) -> dict[int, dict[int, float]]:

@@ -1,8 +1,8 @@
 """How sure a draft is: heads' confidences and lookup matches turned into measured probabilities.
 
 A head's softmax says how sure it is, not how often it is right. Candidates are put into bins by
-their log probability, and each bin knows what share of its candidates turned out right; the same
-for copied runs, by the length of their match. Both start from a prior and follow what is seen.
+their log odds, and each bin knows what share of its candidates turned out right; the same for
+copied runs, by the length of their match. Both start from a prior and follow what is seen.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server.medusa.lookup import MAX_DRAFT, MAX_MATCH
+from model_server.medusa.tree import Ranked
 
-NUM_BINS, BIN_WIDTH = 24, 0.5  # in nats, from log probability 0 downwards
+# By log odds, so that bins are as fine near 1 as near 0: 0.1 % to 99.3 %.
+NUM_BINS, BIN_WIDTH, LOWEST_LOG_ODDS = 24, 0.5, -7.0
 
 _PRIOR_COUNT = 4.0
-_MEMORY = 400.0  # observations after which an old one counts half as much as a new one, about
+_MEMORY = 200.0  # observations that a share rests on at most; older ones fade
 _COPY_PRIOR_SHORT, _COPY_PRIOR_LONG = 0.2, 0.8
 
 
@@ -26,17 +28,15 @@ class _Shares:
     """Shares of hits by key, with a prior and a fading memory."""
 
     def __init__(self, share: NDArray[np.float64], count: NDArray[np.float64]) -> None:
+        self.share = share.copy()
         self._count = np.minimum(count + _PRIOR_COUNT, _MEMORY)
-        self._hits = share * self._count
-        self.share = self._hits / self._count
 
-    def observe(self, key: tuple[int, ...], hit: bool) -> None:
-        if self._count[key] >= _MEMORY:
-            self._count[key] *= 1 - 1 / _MEMORY
-            self._hits[key] *= 1 - 1 / _MEMORY
-        self._count[key] += 1
-        self._hits[key] += hit
-        self.share[key] = self._hits[key] / self._count[key]
+    def observe(self, keys: NDArray[np.int64], hits: NDArray[np.bool_]) -> None:
+        """Count hits and misses; keys are places in the flat array, and may repeat."""
+        seen = np.bincount(keys.ravel(), minlength=self.share.size).reshape(self.share.shape)
+        right = np.bincount(keys.ravel(), hits.ravel(), self.share.size).reshape(self.share.shape)
+        self._count = np.minimum(self._count + seen, _MEMORY)
+        self.share += (right - seen * self.share) / self._count
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class HeadConfidence:
         self, num_heads: int, table: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
     ) -> None:
         """`table`: (heads, bins) shares and how many observations they rest on, from the file."""
-        middle = np.exp(-BIN_WIDTH * (np.arange(NUM_BINS) + 0.5))
-        share = np.tile(middle, (num_heads, 1)).astype(np.float64)
+        middle = LOWEST_LOG_ODDS + BIN_WIDTH * (np.arange(NUM_BINS) + 0.5)
+        share = np.tile(1 / (1 + np.exp(-middle)), (num_heads, 1))
         count = np.zeros_like(share)
         if table is not None:
             count = table[1].astype(np.float64)
@@ -76,24 +76,35 @@ class HeadConfidence:
     def probabilities(self, log_probs: NDArray[np.float32]) -> NDArray[np.float64]:
         """(..., heads, k) head log probabilities to the same shape of calibrated ones."""
         heads = self._heads[: log_probs.shape[-2]]
-        return np.asarray(self._shares.share[heads, _bins(log_probs)])
+        return np.asarray(self._shares.share[heads, bins(log_probs)])
+
+    def ranked(self, proposal: Proposal) -> list[Ranked]:
+        """Candidates by depth with calibrated probabilities, best first, of at most 1 together."""
+        probabilities = self.probabilities(proposal.log_probs)
+        probabilities /= np.maximum(probabilities.sum(axis=1, keepdims=True), 1)
+        order = np.argsort(-probabilities, axis=1, kind="stable")
+        ids = np.take_along_axis(proposal.ids, order, axis=1).tolist()
+        shares = np.take_along_axis(probabilities, order, axis=1).tolist()
+        return [list(zip(*row, strict=True)) for row in zip(ids, shares, strict=True)]
 
     def observe(self, proposal: Proposal, actual: Sequence[int]) -> int:
         """Score a proposal against the tokens that came; how many heads in a row were right."""
-        bins = _bins(proposal.log_probs)
-        for head, (token, ids) in enumerate(zip(actual, proposal.ids, strict=False)):
-            hits = ids == token
-            for bin_, hit in zip(bins[head].tolist(), hits.tolist(), strict=True):
-                self._shares.observe((head, bin_), hit)
-            self.num_scored[head] += 1
-            if not hits.any():
-                return head
-            self.num_right[head] += 1
-        return min(len(actual), len(proposal.ids))
+        came = np.array(actual[: len(proposal.ids)], np.int32)
+        hits = proposal.ids[: len(came)] == came[:, None]
+        num_right = int(np.logical_and.accumulate(hits.any(axis=1)).sum())
+        scored = slice(min(num_right + 1, len(came)))
+        keys = bins(proposal.log_probs[scored]) + NUM_BINS * self._heads[scored]
+        self._shares.observe(keys, hits[scored])
+        self.num_scored[scored] += 1
+        self.num_right[:num_right] += 1
+        return num_right
 
 
-def _bins(log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
-    return np.asarray(np.clip(log_probs / -BIN_WIDTH, 0, NUM_BINS - 1), np.int64)
+def bins(log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The bin of each log probability, in the order of a head file's calibration table."""
+    against = np.log(np.maximum(-np.expm1(log_probs), 1e-9))
+    place = (log_probs - against - LOWEST_LOG_ODDS) / BIN_WIDTH
+    return np.asarray(np.minimum(np.maximum(place, 0), NUM_BINS - 1), np.int64)
 
 
 class CopyConfidence:
@@ -110,7 +121,6 @@ class CopyConfidence:
 
     def observe(self, copied: Sequence[int], num_matched: int, actual: Sequence[int]) -> None:
         """Score a copied run against the tokens that came: each right one makes a longer match."""
-        for offset, (draft, token) in enumerate(zip(copied, actual, strict=False)):
-            self._shares.observe((num_matched + offset,), draft == token)
-            if draft != token:
-                return
+        hits = np.array([d == t for d, t in zip(copied, actual, strict=False)], np.bool_)
+        num_scored = min(int(np.logical_and.accumulate(hits).sum()) + 1, len(hits))
+        self._shares.observe(num_matched + np.arange(num_scored), hits[:num_scored])

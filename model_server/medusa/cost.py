@@ -1,17 +1,23 @@
 """The cost curve: how long a decode of n rows takes, over KV of a given length.
 
 Measured at start and kept current while serving. The scheduler asks it how many prompt rows fit a
-step; the draft tree will ask it how many nodes pay.
+step; the draft policy asks it how many nodes pay.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+# Kernels work on tiles of rows: 3 can cost more than 4. So each small count has its own price.
+# These are the counts of small drafts for few requests, dearest mistakes first.
+DRAFT_ROWS = (3, 6, 5, 12, 7)
 
 # llama.cpp's flash attention takes so many rows and more in tiles on CPUs. At length such a row
 # costs half of a lone one: the two prices say nothing about each other.
@@ -23,6 +29,10 @@ _FIRST_LEARNING_RATE = 0.5  # of a KV bucket that was never seen
 _LARGEST_SURPRISE = 4.0  # one stall of the machine must not look like a new price
 _SETTLED = 30  # decodes of a bucket, after which surprises are the row count's
 _AS_GOOD = 0.9  # few large steps are preferred to many small ones
+_FORGETTING_RATE = 1 / 500  # a count that is thought too dear is never tried: doubts must fade
+
+_PRICED = np.array([*range(1, 16), *ROWS[4:]])
+_PLACE = {rows: place for place, rows in enumerate(_PRICED.tolist())}
 
 
 class CostCurve:
@@ -33,15 +43,22 @@ class CostCurve:
 
     def __init__(self, measured: Mapping[int, float]) -> None:
         """`measured`: seconds by row count, with one row among them."""
-        self._points: dict[int, float] = {}
-        for rows in sorted(measured):  # noise must not make more rows cheaper
-            self._points[rows] = max(measured[rows], *self._points.values(), 0.0)
+        known = _without_noise(measured)
+        self._start = _interpolate(_PRICED, np.array(list(known)), np.array(list(known.values())))
+        self._points = self._start.copy()
         self._scale: dict[tuple[bool, int], float] = {}
         self._num_seen: Counter[tuple[bool, int]] = Counter()
 
     def seconds(self, num_rows: int, kv_length: float = 0.0) -> float:
         """Predicted time of one decode; 0 for no rows."""
-        return self._base(num_rows) * self._scale_at(num_rows, kv_length) if num_rows else 0.0
+        base = float(self._base(np.array(num_rows)))
+        return base * self._scale_at(_bucket(num_rows, kv_length))
+
+    def steps(self, first: int, last: int, kv_length: float = 0.0) -> NDArray[np.float64]:
+        """Predicted times of decodes of `first` to `last` rows."""
+        rows = np.arange(first, last + 1)
+        few, many = (self._scale_at(_bucket(n, kv_length)) for n in (1, TILE_ROWS))
+        return self._base(rows) * np.where(rows < TILE_ROWS, few, many)
 
     def observe(self, num_rows: int, kv_length: float, seconds: float) -> None:
         """Learn from a decode that was just done: the price of its KV length and of its rows."""
@@ -49,9 +66,10 @@ class CostCurve:
         ratio = min(max(ratio, 1 / _LARGEST_SURPRISE), _LARGEST_SURPRISE)
         bucket = _bucket(num_rows, kv_length)
         rate = _LEARNING_RATE if self._num_seen[bucket] else _FIRST_LEARNING_RATE
-        if num_rows in ROWS and self._num_seen[bucket] >= _SETTLED:
-            self._points[num_rows] = self._base(num_rows) * ratio**_LEARNING_RATE
-        self._scale[bucket] = self._scale_at(num_rows, kv_length) * ratio**rate
+        self._scale[bucket] = self._scale_at(bucket) * ratio**rate
+        if num_rows in _PLACE and self._num_seen[bucket] >= _SETTLED:
+            self._points += _FORGETTING_RATE * (self._start - self._points)
+            self._points[_PLACE[num_rows]] *= ratio**_LEARNING_RATE
         self._num_seen[bucket] += 1
 
     def best_rows(
@@ -67,45 +85,60 @@ class CostCurve:
         best = max(rates.values(), default=0.0)
         return max((rows for rows, rate in rates.items() if rate >= _AS_GOOD * best), default=1)
 
-    def _base(self, num_rows: int) -> float:
-        if num_rows in self._points:
-            return self._points[num_rows]
-        rows = sorted(self._points)
-        i = bisect_left(rows, num_rows)
-        if i == 0 or i == len(rows):  # outside of what was measured: at the rate of the nearest
-            nearest = rows[min(i, len(rows) - 1)]
-            return self._points[nearest] * num_rows / nearest
-        below, above = rows[i - 1], rows[i]
-        share = (num_rows - below) / (above - below)
-        return self._points[below] + share * (self._points[above] - self._points[below])
+    def _base(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        return _interpolate(rows, _PRICED, self._points)
 
-    def _scale_at(self, num_rows: int, kv_length: float) -> float:
+    def _scale_at(self, bucket: tuple[bool, int]) -> float:
         """The bucket's own scale, or that of the nearest known one below it."""
-        tiled, bucket = _bucket(num_rows, kv_length)
-        known = [key for key in self._scale if key[0] == tiled and key[1] <= bucket]
-        return self._scale[max(known)] if known else 1.0
+        tiled, length = bucket
+        known = (self._scale.get((tiled, shorter)) for shorter in range(length, -1, -1))
+        return next((scale for scale in known if scale is not None), 1.0)
 
 
 def _bucket(num_rows: int, kv_length: float) -> tuple[bool, int]:
     return num_rows >= TILE_ROWS, int(kv_length) // _KV_BUCKET
 
 
+def _without_noise(measured: Mapping[int, float]) -> dict[int, float]:
+    """No count is cheaper than a power of two below it; between those anything may be true."""
+    known: dict[int, float] = {}
+    floor = 0.0
+    for rows in sorted(measured):
+        known[rows] = max(measured[rows], floor)
+        floor = known[rows] if rows in ROWS else floor
+    return known
+
+
+def _interpolate(
+    rows: NDArray[np.int64], known: NDArray[np.int64], seconds: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Seconds between known counts; outside of them at the rate of the nearest."""
+    nearest = np.minimum(np.maximum(rows, known[0]), known[-1])
+    return np.asarray(np.interp(rows, known, seconds) * rows / nearest)
+
+
 class HeadCosts:
-    """Seconds to run the first n heads on so many rows, measured at start and kept current."""
+    """Seconds to run the first n heads on so many rows, measured at start and kept current.
+
+    What was measured gives the shape. How fast the machine is today is one number for all: counts
+    of heads that are not in use would otherwise keep what was seen in a bad hour.
+    """
 
     def __init__(self, measured: Mapping[int, Mapping[int, float]]) -> None:
         """`measured`: seconds by number of heads, then by rows, as for CostCurve."""
         self._curves = {heads: CostCurve(by_rows) for heads, by_rows in measured.items()}
+        self._scale = 1.0
 
     def seconds(self, num_heads: int, num_rows: int) -> float:
         """Predicted time of one call; 0 where nothing was measured."""
         curve = self._curves.get(num_heads)
-        return curve.seconds(num_rows) if curve else 0.0
+        return self._scale * curve.seconds(num_rows) if curve else 0.0
 
     def observe(self, num_heads: int, num_rows: int, seconds: float) -> None:
         """Learn from a call that was just done."""
-        if curve := self._curves.get(num_heads):
-            curve.observe(num_rows, 0, seconds)
+        if predicted := self.seconds(num_heads, num_rows):
+            ratio = min(max(seconds / predicted, 1 / _LARGEST_SURPRISE), _LARGEST_SURPRISE)
+            self._scale *= ratio**_LEARNING_RATE
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ a plain one, at any load.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,14 +17,21 @@ from numpy.typing import NDArray
 
 from model_server.medusa.confidence import HeadConfidence
 from model_server.medusa.cost import CostCurve, HeadCosts
-from model_server.medusa.tree import Candidates, Choice, best_first, expected_tokens
+from model_server.medusa.tree import Candidates, Choice, best_first
 
-MAX_NODES = 63  # of one request's tree, without the root
-_LEAST_PROBABILITY = 0.005
+MAX_NODES = 127  # draft rows of one step, over all its requests
+
 _STAY = 1.02  # by how much another choice must be better than the one of the step before
-_REVIEW_STEPS = 16
+_REVIEW_STEPS = 4
+_NUM_REMEMBERED = 16  # proposals
 _WARM_UP = 8  # proposals seen before heads may be given up
 _PROBE_SHARE = 0.01  # of the time, spent on heads that are not used
+_MAX_PROBES_SAVED = 4  # when heads are given up, what was not spent before is not spent at once
+_LEARNING_RATE, _FORGETTING_RATE = 0.1, 1 / 500
+_LARGEST_SURPRISE = 4.0
+_CHECK_EVERY = 8  # nodes
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -49,30 +56,35 @@ class Policy:
         self.decode = decode
         self.head_costs = head_costs
         self.confidence = confidence
-        self._seen: deque[NDArray[np.float32]] = deque(maxlen=_REVIEW_STEPS)
+        self._seen: deque[NDArray[np.float32]] = deque(maxlen=_NUM_REMEMBERED)
         self._num_seen = 0
-        self._chosen: dict[int, int] = {}  # requests in a step -> heads
-        self._age: dict[int, int] = {}
+        # By requests in a step:
+        self._rates: dict[int, Floats] = {}  # tokens a second, by heads
+        self._heads: dict[int, int] = {}
+        self._num_steps: Counter[int] = Counter()
+        self._num_requests = 1
         self._last_drafts = 0
-        self._total_s = self._probing_s = 0.0
-        self._overhead_s = {False: 0.0, True: 0.0}
+        self._probe_credit_s = 0.0
+        self._overhead_s = {False: 0.0, True: 0.0}  # of each request, by whether it was drafted
 
     def num_heads(self, load: Load) -> int:
         """Heads that are worth running in a step like this; 0: none."""
-        most = self.confidence.num_heads
-        if self._num_seen < _WARM_UP or load.fixed_rows > 1:
+        most, requests = self.confidence.num_heads, load.num_requests
+        if load.fixed_rows:
+            return most if load.fixed_rows > 1 else 0
+        if self._num_seen < _WARM_UP:
             return most
-        requests = load.num_requests
-        age = self._age.get(requests, 0)
-        if age % _REVIEW_STEPS == 0:
-            self._chosen[requests] = self._review(load, self._chosen.get(requests, most))
-        self._age[requests] = age + 1
-        return self._chosen[requests]
+        step = self._num_steps[requests]
+        self._num_steps[requests] += 1
+        if step % _REVIEW_STEPS == 0:
+            self._review(load)
+        heads = self._heads[requests]
+        sees_all = 0 < heads < most and step % _NUM_REMEMBERED == 0
+        return most if sees_all and self._can_see_all(heads, requests) else heads
 
     def may_probe(self) -> bool:
         """Whether there is time to run heads only to see how good they are."""
-        probe_s = self.head_costs.seconds(self.confidence.num_heads, 1)
-        return self._probing_s + probe_s <= _PROBE_SHARE * self._total_s
+        return self._probe_credit_s >= self.head_costs.seconds(self.confidence.num_heads, 1)
 
     def note_proposal(self, log_probs: NDArray[np.float32]) -> None:
         """Remember what heads are sure of these days: (heads, k) log probabilities."""
@@ -82,73 +94,118 @@ class Policy:
 
     def note_step(self, step_s: float, overhead_s: float, *, drafted: bool, probe_s: float) -> None:
         """Take a step's time; `overhead_s` is what was neither decode nor heads."""
-        self._total_s += step_s
-        self._probing_s += probe_s
-        before = self._overhead_s[drafted] or overhead_s
-        self._overhead_s[drafted] = before + 0.1 * (min(overhead_s, 4 * before) - before)
+        saved = _MAX_PROBES_SAVED * self.head_costs.seconds(self.confidence.num_heads, 1)
+        credit = self._probe_credit_s + _PROBE_SHARE * step_s - probe_s
+        self._probe_credit_s = min(credit, saved)
+        each_s = overhead_s / self._num_requests
+        before = self._overhead_s[drafted] or each_s
+        each_s = min(each_s, _LARGEST_SURPRISE * before)
+        self._overhead_s[drafted] = before + _LEARNING_RATE * (each_s - before)
+        self._overhead_s[not drafted] *= 1 - _FORGETTING_RATE
 
     def choose(self, requests: Sequence[Candidates], load: Load, heads: int) -> list[Choice]:
         """The draft nodes of a step, in an order that has parents first."""
+        self._num_requests = load.num_requests
         if load.fixed_rows:
-            each = [list(islice(best_first([one]), load.fixed_rows - 1)) for one in requests]
-            return [
-                Choice(number, c.parent, c.token, c.probability)
-                for number, choices in enumerate(each)
-                for c in choices
-            ]
-        most = min(load.max_drafts, MAX_NODES * load.num_requests)
-        choices: list[Choice] = []
-        for choice in best_first(requests):
-            if len(choices) >= most or choice.probability < _LEAST_PROBABILITY:
-                break
-            choices.append(choice)
-        count = self._num_drafts([c.probability for c in choices], load, heads)
-        return [*choices[:count], *_forced(requests, choices, count)]
+            return list(_fixed(requests, load))
+        step_s = self._step_s(load) + self._heads_s(heads, load.num_requests)
+        choices = _that_may_pay(requests, load.num_requests, step_s)
+        gains = np.cumsum([0.0, *(choice.probability for choice in choices)])
+        rates = (load.num_requests + gains) / step_s[: len(gains)]
+        self._last_drafts = _settle(rates, min(self._last_drafts, len(choices)))
+        chosen = choices[: self._last_drafts]
+        return [*chosen, *islice(_forced(requests, chosen), load.max_drafts - len(chosen))]
 
-    def _num_drafts(self, probabilities: Sequence[float], load: Load, heads: int) -> int:
-        """How many of the likeliest nodes make the most tokens a second."""
-        gained = float(load.num_requests)
-        rates = [gained / self._step_s(load, 0, heads)]
-        for count, probability in enumerate(probabilities, 1):
-            gained += probability
-            rates.append(gained / self._step_s(load, count, heads))
-        best = int(np.argmax(rates))
-        last = min(self._last_drafts, len(probabilities))
-        if rates[best] < _STAY * rates[last]:
-            best = last  # steady row counts let llama.cpp keep its graph
-        self._last_drafts = best
-        return best
+    def _can_see_all(self, heads: int, requests: int) -> bool:
+        """Whether the deeper heads may be run too, to see them. Takes it from what probes get."""
+        most = self.confidence.num_heads
+        extra_s = self._heads_s(most, requests) - self._heads_s(heads, requests)
+        if self._probe_credit_s < extra_s:
+            return False
+        self._probe_credit_s -= extra_s
+        return True
 
-    def _review(self, load: Load, current: int) -> int:
-        """Heads with the best expected rate; the current number unless clearly beaten."""
-        typical = self.confidence.probabilities(np.stack(self._seen)).mean(axis=0).tolist()
-        rates = [self._rate(load, typical[:heads]) for heads in range(len(typical) + 1)]
-        best = int(np.argmax(rates))
-        return best if rates[best] > _STAY * rates[current] else current
+    def _review(self, load: Load) -> None:
+        """Choose the heads with the best rate in steps like those seen, the same unless beaten."""
+        requests, most = load.num_requests, self.confidence.num_heads
+        first = self._num_steps[requests] // _REVIEW_STEPS * requests
+        seen = [self._seen[(first + i) % len(self._seen)] for i in range(requests)]
+        shares = -np.sort(-self.confidence.probabilities(np.stack(seen)))
+        step = [
+            Candidates([list(enumerate(row)) for row in rows], (), (), most, MAX_NODES)
+            for rows in shares.tolist()
+        ]
+        heads_s = np.array([self._heads_s(heads, requests) for heads in range(most + 1)])
+        rates = _replay(step, self._step_s(load), heads_s)
+        before = self._rates.get(requests, rates)
+        self._rates[requests] = before + _LEARNING_RATE * (rates - before)
+        self._heads[requests] = _settle(self._rates[requests], self._heads.get(requests, most))
 
-    def _rate(self, load: Load, by_depth: Sequence[Sequence[float]]) -> float:
-        """Expected tokens a second with trees of the best size, the same for every request."""
+    def _heads_s(self, heads: int, num_requests: int) -> float:
+        return self.head_costs.seconds(heads, num_requests) if heads else 0.0
+
+    def _step_s(self, load: Load) -> Floats:
+        """Seconds of a step without heads, by the number of draft rows."""
         requests = load.num_requests
-        most = min(load.max_drafts // requests, MAX_NODES) if by_depth else 0
-        expected = expected_tokens(by_depth, most + 1)
-        heads = len(by_depth)
-        return max(
-            requests * tokens / self._step_s(load, requests * count, heads)
-            for count, tokens in enumerate(expected)
-        )
-
-    def _step_s(self, load: Load, num_drafts: int, heads: int) -> float:
-        rows = load.num_requests + num_drafts
-        seconds = self.decode.seconds(rows, load.kv_length) + self._overhead_s[num_drafts > 0]
-        return seconds + (self.head_costs.seconds(heads, load.num_requests) if heads else 0.0)
+        most = max(min(load.max_drafts, MAX_NODES), 0)
+        step_s = self.decode.steps(requests, requests + most, load.kv_length)
+        step_s[:1] += requests * self._overhead_s[False]
+        step_s[1:] += requests * self._overhead_s[True]
+        return step_s
 
 
-def _forced(requests: Sequence[Candidates], choices: Sequence[Choice], count: int) -> list[Choice]:
+def _fixed(requests: Sequence[Candidates], load: Load) -> Iterator[Choice]:
+    """Trees of equal size, less where there is no room."""
+    each = min(load.fixed_rows - 1, load.max_drafts // max(load.num_requests, 1))
+    for number, request in enumerate(requests):
+        for choice in islice(best_first([request]), each):
+            yield choice._replace(request=number)
+
+
+def _forced(requests: Sequence[Candidates], chosen: Sequence[Choice]) -> Iterator[Choice]:
     """The best node of every request that must have one and got none."""
-    served = {choice.request for choice in choices[:count]}
-    first = {choice.request: choice for choice in reversed(choices[count:])}
-    return [
-        choice
-        for number, choice in first.items()
-        if requests[number].forced and number not in served
-    ]
+    served = {choice.request for choice in chosen}
+    for number, request in enumerate(requests):
+        if request.forced and number not in served:
+            for choice in islice(best_first([request]), 1):
+                yield choice._replace(request=number)
+
+
+def _that_may_pay(
+    requests: Sequence[Candidates], num_requests: int, step_s: Floats
+) -> list[Choice]:
+    """The likeliest nodes, until no number of further ones can make a better rate."""
+    choices: list[Choice] = []
+    tokens, best = float(num_requests), num_requests / step_s[0]
+    for choice in islice(best_first(requests), len(step_s) - 1):
+        if len(choices) % _CHECK_EVERY == 0:
+            left_s = step_s[len(choices) + 1 :]
+            if (tokens + choice.probability * np.arange(1, len(left_s) + 1) <= best * left_s).all():
+                break
+        choices.append(choice)
+        tokens += choice.probability
+        best = max(best, tokens / step_s[len(choices)])
+    return choices
+
+
+def _replay(requests: Sequence[Candidates], step_s: Floats, heads_s: Floats) -> Floats:
+    """Tokens a second that a step would have made, by the number of heads."""
+    choices = _that_may_pay(requests, len(requests), step_s + heads_s[-1])
+    gains = np.array([0.0, *(choice.probability for choice in choices)])
+    depths = np.array([0, *(choice.depth for choice in choices)])
+    # Without the deeper nodes it is the search for fewer heads.
+    kept = depths <= np.arange(len(heads_s))[:, None]
+    tokens = len(requests) + (gains * kept).cumsum(axis=1)
+    num_drafts = kept.cumsum(axis=1) - 1
+    return np.asarray((tokens / (step_s[num_drafts] + heads_s[:, None])).max(axis=1))
+
+
+def _settle(rates: Floats, last: int) -> int:
+    """The best rate's index; the last one while it is nearly as good, and no worse than index 0.
+
+    Index 0 is plain decoding: what is left for it is never held on to. Steady numbers of rows let
+    llama.cpp keep its graph.
+    """
+    best = int(rates.argmax())
+    stays = rates[best] < _STAY * rates[last] and rates[last] >= rates[0]
+    return last if stays else best

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 Ranked = Sequence[tuple[int, float]]
 
@@ -19,9 +20,9 @@ Ranked = Sequence[tuple[int, float]]
 class Candidates:
     """What may follow a request's last token, by depth: (token, probability), best first.
 
-    A probability is conditional on the path before it. `copied` is a run from the context; while
-    a path follows it, its lists (`merged`) replace those of the heads. `forced`: at least one is
-    drafted, whether it pays or not.
+    No list names a token twice. A probability is conditional on the path before it. `copied` is a
+    run from the context; while a path follows it, its lists (`merged`) replace those of the heads.
+    `forced`: at least one is drafted, whether it pays or not.
     """
 
     by_depth: Sequence[Ranked]
@@ -101,14 +102,14 @@ class DraftTree:
         return below
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One node, as best-first search takes it: whose, behind which node, how likely."""
+class Choice(NamedTuple):
+    """One node, as best-first search takes it: whose, behind which node, how likely, how deep."""
 
     request: int
     parent: int
     token: int
     probability: float
+    depth: int
 
 
 def best_first(requests: Sequence[Candidates]) -> Iterator[Choice]:
@@ -117,33 +118,33 @@ def best_first(requests: Sequence[Candidates]) -> Iterator[Choice]:
     A node's index is its place among its own request's choices, from 1; the root is 0. Taking any
     number of them gives the trees of that many nodes with the most expected accepted tokens.
     """
-    heap: list[tuple[float, int, int, int, int, bool, float]] = []
     sizes = [1] * len(requests)
     leaves = [1] * len(requests)
-    has_child: list[set[int]] = [set() for _ in requests]
+    # Next child of each parent: (-probability, request, parent, rank, depth, on_copy, above, list)
+    heap: list[tuple[float, int, int, int, int, bool, float, Ranked]] = []
 
-    def push(request: int, parent: int, depth: int, rank: int, on_copy: bool, above: float) -> None:
-        ranked = requests[request].children(depth, on_copy)
-        if rank < len(ranked):
-            probability = above * ranked[rank][1]
-            heapq.heappush(heap, (-probability, request, parent, depth, rank, on_copy, above))
+    def push(request: int, parent: int, depth: int, on_copy: bool, above: float) -> None:
+        if ranked := requests[request].children(depth, on_copy):
+            entry = (-above * ranked[0][1], request, parent, 0, depth, on_copy, above, ranked)
+            heapq.heappush(heap, entry)
 
     for request in range(len(requests)):
-        push(request, 0, 0, 0, True, 1.0)
+        push(request, 0, 0, True, 1.0)
     while heap:
-        negative, request, parent, depth, rank, on_copy, above = heapq.heappop(heap)
+        negative, request, parent, rank, depth, on_copy, above, ranked = heapq.heappop(heap)
         wanted = requests[request]
-        token = wanted.children(depth, on_copy)[rank][0]
-        if parent in has_child[request]:  # a further child is a further path
-            if leaves[request] == wanted.max_leaves:
+        if rank:  # a further child is a further path
+            if leaves[request] >= wanted.max_leaves:
                 continue
             leaves[request] += 1
-        has_child[request].add(parent)
+        token = ranked[rank][0]
         node, sizes[request] = sizes[request], sizes[request] + 1
-        yield Choice(request, parent, token, -negative)
-        push(request, parent, depth, rank + 1, on_copy, above)
+        yield Choice(request, parent, token, -negative, depth + 1)
+        if (rank := rank + 1) < len(ranked):
+            entry = (-above * ranked[rank][1], request, parent, rank, depth, on_copy, above, ranked)
+            heapq.heappush(heap, entry)
         follows = on_copy and depth < len(wanted.copied) and wanted.copied[depth] == token
-        push(request, node, depth + 1, 0, follows, -negative)
+        push(request, node, depth + 1, follows, -negative)
 
 
 def merge(ranked: Ranked, token: int, probability: float) -> Ranked:

@@ -47,6 +47,8 @@ def typical_token(
 
     `probabilities` of `ids` sum to 1: the target's distribution after filters and temperature.
     """
+    if not drafts:
+        return None
     positive = probabilities[probabilities > 0]
     entropy = -float((positive * np.log(positive)).sum())
     threshold = min(TYPICAL_EPSILON, TYPICAL_DELTA * np.exp(-entropy))

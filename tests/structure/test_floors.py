@@ -54,7 +54,12 @@ PURE = [
     "model_server.engine.kv",
     "model_server.engine.scheduler",
     "model_server.engine.detokenizer",
+    "model_server.medusa.lookup",
+    "model_server.medusa.tree",
+    "model_server.medusa.confidence",
     "model_server.medusa.cost",
+    "model_server.medusa.verify",
+    "model_server.medusa.policy",
 ]
 
 

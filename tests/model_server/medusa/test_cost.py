@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from model_server.medusa.cost import CostCurve
+from model_server.medusa.cost import DRAFT_ROWS, CostCurve, HeadCosts
 
 MEASURED = {1: 1.0, 2: 1.8, 4: 1.8, 8: 4.2, 16: 4.8, 32: 8.0}
 
@@ -103,3 +103,59 @@ def test_the_price_comes_down_again() -> None:
     for seconds in (4.0, *[1.0] * 60):
         curve.observe(1, 0, seconds)
     assert curve.seconds(1) == pytest.approx(1, rel=0.02)
+
+
+def test_small_row_counts_have_prices_of_their_own() -> None:
+    """llama.cpp's CPU kernels take Q4_0 rows by four: three are dearer."""
+    curve = CostCurve({1: 1.0, 2: 1.8, 4: 1.8, 8: 3.4, 3: 2.6, 6: 3.5})
+    assert [curve.seconds(rows) for rows in (3, 4, 6, 8)] == pytest.approx([2.6, 1.8, 3.5, 3.4])
+    assert curve.seconds(5) == pytest.approx((1.8 + 3.5) / 2)
+
+
+@pytest.mark.parametrize("rows", DRAFT_ROWS)
+def test_a_price_in_between_is_learned_while_serving(rows: int) -> None:
+    """Steps of one row and of that many take turns, as they do when some drafts pay."""
+    curve = CostCurve({1: 1.0, 16: 4.0})
+    for _ in range(150):
+        curve.observe(1, 100, 1.0)
+        curve.observe(rows, 100, 5.0)
+    assert curve.seconds(rows, 100) == pytest.approx(5, rel=0.05)
+    assert curve.seconds(1, 100) == pytest.approx(1, rel=0.05)
+
+
+def test_a_bad_hour_is_forgotten_also_by_counts_that_it_drove_out() -> None:
+    """Otherwise drafts that looked dear for a while would never be tried again."""
+    curve = CostCurve({1: 1.0, 4: 1.1})
+    for _ in range(60):
+        curve.observe(4, 0, 1.1)
+    for _ in range(40):
+        curve.observe(4, 0, 3.3)
+    for _ in range(2_000):
+        curve.observe(1, 0, 1.0)
+    assert curve.seconds(4) <= 1.2
+
+
+def test_steps_are_the_seconds_of_each_count() -> None:
+    curve = CostCurve(MEASURED)
+    for _ in range(50):
+        curve.observe(4, 700, 5.0)
+        curve.observe(64, 700, 40.0)
+    assert curve.steps(3, 80, 900.0) == pytest.approx(
+        [curve.seconds(rows, 900.0) for rows in range(3, 81)]
+    )
+
+
+def test_head_costs_follow_the_machine() -> None:
+    costs = HeadCosts({1: {1: 1.0, 4: 2.0}, 5: {1: 3.0, 4: 4.0}})
+    assert costs.seconds(5, 4) == 4
+    assert costs.seconds(1, 8) == 4
+    for _ in range(50):
+        costs.observe(5, 1, 6.0)
+    assert costs.seconds(5, 1) == pytest.approx(6, rel=0.02)
+    assert costs.seconds(1, 4) == pytest.approx(4, rel=0.02)
+
+
+def test_heads_that_were_not_measured_cost_nothing() -> None:
+    costs = HeadCosts({})
+    costs.observe(2, 1, 1.0)
+    assert costs.seconds(2, 1) == 0

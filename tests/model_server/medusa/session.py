@@ -1,0 +1,137 @@
+"""A simulated decoder: its step times are given, its heads are right as often as they are told."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from model_server.medusa.confidence import HeadConfidence, Proposal
+from model_server.medusa.cost import CostCurve, HeadCosts
+from model_server.medusa.policy import Load, Policy
+from model_server.medusa.tree import PLAIN, Candidates, Choice, DraftTree
+from model_server.medusa.verify import walk
+
+NUM_HEADS, NUM_RANKS = 5, 5
+_ELSEWHERE = 99
+# How sure heads are, by head: as Vicuna-7B's are right, in the mean over sure and unsure places.
+_TOP = (0.56, 0.45, 0.4, 0.38, 0.36)
+
+
+@dataclass
+class Session:
+    """`step_s` and `head_s`: seconds by rows, and by heads; both get noise, as do measurements."""
+
+    step_s: Mapping[int, float]
+    head_s: float = 0.02
+    num_requests: int = 1
+    accuracy: float = 1.0
+    noise: float = 0.02
+    fixed_rows: int = 0
+    policy: Policy = field(init=False)
+    num_drafts: list[int] = field(default_factory=list)
+    num_heads: list[int] = field(default_factory=list)
+    probing_s: float = 0.0
+    total_s: float = 0.0
+    num_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self.true = CostCurve(self.step_s)
+        self.rng = random.Random(0)
+        self.confidence = HeadConfidence(NUM_HEADS)
+        measured = {rows: self._noisy(seconds) for rows, seconds in self.step_s.items()}
+        heads = {
+            n: {1: self.head_s * n, 16: self.head_s * n * 1.5} for n in range(1, NUM_HEADS + 1)
+        }
+        self.policy = Policy(CostCurve(measured), HeadCosts(heads), self.confidence)
+        self.proposals: list[Proposal | None] = [None] * self.num_requests
+        self.truths: list[list[int]] = [[] for _ in range(self.num_requests)]
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second."""
+        return self.num_tokens / self.total_s
+
+    @property
+    def plain_rate(self) -> float:
+        """Tokens a second without drafts."""
+        return self.num_requests / self.true.seconds(self.num_requests)
+
+    def run(self, num_steps: int) -> Session:
+        """Decode; measures start anew."""
+        self.total_s = self.probing_s = 0.0
+        self.num_tokens = 0
+        self.num_drafts, self.num_heads = [], []
+        for _ in range(num_steps):
+            self._step()
+        return self
+
+    def _step(self) -> None:
+        load = Load(self.num_requests, 100.0, 64, self.fixed_rows)
+        heads = self.policy.num_heads(load)
+        choices = self.policy.choose([self._candidates(p) for p in self.proposals], load, heads)
+        rows = self.num_requests + len(choices)
+        decode_s = self._noisy(self.true.seconds(rows))
+        self.policy.decode.observe(rows, 100.0, decode_s)
+        self.num_tokens += sum(self._verify(i, choices) for i in range(self.num_requests))
+        probed = heads == 0 and self.policy.may_probe()
+        heads_s = self._run_heads(heads, self.num_requests)
+        probe_s = self._run_heads(NUM_HEADS, 1) if probed else 0.0
+        step_s = decode_s + heads_s + probe_s
+        self.policy.note_step(step_s, 0.0, drafted=bool(choices), probe_s=probe_s)
+        self.total_s += step_s
+        self.probing_s += probe_s
+        self.num_drafts.append(len(choices))
+        self.num_heads.append(heads)
+
+    def _candidates(self, proposal: Proposal | None) -> Candidates:
+        if proposal is None:
+            return PLAIN
+        return Candidates(self.confidence.ranked(proposal), max_depth=NUM_HEADS, max_leaves=16)
+
+    def _verify(self, request: int, choices: list[Choice]) -> int:
+        """Tokens that the request gets; what was proposed for it is scored."""
+        tree = DraftTree([0])
+        for choice in choices:
+            if choice.request == request:
+                tree.add(choice.token, choice.parent)
+        truth = [*self.truths[request], _ELSEWHERE]
+        drawn = list(walk(tree, lambda node: truth[tree.depths[node]]))
+        if (proposal := self.proposals[request]) is not None:
+            self.confidence.observe(proposal, truth)
+        self.proposals[request], self.truths[request] = None, []
+        return len(drawn)
+
+    def _run_heads(self, heads: int, num_requests: int) -> float:
+        if not heads:
+            return 0.0
+        for request in range(num_requests):
+            proposal, self.truths[request] = self._propose(heads)
+            self.proposals[request] = proposal
+            self.policy.note_proposal(proposal.log_probs)
+        seconds = self._noisy(self.policy.head_costs._curves[heads].seconds(num_requests))
+        self.policy.head_costs.observe(heads, num_requests, seconds)
+        return seconds
+
+    def _propose(self, heads: int) -> tuple[Proposal, list[int]]:
+        """Candidates, half of the places surer than the other half, and what will come."""
+        sure = self.rng.choice([0.6, 1.4])
+        tops = np.minimum(np.array(_TOP[:heads]) * sure, 0.97)[:, None]
+        shares = np.concatenate([tops, (1 - tops) * 0.6 ** np.arange(1, NUM_RANKS) * 0.4], axis=1)
+        ids = np.tile(np.arange(NUM_RANKS, dtype=np.int32), (heads, 1))
+        truth = []
+        for row in shares * self.accuracy:
+            ranks = [*range(NUM_RANKS), _ELSEWHERE]
+            truth += self.rng.choices(ranks, [*row, max(1 - row.sum(), 0)])
+        return Proposal(ids, np.log(shares).astype(np.float32), 0), truth
+
+    def _noisy(self, seconds: float) -> float:
+        return seconds * max(self.rng.gauss(1, self.noise), 0.5)
+
+
+def num_changes(values: list[int]) -> int:
+    """How often a value differs from the one before it."""
+    return sum(a != b for a, b in pairwise(values))

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from model_server.medusa.confidence import HeadConfidence
+from model_server.medusa.cost import CostCurve, HeadCosts
+from model_server.medusa.policy import Load, Policy
+from model_server.medusa.tree import Candidates
+from tests.model_server.medusa.session import NUM_HEADS, Session, num_changes
+
+# Measured step times by rows, as parts of one row's: llama.cpp's CPU kernels and better ones.
+STOCK_Q4_0 = {1: 1, 2: 1.8, 3: 2.6, 4: 1.8, 6: 3.4, 8: 3.4, 12: 4.7, 16: 4.7, 32: 8.9, 64: 16.6}
+F16 = {1: 1, 2: 1.23, 3: 1.29, 4: 1.37, 6: 1.45, 8: 1.7, 12: 2.03, 16: 2.48, 32: 4.5}
+MADE_FOR_FEW = {1: 1, 2: 1.02, 4: 1.05, 8: 1.2, 16: 1.7, 32: 3.0, 64: 5.5}
+UNEVEN = {1: 1, 2: 1.4, 3: 1.25, 4: 1.3, 5: 1.6, 6: 1.5, 8: 1.45, 16: 2.2, 32: 4}
+FREE = {1: 1, 64: 1.02}
+EACH_THE_SAME = {1: 1, 64: 64}
+CURVES: dict[str, Mapping[int, float]] = {
+    "q4_0": STOCK_Q4_0,
+    "f16": F16,
+    "few": MADE_FOR_FEW,
+    "uneven": UNEVEN,
+    "free": FREE,
+}
+CURVES["same"] = EACH_THE_SAME
+
+
+def _policy(step_s: Mapping[int, float], head_s: float = 0.01) -> Policy:
+    heads = {heads: {1: heads * head_s} for heads in range(1, 6)}
+    return Policy(CostCurve(step_s), HeadCosts(heads), HeadConfidence(5))
+
+
+def _candidates(*by_depth: list[float]) -> Candidates:
+    return Candidates([list(enumerate(row)) for row in by_depth], (), (), len(by_depth), 99)
+
+
+SURE = _candidates([0.6, 0.15, 0.1], [0.4, 0.2, 0.1], [0.3, 0.2, 0.1])
+
+
+def test_rows_that_cost_nothing_are_all_taken() -> None:
+    assert len(_policy(FREE).choose([SURE], Load(1, 0, 20), 3)) == 20
+
+
+def test_rows_that_cost_as_much_as_the_first_are_never_taken() -> None:
+    assert _policy(EACH_THE_SAME).choose([SURE], Load(1, 0, 20), 3) == []
+
+
+def test_four_rows_are_taken_where_three_are_dearer() -> None:
+    policy = _policy(STOCK_Q4_0)
+    assert len(policy.choose([SURE], Load(1, 0, 63), 0)) == 3
+    assert policy.choose([SURE], Load(1, 0, 2), 0) == []  # no room for the fourth
+
+
+def test_more_requests_leave_less_for_drafts() -> None:
+    each = [
+        len(_policy(F16).choose([SURE] * requests, Load(requests, 0, 63), 0)) / requests
+        for requests in (1, 4, 16)
+    ]
+    assert each[0] > each[1] > each[2]
+
+
+def test_the_likeliest_nodes_of_all_requests_are_taken() -> None:
+    unsure = _candidates([0.1], [0.1])
+    choices = _policy(F16).choose([unsure, SURE], Load(2, 0, 63), 0)
+    assert {choice.request for choice in choices} == {1}
+
+
+@pytest.mark.parametrize("max_drafts", [0, 1, 5])
+def test_no_more_than_there_is_room_for(max_drafts: int) -> None:
+    assert len(_policy(FREE).choose([SURE], Load(1, 0, max_drafts), 3)) == max_drafts
+
+
+@pytest.mark.parametrize(("fixed", "room", "drafts"), [(1, 63, 0), (4, 63, 6), (4, 5, 4)])
+def test_fixed_rows_of_every_tree(fixed: int, room: int, drafts: int) -> None:
+    policy = _policy(EACH_THE_SAME)
+    load = Load(2, 0, room, fixed)
+    choices = policy.choose([SURE, SURE], load, 3)
+    assert [choice.request for choice in choices] == [0] * (drafts // 2) + [1] * (drafts // 2)
+    assert policy.num_heads(load) == (5 if fixed > 1 else 0)
+
+
+def test_without_candidates_nothing_is_drafted() -> None:
+    assert _policy(FREE).choose([Candidates([])], Load(1, 0, 63), 0) == []
+
+
+def test_drafts_that_take_long_outside_of_the_decode_are_given_up_and_tried_again() -> None:
+    policy, load = _policy(FREE), Load(1, 0, 3)
+    policy.note_step(1.0, 0.0, drafted=False, probe_s=0)
+    tried = []
+    for step in range(1_000):
+        drafted = bool(policy.choose([SURE], load, 0))
+        policy.note_step(1.0, 3.0 * drafted, drafted=drafted, probe_s=0)
+        tried += [step] if drafted else []
+    assert tried[0] == 0
+    assert len(tried) < 20
+    assert tried[-1] > 300
+
+
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize("num_requests", [1, 4])
+def test_noise_in_the_costs_doesnt_move_the_rows(name: str, num_requests: int) -> None:
+    policy, load = _policy(CURVES[name]), Load(num_requests, 0, 63)
+    true, rng = CostCurve(CURVES[name]), np.random.default_rng(0)
+    counts = []
+    for _ in range(500):
+        counts.append(len(policy.choose([SURE] * num_requests, load, 0)))
+        rows = num_requests + counts[-1]
+        policy.decode.observe(rows, 0, true.seconds(rows) * rng.normal(1, 0.02))
+    assert num_changes(counts) <= 5
+
+
+def test_noise_in_the_costs_doesnt_move_the_heads() -> None:
+    session = Session(F16)
+    session.run(150)
+    heads = session.run(500).num_heads
+    usual = [number for number in heads if number < NUM_HEADS]  # now and then all are looked at
+    assert len(usual) > 400
+    assert num_changes(usual) <= 10
+
+
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize(("num_requests", "accuracy"), [(1, 1.0), (1, 0.5), (4, 1.0), (16, 0.5)])
+def test_never_slower_than_plain_and_near_the_best_fixed_tree(
+    name: str, num_requests: int, accuracy: float
+) -> None:
+    """Once it has settled."""
+    session = Session(CURVES[name], num_requests=num_requests, accuracy=accuracy)
+    session.run(200)
+    rate = session.run(250).rate
+    assert rate >= 0.98 * session.plain_rate
+    for rows in (2, 4, 8):
+        fixed = Session(CURVES[name], num_requests=num_requests, accuracy=accuracy, fixed_rows=rows)
+        assert rate >= 0.95 * fixed.run(60).rate
+
+
+def test_where_it_pays_it_is_used() -> None:
+    gains = {name: Session(CURVES[name]).run(400) for name in CURVES}
+    won = {name: session.rate / session.plain_rate for name, session in gains.items()}
+    assert won["free"] > 2.3
+    assert won["few"] > 1.6
+    assert won["f16"] > 1.3
+    assert won["uneven"] > 1.3
+
+
+def test_heads_are_not_run_where_no_row_pays() -> None:
+    session = Session(EACH_THE_SAME).run(30)
+    assert session.num_heads[:8] == [NUM_HEADS] * 8
+    assert not any(session.num_heads[12:])
+
+
+@pytest.mark.parametrize("num_requests", [1, 4])
+def test_probing_takes_a_hundredth_of_the_time(num_requests: int) -> None:
+    session = Session(EACH_THE_SAME, num_requests=num_requests).run(50).run(1_500)
+    assert 0.005 < session.probing_s / session.total_s <= 0.0105
+
+
+def test_time_saved_while_heads_were_used_is_not_spent_at_once() -> None:
+    policy = _policy(EACH_THE_SAME)
+    for _ in range(10_000):
+        policy.note_step(1.0, 0.0, drafted=True, probe_s=0)
+    probe_s, probes = policy.head_costs.seconds(5, 1), 0
+    while policy.may_probe():
+        policy.note_step(0.0, 0.0, drafted=False, probe_s=probe_s)
+        probes += 1
+    assert 1 <= probes <= 5
+
+
+@pytest.mark.parametrize("name", ["few", "f16"])
+def test_heads_that_fail_are_given_up_and_found_again(name: str) -> None:
+    session = Session(CURVES[name]).run(300)
+    assert np.mean(session.num_drafts[-50:]) > 1
+    session.accuracy = 0.0
+    session.run(700)
+    assert not any(session.num_drafts[-50:])
+    assert not any(session.num_heads[-50:])
+    session.accuracy = 1.0
+    session.run(4_000)
+    assert np.mean(session.num_drafts[-50:]) > 1
+    assert session.run(200).rate > 1.2 * session.plain_rate
