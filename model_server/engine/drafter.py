@@ -144,4 +144,5 @@ class Drafter:
             proposal = unscored.popleft()
             came = sequence.tokens[proposal.position : end]
             if came:
-                self.alarm.observe(self.policy.confidence.observe(proposal, came) > 0)
+                self.policy.confidence.observe(proposal, came)
+                self.alarm.observe(bool(proposal.ids[0, 0] == came[0]))

@@ -12,7 +12,7 @@ _LEAST_SHARE = 0.02
 
 
 class AcceptanceAlarm:
-    """Watches the first head: how often the next token was among its candidates."""
+    """Watches the first head: how often its best candidate came true."""
 
     def __init__(self) -> None:
         self._recent: deque[bool] = deque(maxlen=_WINDOW)
@@ -28,7 +28,7 @@ class AcceptanceAlarm:
             self.warning = None
         elif self.warning is None:
             self.warning = (
-                f"of the last {_WINDOW} tokens the first Medusa head proposed {share:.1%}: "
+                f"the first Medusa head was right about {share:.1%} of the last {_WINDOW} tokens: "
                 "MEDUSA_PATH was most likely trained for another model; drafting stays off"
             )
             log.warning("%s", self.warning)
