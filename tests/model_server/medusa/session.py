@@ -47,6 +47,7 @@ class Session:
             n: {1: self.head_s * n, 16: self.head_s * n * 1.5} for n in range(1, NUM_HEADS + 1)
         }
         self.policy = Policy(CostCurve(measured), HeadCosts(heads), self.confidence)
+        self.true_heads = HeadCosts(heads)
         self.proposals: list[Proposal | None] = [None] * self.num_requests
         self.truths: list[list[int]] = [[] for _ in range(self.num_requests)]
 
@@ -112,7 +113,7 @@ class Session:
             proposal, self.truths[request] = self._propose(heads)
             self.proposals[request] = proposal
             self.policy.note_proposal(proposal.log_probs)
-        seconds = self._noisy(self.policy.head_costs._curves[heads].seconds(num_requests))
+        seconds = self._noisy(self.true_heads.seconds(heads, num_requests))
         self.policy.head_costs.observe(heads, num_requests, seconds)
         return seconds
 

@@ -82,6 +82,17 @@ def test_fixed_rows_of_every_tree(fixed: int, room: int, drafts: int) -> None:
     assert policy.num_heads(load) == (5 if fixed > 1 else 0)
 
 
+def test_copies_are_drafted_without_any_heads() -> None:
+    policy, load = Policy(CostCurve(F16), HeadCosts({}), HeadConfidence(0)), Load(1, 0, 63)
+    copied = [4, 5, 6]
+    merged = [[(token, 0.9)] for token in copied]
+    choices = policy.choose([Candidates([], copied, merged, 3)], load, policy.num_heads(load))
+    assert [choice.token for choice in choices] == copied
+    policy.note_step(1.0, 0.0, drafted=True, probe_s=0)
+    assert policy.num_heads(load) == 0
+    assert not policy.may_probe()
+
+
 def test_without_candidates_nothing_is_drafted() -> None:
     assert _policy(FREE).choose([Candidates([])], Load(1, 0, 63), 0) == []
 
