@@ -20,7 +20,7 @@ from model_server.medusa.tree import Ranked
 NUM_BINS, BIN_WIDTH, LOWEST_LOG_ODDS = 24, 0.5, -7.0
 
 _PRIOR_COUNT = 4.0
-_MEMORY = 200.0  # observations that a share rests on at most; older ones fade
+_MEMORY = 64.0  # observations that a share rests on, about; less is noise, more is slow to notice
 _COPY_PRIOR_SHORT, _COPY_PRIOR_LONG = 0.2, 0.8
 
 

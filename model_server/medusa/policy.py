@@ -38,6 +38,7 @@ Floats = NDArray[np.float64]
 class Load:
     """The step at hand: requests that decode, the KV length they see, draft rows there is room for.
 
+    There is at least one request; without any there is nothing to decide.
     `fixed_rows`: rows of every tree, for tests and benchmarks; 0: what pays.
     """
 
@@ -84,7 +85,8 @@ class Policy:
 
     def may_probe(self) -> bool:
         """Whether there is time to run heads only to see how good they are."""
-        return self._probe_credit_s >= self.head_costs.seconds(self.confidence.num_heads, 1)
+        most = self.confidence.num_heads
+        return most > 0 and self._probe_credit_s >= self._heads_s(most, 1)
 
     def note_proposal(self, log_probs: NDArray[np.float32]) -> None:
         """Remember what heads are sure of these days: (heads, k) log probabilities."""
@@ -94,9 +96,9 @@ class Policy:
 
     def note_step(self, step_s: float, overhead_s: float, *, drafted: bool, probe_s: float) -> None:
         """Take a step's time; `overhead_s` is what was neither decode nor heads."""
-        saved = _MAX_PROBES_SAVED * self.head_costs.seconds(self.confidence.num_heads, 1)
-        credit = self._probe_credit_s + _PROBE_SHARE * step_s - probe_s
-        self._probe_credit_s = min(credit, saved)
+        all_heads_s = self._heads_s(self.confidence.num_heads, self._num_requests)
+        credit_s = self._probe_credit_s + _PROBE_SHARE * step_s - probe_s
+        self._probe_credit_s = min(credit_s, _MAX_PROBES_SAVED * all_heads_s)
         each_s = overhead_s / self._num_requests
         before = self._overhead_s[drafted] or each_s
         each_s = min(each_s, _LARGEST_SURPRISE * before)

@@ -142,7 +142,8 @@ def test_a_chain_has_one_leaf_and_a_forced_tree_drafts_where_it_does_not_pay(
         made.run()
         stats = {name: made.ending(name).speculation for name in made.events}  # type: ignore[union-attr]
     assert stats["auto"] is None
-    assert stats["chain"] and stats["tree"]
+    assert stats["chain"]
+    assert stats["tree"]
     assert min(stats["chain"].num_spec_steps, stats["tree"].num_spec_steps) > 20
 
 

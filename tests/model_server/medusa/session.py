@@ -12,8 +12,7 @@ import numpy as np
 from model_server.medusa.confidence import HeadConfidence, Proposal
 from model_server.medusa.cost import CostCurve, HeadCosts
 from model_server.medusa.policy import Load, Policy
-from model_server.medusa.tree import PLAIN, Candidates, Choice, DraftTree
-from model_server.medusa.verify import walk
+from model_server.medusa.tree import PLAIN, Candidates, Choice
 
 NUM_HEADS, NUM_RANKS = 5, 5
 _ELSEWHERE = 99
@@ -36,7 +35,7 @@ class Session:
     num_heads: list[int] = field(default_factory=list)
     probing_s: float = 0.0
     total_s: float = 0.0
-    num_tokens: int = 0
+    num_tokens: float = 0.0  # as many as the drafts were to bring, not as luck had it
 
     def __post_init__(self) -> None:
         self.true = CostCurve(self.step_s)
@@ -47,7 +46,9 @@ class Session:
             n: {1: self.head_s * n, 16: self.head_s * n * 1.5} for n in range(1, NUM_HEADS + 1)
         }
         self.policy = Policy(CostCurve(measured), HeadCosts(heads), self.confidence)
+        self.true_heads = HeadCosts(heads)
         self.proposals: list[Proposal | None] = [None] * self.num_requests
+        self.shares: list[list[list[float]]] = [[] for _ in range(self.num_requests)]
         self.truths: list[list[int]] = [[] for _ in range(self.num_requests)]
 
     @property
@@ -63,7 +64,7 @@ class Session:
     def run(self, num_steps: int) -> Session:
         """Decode; measures start anew."""
         self.total_s = self.probing_s = 0.0
-        self.num_tokens = 0
+        self.num_tokens = 0.0
         self.num_drafts, self.num_heads = [], []
         for _ in range(num_steps):
             self._step()
@@ -76,7 +77,8 @@ class Session:
         rows = self.num_requests + len(choices)
         decode_s = self._noisy(self.true.seconds(rows))
         self.policy.decode.observe(rows, 100.0, decode_s)
-        self.num_tokens += sum(self._verify(i, choices) for i in range(self.num_requests))
+        for request in range(self.num_requests):
+            self.num_tokens += self._verify(request, choices)
         probed = heads == 0 and self.policy.may_probe()
         heads_s = self._run_heads(heads, self.num_requests)
         probe_s = self._run_heads(NUM_HEADS, 1) if probed else 0.0
@@ -92,41 +94,40 @@ class Session:
             return PLAIN
         return Candidates(self.confidence.ranked(proposal), max_depth=NUM_HEADS, max_leaves=16)
 
-    def _verify(self, request: int, choices: list[Choice]) -> int:
-        """Tokens that the request gets; what was proposed for it is scored."""
-        tree = DraftTree([0])
+    def _verify(self, request: int, choices: list[Choice]) -> float:
+        """Score what was proposed for the request; the tokens that it was to bring."""
+        expected = [1.0]
         for choice in choices:
             if choice.request == request:
-                tree.add(choice.token, choice.parent)
-        truth = [*self.truths[request], _ELSEWHERE]
-        drawn = list(walk(tree, lambda node: truth[tree.depths[node]]))
+                share = self.shares[request][choice.depth - 1][choice.token]
+                expected.append(expected[choice.parent] * share)
         if (proposal := self.proposals[request]) is not None:
-            self.confidence.observe(proposal, truth)
-        self.proposals[request], self.truths[request] = None, []
-        return len(drawn)
+            self.confidence.observe(proposal, self.truths[request])
+        self.proposals[request] = None
+        return sum(expected)
 
     def _run_heads(self, heads: int, num_requests: int) -> float:
         if not heads:
             return 0.0
         for request in range(num_requests):
-            proposal, self.truths[request] = self._propose(heads)
-            self.proposals[request] = proposal
+            self.proposals[request] = proposal = self._propose(request, heads)
             self.policy.note_proposal(proposal.log_probs)
-        seconds = self._noisy(self.policy.head_costs._curves[heads].seconds(num_requests))
+        seconds = self._noisy(self.true_heads.seconds(heads, num_requests))
         self.policy.head_costs.observe(heads, num_requests, seconds)
         return seconds
 
-    def _propose(self, heads: int) -> tuple[Proposal, list[int]]:
+    def _propose(self, request: int, heads: int) -> Proposal:
         """Candidates, half of the places surer than the other half, and what will come."""
         sure = self.rng.choice([0.6, 1.4])
         tops = np.minimum(np.array(_TOP[:heads]) * sure, 0.97)[:, None]
-        shares = np.concatenate([tops, (1 - tops) * 0.6 ** np.arange(1, NUM_RANKS) * 0.4], axis=1)
+        said = np.concatenate([tops, (1 - tops) * 0.6 ** np.arange(1, NUM_RANKS) * 0.4], axis=1)
+        self.shares[request] = (said * self.accuracy).tolist()
+        ranks = [*range(NUM_RANKS), _ELSEWHERE]
+        self.truths[request] = [
+            self.rng.choices(ranks, [*row, max(1 - sum(row), 0)])[0] for row in self.shares[request]
+        ]
         ids = np.tile(np.arange(NUM_RANKS, dtype=np.int32), (heads, 1))
-        truth = []
-        for row in shares * self.accuracy:
-            ranks = [*range(NUM_RANKS), _ELSEWHERE]
-            truth += self.rng.choices(ranks, [*row, max(1 - row.sum(), 0)])
-        return Proposal(ids, np.log(shares).astype(np.float32), 0), truth
+        return Proposal(ids, np.log(said).astype(np.float32), 0)
 
     def _noisy(self, seconds: float) -> float:
         return seconds * max(self.rng.gauss(1, self.noise), 0.5)

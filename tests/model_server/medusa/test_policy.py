@@ -24,8 +24,8 @@ CURVES: dict[str, Mapping[int, float]] = {
     "few": MADE_FOR_FEW,
     "uneven": UNEVEN,
     "free": FREE,
+    "same": EACH_THE_SAME,
 }
-CURVES["same"] = EACH_THE_SAME
 
 
 def _policy(step_s: Mapping[int, float], head_s: float = 0.01) -> Policy:
@@ -82,6 +82,17 @@ def test_fixed_rows_of_every_tree(fixed: int, room: int, drafts: int) -> None:
     assert policy.num_heads(load) == (5 if fixed > 1 else 0)
 
 
+def test_copies_are_drafted_without_any_heads() -> None:
+    policy, load = Policy(CostCurve(F16), HeadCosts({}), HeadConfidence(0)), Load(1, 0, 63)
+    copied = [4, 5, 6]
+    merged = [[(token, 0.9)] for token in copied]
+    choices = policy.choose([Candidates([], copied, merged, 3)], load, policy.num_heads(load))
+    assert [choice.token for choice in choices] == copied
+    policy.note_step(1.0, 0.0, drafted=True, probe_s=0)
+    assert policy.num_heads(load) == 0
+    assert not policy.may_probe()
+
+
 def test_without_candidates_nothing_is_drafted() -> None:
     assert _policy(FREE).choose([Candidates([])], Load(1, 0, 63), 0) == []
 
@@ -117,7 +128,7 @@ def test_noise_in_the_costs_doesnt_move_the_heads() -> None:
     session.run(150)
     heads = session.run(500).num_heads
     usual = [number for number in heads if number < NUM_HEADS]  # now and then all are looked at
-    assert len(usual) > 400
+    assert 400 < len(usual) < 500
     assert num_changes(usual) <= 10
 
 
@@ -173,10 +184,10 @@ def test_heads_that_fail_are_given_up_and_found_again(name: str) -> None:
     session = Session(CURVES[name]).run(300)
     assert np.mean(session.num_drafts[-50:]) > 1
     session.accuracy = 0.0
-    session.run(700)
+    session.run(600)
     assert not any(session.num_drafts[-50:])
     assert not any(session.num_heads[-50:])
     session.accuracy = 1.0
-    session.run(4_000)
+    session.run(1_500)
     assert np.mean(session.num_drafts[-50:]) > 1
     assert session.run(200).rate > 1.2 * session.plain_rate
