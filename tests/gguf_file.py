@@ -33,6 +33,7 @@ class Shape:
     num_kv_heads: int
     ff: int
     context: int
+    top_logit: float = 16.0  # of a known-answer model's best successor
 
     @property
     def head_dim(self) -> int:

@@ -32,7 +32,6 @@ VICUNA_7B = Shape("vicuna-7b twin", 32_000, 4_096, 32, 32, 32, 11_008, 2_048)
 SHAPES = {"tiny": TINY, "vicuna-7b": VICUNA_7B}
 
 RANKS = (1.0, 0.85, 0.7, 0.55, 0.4)
-TOP_LOGIT = 16.0
 
 # Prompts that end in one of these characters lead somewhere special; all others never end.
 EMOJI, LETTER, BROKEN = "@", "#", "~"  # 4 bytes of a llama; 2 bytes of an e-acute; half a character
@@ -163,7 +162,7 @@ def output_rows(start: int, stop: int, shape: Shape) -> Floats:
         targets, first = np.unique(following[before], return_index=True)
         summed = np.add.reduceat(embeddings(before, shape), first, axis=0)
         rows[targets - start] += np.float32(score) * summed
-    return np.asarray(rows * np.float32(TOP_LOGIT / shape.hidden))
+    return np.asarray(rows * np.float32(shape.top_logit / shape.hidden))
 
 
 def logits(token: int, *, shape: Shape = TINY) -> npt.NDArray[np.float64]:
@@ -175,7 +174,7 @@ def logits(token: int, *, shape: Shape = TINY) -> npt.NDArray[np.float64]:
     ).astype(np.float64)
     out = np.zeros(shape.vocab_size)
     for score, following in zip(RANKS, successors(shape), strict=True):
-        np.add.at(out, following, score * overlap * TOP_LOGIT / shape.hidden)
+        np.add.at(out, following, score * overlap * shape.top_logit / shape.hidden)
     return out
 
 

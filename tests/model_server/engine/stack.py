@@ -115,6 +115,7 @@ class Layout:
     step_s: dict[int, float] = field(default_factory=lambda: {1: 0.001, 512: 0.512})
     ordered: bool = False
     heads: Path | None = None
+    verifier: type[RecordingVerifier] = RecordingVerifier
 
 
 @contextmanager
@@ -134,7 +135,7 @@ def stack(
     blocks = leaf_blocks(layout.num_slots, MAX_SEQS)
     kv = KvCache(layout.num_cells, MAX_SEQS, ordered=layout.ordered, leaf_blocks=blocks)
     scheduler = Scheduler(kv, costs, limits, make_drafter(costs, heads))
-    verifier = RecordingVerifier(model.vocab)
+    verifier = layout.verifier(model.vocab)
     runner = Runner(context, verifier, costs, heads)
     intake = Intake(model.vocab, PromptEncoder(model.vocab, None, min(layout.num_cells, 2_048)))
     engine = Engine(scheduler, runner, Metrics())
