@@ -55,9 +55,9 @@ def layout(models_dir: Path) -> Layout:
 
 def expected(temperature: float) -> dict[tuple[int, ...], float]:
     """Probability of every answer of `NUM_TOKENS` tokens."""
-    answers = {(): 1.0}
+    answers: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(NUM_TOKENS):
-        longer = {}
+        longer: dict[tuple[int, ...], float] = {}
         for answer, so_far in answers.items():
             after = (*PROMPT, *answer)[-1]
             p = twin.probabilities(after, temperature=temperature, top_p=TOP_P, shape=SHAPE)
@@ -106,7 +106,7 @@ def p_value(observed: Counter[tuple[int, ...]], expected: dict[tuple[int, ...], 
         return 0.0
     total = sum(observed.values())
     p = np.array(list(expected.values()))
-    counts = np.array([observed[answer] for answer in expected])
+    counts = np.array([observed[answer] for answer in expected], np.float64)
     rare = p * total < FEW
 
     def merged(values: NDArray[np.float64]) -> NDArray[np.float64]:
