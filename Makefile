@@ -6,10 +6,10 @@ SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
 SHELL_FILES = deployment/setup.sh .ci/run $(wildcard tests/smoke.sh)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format demo-model bench-peers bench-latency lock clean
+.PHONY: help install run test check format demo-model bench bench-speculation bench-peers bench-latency lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  make run MODEL=/path/to/any.gguf            serves that file instead of the demo model'
 	@echo '  make run PORT=8010 MODEL_SERVER_PORT=8011   uses other ports'
@@ -41,6 +41,14 @@ format: ## Format the code and fix what the linter can
 demo-model: ## Train the demo model anew (installs PyTorch into .venv)
 	@$(SETUP) train
 	$(BIN)/python -m model_server.training.demo
+
+bench: ## The classic tables: F16, quantized, Medusa, dynamic batching
+	@$(SETUP) dev
+	$(BIN)/python -m tests.benchmarks.medusa $(ARGS)
+
+bench-speculation: ## Medusa on against off under load: is it never slower?
+	@$(SETUP) dev
+	$(BIN)/python -m tests.benchmarks.speculation $(ARGS)
 
 bench-peers: ## Compare with llama.cpp's own server (ARGS="--quick" for a short run)
 	@$(SETUP) dev

@@ -11,10 +11,9 @@ from contextlib import suppress
 from types import FrameType
 
 import uvicorn
-from pydantic import ValidationError
 
 from model_server.app import Server, create_app
-from model_server.config import Settings
+from model_server.config import Settings, read_settings
 from model_server.engine.startup import load
 from model_server.errors import SettingError, StartError
 
@@ -65,16 +64,6 @@ def main() -> int:
     if server.served is not None:
         server.served.close()
     return 1 if failures else 0
-
-
-def read_settings() -> Settings:
-    """The environment, checked. Raises SettingError with the first thing that is wrong."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]).upper() if first["loc"] else "settings"
-        raise SettingError(name, f"{first['msg']}, got {first['input']!r}") from None
 
 
 def listen(settings: Settings) -> socket.socket:

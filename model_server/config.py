@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model_server.errors import SettingError
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "stdlib-demo-q8_0.gguf"
 
@@ -74,3 +76,13 @@ class Settings(BaseSettings):
     def gateway_is_local(self) -> bool:
         """Only a gateway on this machine can reach a loopback address."""
         return self.model_server_host in ("127.0.0.1", "localhost", "::1")
+
+
+def read_settings() -> Settings:
+    """The environment, checked. Raises SettingError with the first thing that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).upper() if first["loc"] else "settings"
+        raise SettingError(name, f"{first['msg']}, got {first['input']!r}") from None

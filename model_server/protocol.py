@@ -73,16 +73,17 @@ class Sampling(Wire):
 
 
 class Speculation(Wire):
-    """How a request may be drafted ahead. It never changes the text unless acceptance is typical.
+    """How a request may be drafted ahead. Only typical acceptance changes the text."""
 
-    auto: rows by what pays; off: plain decoding; chain: best candidates only; tree: never plain.
-    """
-
-    mode: Literal["auto", "off", "chain", "tree"] = "auto"
+    mode: Literal["auto", "off", "chain", "tree"] = Field(
+        "auto", description="auto: what pays; off: none; chain, tree: at least one draft a step."
+    )
     acceptance: Literal["exact", "typical"] = Field(
         "exact", description="typical: lossy (Medusa paper, 2.3.1); drafts need only be plausible."
     )
-    max_tokens_per_step: int = Field(0, ge=0, description="Drafts and one; 0: no limit of its own.")
+    max_tokens_per_step: int = Field(
+        0, ge=0, le=2**31 - 1, description="Drafts and one; 0: no limit of its own."
+    )
 
 
 class Resume(Wire):
@@ -183,8 +184,8 @@ class SpeculationStats(Wire):
     draft_acceptance_rate: float = Field(description="Accepted draft tokens of those drafted.")
     acceptance_histogram: list[int] = Field(description="[j]: steps that accepted j draft tokens.")
     num_accepted_tokens_per_pos: list[int] = Field(description="[j]: steps that accepted draft j.")
-    num_spec_steps: int
-    num_draft_tokens: int
+    num_spec_steps: int = Field(description="Steps that drafted at all.")
+    num_draft_tokens: int = Field(description="Tokens drafted, over all these steps.")
     num_accepted_draft_tokens: int
 
 

@@ -1,4 +1,4 @@
-"""Random Medusa heads of any kind, for the tiny random model."""
+"""Random Medusa heads of any kind, by default for the tiny random model."""
 
 from __future__ import annotations
 
@@ -26,28 +26,32 @@ class Kind:
     trim: int = 0
     base_fingerprint: str = head_file.UNKNOWN_BASE
     calibrated: bool = False
+    hidden: int = HIDDEN
+    vocab_size: int = VOCAB
 
 
 def write(path: Path, kind: Kind) -> Path:
     rng = np.random.default_rng(1)
 
     def matrix(rows: int, gain: float) -> Floats:
-        values = rng.standard_normal((rows, HIDDEN), dtype=np.float32)
-        return np.asarray(values * np.float32(gain / HIDDEN**0.5))
+        values = rng.standard_normal((rows, kind.hidden), dtype=np.float32)
+        return np.asarray(values * np.float32(gain / kind.hidden**0.5))
 
     def head() -> Head:
         biases = [matrix(1, 16.0)[0] if kind.bias else None for _ in range(kind.num_blocks)]
-        output = None if kind.shared else [matrix(kind.trim or VOCAB, 3.0)]
-        return Head([(matrix(HIDDEN, 1.0), bias) for bias in biases], output)
+        output = None if kind.shared else [matrix(kind.trim or kind.vocab_size, 3.0)]
+        return Head([(matrix(kind.hidden, 1.0), bias) for bias in biases], output)
 
     shape = (kind.num_heads, 24)
     tables = (rng.random(shape, np.float32), rng.random(shape, np.float32) * np.float32(100))
     file = HeadFile(
-        VOCAB,
-        HIDDEN,
+        kind.vocab_size,
+        kind.hidden,
         kind.file_type,
         kind.base_fingerprint,
-        vocab_trim=rng.permutation(VOCAB)[: kind.trim].astype(np.int32) if kind.trim else None,
+        vocab_trim=rng.permutation(kind.vocab_size)[: kind.trim].astype(np.int32)
+        if kind.trim
+        else None,
         calibration=tables if kind.calibrated else None,
     )
     return head_file.write(path, [head() for _ in range(kind.num_heads)], file)

@@ -134,11 +134,13 @@ def context_options(settings: Settings, context_size: int) -> ContextOptions:
 
 def _heads(settings: Settings, model: Model) -> Heads | None:
     """The heads that MEDUSA_PATH names. Raises HeadFileError."""
-    if not settings.medusa_path or settings.medusa_mode == "off":
+    most_drafts = settings.medusa_max_tokens_per_step - 1
+    if not settings.medusa_path or settings.medusa_mode == "off" or most_drafts == 0:
         return None
-    options = HeadOptions(
-        _num_threads(settings), settings.medusa_any_base, max_heads=settings.medusa_k_heads
-    )
+    num_heads = settings.medusa_k_heads
+    if most_drafts > 0:
+        num_heads = min(num_heads, most_drafts)
+    options = HeadOptions(_num_threads(settings), settings.medusa_any_base, num_heads)
     return Heads(settings.medusa_path, model, options)
 
 

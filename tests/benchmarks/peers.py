@@ -10,11 +10,9 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import signal
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -22,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from tests import twin
-from tests.benchmarks import peers_build
-from tests.benchmarks.peers_load import SHAPE, Round, run_round
-from tests.benchmarks.peers_servers import (
+from tests.benchmarks import files, report
+from tests.benchmarks.load import SHAPE, Round, run_round
+from tests.benchmarks.servers import (
     Running,
     Settings,
     Side,
@@ -32,9 +30,6 @@ from tests.benchmarks.peers_servers import (
     ours,
     python_share,
 )
-
-RESULTS = Path(__file__).parent / "results"
-CELLS_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -90,15 +85,7 @@ def _line(name: str, one: Round) -> str:
     )
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers hang on."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-    cpu = names[0].partition(":")[2].strip() if names else platform.machine()
-    return {"cpu": cpu, "cores": os.cpu_count(), "llama.cpp": peers_build.requirement()}
-
-
-def report(
+def as_data(
     args: argparse.Namespace, sides: Sequence[Side], measured: Sequence[Measured]
 ) -> dict[str, Any]:
     """Everything as plain data: flags, rounds, medians, ratios."""
@@ -115,8 +102,8 @@ def report(
         for one in measured
     ]
     return {
-        "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "machine": machine(),
+        "when": report.now(),
+        "machine": report.machine(),
         "model": f"7B-shaped twin, {args.layers} layers, {args.type}",
         "load": f"{args.streams} streams, {args.tokens} tokens each, {args.rounds} rounds in turns",
         "flags": {side.name: side.flags for side in sides},
@@ -142,8 +129,7 @@ def markdown(data: dict[str, Any]) -> str:
     lines = [
         f"# Against llama-server, {data['when']}",
         "",
-        f"{data['model']}; {data['load']}. {data['machine']['cpu']}, "
-        f"{data['machine']['cores']} cores, {data['machine']['llama.cpp']}.",
+        f"{data['model']}; {data['load']}. {data['machine']}.",
         "",
         *(f"- {name}: `{flags}`" for name, flags in data["flags"].items()),
         "",
@@ -169,11 +155,10 @@ def main() -> None:
     # Asked to end, leave through the `with` blocks: they end the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = options()
-    binary = args.llama_server or peers_build.llama_server(args.jobs)
-    model = peers_build.twin_file(args.layers, args.type)
-    per_stream = max(args.contexts) + args.tokens + 1
-    per_stream = -(-per_stream // CELLS_BLOCK) * CELLS_BLOCK
-    settings = Settings(model, args.threads, args.streams, args.streams * per_stream, per_stream)
+    binary = args.llama_server or files.llama_server(args.jobs)
+    model = files.twin_file(args.layers, args.type)
+    num_tokens = max(args.contexts) + args.tokens + 1
+    settings = Settings.for_streams(model, args.threads, args.streams, num_tokens)
     sides = [ours(settings), llama_server(binary, settings, args.peer_flags.split())]
     for side in sides:
         print(f"{side.name}: {side.flags}", flush=True)
@@ -181,11 +166,9 @@ def main() -> None:
         for side in sides:
             running.enter_context(Running(side))
         measured = [one for context in args.contexts for one in measure(sides, context, args)]
-    data = report(args, sides, measured)
-    RESULTS.mkdir(exist_ok=True)
-    name = f"peers-{args.layers}l-{args.type.lower()}-{time.strftime('%Y%m%d-%H%M')}"
-    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=2) + "\n")
-    (RESULTS / f"{name}.md").write_text(markdown(data))
+    data = as_data(args, sides, measured)
+    name = f"peers-{args.layers}l-{args.type.lower()}"
+    report.save(name, json=json.dumps(data, indent=2) + "\n", md=markdown(data))
     print(f"\n{markdown(data)}")
 
 

@@ -1,14 +1,14 @@
-"""Drafters for tests: one that never drafts, and one that drafts at random."""
+"""Drafters for tests: some that never draft, draft at random, or always the same tree."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from model_server.engine.drafter import Drafter, DraftOptions, Room
 from model_server.engine.plan import NO_HEADS, HeadRun
-from model_server.engine.sequence import Sequence
+from model_server.engine.sequence import Sequence as Request
 from model_server.medusa.confidence import HeadConfidence
 from model_server.medusa.cost import Costs
 from model_server.medusa.heads import Heads
@@ -34,6 +34,32 @@ def drafts(**options: Any) -> MakeDrafter:
     return make
 
 
+class StaticDrafter(Drafter):
+    """The same tree every step, as in Medusa's own code: each node is a rank at every depth."""
+
+    def __init__(self, policy: Policy, paths: Sequence[tuple[int, ...]]) -> None:
+        """`paths`: ranks from the root down to each node, parents first."""
+        super().__init__(policy, DraftOptions())
+        self._paths = paths
+
+    def draft(self, sequences: list[Request], room: Room) -> tuple[list[DraftTree], HeadRun]:
+        trees = [self._tree(sequence) for sequence in sequences]
+        return trees, HeadRun(self.policy.confidence.num_heads, frozenset(sequences))
+
+    def _tree(self, sequence: Request) -> DraftTree:
+        tree = DraftTree([sequence.tokens[-1]])
+        proposal = sequence.drafting.proposal
+        if proposal is None or proposal.position != len(sequence.tokens):
+            return tree
+        nodes: dict[tuple[int, ...], int] = {(): 0}
+        left = sequence.max_tokens - sequence.num_answered
+        for path in self._paths:
+            if len(path) < left:
+                token = int(proposal.ids[len(path) - 1, path[-1]])
+                nodes[path] = tree.add(token, nodes[path[:-1]])
+        return tree
+
+
 class RandomDrafter(Drafter):
     """Trees of any shape that hold, here and there, what will really come.
 
@@ -47,7 +73,7 @@ class RandomDrafter(Drafter):
         self.most_leaves = 0
         self._max_nodes = max_nodes
 
-    def draft(self, sequences: list[Sequence], room: Room) -> tuple[list[DraftTree], HeadRun]:
+    def draft(self, sequences: list[Request], room: Room) -> tuple[list[DraftTree], HeadRun]:
         share = room.num_drafts // max(len(sequences), 1)
         trees = []
         for sequence in sequences:

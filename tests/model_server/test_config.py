@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from model_server.config import DEMO_MODEL, Settings
+from model_server.config import DEMO_MODEL, Settings, read_settings
+from model_server.errors import SettingError
 
 
 def test_defaults_serve_the_demo_model_on_loopback() -> None:
@@ -65,3 +66,9 @@ def test_a_gateway_is_local_only_behind_a_loopback_address(host: str, local: boo
 def test_every_field_is_described() -> None:
     fields = Settings.model_fields.items()
     assert [name for name, field in fields if not field.description] == []
+
+
+def test_a_wrong_setting_is_named_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("N_PARALLEL", "0")
+    with pytest.raises(SettingError, match=r"N_PARALLEL: .*greater than or equal to 1, got '0'"):
+        read_settings()

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from model_server.__main__ import listen, read_settings
+from model_server.__main__ import listen
 from model_server.config import Settings
 from model_server.errors import SettingError
 from tests.model_server.llama.test_model import with_block_count
@@ -135,9 +135,3 @@ def test_listening_on_any_loopback_address(host: str) -> None:
 def test_an_address_that_is_not_ours_is_refused() -> None:
     with pytest.raises(SettingError, match=r"192\.0\.2\.1:0 can't be listened on"):
         listen(Settings(model_server_host="192.0.2.1", model_server_port=0))
-
-
-def test_a_wrong_setting_is_named_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("N_PARALLEL", "0")
-    with pytest.raises(SettingError, match=r"N_PARALLEL: .*greater than or equal to 1, got '0'"):
-        read_settings()

@@ -113,7 +113,7 @@ def p_value(observed: Counter[tuple[int, ...]], expected: dict[tuple[int, ...], 
         rest = values[..., rare].sum(axis=-1, keepdims=True)
         return np.concatenate([values[..., ~rare], rest], axis=-1)
 
-    simulated = np.random.default_rng(0).multinomial(total, p / p.sum(), size=20_000)
+    simulated = np.random.default_rng(0).multinomial(total, p / p.sum(), 20_000).astype(float)
     mean = merged(p * total)
     statistic = ((merged(counts) - mean) ** 2 / mean).sum()
     by_chance = ((merged(simulated) - mean) ** 2 / mean).sum(axis=-1)

@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from model_server.medusa.cost import Costs
+from model_server.medusa.heads import Heads
 from model_server.protocol import Tokens
 from tests import twin, twin_heads
-from tests.model_server.drafters import drafts
+from tests.model_server.drafters import StaticDrafter, drafts
 from tests.model_server.engine.stack import Layout, Stack, stack
 from tests.twin_heads import NONE, PUBLISHED, Accuracy, Options
 
@@ -64,6 +67,44 @@ def test_trees_get_the_tokens_that_the_accuracies_imply(
         implied = twin_heads.expected_tokens_per_step(PUBLISHED, rows)
         print(f"{rows} rows: {tokens_per_step(made):.3f} tokens a step, implied {implied:.3f}")
         assert tokens_per_step(made) >= 0.97 * implied
+
+
+def best_static_tree(accuracy: Accuracy, num_rows: int) -> list[tuple[int, ...]]:
+    """The likeliest paths of ranks in the mean over both kinds of tokens, parents first."""
+    shares = np.diff(accuracy.by_kind(), axis=2, prepend=0.0)
+
+    def value(path: tuple[int, ...]) -> float:
+        return float(shares[:, range(len(path)), path].prod(axis=1).mean())
+
+    found: list[tuple[int, ...]] = []
+    open_ends: list[tuple[int, ...]] = [(0,)]
+    while len(found) < num_rows - 1:
+        path = max(open_ends, key=value)
+        open_ends.remove(path)
+        found.append(path)
+        if len(path) < accuracy.num_heads:
+            open_ends.append((*path, 0))
+        if path[-1] + 1 < twin_heads.NUM_RANKS:
+            open_ends.append((*path[:-1], path[-1] + 1))
+    return found
+
+
+def test_dynamic_trees_win_over_the_best_static_one(twin_path: Path, tmp_path: Path) -> None:
+    """Where some tokens are sure and others are not: deep trees behind the sure ones."""
+    accuracy = Accuracy(PUBLISHED.cumulative, spread=1.0)
+    layout = replace(ROOMY, heads=heads(tmp_path, accuracy))
+
+    def static(costs: Costs, loaded: Heads | None) -> StaticDrafter:
+        policy = drafts()(costs, loaded).policy
+        return StaticDrafter(policy, best_static_tree(accuracy, 8))
+
+    won = []
+    for make_drafter in (static, drafts(rows=8)):
+        with stack(twin_path, layout, make_drafter) as made:
+            ask(made, 8, 200)
+            won.append(tokens_per_step(made))
+    print(f"8 rows: static {won[0]:.3f} tokens a step, dynamic {won[1]:.3f}")
+    assert won[1] >= 1.05 * won[0]
 
 
 def test_good_heads_are_used_where_rows_cost_little(twin_path: Path, tmp_path: Path) -> None:

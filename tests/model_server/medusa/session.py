@@ -61,6 +61,12 @@ class Session:
         """Tokens a second without drafts."""
         return self.num_requests / self.true.seconds(self.num_requests)
 
+    def change_prices(self, step_s: Mapping[int, float], *, told: bool) -> None:
+        """From now on decodes take that long; `told`: the policy is given the new curve too."""
+        self.true = CostCurve(step_s)
+        if told:
+            self.policy.decode = CostCurve(step_s)
+
     def run(self, num_steps: int) -> Session:
         """Decode; measures start anew."""
         self.total_s = self.probing_s = 0.0

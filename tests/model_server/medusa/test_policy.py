@@ -156,6 +156,26 @@ def test_where_it_pays_it_is_used() -> None:
     assert won["uneven"] > 1.3
 
 
+@pytest.mark.parametrize("num_requests", [1, 4])
+def test_a_change_of_prices_is_followed_within_50_steps(num_requests: int) -> None:
+    session = Session(FREE, num_requests=num_requests).run(150)
+    for prices, pays in ((EACH_THE_SAME, False), (FREE, True), (EACH_THE_SAME, False)):
+        session.change_prices(prices, told=True)
+        session.run(50)
+        counts = session.run(100).num_drafts
+        rows = 1 + np.array(counts) / num_requests
+        assert rows.min() >= 10 if pays else rows.max() == 1
+        assert np.median(rows) >= 16 if pays else True
+
+
+def test_prices_that_rise_are_noticed_within_50_steps() -> None:
+    session = Session(FREE).run(150)
+    assert np.mean(session.num_drafts[-20:]) > 15
+    session.change_prices(EACH_THE_SAME, told=False)
+    session.run(50)
+    assert not any(session.run(50).num_drafts)
+
+
 def test_heads_are_not_run_where_no_row_pays() -> None:
     session = Session(EACH_THE_SAME).run(30)
     assert session.num_heads[:8] == [NUM_HEADS] * 8

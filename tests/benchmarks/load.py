@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -23,9 +24,15 @@ class Stream:
     """One answer: when each character count was reached, and what the server said at the end."""
 
     arrivals: list[tuple[float, int]]
+    started: float
     text: str
     cached_tokens: int | None
     token_ends: list[int]
+
+    @property
+    def seconds(self) -> float:
+        """From the request to its last token."""
+        return self.arrivals[-1][0] - self.started
 
     def tokens_until(self, moment: float) -> int:
         """Whole tokens received by then; chunks may hold any number of them."""
@@ -43,13 +50,30 @@ class Round:
     cached_tokens: list[int | None]
 
 
+@dataclass(frozen=True)
+class Burst:
+    """Requests that all came at once."""
+
+    tokens_per_s: float
+    mean_s: float
+
+
+async def run_burst(url: str, prompts: Sequence[list[int]], num_tokens: int) -> Burst:
+    """Send all at once; whole requests are timed, from sending to the last token."""
+    async with _client(url, len(prompts)) as client:
+        started = time.perf_counter()
+        streams = await _all(client, prompts, num_tokens)
+        ended = time.perf_counter()
+    mean_s = statistics.mean(stream.seconds for stream in streams)
+    return Burst(len(prompts) * num_tokens / (ended - started), mean_s)
+
+
 async def run_round(url: str, prompts: Sequence[list[int]], num_tokens: int) -> Round:
     """Prefill all prompts, then decode them together from what the server kept of them.
 
     Apart, so that no stream ends while another still waits for its prefill.
     """
-    limits = httpx.Limits(max_connections=len(prompts))
-    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits) as client:
+    async with _client(url, len(prompts)) as client:
         started = time.perf_counter()
         await _all(client, prompts, 1)
         prefilled = time.perf_counter()
@@ -62,6 +86,11 @@ async def run_round(url: str, prompts: Sequence[list[int]], num_tokens: int) -> 
         prefill_rate=prompt_tokens / (prefilled - started),
         cached_tokens=[stream.cached_tokens for stream in streams],
     )
+
+
+def _client(url: str, num_streams: int) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=num_streams)
+    return httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits, trust_env=False)
 
 
 async def _all(
@@ -88,6 +117,7 @@ async def _stream(client: httpx.AsyncClient, prompt: list[int], num_tokens: int)
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    started = time.perf_counter()
     arrivals: list[tuple[float, int]] = []
     text, cached = "", None
     async with client.stream("POST", "/v1/completions", json=body) as answer:
@@ -103,7 +133,7 @@ async def _stream(client: httpx.AsyncClient, prompt: list[int], num_tokens: int)
                 arrivals.append((time.perf_counter(), len(text)))
             details = (chunk.get("usage") or {}).get("prompt_tokens_details") or {}
             cached = details.get("cached_tokens", cached)
-    return Stream(arrivals, text, cached, _checked(prompt, num_tokens, text))
+    return Stream(arrivals, started, text, cached, _checked(prompt, num_tokens, text))
 
 
 def _checked(prompt: list[int], num_tokens: int, text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""What the comparison needs on disk: llama.cpp's own server from the pinned sdist, and the twin."""
+"""What benchmarks need on disk: known-answer models, and llama.cpp's own server."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tests import twin
+from tests import twin, twin_heads
+from tests.twin_heads import Accuracy, Options
 
 ROOT = Path(__file__).resolve().parents[2]
-CACHE = ROOT / ".cache" / "peers"
+CACHE = ROOT / ".cache" / "benchmarks"
 LOCK = ROOT / "requirements" / "model-server.txt"
 
 # As llama-cpp-python builds it (Release, this machine's instructions), less what only tools use.
@@ -57,8 +59,10 @@ def _source(folder: Path) -> Path:
     archive = next(folder.glob("*.tar.gz"))
     source = folder / archive.name.removesuffix(".tar.gz")
     if not source.exists():
+        partial = folder / "unpacked"
         with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
+            tar.extractall(partial, filter="data")
+        (partial / source.name).rename(source)
     return source
 
 
@@ -69,12 +73,29 @@ def _run(command: list[str]) -> None:
 
 def twin_file(layers: int, file_type: str) -> Path:
     """The 7B-shaped known-answer model."""
-    path = CACHE / f"twin-7b-{layers}-{file_type.lower()}.gguf"
+    shape = replace(twin.VICUNA_7B, num_layers=layers)
+    return _written(
+        f"twin-7b-{layers}-{file_type.lower()}",
+        lambda path: twin.write(path, shape=shape, file_type=file_type),
+    )
+
+
+def heads_file(accuracy: str) -> Path:
+    """Q8_0 heads for it, of any number of layers: `published`, `0`, or a JSON file of shares."""
+    spread = twin_heads.MEASURED_SPREAD if accuracy == "published" else 0.0
+    options = Options(Accuracy.named(accuracy, spread))
+    return _written(
+        f"heads-7b-{Path(accuracy).stem}",
+        lambda path: twin_heads.write(path, shape=twin.VICUNA_7B, options=options),
+    )
+
+
+def _written(name: str, write: Callable[[Path], object]) -> Path:
+    path = CACHE / f"{name}.gguf"
     if not path.exists():
         print(f"Writing {path.relative_to(ROOT)}.", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        shape = replace(twin.VICUNA_7B, num_layers=layers)
         partial = path.with_suffix(".part")
-        twin.write(partial, shape=shape, file_type=file_type)
+        write(partial)
         partial.rename(path)
     return path

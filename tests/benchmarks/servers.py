@@ -12,22 +12,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from tests.benchmarks.peers_build import CACHE, ROOT
+from tests.benchmarks.files import CACHE, ROOT
 from tests.ports import free_port
 
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 60.0
+CELLS_BLOCK = 256
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What both sides are given alike."""
+    """What all sides are given alike."""
 
     model: Path
     threads: int
     slots: int
     kv_tokens: int
     context: int
+
+    @classmethod
+    def for_streams(cls, model: Path, threads: int, streams: int, num_tokens: int) -> Settings:
+        """Room for so many streams of so many tokens, prompt and answer."""
+        context = -(-num_tokens // CELLS_BLOCK) * CELLS_BLOCK
+        return cls(model, threads, streams, streams * context, context)
 
 
 @dataclass(frozen=True)
@@ -51,14 +58,18 @@ class Side:
     metrics_url: str | None = None
 
 
-def ours(settings: Settings) -> Side:
-    """Our model server behind our gateway, over loopback like any client's traffic."""
+def ours(settings: Settings, name: str = "ours", **more: object) -> Side:
+    """Our model server behind our gateway, over loopback like any client's traffic.
+
+    `more`: further settings, which both processes see.
+    """
     gateway, model_server = free_port(), free_port()
     told = {
         "N_THREADS": str(settings.threads),
         "N_PARALLEL": str(settings.slots),
         "KV_CACHE_TOKENS": str(settings.kv_tokens),
         "MODEL_CONTEXT_SIZE": str(settings.context),
+        **{key.upper(): str(value) for key, value in more.items()},
     }
     upstream = f"http://127.0.0.1:{model_server}"
     url = f"http://127.0.0.1:{gateway}"
@@ -72,10 +83,10 @@ def ours(settings: Settings) -> Side:
         "gateway",
         [sys.executable, "-m", "api"],
         f"{url}/ready",
-        {"MODEL_SERVER_URLS": upstream, "HOST": "127.0.0.1", "PORT": str(gateway)},
+        {**told, "MODEL_SERVER_URLS": upstream, "HOST": "127.0.0.1", "PORT": str(gateway)},
     )
     flags = " ".join(f"{name}={value}" for name, value in told.items())
-    return Side("ours", url, flags, (first, second), f"{upstream}/metrics")
+    return Side(name, url, flags, (first, second), f"{upstream}/metrics")
 
 
 def llama_server(binary: Path, settings: Settings, extra: list[str]) -> Side:
@@ -114,7 +125,7 @@ class Running:
         self.stop()
 
     def _start(self, process: Process) -> None:
-        log = CACHE / f"{process.name}.log"
+        log = CACHE / f"{self.side.name}-{process.name}.log"
         with log.open("wb") as out:
             started = subprocess.Popen(
                 process.command,
@@ -151,9 +162,14 @@ def _answers(url: str) -> bool:
 
 def python_share(side: Side) -> float | None:
     """(step - decode) / step, median of the last 200 steps, as our model server reports it."""
+    return metric(side, "step_python_share")
+
+
+def metric(side: Side, name: str) -> float | None:
+    """A counter or gauge of our model server; None for other servers."""
     if side.metrics_url is None:
         return None
     with urllib.request.urlopen(side.metrics_url, timeout=30) as answer:
         lines = answer.read().decode().splitlines()
-    values = [line.split()[-1] for line in lines if "step_python_share " in line and line[0] != "#"]
-    return float(values[0]) if values else None
+    values = [line.split()[-1] for line in lines if line.startswith(f"medusa_server_{name} ")]
+    return float(values[0])

@@ -1,0 +1,217 @@
+"""Does Medusa change the text? `python -m model_server.tools.verify`, with the server's settings.
+
+The reference is plain decoding of one request at a time. Plain decoding in a batch of 4 differs
+from it where kernels round otherwise in company; Medusa must not differ more often. The first
+divergence of each answer is reported with its logit margin: by how much the reference preferred
+its own token there. The exit code is 1 if Medusa differs more often, or at all with EXACT=true.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Literal
+
+from model_server.config import Settings, read_settings
+from model_server.engine.startup import Served, load
+from model_server.errors import RequestError, StartError
+from model_server.metrics import Metrics
+from model_server.protocol import (
+    MAX_LOGPROBS,
+    Done,
+    Event,
+    Failed,
+    GenerateRequest,
+    PositionLogprobs,
+    Sampling,
+    Speculation,
+    Tokens,
+)
+
+TIMEOUT_S = 3_600
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to decode the same prompts."""
+
+    name: str
+    mode: Literal["off", "tree"]
+    at_once: int
+
+
+REFERENCE = Way("plain, alone", "off", 1)
+PLAIN_BATCH = Way("plain, 4 at once", "off", 4)
+MEDUSA = (Way("Medusa, alone", "tree", 1), Way("Medusa, 4 at once", "tree", 4))
+
+
+@dataclass
+class Answer:
+    """What one prompt was answered, token by token."""
+
+    tokens: list[PositionLogprobs] = field(default_factory=list)
+    num_drafted: int = 0
+    num_accepted: int = 0
+
+    @property
+    def ids(self) -> list[int]:
+        return [token.id for token in self.tokens]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where an answer first leaves the reference. `margin`: None: not among the likeliest 20."""
+
+    prompt: int
+    position: int
+    expected: str
+    got: str
+    margin: float | None
+
+    def __str__(self) -> str:
+        margin = f"more than {MAX_LOGPROBS} tokens" if self.margin is None else f"{self.margin:.4f}"
+        return (
+            f"prompt {self.prompt}, token {self.position}: {self.got!r} instead of "
+            f"{self.expected!r}, margin {margin}"
+        )
+
+
+def divergences(reference: Sequence[Answer], answers: Sequence[Answer]) -> list[Divergence]:
+    """The first of each answer that has one."""
+    found = []
+    for prompt, (expected, got) in enumerate(zip(reference, answers, strict=True)):
+        pairs = enumerate(zip(expected.tokens, got.tokens, strict=False))
+        position = next((at for at, (e, g) in pairs if e.id != g.id), None)
+        if position is not None:
+            found.append(_divergence(prompt, position, expected, got))
+    return found
+
+
+def _divergence(prompt: int, position: int, expected: Answer, got: Answer) -> Divergence:
+    ours, theirs = expected.tokens[position], got.tokens[position]
+    known = {token.id: token.logprob for token in ours.top}
+    margin = ours.logprob - known[theirs.id] if theirs.id in known else None
+    return Divergence(prompt, position, ours.text, theirs.text, margin)
+
+
+def decode(settings: Settings, way: Way, args: argparse.Namespace) -> list[Answer]:
+    """All answers, by a server started for them alone. Raises StartError, RequestError."""
+    served = load(settings, Metrics())
+    try:
+        prompts = list(_prompts(served, args))
+        answers: list[Answer] = []
+        for start in range(0, len(prompts), way.at_once):
+            answers += _together(served, prompts[start : start + way.at_once], way, args)
+            _say(f"\r{way.name}: {len(answers)} of {len(prompts)}")
+        _say("\n")
+        return answers
+    finally:
+        served.close()
+
+
+def _together(
+    served: Served, prompts: Sequence[list[int]], way: Way, args: argparse.Namespace
+) -> list[Answer]:
+    """Answers of requests that run at the same time."""
+    heard: SimpleQueue[list[Event]] = SimpleQueue()
+    answers = {str(number): Answer() for number in range(len(prompts))}
+    for name, prompt in zip(answers, prompts, strict=True):
+        request = GenerateRequest(
+            id=name,
+            prompt_tokens=prompt,
+            max_tokens=args.tokens,
+            sampling=Sampling(temperature=args.temperature, seed=args.seed),
+            speculation=Speculation(mode=way.mode),
+            logprobs=MAX_LOGPROBS,
+        )
+        served.engine.submit(served.intake.make(request), heard.put)
+    unfinished = set(answers)
+    while unfinished:
+        for event in heard.get(timeout=TIMEOUT_S):
+            if isinstance(event, Tokens):
+                answers[event.id].tokens += event.logprobs or []
+            elif isinstance(event, Failed):
+                raise RequestError(event.message)
+            elif isinstance(event, Done):
+                unfinished.remove(event.id)
+                if event.speculation:
+                    answers[event.id].num_drafted = event.speculation.num_draft_tokens
+                    answers[event.id].num_accepted = event.speculation.num_accepted_draft_tokens
+    return list(answers.values())
+
+
+def _prompts(served: Served, args: argparse.Namespace) -> Iterator[list[int]]:
+    """The lines of a file, or pieces of the Python standard library's source, cut anywhere."""
+    vocab = served.intake.vocab
+    if args.prompts:
+        yield from map(vocab.tokenize, args.prompts[: args.num_prompts])
+        return
+    tokens = vocab.tokenize(Path(random.__file__).read_text(encoding="utf-8"))
+    stride = max((len(tokens) - args.prompt_tokens) // args.num_prompts, 1)
+    for number in range(args.num_prompts):
+        yield tokens[number * stride :][: args.prompt_tokens]
+
+
+def report(way: Way, found: Sequence[Divergence], answers: Sequence[Answer]) -> str:
+    """One line for the way, one for each divergence."""
+    drafted, accepted = (
+        sum(getattr(answer, name) for answer in answers) for name in ("num_drafted", "num_accepted")
+    )
+    drafts = f"; {accepted} of {drafted} drafts accepted" if drafted else ""
+    head = f"{way.name}: {len(found)} of {len(answers)} answers differ{drafts}"
+    return "\n".join([head, *(f"  {each}" for each in found)])
+
+
+def _say(text: str) -> None:
+    print(text, end="", file=sys.stderr, flush=True)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from None
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m model_server.tools.verify",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--prompts", type=_lines, help="a file with one prompt a line")
+    parser.add_argument("--num-prompts", type=int, default=50)
+    parser.add_argument("--prompt-tokens", type=int, default=100, help="of the default prompts")
+    parser.add_argument("--tokens", type=int, default=100, help="of each answer")
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare, and print what was found."""
+    args = options(arguments)
+    try:
+        settings = read_settings()
+        reference = decode(settings, REFERENCE, args)
+        counts = {}
+        for way in (PLAIN_BATCH, *MEDUSA):
+            answers = decode(settings, way, args)
+            found = divergences(reference, answers)
+            counts[way] = len(found)
+            print(report(way, found, answers), flush=True)
+    except (StartError, RequestError) as error:
+        print(f"verify: {error}", file=sys.stderr)
+        return 1
+    allowed = 0 if settings.exact else counts[PLAIN_BATCH]
+    return int(any(counts[way] > allowed for way in MEDUSA))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

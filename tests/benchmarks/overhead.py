@@ -1,0 +1,83 @@
+"""What a step costs besides llama_decode and the heads: draft, verify, commit, events.
+
+Four greedy requests with prefixes of 1,500 tokens in 8,192 cells and 8 rows each, on a 7B-wide
+twin of one layer, whose vocabulary is Vicuna's. `python -m tests.benchmarks.overhead`
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from unittest.mock import patch
+
+from model_server.config import Settings
+from model_server.engine.startup import Served, load
+from model_server.metrics import Metrics
+from model_server.protocol import GenerateRequest, Sampling
+from tests import twin
+from tests.benchmarks import files, report
+from tests.benchmarks.load import SHAPE
+
+NUM_CELLS, BOUND_MS = 8_192, 1.0
+
+
+def submit(served: Served, args: argparse.Namespace) -> None:
+    for number in range(args.requests):
+        request = GenerateRequest(
+            id=str(number),
+            prompt_tokens=twin.prompt(args.prefix, number, shape=SHAPE),
+            max_tokens=NUM_CELLS // args.requests - args.prefix,
+            ignore_eos=True,
+            sampling=Sampling(temperature=0),
+        )
+        served.engine.submit(served.intake.make(request), lambda _: None)
+
+
+def measure(served: Served, args: argparse.Namespace) -> list[float]:
+    """Milliseconds of each of the last steps outside of llama_decode and the heads."""
+    overheads: list[float] = []
+
+    def note_step(_step_s: float, overhead_s: float, *, drafted: bool, probe_s: float) -> None:
+        if drafted:
+            overheads.append(1e3 * overhead_s)
+
+    served.engine.stop()  # its thread: from here on it is stepped by hand
+    submit(served, args)
+    with patch.object(served.engine.scheduler.drafter.policy, "note_step", note_step):
+        while len(overheads) < 2 * args.steps:
+            served.engine.step()
+    return overheads[args.steps :]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.overhead")
+    parser.add_argument("--requests", type=int, default=4)
+    parser.add_argument("--prefix", type=int, default=1_500, help="tokens of each prompt")
+    parser.add_argument("--rows", type=int, default=8, help="of each tree")
+    parser.add_argument("--steps", type=int, default=60, help="measured, after as many others")
+    args = parser.parse_args()
+    settings = Settings(
+        model_path=files.twin_file(1, "Q4_0"),
+        medusa_path=files.heads_file("published"),
+        medusa_rows=args.rows,
+        n_threads=2,
+        n_parallel=args.requests,
+        kv_cache_tokens=NUM_CELLS,
+    )
+    served = load(settings, Metrics())
+    try:
+        started = time.perf_counter()
+        overheads = measure(served, args)
+    finally:
+        served.close()
+    median = statistics.median(overheads)
+    highest = statistics.quantiles(overheads, n=20)[-1]
+    print(f"{report.machine()}, {report.now()}, {time.perf_counter() - started:.0f} s")
+    print(f"{args.requests} requests of {args.prefix} tokens, {args.rows} rows each, greedy:")
+    verdict = "ok" if median <= BOUND_MS else "MISSED"
+    print(f"median {median:.3f} ms, 95 % below {highest:.3f} ms; at most {BOUND_MS} ms  {verdict}")
+
+
+if __name__ == "__main__":
+    main()

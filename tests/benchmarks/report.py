@@ -1,0 +1,52 @@
+"""Result files: what was measured, when, and on which machine."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.benchmarks import files
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+
+
+def machine() -> str:
+    """What the numbers hang on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cpu = names[0] if names else platform.machine()
+    return f"{cpu}, {os.cpu_count()} cores, {files.requirement()}"
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table of rows that all have the same columns."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def as_csv(rows: Sequence[Mapping[str, str]]) -> str:
+    """The same for programs."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def save(name: str, **contents: str) -> None:
+    """Write one file for each kind of content, named by the moment."""
+    FOLDER.mkdir(exist_ok=True)
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M', time.gmtime())}"
+    for suffix, content in contents.items():
+        (FOLDER / f"{stem}.{suffix}").write_text(content)
+    print(f"Results: tests/benchmarks/results/{stem}.*", flush=True)
