@@ -25,7 +25,8 @@ TILE_ROWS = 64
 
 _KV_BUCKET = 512
 _LEARNING_RATE = 0.1
-_FIRST_LEARNING_RATE = 0.5  # of a KV bucket that was never seen
+_FIRST_LEARNING_RATE = 0.5  # of a KV bucket or a count that was not seen for long
+_LONG_AGO = 16  # decodes
 _LARGEST_SURPRISE = 4.0  # one stall of the machine must not look like a new price
 _SETTLED = 30  # decodes of a bucket, after which surprises are the row count's
 _AS_GOOD = 0.9  # few large steps are preferred to many small ones
@@ -48,6 +49,7 @@ class CostCurve:
         self._points = self._start.copy()
         self._scale: dict[tuple[bool, int], float] = {}
         self._num_seen: Counter[tuple[bool, int]] = Counter()
+        self._last_seen: dict[int, int] = {}  # by rows, in decodes
 
     def seconds(self, num_rows: int, kv_length: float = 0.0) -> float:
         """Predicted time of one decode; 0 for no rows."""
@@ -69,8 +71,13 @@ class CostCurve:
         self._scale[bucket] = self._scale_at(bucket) * ratio**rate
         if num_rows in _PLACE and self._num_seen[bucket] >= _SETTLED:
             self._points += _FORGETTING_RATE * (self._start - self._points)
-            self._points[_PLACE[num_rows]] *= ratio**_LEARNING_RATE
+            self._points[_PLACE[num_rows]] *= ratio ** self._rate_of(num_rows)
         self._num_seen[bucket] += 1
+        self._last_seen[num_rows] = self._num_seen.total()
+
+    def _rate_of(self, num_rows: int) -> float:
+        age = self._num_seen.total() - self._last_seen.get(num_rows, 0)
+        return _FIRST_LEARNING_RATE if age >= _LONG_AGO else _LEARNING_RATE
 
     def best_rows(
         self, max_rows: int, max_step_s: float, beside_s: float = 0.0, kv_length: float = 0.0

@@ -30,6 +30,7 @@ _MAX_PROBES_SAVED = 4  # when heads are given up, what was not spent before is n
 _LEARNING_RATE, _FORGETTING_RATE = 0.1, 1 / 500
 _LARGEST_SURPRISE = 4.0
 _CHECK_EVERY = 8  # nodes
+_PLAIN_EVERY = 32  # steps: what drafts are compared with is measured, not only predicted
 
 Floats = NDArray[np.float64]
 
@@ -65,6 +66,7 @@ class Policy:
         self._num_steps: Counter[int] = Counter()
         self._num_requests = 1
         self._last_drafts = 0
+        self._num_drafted = 0  # steps in a row
         self._probe_credit_s = 0.0
         self._overhead_s = {False: 0.0, True: 0.0}  # of each request, by whether it was drafted
 
@@ -115,8 +117,15 @@ class Policy:
         gains = np.cumsum([0.0, *(choice.probability for choice in choices)])
         rates = (load.num_requests + gains) / step_s[: len(gains)]
         self._last_drafts = _settle(rates, min(self._last_drafts, len(choices)))
-        chosen = choices[: self._last_drafts]
+        chosen = [] if self._is_plains_turn() else choices[: self._last_drafts]
         return [*chosen, *islice(_forced(requests, chosen), load.max_drafts - len(chosen))]
+
+    def _is_plains_turn(self) -> bool:
+        self._num_drafted = self._num_drafted + 1 if self._last_drafts else 0
+        if self._num_drafted < _PLAIN_EVERY:
+            return False
+        self._num_drafted = 0
+        return True
 
     def _can_see_all(self, heads: int, requests: int) -> bool:
         """Whether the deeper heads may be run too, to see them. Takes it from what probes get."""

@@ -142,3 +142,10 @@ class Session:
 def num_changes(values: list[int]) -> int:
     """How often a value differs from the one before it."""
     return sum(a != b for a, b in pairwise(values))
+
+
+def without_plain_turns(counts: list[int]) -> list[int]:
+    """Drafts by step, less the plain steps that are there to measure the price of plain ones."""
+    turns = [at for at in range(1, len(counts)) if not counts[at] and counts[at - 1]]
+    assert all(later - turn >= 32 for turn, later in pairwise(turns))
+    return [count for at, count in enumerate(counts) if at not in turns]

@@ -9,7 +9,7 @@ from model_server.medusa.confidence import HeadConfidence
 from model_server.medusa.cost import CostCurve, HeadCosts
 from model_server.medusa.policy import Load, Policy
 from model_server.medusa.tree import Candidates
-from tests.model_server.medusa.session import NUM_HEADS, Session, num_changes
+from tests.model_server.medusa.session import NUM_HEADS, Session, num_changes, without_plain_turns
 
 # Measured step times by rows, as parts of one row's: llama.cpp's CPU kernels and better ones.
 STOCK_Q4_0 = {1: 1, 2: 1.8, 3: 2.6, 4: 1.8, 6: 3.4, 8: 3.4, 12: 4.7, 16: 4.7, 32: 8.9, 64: 16.6}
@@ -120,7 +120,7 @@ def test_noise_in_the_costs_doesnt_move_the_rows(name: str, num_requests: int) -
         counts.append(len(policy.choose([SURE] * num_requests, load, 0)))
         rows = num_requests + counts[-1]
         policy.decode.observe(rows, 0, true.seconds(rows) * rng.normal(1, 0.02))
-    assert num_changes(counts) <= 5
+    assert num_changes(without_plain_turns(counts)) <= 5
 
 
 def test_noise_in_the_costs_doesnt_move_the_heads() -> None:
@@ -162,18 +162,20 @@ def test_a_change_of_prices_is_followed_within_50_steps(num_requests: int) -> No
     for prices, pays in ((EACH_THE_SAME, False), (FREE, True), (EACH_THE_SAME, False)):
         session.change_prices(prices, told=True)
         session.run(50)
-        counts = session.run(100).num_drafts
+        counts = without_plain_turns(session.run(100).num_drafts)
         rows = 1 + np.array(counts) / num_requests
         assert rows.min() >= 10 if pays else rows.max() == 1
         assert np.median(rows) >= 16 if pays else True
 
 
-def test_prices_that_rise_are_noticed_within_50_steps() -> None:
-    session = Session(FREE).run(150)
-    assert np.mean(session.num_drafts[-20:]) > 15
+@pytest.mark.parametrize("before", ["free", "few", "f16"])
+def test_prices_that_rise_are_noticed_within_50_steps(before: str) -> None:
+    session = Session(CURVES[before]).run(150)
+    assert np.mean(session.num_drafts[-20:]) > 1
     session.change_prices(EACH_THE_SAME, told=False)
     session.run(50)
-    assert not any(session.run(50).num_drafts)
+    assert session.run(50).rate > 0.85 * session.plain_rate
+    assert session.run(100).rate > 0.9 * session.plain_rate
 
 
 def test_heads_are_not_run_where_no_row_pays() -> None:
@@ -205,7 +207,7 @@ def test_heads_that_fail_are_given_up_and_found_again(name: str) -> None:
     assert np.mean(session.num_drafts[-50:]) > 1
     session.accuracy = 0.0
     session.run(600)
-    assert not any(session.num_drafts[-50:])
+    assert np.mean(session.num_drafts[-50:]) < 0.1
     assert not any(session.num_heads[-50:])
     session.accuracy = 1.0
     session.run(1_500)
