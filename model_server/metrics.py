@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from statistics import median
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -61,15 +62,16 @@ class Metrics:
         self.step.observe(step_s)
         self._shares.append((step_s - decode_s) / step_s)
 
-    def observe_drafts(self, num_drafts: int, num_accepted: int) -> None:
-        """Take what one step drafted for one request, and how much of it was accepted."""
-        if not num_drafts:
+    def observe_drafts(self, num_drafts: Sequence[int], num_accepted: Sequence[int]) -> None:
+        """Take what one step drafted for each request, and how much of it was accepted."""
+        if not any(num_drafts):
             return
-        self.drafts.inc()
-        self.draft_tokens.inc(num_drafts)
-        self.accepted_tokens.inc(num_accepted)
-        for position in range(num_accepted):
-            self.accepted_per_pos.labels(position).inc()
+        self.drafts.inc(sum(count > 0 for count in num_drafts))
+        self.draft_tokens.inc(sum(num_drafts))
+        self.accepted_tokens.inc(sum(num_accepted))
+        for position in range(max(num_accepted)):
+            count = sum(accepted > position for accepted in num_accepted)
+            self.accepted_per_pos.labels(position).inc(count)
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""

@@ -12,7 +12,7 @@ from typing import Literal
 from model_server.engine.plan import NO_HEADS, HeadRun
 from model_server.engine.sequence import Accepted, Sequence
 from model_server.medusa.alarm import AcceptanceAlarm
-from model_server.medusa.confidence import CopyConfidence
+from model_server.medusa.confidence import CopyConfidence, Proposal
 from model_server.medusa.lookup import MAX_DRAFT, NOTHING
 from model_server.medusa.policy import Load, Policy
 from model_server.medusa.tree import PLAIN, Candidates, DraftTree, Ranked, merge
@@ -69,15 +69,24 @@ class Drafter:
 
     def update(self, results: Iterable[Accepted]) -> None:
         """Score what was proposed against what came, and take the new proposals."""
+        confidence = self.policy.confidence
+        scored: list[tuple[Proposal, list[int]]] = []
+        new: list[tuple[Sequence, Proposal]] = []
         for result in results:
             drafting = result.sequence.drafting
             found, drafting.found = drafting.found, NOTHING
             if found.tokens:
                 self._copies.observe(found.tokens, found.num_matched, result.tokens)
-            self._score(result.sequence)
+            scored += _all_came(result.sequence)
             if result.proposal is not None:
-                drafting.propose(result.proposal)
-                self.policy.note_proposal(result.proposal.log_probs)
+                new.append((result.sequence, result.proposal))
+        for proposal, came in scored:
+            self.alarm.observe(bool(proposal.ids[0, 0] == came[0]))
+        confidence.observe(scored)
+        ranked = confidence.ranked([proposal for _, proposal in new])
+        for (sequence, proposal), by_depth in zip(new, ranked, strict=True):
+            sequence.drafting.propose(proposal, by_depth)
+            self.policy.note_proposal(proposal.log_probs)
 
     def _heads(self, sequences: list[Sequence], load: Load) -> HeadRun:
         wanting = [sequence for sequence in sequences if self._most_drafts(sequence)]
@@ -94,8 +103,8 @@ class Drafter:
         most = self._most_drafts(sequence)
         if not most:
             return PLAIN
-        by_depth = self._proposed(sequence)
         drafting = sequence.drafting
+        by_depth = drafting.proposed(len(sequence.tokens))
         drafting.found = found = drafting.lookup.find(sequence.tokens, min(most, MAX_DRAFT))
         merged: list[Ranked] = []
         for depth, token in enumerate(found.tokens):
@@ -113,12 +122,6 @@ class Drafter:
             forced=self._forced(sequence),
         )
 
-    def _proposed(self, sequence: Sequence) -> list[Ranked]:
-        proposal = sequence.drafting.proposal
-        if proposal is None or proposal.position != len(sequence.tokens):
-            return []
-        return self.policy.confidence.ranked(proposal)
-
     def _most_drafts(self, sequence: Sequence) -> int:
         """The deepest draft that could still be of use; 0 where none is wanted."""
         wanted = sequence.request.speculation
@@ -134,15 +137,16 @@ class Drafter:
         mode = sequence.request.speculation.mode
         return (self.options.mode if mode == "auto" else mode) != "auto"
 
-    def _score(self, sequence: Sequence) -> None:
-        """Score the proposals all of whose tokens have come: of a plain step, too."""
-        unscored = sequence.drafting.unscored
-        while unscored:
-            end = unscored[0].position + len(unscored[0].ids)
-            if end > len(sequence.tokens) and sequence.finish_reason is None:
-                return
-            proposal = unscored.popleft()
-            came = sequence.tokens[proposal.position : end]
-            if came:
-                self.policy.confidence.observe(proposal, came)
-                self.alarm.observe(bool(proposal.ids[0, 0] == came[0]))
+
+def _all_came(sequence: Sequence) -> list[tuple[Proposal, list[int]]]:
+    """Proposals all of whose tokens have come, of plain steps too, and those tokens."""
+    found = []
+    unscored = sequence.drafting.unscored
+    while unscored:
+        end = unscored[0].position + len(unscored[0].ids)
+        if end > len(sequence.tokens) and sequence.finish_reason is None:
+            break
+        proposal = unscored.popleft()
+        if came := sequence.tokens[proposal.position : end]:
+            found.append((proposal, came))
+    return found

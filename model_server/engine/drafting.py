@@ -6,6 +6,7 @@ from collections import deque
 
 from model_server.medusa.confidence import Proposal
 from model_server.medusa.lookup import NOTHING, Found, Lookup
+from model_server.medusa.tree import Ranked
 from model_server.protocol import SpeculationStats
 
 
@@ -14,15 +15,20 @@ class Drafting:
 
     def __init__(self) -> None:
         self.lookup = Lookup()
-        self.proposal: Proposal | None = None
+        self.by_depth: list[Ranked] = []
+        self.position = 0
         self.unscored: deque[Proposal] = deque()
         self.found: Found = NOTHING
         self.counts = AcceptanceCounts()
 
-    def propose(self, proposal: Proposal) -> None:
+    def propose(self, proposal: Proposal, by_depth: list[Ranked]) -> None:
         """Take what the heads say about the tokens from `proposal.position` on."""
-        self.proposal = proposal
+        self.by_depth, self.position = by_depth, proposal.position
         self.unscored.append(proposal)
+
+    def proposed(self, position: int) -> list[Ranked]:
+        """The heads' candidates for the tokens from `position` on, if they are known."""
+        return self.by_depth if position == self.position else []
 
 
 class AcceptanceCounts:

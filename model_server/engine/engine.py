@@ -133,18 +133,20 @@ class Engine:
             self._fail_all(error)
             return plan
         self._runner.apply(self.scheduler.update(plan, results))
-        for result, decoded in zip(results, plan.decode, strict=True):
-            self._count(result, decoded.tree)
+        self._count(results, [decoded.tree for decoded in plan.decode])
+        for result in results:
             self._emit(result.sequence, *self._heard(result))
             if result.error is not None or result.sequence.finish_reason is not None:
                 self._end(result.sequence)
         return plan
 
-    def _count(self, result: Result, tree: DraftTree) -> None:
-        num_accepted = sum(result.from_draft)
-        result.sequence.drafting.counts.add(tree.num_nodes - 1, max(tree.depths), num_accepted)
-        self._metrics.generation_tokens.inc(len(result.tokens))
-        self._metrics.observe_drafts(tree.num_nodes - 1, num_accepted)
+    def _count(self, results: list[Result], trees: list[DraftTree]) -> None:
+        num_drafts = [tree.num_nodes - 1 for tree in trees]
+        num_accepted = [sum(result.from_draft) for result in results]
+        for result, tree, accepted in zip(results, trees, num_accepted, strict=True):
+            result.sequence.drafting.counts.add(tree.num_nodes - 1, max(tree.depths), accepted)
+        self._metrics.generation_tokens.inc(sum(len(result.tokens) for result in results))
+        self._metrics.observe_drafts(num_drafts, num_accepted)
 
     def _heard(self, result: Result) -> list[Event]:
         """What the client hears of a step."""

@@ -34,11 +34,11 @@ class Admission:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Rows and leaves of a draft tree, and the number of the leaf its accepted path leads to."""
+    """Rows and leaves of a draft tree, and the id of a leaf that its accepted path leads to."""
 
-    num_rows: int = 1
-    num_leaves: int = 1
-    winner: int = 0
+    num_rows: int
+    num_leaves: int
+    winner: int
 
 
 @dataclass

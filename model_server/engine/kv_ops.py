@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 TO_THE_END = -1
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(NamedTuple):
     """Let `target` share positions start..end-1 of `source`."""
 
     source: int
@@ -17,16 +16,14 @@ class Copy:
     start: int = 0
 
 
-@dataclass(frozen=True)
-class Remove:
+class Remove(NamedTuple):
     """Take positions `start` and up from a sequence."""
 
     seq: int
     start: int = 0
 
 
-@dataclass(frozen=True)
-class Clear:
+class Clear(NamedTuple):
     """Empty the pool."""
 
 

@@ -74,20 +74,18 @@ class Leaves:
         return [Copy(seq, leaf, length) for leaf in new]
 
     def commit(self, seq: int, accepted: range, num_leaves: int, winner: int) -> list[KvOp]:
-        """Keep the `accepted` positions of the path to leaf number `winner`, and no other drafts.
+        """Keep the `accepted` positions of the path to the leaf `winner`, and no other drafts.
 
         `num_leaves`: of the tree that was decoded.
         """
-        leaves = self.of(seq)
-        source = leaves[winner]
-        ops = self._cut(source, accepted.stop)
-        for number, leaf in enumerate(leaves):
-            if leaf == source:
+        ops = self._cut(winner, accepted.stop)
+        for number, leaf in enumerate(self.of(seq)):
+            if leaf == winner:
                 continue
             if number < num_leaves:
                 ops += self._cut(leaf, accepted.start)
             if accepted:
-                ops.append(Copy(source, leaf, accepted.stop, accepted.start))
+                ops.append(Copy(winner, leaf, accepted.stop, accepted.start))
         return ops
 
     def release(self, seq: int) -> list[KvOp]:

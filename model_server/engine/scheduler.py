@@ -197,7 +197,7 @@ class Scheduler:
         sequence, tree = decoded.sequence, decoded.tree
         start = sequence.num_computed
         sequence.num_computed += len(nodes)
-        outcome = Outcome(tree.num_nodes, tree.num_leaves, min(tree.paths()[nodes[-1]]))
+        outcome = Outcome(tree.num_nodes, tree.num_leaves, decoded.seqs[nodes[-1]][0])
         tokens = sequence.tokens[start : sequence.num_computed]
         return self.kv.commit(sequence.seq, tokens, outcome)
 

@@ -62,21 +62,21 @@ class Verifier:
     def _draw(self, decoded: DecodeTree, node: int, logits: Logits) -> int:
         """The token behind a node, which the sampler has accepted. Raises RequestError."""
         sampler, position = decoded.sequence.sampler, decoded.sequence.num_answered
-        started = time.thread_time()
+        started = time.thread_time() if sampler.constrained else None
         token = self._plausible_draft(decoded, node, logits)
         if token is None:
             token = sampler.sample(logits, position, self._scratch)
         sampler.accept(token)
-        if time.thread_time() - started > _MAX_SAMPLING_S:
+        if started is not None and time.thread_time() - started > _MAX_SAMPLING_S:
             raise GrammarTooSlow(_MAX_SAMPLING_S)
         return token
 
     def _plausible_draft(self, decoded: DecodeTree, node: int, logits: Logits) -> int | None:
         """With typical acceptance, a draft that may stand in for a drawn token."""
         sampler, tree = decoded.sequence.sampler, decoded.tree
-        drafts = [tree.tokens[child] for child in tree.children[node]]
-        if not drafts or decoded.sequence.request.speculation.acceptance != "typical":
+        if decoded.sequence.request.speculation.acceptance != "typical":
             return None
+        drafts = [tree.tokens[child] for child in tree.children[node]]
         ids, probabilities = sampler.distribution(logits, self._scratch)
         return typical_token(probabilities, ids, [t for t in drafts if sampler.allows(t)])
 

@@ -76,6 +76,11 @@ class Sampler:
     def __del__(self) -> None:
         self.close()
 
+    @property
+    def constrained(self) -> bool:
+        """Whether a grammar must be asked about every token."""
+        return self._grammar is not None
+
     def see_prompt(self, tokens: Iterable[int]) -> None:
         """Take the prompt into the repeat penalty's window."""
         self._penalties.see_prompt(tokens)

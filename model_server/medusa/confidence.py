@@ -70,34 +70,50 @@ class HeadConfidence:
         self.num_heads = num_heads
         self._shares = _Shares(share, count)
         self._heads = np.arange(num_heads)[:, None]
-        self.num_scored = np.zeros(num_heads, np.int64)
-        self.num_right = np.zeros(num_heads, np.int64)
 
     def probabilities(self, log_probs: NDArray[np.float32]) -> NDArray[np.float64]:
         """(..., heads, k) head log probabilities to the same shape of calibrated ones."""
         heads = self._heads[: log_probs.shape[-2]]
         return np.asarray(self._shares.share[heads, bins(log_probs)])
 
-    def ranked(self, proposal: Proposal) -> list[Ranked]:
-        """Candidates by depth with calibrated probabilities, best first, of at most 1 together."""
-        probabilities = self.probabilities(proposal.log_probs)
-        probabilities /= np.maximum(probabilities.sum(axis=1, keepdims=True), 1)
-        order = np.argsort(-probabilities, axis=1, kind="stable")
-        ids = np.take_along_axis(proposal.ids, order, axis=1).tolist()
-        shares = np.take_along_axis(probabilities, order, axis=1).tolist()
-        return [list(zip(*row, strict=True)) for row in zip(ids, shares, strict=True)]
+    def ranked(self, proposals: Sequence[Proposal]) -> list[list[Ranked]]:
+        """Candidates of each by depth, best first, with probabilities of at most 1 together.
 
-    def observe(self, proposal: Proposal, actual: Sequence[int]) -> int:
-        """Score a proposal against the tokens that came; how many heads in a row were right."""
-        came = np.array(actual[: len(proposal.ids)], np.int32)
-        hits = proposal.ids[: len(came)] == came[:, None]
-        num_right = int(np.logical_and.accumulate(hits.any(axis=1)).sum())
-        scored = slice(min(num_right + 1, len(came)))
-        keys = bins(proposal.log_probs[scored]) + NUM_BINS * self._heads[scored]
-        self._shares.observe(keys, hits[scored])
-        self.num_scored[scored] += 1
-        self.num_right[:num_right] += 1
-        return num_right
+        All proposals are of one number of heads.
+        """
+        if not proposals:
+            return []
+        ids = np.stack([proposal.ids for proposal in proposals])
+        probabilities = self.probabilities(np.stack([p.log_probs for p in proposals]))
+        probabilities /= np.maximum(probabilities.sum(axis=2, keepdims=True), 1)
+        order = np.argsort(-probabilities, axis=2, kind="stable")
+        by_rank = np.take_along_axis(ids, order, axis=2).tolist()
+        shares = np.take_along_axis(probabilities, order, axis=2).tolist()
+        return [
+            [list(zip(*row, strict=True)) for row in zip(*each, strict=True)]
+            for each in zip(by_rank, shares, strict=True)
+        ]
+
+    def observe(self, scored: Sequence[tuple[Proposal, Sequence[int]]]) -> None:
+        """Score proposals against the tokens that came."""
+        if not scored:
+            return
+        counts = [_num_reached(proposal, came) for proposal, came in scored]
+        reached = list(zip(counts, scored, strict=True))
+        ids = np.concatenate([proposal.ids[:n] for n, (proposal, _) in reached])
+        log_probs = np.concatenate([proposal.log_probs[:n] for n, (proposal, _) in reached])
+        came = np.array([token for n, (_, tokens) in reached for token in tokens[:n]], np.int32)
+        heads = np.array([head for n in counts for head in range(n)], np.int64)
+        self._shares.observe(bins(log_probs) + NUM_BINS * heads[:, None], ids == came[:, None])
+
+
+def _num_reached(proposal: Proposal, came: Sequence[int]) -> int:
+    """Heads up to the first that was wrong: those behind it were never asked for what came."""
+    rows = proposal.ids.tolist()
+    for head, (row, token) in enumerate(zip(rows, came, strict=False)):
+        if token not in row:
+            return head + 1
+    return min(len(rows), len(came))
 
 
 def bins(log_probs: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -53,8 +53,9 @@ class CostCurve:
 
     def seconds(self, num_rows: int, kv_length: float = 0.0) -> float:
         """Predicted time of one decode; 0 for no rows."""
-        base = float(self._base(np.array(num_rows)))
-        return base * self._scale_at(_bucket(num_rows, kv_length))
+        place = _PLACE.get(num_rows)
+        known = self._points[place] if place is not None else self._base(np.array(num_rows))
+        return float(known) * self._scale_at(_bucket(num_rows, kv_length))
 
     def steps(self, first: int, last: int, kv_length: float = 0.0) -> NDArray[np.float64]:
         """Predicted times of decodes of `first` to `last` rows."""

@@ -8,7 +8,7 @@ Medusa, 2024, 2.3.1) is the lossy alternative: a draft need only be plausible.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,7 @@ from model_server.medusa.tree import DraftTree
 TYPICAL_EPSILON, TYPICAL_DELTA = 0.09, 0.3
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """A token, the node it was drawn behind, and whether the tree had drafted it there."""
 
     node: int

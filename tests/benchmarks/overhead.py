@@ -28,7 +28,6 @@ def submit(served: Served, args: argparse.Namespace) -> None:
             id=str(number),
             prompt_tokens=twin.prompt(args.prefix, number, shape=SHAPE),
             max_tokens=NUM_CELLS // args.requests - args.prefix,
-            ignore_eos=True,
             sampling=Sampling(temperature=0),
         )
         served.engine.submit(served.intake.make(request), lambda _: None)
@@ -42,9 +41,13 @@ def measure(served: Served, args: argparse.Namespace) -> list[float]:
         if drafted:
             overheads.append(1e3 * overhead_s)
 
+    scheduler = served.engine.scheduler
     served.engine.stop()  # its thread: from here on it is stepped by hand
     submit(served, args)
-    with patch.object(served.engine.scheduler.drafter.policy, "note_step", note_step):
+    served.engine.step()
+    while any(sequence.num_pending > 1 for sequence in scheduler.running):
+        served.engine.step()
+    with patch.object(scheduler.drafter.policy, "note_step", note_step):
         while len(overheads) < 2 * args.steps:
             served.engine.step()
     return overheads[args.steps :]

@@ -48,14 +48,12 @@ class StaticDrafter(Drafter):
 
     def _tree(self, sequence: Request) -> DraftTree:
         tree = DraftTree([sequence.tokens[-1]])
-        proposal = sequence.drafting.proposal
-        if proposal is None or proposal.position != len(sequence.tokens):
-            return tree
+        by_depth = sequence.drafting.proposed(len(sequence.tokens))
         nodes: dict[tuple[int, ...], int] = {(): 0}
         left = sequence.max_tokens - sequence.num_answered
         for path in self._paths:
-            if len(path) < left:
-                token = int(proposal.ids[len(path) - 1, path[-1]])
+            if by_depth and len(path) < left:
+                token, _ = by_depth[len(path) - 1][path[-1]]
                 nodes[path] = tree.add(token, nodes[path[:-1]])
         return tree
 

@@ -77,7 +77,7 @@ def step(kv: KvCache, mirror: Mirror, seq: int, tokens: list[int], rng: random.R
     while tree.children[node] and rng.random() < 0.7:
         node = rng.choice(tree.children[node])
         accepted.append(tree.tokens[node])
-    outcome = Outcome(tree.num_nodes, tree.num_leaves, min(below[node]))
+    outcome = Outcome(tree.num_nodes, tree.num_leaves, leaves[min(below[node])])
     mirror.apply(kv.commit(seq, accepted, outcome))
     tokens.extend([*accepted[1:], rng.randrange(1000)])
 

@@ -98,7 +98,7 @@ class Session:
     def _candidates(self, proposal: Proposal | None) -> Candidates:
         if proposal is None:
             return PLAIN
-        return Candidates(self.confidence.ranked(proposal), max_depth=NUM_HEADS, max_leaves=16)
+        return Candidates(self.confidence.ranked([proposal])[0], max_depth=NUM_HEADS, max_leaves=16)
 
     def _verify(self, request: int, choices: list[Choice]) -> float:
         """Score what was proposed for the request; the tokens that it was to bring."""
@@ -108,7 +108,7 @@ class Session:
                 share = self.shares[request][choice.depth - 1][choice.token]
                 expected.append(expected[choice.parent] * share)
         if (proposal := self.proposals[request]) is not None:
-            self.confidence.observe(proposal, self.truths[request])
+            self.confidence.observe([(proposal, self.truths[request])])
         self.proposals[request] = None
         return sum(expected)
 

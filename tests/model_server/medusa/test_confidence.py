@@ -45,7 +45,7 @@ def _trained(num_steps: int, num_heads: int = 3) -> HeadConfidence:
     rng = np.random.default_rng(0)
     confidence = HeadConfidence(num_heads)
     for _ in range(num_steps):
-        confidence.observe(*_step(rng, num_heads))
+        confidence.observe([_step(rng, num_heads)])
     return confidence
 
 
@@ -89,7 +89,7 @@ def test_old_observations_fade() -> None:
     before = confidence.probabilities(sure).item()
     steps = 0
     while confidence.probabilities(sure).item() > before / 10:
-        confidence.observe(*_step(rng, 1, right=False))
+        confidence.observe([_step(rng, 1, right=False)])
         steps += 1
         assert steps < 20_000
     assert before > 0.4
@@ -99,20 +99,24 @@ def test_a_head_is_scored_only_behind_heads_that_were_right() -> None:
     confidence = HeadConfidence(3)
     ids = np.array([[1, 2], [3, 4], [5, 6]], np.int32)
     proposal = Proposal(ids, np.full((3, 2), -1, np.float32), 0)
-    assert confidence.observe(proposal, [2, 9, 5]) == 1
-    assert confidence.num_scored.tolist() == [1, 1, 0]
-    assert confidence.num_right.tolist() == [1, 0, 0]
-    assert confidence.observe(proposal, [1]) == 1
-    assert confidence.observe(proposal, [1, 3, 6, 7]) == 3
-    assert confidence.observe(proposal, []) == 0
-    assert confidence.num_scored.tolist() == [3, 2, 1]
+
+    def moved(*came: list[int]) -> list[bool]:
+        before = confidence.probabilities(proposal.log_probs)
+        confidence.observe([(proposal, tokens) for tokens in came])
+        return list((confidence.probabilities(proposal.log_probs) != before).any(axis=1))
+
+    assert moved([2, 9, 5]) == [True, True, False]
+    assert moved([1]) == [True, False, False]
+    assert moved([9, 3, 5], [9], []) == [True, False, False]
+    assert moved([1, 3, 6, 7]) == [True, True, True]
+    assert moved() == [False, False, False]
 
 
 def test_heads_keep_apart() -> None:
     confidence = HeadConfidence(2)
     proposal = Proposal(np.array([[1], [2]], np.int32), np.full((2, 1), -0.5, np.float32), 0)
     for _ in range(100):
-        confidence.observe(proposal, [1, 9])
+        confidence.observe([(proposal, [1, 9])])
     first, second = confidence.probabilities(proposal.log_probs)[:, 0]
     assert first > 0.95
     assert second < 0.05
@@ -126,7 +130,7 @@ def test_a_table_from_the_file_is_the_prior() -> None:
     assert confidence.probabilities(log_probs) == pytest.approx(np.full((1, 2), 0.3), rel=1e-3)
     rng = np.random.default_rng(3)
     for _ in range(5_000):  # however much it rests on, it fades
-        confidence.observe(*_step(rng, 1, right=False))
+        confidence.observe([_step(rng, 1, right=False)])
     assert confidence.probabilities(log_probs).max() < 0.15
 
 
@@ -134,10 +138,10 @@ def test_ranked_candidates_are_sorted_by_what_was_measured() -> None:
     """A head that is wrong where it is sure: its second choice comes first."""
     confidence = HeadConfidence(1)
     proposal = Proposal(np.array([[7, 8]], np.int32), np.log([[0.8, 0.15]]).astype(np.float32), 0)
-    assert [token for token, _ in confidence.ranked(proposal)[0]] == [7, 8]
+    assert [token for token, _ in confidence.ranked([proposal])[0][0]] == [7, 8]
     for _ in range(100):
-        confidence.observe(proposal, [8])
-    (ranked,) = confidence.ranked(proposal)
+        confidence.observe([(proposal, [8])])
+    ((ranked,),) = confidence.ranked([proposal])
     assert [token for token, _ in ranked] == [8, 7]
     assert ranked[0][1] > 0.9
     assert type(ranked[0][0]) is int
@@ -146,7 +150,7 @@ def test_ranked_candidates_are_sorted_by_what_was_measured() -> None:
 def test_ranked_candidates_promise_no_more_than_certainty() -> None:
     confidence = HeadConfidence(1, (np.full((1, NUM_BINS), 0.6), np.full((1, NUM_BINS), 1e6)))
     proposal = Proposal(np.array([[1, 2, 3]], np.int32), np.full((1, 3), -1.1, np.float32), 0)
-    assert sum(p for _, p in confidence.ranked(proposal)[0]) == pytest.approx(1)
+    assert sum(p for _, p in confidence.ranked([proposal])[0][0]) == pytest.approx(1)
 
 
 def test_longer_matches_are_believed_more() -> None:
