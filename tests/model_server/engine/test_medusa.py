@@ -41,6 +41,14 @@ def ask(made: Stack, num_requests: int, num_tokens: int, **fields: object) -> No
         assert made.answer(str(index)) == expected
 
 
+def ask_briefly(made: Stack) -> None:
+    """Short answers from many places, so that nothing can be copied from the context."""
+    for index in range(16):
+        prompt = twin.prompt(2, seed=index)
+        made.submit(str(index), prompt, max_tokens=60, ignore_eos=True, sampling=GREEDY)
+    made.run()
+
+
 def tokens_per_step(made: Stack) -> float:
     """Of the steps that drafted, over all requests."""
     stats = [made.ending(name).speculation for name in made.events]  # type: ignore[union-attr]
@@ -52,18 +60,9 @@ def tokens_per_step(made: Stack) -> float:
 def test_trees_get_the_tokens_that_the_accuracies_imply(
     rows: int, twin_path: Path, tmp_path: Path
 ) -> None:
-    """Short answers from many places, so that nothing can be copied from the context."""
     layout = replace(ROOMY, heads=heads(tmp_path, PUBLISHED), num_slots=4)
     with stack(twin_path, layout, drafts(rows=rows)) as made:
-        for index in range(16):
-            made.submit(
-                str(index),
-                twin.prompt(2, seed=index),
-                max_tokens=60,
-                ignore_eos=True,
-                sampling=GREEDY,
-            )
-        made.run()
+        ask_briefly(made)
         implied = twin_heads.expected_tokens_per_step(PUBLISHED, rows)
         print(f"{rows} rows: {tokens_per_step(made):.3f} tokens a step, implied {implied:.3f}")
         assert tokens_per_step(made) >= 0.97 * implied
@@ -101,7 +100,7 @@ def test_dynamic_trees_win_over_the_best_static_one(twin_path: Path, tmp_path: P
     won = []
     for make_drafter in (static, drafts(rows=8)):
         with stack(twin_path, layout, make_drafter) as made:
-            ask(made, 8, 200)
+            ask_briefly(made)
             won.append(tokens_per_step(made))
     print(f"8 rows: static {won[0]:.3f} tokens a step, dynamic {won[1]:.3f}")
     assert won[1] >= 1.05 * won[0]
