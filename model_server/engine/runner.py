@@ -89,11 +89,12 @@ class Runner:
     def _add_tree(self, decoded: DecodeTree) -> list[int]:
         root = len(decoded.sequence.tokens) - 1
         tree = decoded.tree
-        rows = [0] * tree.num_nodes
-        for node in tree.breadth_first():
-            position, seqs = root + tree.depths[node], decoded.seqs[node]
-            rows[node] = self._batch.add(tree.tokens[node], position, seqs, output=True)
-        return rows
+        # Likeliest nodes first: then, as a rule, accepted cells lie in order of position, and
+        # attention adds them up as in plain decoding.
+        return [
+            self._batch.add(token, root + depth, seqs, output=True)
+            for token, depth, seqs in zip(tree.tokens, tree.depths, decoded.seqs, strict=True)
+        ]
 
     def _timed_decode(self, cost: CostCurve, kv_length: float) -> None:
         num_rows = self._batch.num_rows

@@ -79,10 +79,6 @@ class DraftTree:
                 return child
         return None
 
-    def breadth_first(self) -> list[int]:
-        """Nodes by depth: llama.cpp wants each sequence's positions in order."""
-        return sorted(range(self.num_nodes), key=self.depths.__getitem__)
-
     def paths(self) -> list[list[int]]:
         """For each node the leaves below it, numbered; the path of first children ends in leaf 0.
 

@@ -70,7 +70,7 @@ def step(kv: KvCache, mirror: Mirror, seq: int, tokens: list[int], rng: random.R
     tree = random_tree(rng, tokens[-1], kv.leaves.most)
     mirror.apply(kv.branch(seq, tree.num_leaves))
     leaves, below = kv.leaves.of(seq), tree.paths()
-    for node in tree.breadth_first():
+    for node in range(tree.num_nodes):
         seqs = leaves if node == 0 else [leaves[leaf] for leaf in below[node]]
         mirror.add(tree.tokens[node], len(tokens) - 1 + tree.depths[node], seqs)
     node, accepted = 0, [tree.tokens[0]]

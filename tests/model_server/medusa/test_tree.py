@@ -192,15 +192,6 @@ def test_leaf_0_is_the_path_of_first_children(seed: int) -> None:
     assert paths[node] == [0]
 
 
-def test_breadth_first_has_every_node_after_its_parent_and_by_depth() -> None:
-    tree = _random_tree(random.Random(7), 40)
-    order = tree.breadth_first()
-    assert sorted(order) == list(range(40))
-    place = {node: i for i, node in enumerate(order)}
-    assert all(place[tree.parents[node]] < place[node] for node in range(1, 40))
-    assert [tree.depths[node] for node in order] == sorted(tree.depths)
-
-
 def test_a_child_is_found_by_its_token() -> None:
     tree = DraftTree([9])
     first, second = tree.add(4, 0), tree.add(5, 0)
