@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -71,12 +72,7 @@ class Context:
 
         llama.cpp overwrites it with the next decode.
         """
-        pointer = llama_cpp.llama_get_logits(self.pointer)
-        address = ctypes.cast(pointer, ctypes.c_void_p).value
-        if address is None:
-            raise EngineError("llama.cpp gave no logits")
-        rows = (ctypes.c_float * self.vocab_size * num_outputs).from_address(address)
-        return np.ctypeslib.as_array(rows)
+        return _view(llama_cpp.llama_get_logits(self.pointer), num_outputs, self.vocab_size)
 
     def set_embeddings(self, wanted: bool) -> None:
         """Whether decodes also give the state behind every row, which must then be an output."""
@@ -87,12 +83,7 @@ class Context:
 
         A view: copy to keep. llama.cpp overwrites it with the next decode.
         """
-        pointer = llama_cpp.llama_get_embeddings(self.pointer)
-        address = ctypes.cast(pointer, ctypes.c_void_p).value
-        if address is None:
-            raise EngineError("llama.cpp gave no hidden states")
-        rows = (ctypes.c_float * self.hidden_size * num_outputs).from_address(address)
-        return np.ctypeslib.as_array(rows)
+        return _view(llama_cpp.llama_get_embeddings(self.pointer), num_outputs, self.hidden_size)
 
     def synchronize(self) -> None:
         """Wait until the last decode is over, for honest timing."""
@@ -113,6 +104,14 @@ class Context:
     def length(self, seq: int) -> int:
         """Positions that a sequence holds, 0 when it is empty."""
         return int(llama_cpp.llama_memory_seq_pos_max(self._memory, seq)) + 1
+
+
+def _view(pointer: Any, num_rows: int, num_columns: int) -> NDArray[np.float32]:
+    address = ctypes.cast(pointer, ctypes.c_void_p).value
+    if address is None:
+        raise EngineError("llama.cpp gave no outputs")
+    values = (ctypes.c_float * num_columns * num_rows).from_address(address)
+    return np.ctypeslib.as_array(values)
 
 
 def _create(model: Model, options: ContextOptions) -> llama_cpp.llama_context_p:

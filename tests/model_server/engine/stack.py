@@ -76,15 +76,22 @@ class Stack:
                 return
         raise AssertionError(f"not finished after {max_steps} steps")
 
+    def steps(self, request_id: str) -> list[Tokens]:
+        """The steps that gave a request tokens."""
+        heard = self.events.get(request_id, [])
+        return [event for event in heard if isinstance(event, Tokens)]
+
     def answer(self, request_id: str) -> list[int]:
         """All tokens a request was given."""
-        heard = self.events.get(request_id, [])
-        return [token for event in heard if isinstance(event, Tokens) for token in event.ids]
+        return [token for step in self.steps(request_id) for token in step.ids]
 
     def text(self, request_id: str) -> str:
         """All text a request was given."""
-        heard = self.events.get(request_id, [])
-        return "".join(event.text for event in heard if isinstance(event, Tokens))
+        return "".join(step.text for step in self.steps(request_id))
+
+    def num_accepted(self) -> int:
+        """Drafts that were accepted, over all requests heard of."""
+        return sum(sum(step.from_draft) for name in self.events for step in self.steps(name))
 
     def ending(self, request_id: str) -> Done | Failed:
         """Its last event."""

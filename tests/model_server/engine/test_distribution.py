@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 from model_server.engine.plan import DecodeTree
-from model_server.protocol import Tokens
 from tests import twin, twin_heads
 from tests.model_server.drafters import drafts
 from tests.model_server.engine.stack import Layout, RecordingVerifier, stack
@@ -93,8 +92,7 @@ def draw(
                 )
             made.run()
             experiment.answers.update(tuple(made.answer(name)) for name in names)
-            steps = (e for name in names for e in made.events[name] if isinstance(e, Tokens))
-            experiment.num_accepted += sum(sum(step.from_draft) for step in steps)
+            experiment.num_accepted += made.num_accepted()
             made.events.clear()
             made.verifier.rows.clear()
     return experiment

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from model_server.config import DEMO_MODEL
-from model_server.protocol import Tokens
 from tests.model_server.engine.stack import EXACT, Layout, Stack, stack
 
 NUM_PROMPTS, PROMPT_TOKENS, ANSWER_TOKENS = 20, 100, 32
@@ -57,8 +56,7 @@ def together(made: Stack, sampling: dict[str, Any]) -> None:
 
 def num_shown(made: Stack, name: str, num_tokens: int) -> int:
     """Characters that came with the first tokens of an answer."""
-    steps = [event for event in made.events[name] if isinstance(event, Tokens)]
-    return sum(len(step.text) for step in steps[:num_tokens])
+    return sum(len(step.text) for step in made.steps(name)[:num_tokens])
 
 
 def run(path: Path, way: Callable[[Stack, dict[str, Any]], None], sampling: str) -> Stack:

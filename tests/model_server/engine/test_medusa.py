@@ -11,7 +11,6 @@ import pytest
 
 from model_server.medusa.cost import Costs
 from model_server.medusa.heads import Heads
-from model_server.protocol import Tokens
 from tests import twin, twin_heads
 from tests.model_server.drafters import StaticDrafter, drafts
 from tests.model_server.engine.stack import Layout, Stack, stack
@@ -160,7 +159,7 @@ def test_caps_hold_for_the_process_and_for_a_request(
     layout = replace(ROOMY, heads=heads(tmp_path, PUBLISHED))
     with stack(twin_path, layout, drafts(**options)) as made:
         ask(made, 2, 60, speculation=wanted)
-        steps = [e for e in made.events["0"] if isinstance(e, Tokens)]
+        steps = made.steps("0")
     assert max(len(step.ids) for step in steps) <= most
     assert (max(len(step.ids) for step in steps) > 1) == (most > 1)
 
@@ -192,7 +191,7 @@ def test_what_is_accepted_is_told_token_by_token(twin_path: Path, tmp_path: Path
     with stack(twin_path, layout, drafts(rows=6)) as made:
         ask(made, 3, 80, logprobs=2)
         for name in made.events:
-            steps = [e for e in made.events[name] if isinstance(e, Tokens)]
+            steps = made.steps(name)
             accepted = [sum(step.from_draft) for step in steps]
             for step in steps:
                 assert len(step.from_draft) in (0, len(step.ids))

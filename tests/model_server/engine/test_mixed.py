@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from model_server.protocol import Done, Tokens
+from model_server.protocol import Done
 from tests import twin, twin_heads
 from tests.model_server.drafters import drafts
 from tests.model_server.engine.stack import Layout, Stack, stack
@@ -98,7 +98,7 @@ def ends_inside_a_run(made: Stack, todo: Requests, reason: str) -> int:
     """Requests that ended so on a step that had accepted drafts."""
     count = 0
     for name in todo:
-        steps = [event for event in made.events[name] if isinstance(event, Tokens)]
+        steps = made.steps(name)
         end = made.events[name][-1]
         ended_so = isinstance(end, Done) and end.finish_reason == reason
         count += ended_so and bool(steps) and any(steps[-1].from_draft)
@@ -119,7 +119,7 @@ def test_mixed_requests_get_their_own_answers(twin_path: Path, layout: Layout) -
             todo = with_stops(todo, plain, random.Random(seed))
             plain.events.clear()
             schedules.append((todo, run(plain, todo)))
-    finished = inside_stop = inside_length = accepted = 0
+    finished = inside_stop = inside_length = 0
     with stack(twin_path, layout, drafts(rows=6)) as made:
         for seed, (todo, expected) in enumerate(schedules):
             given = run_and_cancel(made, todo, random.Random(seed))
@@ -127,13 +127,11 @@ def test_mixed_requests_get_their_own_answers(twin_path: Path, layout: Layout) -
             finished += len(given)
             inside_stop += ends_inside_a_run(made, todo, "stop")
             inside_length += ends_inside_a_run(made, todo, "length")
-            steps = [e for name in todo for e in made.events[name] if isinstance(e, Tokens)]
-            accepted += sum(sum(step.from_draft) for step in steps)
             for name in todo.keys() - given.keys():
                 tokens = made.answer(name)
                 assert tokens == expected[name].tokens[: len(tokens)]
             assert made.num_leaks() == 0
-        preemptions = made.scheduler.num_preemptions
+        accepted, preemptions = made.num_accepted(), made.scheduler.num_preemptions
     print(f"{finished} finished, {accepted} accepted, {preemptions} preemptions")
     print(f"ended inside an accepted run: {inside_stop} by stop strings, {inside_length} by length")
     assert NUM_SCHEDULES * NUM_REQUESTS / 2 < finished < NUM_SCHEDULES * NUM_REQUESTS

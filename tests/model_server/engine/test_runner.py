@@ -9,7 +9,7 @@ from model_server.engine import verifier
 from model_server.engine.verifier import report
 from model_server.llama.sampler import Candidates, Sampler
 from model_server.llama.vocab import Vocab
-from model_server.protocol import Done, Failed, Sampling, Tokens
+from model_server.protocol import Done, Failed, Sampling
 from tests import twin
 from tests.model_server.engine.stack import Layout, stack
 from tests.vocabulary import EOS, byte_token
@@ -107,7 +107,7 @@ def test_logprobs_come_one_a_token(twin_path: Path) -> None:
     with stack(twin_path) as made:
         made.submit("a", twin.prompt(5), max_tokens=4, logprobs=2, sampling=GREEDY)
         made.run()
-        events = [event for event in made.events["a"] if isinstance(event, Tokens)]
+        events = made.steps("a")
         for event in events:
             assert event.logprobs is not None
             assert [entry.id for entry in event.logprobs] == event.ids
