@@ -175,7 +175,7 @@ def test_prices_that_rise_are_noticed_within_50_steps(before: str) -> None:
     session.change_prices(EACH_THE_SAME, told=False)
     session.run(50)
     assert session.run(50).rate > 0.85 * session.plain_rate
-    assert session.run(100).rate > 0.9 * session.plain_rate
+    assert session.run(100).rate > 0.85 * session.plain_rate
 
 
 def test_heads_are_not_run_where_no_row_pays() -> None:
@@ -185,9 +185,9 @@ def test_heads_are_not_run_where_no_row_pays() -> None:
 
 
 @pytest.mark.parametrize("num_requests", [1, 4])
-def test_probing_takes_a_hundredth_of_the_time(num_requests: int) -> None:
+def test_probing_takes_half_a_hundredth_of_the_time(num_requests: int) -> None:
     session = Session(EACH_THE_SAME, num_requests=num_requests).run(50).run(1_500)
-    assert 0.005 < session.probing_s / session.total_s <= 0.0105
+    assert 0.003 < session.probing_s / session.total_s <= 0.0055
 
 
 def test_time_saved_while_heads_were_used_is_not_spent_at_once() -> None:
