@@ -22,15 +22,19 @@ from tests.benchmarks.load import SHAPE
 NUM_CELLS, BOUND_MS = 8_192, 1.0
 
 
-def submit(served: Served, args: argparse.Namespace) -> None:
+def decode(served: Served, args: argparse.Namespace, num_tokens: int, num_steps: int) -> None:
+    """Step until all requests have ended, or so often."""
     for number in range(args.requests):
         request = GenerateRequest(
             id=str(number),
             prompt_tokens=twin.prompt(args.prefix, number, shape=SHAPE),
-            max_tokens=NUM_CELLS // args.requests - args.prefix,
+            max_tokens=num_tokens,
             sampling=Sampling(temperature=0),
         )
         served.engine.submit(served.intake.make(request), lambda _: None)
+    while num_steps and served.engine.num_unfinished:
+        served.engine.step()
+        num_steps -= 1
 
 
 def measure(served: Served, args: argparse.Namespace) -> list[float]:
@@ -38,19 +42,17 @@ def measure(served: Served, args: argparse.Namespace) -> list[float]:
     overheads: list[float] = []
 
     def note_step(_step_s: float, overhead_s: float, *, drafted: bool, probe_s: float) -> None:
-        if drafted:
-            overheads.append(1e3 * overhead_s)
+        assert drafted
+        overheads.append(1e3 * overhead_s)
 
-    scheduler = served.engine.scheduler
     served.engine.stop()  # its thread: from here on it is stepped by hand
-    submit(served, args)
-    served.engine.step()
-    while any(sequence.num_pending > 1 for sequence in scheduler.running):
-        served.engine.step()
-    with patch.object(scheduler.drafter.policy, "note_step", note_step):
-        while len(overheads) < 2 * args.steps:
+    decode(served, args, 1, 10_000)  # so that the prefixes are cached, and all start together
+    decode(served, args, NUM_CELLS // args.requests - args.prefix, args.steps)
+    with patch.object(served.engine.scheduler.drafter.policy, "note_step", note_step):
+        for _ in range(args.steps):
             served.engine.step()
-    return overheads[args.steps :]
+    assert len(served.engine.scheduler.running) == args.requests
+    return overheads
 
 
 def main() -> None:
