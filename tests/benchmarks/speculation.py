@@ -49,8 +49,8 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--accuracy", default="published", help="published, 0, or a JSON file")
     parser.add_argument("--sides", nargs="+", default=["off", "auto"], help="off first")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--rounds", type=int, default=7, help="of each side, in turns")
-    parser.add_argument("--tokens", type=int, default=64, help="to generate a stream")
+    parser.add_argument("--rounds", type=int, default=15, help="of each side, in turns")
+    parser.add_argument("--tokens", type=int, default=16, help="to generate a stream")
     parser.add_argument("--warm-up", type=int, default=160, help="tokens a stream, not measured")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(arguments)
@@ -67,10 +67,10 @@ def make_side(name: str, settings: Settings, heads: str) -> Side:
 
 
 def measure(sides: Sequence[Side], streams: int, args: argparse.Namespace) -> list[Measured]:
+    """Short rounds of the same prompts, which stay cached: machines slow down and recover."""
     measured = [Measured(side.name, streams) for side in sides]
+    prompts = [twin.prompt(PROMPT_TOKENS, 100 * streams + n, shape=SHAPE) for n in range(streams)]
     for number in range(args.rounds + 1):
-        seeds = [1_000 * number + stream for stream in range(streams)]
-        prompts = [twin.prompt(PROMPT_TOKENS, streams + seed, shape=SHAPE) for seed in seeds]
         num_tokens = args.tokens if number else args.warm_up
         for side, results in zip(sides, measured, strict=True):
             before = _counters(side)
