@@ -32,7 +32,7 @@ _SETTLED = 30  # decodes of a bucket, after which surprises are the row count's
 _AS_GOOD = 0.9  # few large steps are preferred to many small ones
 _FORGETTING_RATE = 1 / 500  # a count that is thought too dear is never tried: doubts must fade
 
-_PRICED = np.array([*range(1, 16), *ROWS[4:]])
+_PRICED = np.array([*range(1, TILE_ROWS), *ROWS[6:]])
 _PLACE = {rows: place for place, rows in enumerate(_PRICED.tolist())}
 
 
