@@ -163,7 +163,8 @@ class Policy:
         most = max(min(load.max_drafts, MAX_NODES), 0)
         step_s = self.decode.steps(requests, requests + most, load.kv_length)
         step_s[:1] += requests * self._overhead_s[False]
-        step_s[1:] += requests * self._overhead_s[True]
+        # Drafts are never cheaper than none, though they were not timed yet or long ago.
+        step_s[1:] += requests * max(self._overhead_s.values())
         return step_s
 
 

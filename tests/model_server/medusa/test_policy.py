@@ -207,7 +207,7 @@ def test_heads_that_fail_are_given_up_and_found_again(name: str) -> None:
     assert np.mean(session.num_drafts[-50:]) > 1
     session.accuracy = 0.0
     session.run(600)
-    assert np.mean(session.num_drafts[-50:]) < 0.1
+    assert not any(session.num_drafts[-50:])
     assert not any(session.num_heads[-50:])
     session.accuracy = 1.0
     session.run(1_500)
