@@ -20,17 +20,16 @@ Floats = NDArray[np.floating[Any]]
 
 
 class Penalties:
-    """Repeat penalty over the last 64 tokens; presence and frequency over the answer."""
+    """Repeat penalty over the last 64 tokens; presence and frequency over the answer.
+
+    `active`: whether `apply` can change anything.
+    """
 
     def __init__(self, repeat: float, presence: float, frequency: float) -> None:
         self._repeat, self._presence, self._frequency = repeat, presence, frequency
+        self.active = repeat != 1.0 or bool(presence or frequency)
         self._recent: deque[int] = deque(maxlen=REPEAT_WINDOW)
         self._counts: Counter[int] = Counter()
-
-    @property
-    def active(self) -> bool:
-        """Whether `apply` can change anything."""
-        return self._repeat != 1.0 or bool(self._presence or self._frequency)
 
     def see_prompt(self, tokens: Iterable[int]) -> None:
         """Take the prompt into the window of the repeat penalty."""

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from model_server.engine.kv_ops import Clear, Copy, KvOp, Remove
-from model_server.engine.leaves import NO_LEAVES, LeafBlocks, Leaves
+from model_server.engine.leaves import NO_LEAVES, LeafBlocks, Leaves, Path
 
 # Shorter matches (a BOS, a template's first words) are not worth an entry's bookkeeping.
 MIN_SHARED_TOKENS = 8
@@ -30,15 +30,6 @@ class Admission:
     seq: int
     num_cached: int
     ops: list[KvOp]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Rows and leaves of a draft tree, and the id of a leaf that its accepted path leads to."""
-
-    num_rows: int
-    num_leaves: int
-    winner: int
 
 
 @dataclass
@@ -151,16 +142,19 @@ class KvCache:
         """Let a draft tree of so many leaves grow behind a live sequence."""
         return self.leaves.grow(seq, num_leaves, len(self._live[seq].tokens))
 
-    def commit(self, seq: int, tokens: Sequence[int], tree: Outcome) -> list[KvOp]:
-        """Account for a tree whose root and accepted drafts are `tokens`. Cells were reserved."""
+    def commit(
+        self, seq: int, tokens: Sequence[int], num_rows: int, paths: Sequence[Path]
+    ) -> list[KvOp]:
+        """Account for a tree whose root and accepted drafts are `tokens`. Cells were reserved.
+
+        `num_rows`: of the whole tree; `paths`: to its leaves, none where nothing was drafted.
+        """
         self.extend(seq, tokens)
-        if tree.num_rows == 1:
+        if not paths:
             return []
         if self.ordered:  # what was rejected is not used again
-            del self._free_cells[len(self._free_cells) - (tree.num_rows - len(tokens)) :]
-        end = len(self._live[seq].tokens)
-        accepted = range(end - len(tokens) + 1, end)
-        return self.leaves.commit(seq, accepted, tree.num_leaves, tree.winner)
+            del self._free_cells[len(self._free_cells) - (num_rows - len(tokens)) :]
+        return self.leaves.commit(seq, paths)
 
     def release(self, seq: int, *, cache: bool) -> list[KvOp]:
         """End a live sequence. With `cache` its tokens stay for later prompts that start alike."""

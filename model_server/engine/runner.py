@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,7 @@ class Runner:
             return []
         logits = self.context.logits(self._batch.num_rows)
         results = [
-            self._verifier.verify(decoded, logits, mine)
+            self._verifier.verify(decoded, logits[mine.start : mine.stop])
             for decoded, mine in zip(plan.decode, rows, strict=True)
         ]
         return self._propose(plan.heads, results, rows)
@@ -78,7 +78,7 @@ class Runner:
         self.context.set_embeddings(False)
         self._timed_decode(self._costs.prefill, plan.prefill_kv_length)
 
-    def _decode(self, plan: Plan) -> list[list[int]]:
+    def _decode(self, plan: Plan) -> list[range]:
         """Decode all trees; for each its nodes' rows."""
         self._batch.clear()
         rows = [self._add_tree(decoded) for decoded in plan.decode]
@@ -86,15 +86,12 @@ class Runner:
         self._timed_decode(self._costs.decode, plan.decode_kv_length)
         return rows
 
-    def _add_tree(self, decoded: DecodeTree) -> list[int]:
+    def _add_tree(self, decoded: DecodeTree) -> range:
         root = len(decoded.sequence.tokens) - 1
-        tree = decoded.tree
+        positions = [root + depth for depth in decoded.tree.depths]
         # Likeliest nodes first: then, as a rule, accepted cells lie in order of position, and
         # attention adds them up as in plain decoding.
-        return [
-            self._batch.add(token, root + depth, seqs, output=True)
-            for token, depth, seqs in zip(tree.tokens, tree.depths, decoded.seqs, strict=True)
-        ]
+        return self._batch.add_rows(decoded.tree.tokens, positions, decoded.seqs, output=True)
 
     def _timed_decode(self, cost: CostCurve, kv_length: float) -> None:
         num_rows = self._batch.num_rows
@@ -107,22 +104,20 @@ class Runner:
         self.times.decode_s += seconds
         cost.observe(num_rows, kv_length, seconds)
 
-    def _propose(
-        self, run: HeadRun, results: list[Accepted], rows: list[list[int]]
-    ) -> list[Accepted]:
+    def _propose(self, run: HeadRun, results: list[Accepted], rows: list[range]) -> list[Accepted]:
         """Run the heads on the state behind each request's last accepted row."""
         wanted = [i for i, result in enumerate(results) if _goes_on(result, run.sequences)]
         if self._heads is None or not wanted:
             return results
         last = [rows[i][results[i].nodes[-1]] for i in wanted]
-        hidden: NDArray[np.float32] = self.context.hidden(self._batch.num_rows)[last]
         started = time.perf_counter()
+        hidden: NDArray[np.float32] = self.context.hidden(self._batch.num_rows)[last]
         proposals = self._heads.propose(hidden, run.num_heads, NUM_RANKS)
         self.times.heads_s = time.perf_counter() - started
         self._costs.heads.observe(run.num_heads, len(wanted), self.times.heads_s)
         for i, ids, log_probs in zip(wanted, proposals.ids, proposals.log_probs, strict=True):
             proposal = Proposal(ids, log_probs, len(results[i].sequence.tokens))
-            results[i] = replace(results[i], proposal=proposal)
+            results[i] = results[i]._replace(proposal=proposal)
         return results
 
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 
 from model_server.engine.drafter import Drafter, Room
-from model_server.engine.kv import MIN_SHARED_TOKENS, KvCache, Outcome, common_prefix
+from model_server.engine.kv import MIN_SHARED_TOKENS, KvCache, common_prefix
 from model_server.engine.kv_ops import KvOp
+from model_server.engine.leaves import Path
 from model_server.engine.plan import Chunk, DecodeTree, Plan, kv_length
 from model_server.engine.sequence import Accepted, Sequence
 from model_server.medusa.cost import Costs
@@ -154,10 +155,11 @@ class Scheduler:
         )
         trees, heads = self.drafter.draft(decode, room)
         for sequence, tree in zip(decode, trees, strict=True):
-            plan.ops.extend(self.kv.branch(sequence.seq, tree.num_leaves))
-            leaves = self.kv.leaves.of(sequence.seq)
-            seqs = [[leaves[leaf] for leaf in below] for below in tree.paths()]
-            plan.decode.append(DecodeTree(sequence, tree, [leaves, *seqs[1:]]))
+            below = tree.leaves_below()
+            plan.ops.extend(self.kv.branch(sequence.seq, len(below[0])))
+            leaves = self.kv.leaves.of(sequence.seq, len(below[0]))
+            seqs = [[leaves[leaf] for leaf in numbers] for numbers in below]
+            plan.decode.append(DecodeTree(sequence, tree, seqs))
         self.kv.reserve(plan.num_prefill_rows + plan.num_decode_rows, plan.ops)
         return replace(plan, heads=heads)
 
@@ -197,9 +199,23 @@ class Scheduler:
         sequence, tree = decoded.sequence, decoded.tree
         start = sequence.num_computed
         sequence.num_computed += len(nodes)
-        outcome = Outcome(tree.num_nodes, tree.num_leaves, decoded.seqs[nodes[-1]][0])
         tokens = sequence.tokens[start : sequence.num_computed]
-        return self.kv.commit(sequence.seq, tokens, outcome)
+        paths = _paths(decoded, nodes) if tree.num_nodes > 1 else []
+        return self.kv.commit(sequence.seq, tokens, tree.num_nodes, paths)
+
+
+def _paths(decoded: DecodeTree, nodes: list[int]) -> list[Path]:
+    """How far the path to each leaf was accepted. `num_computed` counts the accepted nodes."""
+    tree, first = decoded.tree, decoded.sequence.num_computed - len(nodes)
+    kept = dict.fromkeys(decoded.seqs[0], first)
+    for node in nodes:
+        for leaf in decoded.seqs[node]:
+            kept[leaf] += 1
+    return [
+        Path(leaf, kept[leaf], first + 1 + tree.depths[node])
+        for node, (leaf, *_) in enumerate(decoded.seqs)
+        if not tree.children[node]
+    ]
 
 
 def _order(sequence: Sequence) -> int:

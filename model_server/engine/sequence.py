@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from model_server.engine.detokenizer import Detokenizer
 from model_server.engine.drafting import Drafting
@@ -16,8 +16,7 @@ if TYPE_CHECKING:  # the scheduler, which handles sequences, loads no native lib
     from model_server.llama.sampler import Sampler
 
 
-@dataclass(frozen=True)
-class Accepted:
+class Accepted(NamedTuple):
     """What one step verified for a sequence, which has already taken the tokens.
 
     `nodes`: those of its draft tree that the tokens were drawn behind; they stay in the KV cache.

@@ -29,20 +29,18 @@ class Verifier:
         self._vocab = vocab
         self._scratch = Candidates(vocab.size)
 
-    def verify(self, decoded: DecodeTree, logits: Logits, rows: list[int]) -> Accepted:
+    def verify(self, decoded: DecodeTree, logits: Logits) -> Accepted:
         """Draw behind the root, and on while the tree holds what was drawn.
 
-        `logits`: (rows, vocabulary); `rows`: those of the tree's nodes. The sequence takes the
-        tokens, and its stop rules end the walk.
+        `logits`: (nodes, vocabulary). The sequence takes the tokens, and its stop rules end the
+        walk.
         """
         sequence = decoded.sequence
         drawn: list[Drawn] = []
         texts: list[str] = []
         error: RequestError | None = None
         try:
-            for each in walk(
-                decoded.tree, lambda node: self._draw(decoded, node, logits[rows[node]])
-            ):
+            for each in walk(decoded.tree, lambda node: self._draw(decoded, node, logits[node])):
                 drawn.append(each)
                 texts.append(sequence.accept(each.token))
                 if sequence.finish_reason is not None:
@@ -55,7 +53,7 @@ class Verifier:
             "".join(texts),
             [each.node for each in drawn] or [0],
             [each.from_draft for each in drawn],
-            self._logprobs(sequence, [(logits[rows[d.node]], d.token) for d in drawn]),
+            self._logprobs(sequence, logits, drawn),
             error,
         )
 
@@ -73,20 +71,20 @@ class Verifier:
 
     def _plausible_draft(self, decoded: DecodeTree, node: int, logits: Logits) -> int | None:
         """With typical acceptance, a draft that may stand in for a drawn token."""
-        sampler, tree = decoded.sequence.sampler, decoded.tree
         if decoded.sequence.request.speculation.acceptance != "typical":
             return None
+        sampler, tree = decoded.sequence.sampler, decoded.tree
         drafts = [tree.tokens[child] for child in tree.children[node]]
         ids, probabilities = sampler.distribution(logits, self._scratch)
         return typical_token(probabilities, ids, [t for t in drafts if sampler.allows(t)])
 
     def _logprobs(
-        self, sequence: Sequence, drawn: list[tuple[Logits, int]]
+        self, sequence: Sequence, logits: Logits, drawn: list[Drawn]
     ) -> list[PositionLogprobs] | None:
         count = sequence.request.logprobs
         if count is None:
             return None
-        return [report(self._vocab, row, token, count) for row, token in drawn]
+        return [report(self._vocab, logits[each.node], each.token, count) for each in drawn]
 
 
 def report(vocab: Vocab, logits: Logits, token: int, count: int) -> PositionLogprobs:

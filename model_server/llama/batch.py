@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import llama_cpp
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Batch:
@@ -14,40 +15,63 @@ class Batch:
 
     def __init__(self, max_rows: int, max_seqs_per_row: int = 1) -> None:
         self.max_rows = max_rows
-        self.num_rows = 0
+        self.num_rows = self._num_ids = 0
         self._tokens = np.zeros(max_rows, np.int32)
         self._positions = np.zeros(max_rows, np.int32)
         self._num_seqs = np.zeros(max_rows, np.int32)
-        self._seqs = np.zeros((max_rows, max_seqs_per_row), np.int32)
+        self._ids = np.zeros(max_rows * max_seqs_per_row, np.int32)  # of all rows, in turn
+        self._seq_rows = np.zeros(max_rows, np.uintp)
         self._outputs = np.zeros(max_rows, np.int8)
-        row_address = self._seqs.ctypes.data + self._seqs.strides[0] * np.arange(max_rows)
-        self._seq_rows = row_address.astype(np.uintp)
+        self._ids_address = self._ids.ctypes.data
         self.struct = self._make_struct()
 
     def clear(self) -> None:
         """Drop all rows."""
-        self.num_rows = 0
+        self.num_rows = self._num_ids = 0
 
     def add(self, token: int, position: int, seqs: Sequence[int], *, output: bool) -> int:
         """Append one row and give its index; `output` asks for its logits."""
-        row = self.num_rows
-        self._tokens[row] = token
-        self._positions[row] = position
-        self._num_seqs[row] = len(seqs)
-        self._seqs[row, : len(seqs)] = seqs
-        self._outputs[row] = output
-        self.num_rows += 1
-        return row
+        return self.add_rows([token], [position], [seqs], output=output)[0]
+
+    def add_rows(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        seqs: Sequence[Sequence[int]],
+        *,
+        output: bool,
+    ) -> range:
+        """Append rows, each with its own sequences, and give their indices."""
+        ids = [seq for row in seqs for seq in row]
+        self._ids[self._num_ids : self._num_ids + len(ids)] = ids
+        addresses = []
+        for row in seqs:
+            addresses.append(self._ids_address + self._ids.itemsize * self._num_ids)
+            self._num_ids += len(row)
+        rows = self._append(tokens, positions, output=output)
+        self._num_seqs[rows] = [len(row) for row in seqs]
+        self._seq_rows[rows] = addresses
+        return range(rows.start, rows.stop)
 
     def add_span(self, tokens: Sequence[int], position: int, seq: int) -> None:
         """Append consecutive rows of one sequence, without outputs: a chunk of a prompt."""
-        rows = slice(self.num_rows, self.num_rows + len(tokens))
-        self._tokens[rows] = tokens
-        self._positions[rows] = np.arange(position, position + len(tokens))
+        positions = np.arange(position, position + len(tokens))
+        rows = self._append(tokens, positions, output=False)
         self._num_seqs[rows] = 1
-        self._seqs[rows, 0] = seq
-        self._outputs[rows] = 0
-        self.num_rows += len(tokens)
+        self._ids[self._num_ids] = seq
+        self._seq_rows[rows] = self._ids_address + self._ids.itemsize * self._num_ids
+        self._num_ids += 1
+
+    def _append(
+        self, tokens: Sequence[int], positions: Sequence[int] | NDArray[np.int_], *, output: bool
+    ) -> slice:
+        rows = slice(self.num_rows, self.num_rows + len(tokens))
+        assert rows.stop <= self.max_rows, "more rows than a batch holds. This is a bug."
+        self._tokens[rows] = tokens
+        self._positions[rows] = positions
+        self._outputs[rows] = output
+        self.num_rows = rows.stop
+        return rows
 
     def _make_struct(self) -> llama_cpp.llama_batch:
         batch = llama_cpp.llama_batch()

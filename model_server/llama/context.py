@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import llama_cpp
@@ -72,7 +73,7 @@ class Context:
 
         llama.cpp overwrites it with the next decode.
         """
-        return _view(llama_cpp.llama_get_logits(self.pointer), num_outputs, self.vocab_size)
+        return _rows(llama_cpp.llama_get_logits(self.pointer), num_outputs, self.vocab_size)
 
     def set_embeddings(self, wanted: bool) -> None:
         """Whether decodes also give the state behind every row, which must then be an output."""
@@ -83,7 +84,7 @@ class Context:
 
         A view: copy to keep. llama.cpp overwrites it with the next decode.
         """
-        return _view(llama_cpp.llama_get_embeddings(self.pointer), num_outputs, self.hidden_size)
+        return _rows(llama_cpp.llama_get_embeddings(self.pointer), num_outputs, self.hidden_size)
 
     def synchronize(self) -> None:
         """Wait until the last decode is over, for honest timing."""
@@ -106,10 +107,15 @@ class Context:
         return int(llama_cpp.llama_memory_seq_pos_max(self._memory, seq)) + 1
 
 
-def _view(pointer: Any, num_rows: int, num_columns: int) -> NDArray[np.float32]:
+def _rows(pointer: Any, num_rows: int, num_columns: int) -> NDArray[np.float32]:
     address = ctypes.cast(pointer, ctypes.c_void_p).value
     if address is None:
         raise EngineError("llama.cpp gave no outputs")
+    return _view(address, num_rows, num_columns)
+
+
+@lru_cache(maxsize=256)  # llama.cpp mostly writes to where it wrote before
+def _view(address: int, num_rows: int, num_columns: int) -> NDArray[np.float32]:
     values = (ctypes.c_float * num_columns * num_rows).from_address(address)
     return np.ctypeslib.as_array(values)
 

@@ -63,6 +63,7 @@ class Sampler:
         bias = {**params.logit_bias, **dict.fromkeys(banned, -np.inf)}
         self._bias_ids = np.fromiter(bias, np.int64)
         self._bias = np.fromiter(bias.values(), np.float32)
+        self._changes_logits = bool(bias) or self._penalties.active
         self._filters = _make_filters(params)
         self._grammar = _make_grammar(vocab, params)
 
@@ -87,7 +88,8 @@ class Sampler:
 
     def accept(self, token: int) -> None:
         """Move on by an emitted token. The grammar must have allowed it."""
-        self._penalties.accept(token)
+        if self._penalties.active:
+            self._penalties.accept(token)
         if self._grammar is not None:
             llama_cpp.llama_sampler_accept(self._grammar, token)
 
@@ -121,7 +123,7 @@ class Sampler:
         return ids, np.exp(log_softmax(scaled))
 
     def _biased(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not len(self._bias_ids) and not self._penalties.active:
+        if not self._changes_logits:
             return logits
         logits = logits.copy()
         logits[self._bias_ids] += self._bias
@@ -130,7 +132,7 @@ class Sampler:
 
     def _pick(self, logits: NDArray[np.float32], position: int, scratch: Candidates) -> int:
         best = greedy(logits)
-        if not np.isfinite(logits[best]):
+        if not logits[best] > -np.inf:
             raise NoTokenAllowed
         params = self._params
         if params.temperature == 0:

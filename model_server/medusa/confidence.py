@@ -8,7 +8,7 @@ copied runs, by the length of their match. Both start from a prior and follow wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from model_server.medusa.tree import Ranked
 
 # By log odds, so that bins are as fine near 1 as near 0: 0.1 % to 99.3 %.
 NUM_BINS, BIN_WIDTH, LOWEST_LOG_ODDS = 24, 0.5, -7.0
+
+# Between bins, as log probabilities: log odds x are the log probability -log(1 + exp(-x)).
+_INNER_EDGES = -np.log1p(np.exp(-LOWEST_LOG_ODDS - BIN_WIDTH * np.arange(1, NUM_BINS)))
 
 _PRIOR_COUNT = 4.0
 _MEMORY = 64.0  # observations that a share rests on, about; less is noise, more is slow to notice
@@ -39,8 +42,7 @@ class _Shares:
         self.share += (right - seen * self.share) / self._count
 
 
-@dataclass(frozen=True)
-class Proposal:
+class Proposal(NamedTuple):
     """What the heads proposed behind one token: (heads, k) ids and log probabilities, best first.
 
     `position`: index in the request's tokens of the token that head 0 proposes.
@@ -69,12 +71,11 @@ class HeadConfidence:
             share = (table[0] * count + share * _PRIOR_COUNT) / (count + _PRIOR_COUNT)
         self.num_heads = num_heads
         self._shares = _Shares(share, count)
-        self._heads = np.arange(num_heads)[:, None]
+        self._first_keys = NUM_BINS * np.arange(num_heads)[:, None]
 
     def probabilities(self, log_probs: NDArray[np.float32]) -> NDArray[np.float64]:
         """(..., heads, k) head log probabilities to the same shape of calibrated ones."""
-        heads = self._heads[: log_probs.shape[-2]]
-        return np.asarray(self._shares.share[heads, bins(log_probs)])
+        return np.asarray(self._shares.share.ravel()[self._keys(log_probs)])
 
     def ranked(self, proposals: Sequence[Proposal]) -> list[list[Ranked]]:
         """Candidates of each by depth, best first, with probabilities of at most 1 together.
@@ -83,12 +84,12 @@ class HeadConfidence:
         """
         if not proposals:
             return []
-        ids = np.stack([proposal.ids for proposal in proposals])
-        probabilities = self.probabilities(np.stack([p.log_probs for p in proposals]))
+        ids = np.array([proposal.ids for proposal in proposals])
+        probabilities = self.probabilities(np.array([p.log_probs for p in proposals]))
         probabilities /= np.maximum(probabilities.sum(axis=2, keepdims=True), 1)
         order = np.argsort(-probabilities, axis=2, kind="stable")
-        by_rank = np.take_along_axis(ids, order, axis=2).tolist()
-        shares = np.take_along_axis(probabilities, order, axis=2).tolist()
+        order += np.arange(0, ids.size, ids.shape[2]).reshape(*ids.shape[:2], 1)
+        by_rank, shares = ids.ravel()[order].tolist(), probabilities.ravel()[order].tolist()
         return [
             [list(zip(*row, strict=True)) for row in zip(*each, strict=True)]
             for each in zip(by_rank, shares, strict=True)
@@ -106,6 +107,10 @@ class HeadConfidence:
         heads = np.array([head for n in counts for head in range(n)], np.int64)
         self._shares.observe(bins(log_probs) + NUM_BINS * heads[:, None], ids == came[:, None])
 
+    def _keys(self, log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Places in the flat table of shares."""
+        return bins(log_probs) + self._first_keys[: log_probs.shape[-2]]
+
 
 def _num_reached(proposal: Proposal, came: Sequence[int]) -> int:
     """Heads up to the first that was wrong: those behind it were never asked for what came."""
@@ -118,9 +123,7 @@ def _num_reached(proposal: Proposal, came: Sequence[int]) -> int:
 
 def bins(log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
     """The bin of each log probability, in the order of a head file's calibration table."""
-    against = np.log(np.maximum(-np.expm1(log_probs), 1e-9))
-    place = (log_probs - against - LOWEST_LOG_ODDS) / BIN_WIDTH
-    return np.asarray(np.minimum(np.maximum(place, 0), NUM_BINS - 1), np.int64)
+    return np.searchsorted(_INNER_EDGES, log_probs, side="right")
 
 
 class CopyConfidence:

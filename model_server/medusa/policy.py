@@ -172,8 +172,7 @@ def _fixed(requests: Sequence[Candidates], load: Load) -> Iterator[Choice]:
     """Trees of equal size, less where there is no room."""
     each = min(load.fixed_rows - 1, load.max_drafts // max(load.num_requests, 1))
     for number, request in enumerate(requests):
-        for choice in islice(best_first([request]), each):
-            yield choice._replace(request=number)
+        yield from _of_one(request, number, each)
 
 
 def _forced(requests: Sequence[Candidates], chosen: Sequence[Choice]) -> Iterator[Choice]:
@@ -181,8 +180,12 @@ def _forced(requests: Sequence[Candidates], chosen: Sequence[Choice]) -> Iterato
     served = {choice.request for choice in chosen}
     for number, request in enumerate(requests):
         if request.forced and number not in served:
-            for choice in islice(best_first([request]), 1):
-                yield choice._replace(request=number)
+            yield from _of_one(request, number, 1)
+
+
+def _of_one(request: Candidates, number: int, count: int) -> Iterator[Choice]:
+    for _, parent, token, probability, depth in islice(best_first([request]), count):
+        yield Choice(number, parent, token, probability, depth)
 
 
 def _that_may_pay(

@@ -79,7 +79,7 @@ class DraftTree:
                 return child
         return None
 
-    def paths(self) -> list[list[int]]:
+    def leaves_below(self) -> list[list[int]]:
         """For each node the leaves below it, numbered; the path of first children ends in leaf 0.
 
         A node's first child is its best one, so that the likeliest path is leaf 0's.

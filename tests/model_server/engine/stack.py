@@ -40,13 +40,13 @@ class RecordingVerifier(Verifier):
         super().__init__(vocab)
         self.rows: list[tuple[list[int], NDArray[np.float32]]] = []
 
-    def verify(self, decoded: DecodeTree, logits: NDArray[np.float32], rows: list[int]) -> Accepted:
+    def verify(self, decoded: DecodeTree, logits: NDArray[np.float32]) -> Accepted:
         paths = [list(decoded.sequence.tokens)]
         tree = decoded.tree
         for node in range(1, tree.num_nodes):
             paths.append([*paths[tree.parents[node]], tree.tokens[node]])
-        self.rows += [(path, logits[row].copy()) for path, row in zip(paths, rows, strict=True)]
-        return super().verify(decoded, logits, rows)
+        self.rows += [(path, row.copy()) for path, row in zip(paths, logits, strict=True)]
+        return super().verify(decoded, logits)
 
 
 @dataclass

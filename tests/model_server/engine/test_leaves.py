@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from model_server.engine.kv import KvCache, Outcome
+from model_server.engine.kv import KvCache
 from model_server.engine.kv_ops import TO_THE_END, Clear, Copy, KvOp, Remove
-from model_server.engine.leaves import LeafBlocks, leaf_blocks
+from model_server.engine.leaves import LeafBlocks, Path, leaf_blocks
 from model_server.medusa.tree import DraftTree
 
 NUM_SEQS = 40
@@ -69,21 +69,28 @@ def step(kv: KvCache, mirror: Mirror, seq: int, tokens: list[int], rng: random.R
     """Decode a random tree behind `tokens` and accept a random path of it."""
     tree = random_tree(rng, tokens[-1], kv.leaves.most)
     mirror.apply(kv.branch(seq, tree.num_leaves))
-    leaves, below = kv.leaves.of(seq), tree.paths()
+    leaves, below = kv.leaves.of(seq, tree.num_leaves), tree.leaves_below()
+    for leaf in leaves:
+        assert mirror.tokens(leaf) == tokens[:-1]
+    root = len(tokens) - 1
     for node in range(tree.num_nodes):
-        seqs = leaves if node == 0 else [leaves[leaf] for leaf in below[node]]
-        mirror.add(tree.tokens[node], len(tokens) - 1 + tree.depths[node], seqs)
-    node, accepted = 0, [tree.tokens[0]]
+        seqs = [leaves[leaf] for leaf in below[node]]
+        mirror.add(tree.tokens[node], root + tree.depths[node], seqs)
+    node, accepted, kept = 0, [tree.tokens[0]], dict.fromkeys(leaves, root + 1)
     while tree.children[node] and rng.random() < 0.7:
         node = rng.choice(tree.children[node])
         accepted.append(tree.tokens[node])
-    outcome = Outcome(tree.num_nodes, tree.num_leaves, leaves[min(below[node])])
-    mirror.apply(kv.commit(seq, accepted, outcome))
+        for leaf in below[node]:
+            kept[leaves[leaf]] += 1
+    ends = [node for node in range(1, tree.num_nodes) if not tree.children[node]]
+    paths = [(leaves[below[end][0]], root + 1 + tree.depths[end]) for end in ends]
+    paths_kept = [Path(leaf, kept[leaf], end) for leaf, end in paths]
+    mirror.apply(kv.commit(seq, accepted, tree.num_nodes, paths_kept))
     tokens.extend([*accepted[1:], rng.randrange(1000)])
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_every_leaf_holds_the_accepted_path_and_nothing_else(ordered: bool) -> None:
+def test_a_trees_leaves_hold_the_accepted_path_and_nothing_else(ordered: bool) -> None:
     rng = random.Random(0)
     kv = KvCache(5_000, NUM_SEQS, ordered=ordered, leaf_blocks=LeafBlocks(3, 7))
     mirror = Mirror(NUM_SEQS - 1 if ordered else None)
@@ -101,8 +108,7 @@ def test_every_leaf_holds_the_accepted_path_and_nothing_else(ordered: bool) -> N
             seq = rng.choice(list(live))
             step(kv, mirror, seq, live[seq], rng)
             for held_by, tokens in live.items():
-                for leaf in kv.leaves.of(held_by):
-                    assert mirror.tokens(leaf) == tokens[:-1]
+                assert mirror.tokens(held_by) == tokens[:-1]
         assert kv.num_used == len(mirror.cells())
         assert not ordered or kv.num_used == mirror.num_cells
         if len(live) == 3:

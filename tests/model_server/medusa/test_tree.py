@@ -170,7 +170,7 @@ def test_a_copied_run_needs_no_heads() -> None:
 def test_the_leaves_of_a_node_are_those_below_it(seed: int) -> None:
     rng = random.Random(seed)
     tree = _random_tree(rng, rng.randrange(1, 30))
-    paths = tree.paths()
+    paths = tree.leaves_below()
     ends = [node for node, below in enumerate(tree.children) if not below]
     assert sorted(paths[node][0] for node in ends) == list(range(tree.num_leaves))
     for end in ends:
@@ -184,7 +184,7 @@ def test_the_leaves_of_a_node_are_those_below_it(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_leaf_0_is_the_path_of_first_children(seed: int) -> None:
     tree = _random_tree(random.Random(seed), 20)
-    paths = tree.paths()
+    paths = tree.leaves_below()
     node = 0
     while tree.children[node]:
         assert 0 in paths[node]
