@@ -195,7 +195,7 @@ def accepted_tokens(token: int, num_rows: int, shape: Shape, options: Options) -
     ranked = [list(zip(*row, strict=True)) for row in zip(ids.tolist(), shares, strict=True)]
     wanted = Candidates(ranked, max_depth=len(ranked), max_leaves=num_rows)
     sampled, *right = twin.answer([token], len(ranked) + 1, shape=shape, ignore_eos=True)
-    tree = DraftTree([sampled])
+    tree = DraftTree(sampled)
     for choice in best_first([wanted]):
         if tree.num_nodes == num_rows:
             break

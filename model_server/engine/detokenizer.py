@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """What may be shown now, and the stop string that ended the text, if one did."""
 
     text: str
@@ -47,12 +46,14 @@ class Detokenizer:
         if self._strip_space and new:
             new, self._strip_space = new.removeprefix(" "), False
         text = self._held + new
+        if not self._stops:
+            return Text(self._skip(text))
         found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             at, stop = min(found)
             self._held = ""
             return Text(self._skip(text[:at]), stop)
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        keep = max(_overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return Text(self._skip(text[: len(text) - keep]))
 

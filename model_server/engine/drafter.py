@@ -15,7 +15,7 @@ from model_server.medusa.alarm import AcceptanceAlarm
 from model_server.medusa.confidence import CopyConfidence, Proposal
 from model_server.medusa.lookup import MAX_DRAFT, NOTHING
 from model_server.medusa.policy import Load, Policy
-from model_server.medusa.tree import PLAIN, Candidates, DraftTree, Ranked, merge
+from model_server.medusa.tree import PLAIN, Candidates, DraftTree
 
 Mode = Literal["auto", "off", "chain", "tree"]
 
@@ -56,13 +56,17 @@ class Drafter:
 
     def draft(self, sequences: list[Sequence], room: Room) -> tuple[list[DraftTree], HeadRun]:
         """A tree for each sequence, and the heads to run behind them."""
-        trees = [DraftTree([sequence.tokens[-1]]) for sequence in sequences]
+        trees = [DraftTree(sequence.tokens[-1]) for sequence in sequences]
         if not sequences:
             return trees, NO_HEADS
         fixed_rows = min(self.options.rows, 1 + room.num_drafts // len(sequences))
         load = Load(len(sequences), room.kv_length, room.num_drafts, fixed_rows)
-        heads = self._heads(sequences, load)
-        candidates = [self._candidates(sequence, room) for sequence in sequences]
+        depths = [self._most_drafts(sequence) for sequence in sequences]
+        heads = self._heads([s for s, depth in zip(sequences, depths, strict=True) if depth], load)
+        candidates = [
+            self._candidates(sequence, depth, room) if depth else PLAIN
+            for sequence, depth in zip(sequences, depths, strict=True)
+        ]
         for choice in self.policy.choose(candidates, load, heads.num_heads):
             trees[choice.request].add(choice.token, choice.parent)
         return trees, heads
@@ -88,8 +92,7 @@ class Drafter:
             sequence.drafting.propose(proposal, by_depth)
             self.policy.note_proposal(proposal.log_probs)
 
-    def _heads(self, sequences: list[Sequence], load: Load) -> HeadRun:
-        wanting = [sequence for sequence in sequences if self._most_drafts(sequence)]
+    def _heads(self, wanting: list[Sequence], load: Load) -> HeadRun:
         if not wanting or not self.policy.confidence.num_heads:
             return NO_HEADS
         if num_heads := self.policy.num_heads(load):
@@ -99,24 +102,15 @@ class Drafter:
             return HeadRun(self.policy.confidence.num_heads, probed, probe=True)
         return NO_HEADS
 
-    def _candidates(self, sequence: Sequence, room: Room) -> Candidates:
-        most = self._most_drafts(sequence)
-        if not most:
-            return PLAIN
+    def _candidates(self, sequence: Sequence, most: int, room: Room) -> Candidates:
         drafting = sequence.drafting
-        by_depth = drafting.proposed(len(sequence.tokens))
         drafting.found = found = drafting.lookup.find(sequence.tokens, min(most, MAX_DRAFT))
-        merged: list[Ranked] = []
-        for depth, token in enumerate(found.tokens):
-            ranked = by_depth[depth] if depth < len(by_depth) else ()
-            probability = self._copies.probability(found.num_matched + depth)
-            merged.append(merge(ranked, token, probability))
+        probabilities = self._copies.probabilities(found.num_matched, len(found.tokens))
         chain = "chain" in (self.options.mode, sequence.request.speculation.mode)
         branching = not chain and sequence not in room.unready
         return Candidates(
-            by_depth,
-            found.tokens,
-            merged,
+            drafting.proposed(len(sequence.tokens)),
+            list(zip(found.tokens, probabilities, strict=True)),
             max_depth=most,
             max_leaves=room.num_leaves if branching else 1,
             forced=self._forced(sequence),
@@ -128,10 +122,8 @@ class Drafter:
         if "off" in (self.options.mode, wanted.mode):
             return 0
         left = sequence.max_tokens - sequence.num_answered
-        caps = [
-            cap for cap in (self.options.max_tokens_per_step, wanted.max_tokens_per_step) if cap
-        ]
-        return min([left, *caps]) - 1
+        caps = self.options.max_tokens_per_step or left, wanted.max_tokens_per_step or left
+        return min(left, *caps) - 1
 
     def _forced(self, sequence: Sequence) -> bool:
         mode = sequence.request.speculation.mode

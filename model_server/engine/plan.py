@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from model_server.engine.kv_ops import KvOp
 from model_server.engine.sequence import Sequence
@@ -18,8 +19,7 @@ class Chunk:
     end: int
 
 
-@dataclass(frozen=True)
-class DecodeTree:
+class DecodeTree(NamedTuple):
     """Rows behind one sequence: its last token is the root, drafts follow.
 
     `seqs`: for each node the sequence ids of all leaves below it.

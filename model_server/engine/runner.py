@@ -61,14 +61,15 @@ class Runner:
 
     def apply(self, ops: Iterable[KvOp]) -> None:
         """Bring llama.cpp's KV cache to where the ledger is."""
+        context = self.context
         for op in ops:
             match op:
-                case Copy(source, target, end, start):
-                    self.context.copy(source, target, start, end)
-                case Remove(seq, start):
-                    self.context.remove(seq, start)
+                case Remove():
+                    context.remove(op.seq, op.start)
+                case Copy():
+                    context.copy(op.source, op.target, op.start, op.end)
                 case Clear():
-                    self.context.clear()
+                    context.clear()
 
     def _prefill(self, plan: Plan) -> None:
         self._batch.clear()

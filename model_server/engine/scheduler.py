@@ -155,10 +155,9 @@ class Scheduler:
         )
         trees, heads = self.drafter.draft(decode, room)
         for sequence, tree in zip(decode, trees, strict=True):
-            below = tree.leaves_below()
-            plan.ops.extend(self.kv.branch(sequence.seq, len(below[0])))
-            leaves = self.kv.leaves.of(sequence.seq, len(below[0]))
-            seqs = [[leaves[leaf] for leaf in numbers] for numbers in below]
+            plan.ops.extend(self.kv.branch(sequence.seq, tree.num_leaves))
+            leaves = self.kv.leaves.of(sequence.seq, tree.num_leaves)
+            seqs = [[leaves[leaf] for leaf in below] for below in tree.leaves]
             plan.decode.append(DecodeTree(sequence, tree, seqs))
         self.kv.reserve(plan.num_prefill_rows + plan.num_decode_rows, plan.ops)
         return replace(plan, heads=heads)

@@ -105,7 +105,7 @@ class Sampler:
         """The token for an answer's `position`. Raises NoTokenAllowed."""
         logits = self._biased(logits)
         token = self._pick(logits, position, scratch)
-        if self.allows(token):
+        if self._grammar is None or self.allows(token):
             return token
         ids, left = scratch.filter(self._grammar, logits)
         masked = np.full_like(logits, -np.inf)

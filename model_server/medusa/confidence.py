@@ -27,21 +27,6 @@ _MEMORY = 64.0  # observations that a share rests on, about; less is noise, more
 _COPY_PRIOR_SHORT, _COPY_PRIOR_LONG = 0.2, 0.8
 
 
-class _Shares:
-    """Shares of hits by key, with a prior and a fading memory."""
-
-    def __init__(self, share: NDArray[np.float64], count: NDArray[np.float64]) -> None:
-        self.share = share.copy()
-        self._count = np.minimum(count + _PRIOR_COUNT, _MEMORY)
-
-    def observe(self, keys: NDArray[np.int64], hits: NDArray[np.bool_]) -> None:
-        """Count hits and misses; keys are places in the flat array, and may repeat."""
-        seen = np.bincount(keys.ravel(), minlength=self.share.size).reshape(self.share.shape)
-        right = np.bincount(keys.ravel(), hits.ravel(), self.share.size).reshape(self.share.shape)
-        self._count = np.minimum(self._count + seen, _MEMORY)
-        self.share += (right - seen * self.share) / self._count
-
-
 class Proposal(NamedTuple):
     """What the heads proposed behind one token: (heads, k) ids and log probabilities, best first.
 
@@ -70,12 +55,14 @@ class HeadConfidence:
             count = table[1].astype(np.float64)
             share = (table[0] * count + share * _PRIOR_COUNT) / (count + _PRIOR_COUNT)
         self.num_heads = num_heads
-        self._shares = _Shares(share, count)
+        # By head and bin, flat.
+        self._shares: list[float] = share.ravel().tolist()
+        self._counts: list[float] = np.minimum(count + _PRIOR_COUNT, _MEMORY).ravel().tolist()
         self._first_keys = NUM_BINS * np.arange(num_heads)[:, None]
 
     def probabilities(self, log_probs: NDArray[np.float32]) -> NDArray[np.float64]:
         """(..., heads, k) head log probabilities to the same shape of calibrated ones."""
-        return np.asarray(self._shares.share.ravel()[self._keys(log_probs)])
+        return np.array(self._shares)[self._keys(log_probs)]
 
     def ranked(self, proposals: Sequence[Proposal]) -> list[list[Ranked]]:
         """Candidates of each by depth, best first, with probabilities of at most 1 together.
@@ -97,28 +84,20 @@ class HeadConfidence:
 
     def observe(self, scored: Sequence[tuple[Proposal, Sequence[int]]]) -> None:
         """Score proposals against the tokens that came."""
-        if not scored:
-            return
-        counts = [_num_reached(proposal, came) for proposal, came in scored]
-        reached = list(zip(counts, scored, strict=True))
-        ids = np.concatenate([proposal.ids[:n] for n, (proposal, _) in reached])
-        log_probs = np.concatenate([proposal.log_probs[:n] for n, (proposal, _) in reached])
-        came = np.array([token for n, (_, tokens) in reached for token in tokens[:n]], np.int32)
-        heads = np.array([head for n in counts for head in range(n)], np.int64)
-        self._shares.observe(bins(log_probs) + NUM_BINS * heads[:, None], ids == came[:, None])
+        shares, counts = self._shares, self._counts
+        for proposal, came in scored:
+            keys = self._keys(proposal.log_probs).tolist()
+            # Heads behind the first that was wrong were never asked for what came.
+            for ids, places, token in zip(proposal.ids.tolist(), keys, came, strict=False):
+                for candidate, place in zip(ids, places, strict=True):
+                    counts[place] = count = min(counts[place] + 1, _MEMORY)
+                    shares[place] += ((candidate == token) - shares[place]) / count
+                if token not in ids:
+                    break
 
     def _keys(self, log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Places in the flat table of shares."""
+        """Places in the flat lists of shares and counts."""
         return bins(log_probs) + self._first_keys[: log_probs.shape[-2]]
-
-
-def _num_reached(proposal: Proposal, came: Sequence[int]) -> int:
-    """Heads up to the first that was wrong: those behind it were never asked for what came."""
-    rows = proposal.ids.tolist()
-    for head, (row, token) in enumerate(zip(rows, came, strict=False)):
-        if token not in row:
-            return head + 1
-    return min(len(rows), len(came))
 
 
 def bins(log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -130,16 +109,19 @@ class CopyConfidence:
     """Probability that a copied token is right, by how many tokens before it match."""
 
     def __init__(self) -> None:
-        lengths = np.arange(MAX_MATCH + MAX_DRAFT + 1)
-        share = np.interp(lengths, [2, 8], [_COPY_PRIOR_SHORT, _COPY_PRIOR_LONG])
-        self._shares = _Shares(share, np.zeros(len(lengths)))
+        lengths = range(MAX_MATCH + MAX_DRAFT + 1)
+        prior = np.interp(lengths, [2, 8], [_COPY_PRIOR_SHORT, _COPY_PRIOR_LONG])
+        self._shares: list[float] = prior.tolist()
+        self._counts = [_PRIOR_COUNT for _ in lengths]
 
-    def probability(self, num_matched: int) -> float:
-        """Of the token behind so many matching ones."""
-        return float(self._shares.share[num_matched])
+    def probabilities(self, num_matched: int, num_copied: int) -> list[float]:
+        """Of a run of tokens behind so many matching ones, each if all before it are right."""
+        return self._shares[num_matched : num_matched + num_copied]
 
     def observe(self, copied: Sequence[int], num_matched: int, actual: Sequence[int]) -> None:
         """Score a copied run against the tokens that came: each right one makes a longer match."""
-        hits = np.array([d == t for d, t in zip(copied, actual, strict=False)], np.bool_)
-        num_scored = min(int(np.logical_and.accumulate(hits).sum()) + 1, len(hits))
-        self._shares.observe(num_matched + np.arange(num_scored), hits[:num_scored])
+        for length, (copy, token) in enumerate(zip(copied, actual, strict=False), num_matched):
+            self._counts[length] = min(self._counts[length] + 1, _MEMORY)
+            self._shares[length] += ((copy == token) - self._shares[length]) / self._counts[length]
+            if copy != token:
+                return

@@ -42,7 +42,7 @@ class Load:
     """The step at hand: requests that decode, the KV length they see, draft rows there is room for.
 
     There is at least one request; without any there is nothing to decide.
-    `fixed_rows`: rows of every tree, for tests and benchmarks; 0: what pays.
+    `fixed_rows`: rows of every tree, less where there is no room; 0: what pays.
     """
 
     num_requests: int
@@ -113,7 +113,8 @@ class Policy:
         """The draft nodes of a step, in an order that has parents first."""
         self._num_requests = load.num_requests
         if load.fixed_rows:
-            return list(_fixed(requests, load))
+            each = min(load.fixed_rows - 1, load.max_drafts // load.num_requests)
+            return list(best_first(requests, each))
         step_s = self._step_s(load) + self._heads_s(heads, load.num_requests)
         choices = _that_may_pay(requests, load.num_requests, step_s)
         gains = np.cumsum([0.0, *(choice.probability for choice in choices)])
@@ -145,7 +146,7 @@ class Policy:
         seen = [self._seen[(first + i) % len(self._seen)] for i in range(requests)]
         shares = -np.sort(-self.confidence.probabilities(np.stack(seen)))
         step = [
-            Candidates([list(enumerate(row)) for row in rows], (), (), most, MAX_NODES)
+            Candidates([list(enumerate(row)) for row in rows], (), most, MAX_NODES)
             for rows in shares.tolist()
         ]
         heads_s = np.array([self._heads_s(heads, requests) for heads in range(most + 1)])
@@ -168,24 +169,13 @@ class Policy:
         return step_s
 
 
-def _fixed(requests: Sequence[Candidates], load: Load) -> Iterator[Choice]:
-    """Trees of equal size, less where there is no room."""
-    each = min(load.fixed_rows - 1, load.max_drafts // max(load.num_requests, 1))
-    for number, request in enumerate(requests):
-        yield from _of_one(request, number, each)
-
-
 def _forced(requests: Sequence[Candidates], chosen: Sequence[Choice]) -> Iterator[Choice]:
     """The best node of every request that must have one and got none."""
     served = {choice.request for choice in chosen}
     for number, request in enumerate(requests):
         if request.forced and number not in served:
-            yield from _of_one(request, number, 1)
-
-
-def _of_one(request: Candidates, number: int, count: int) -> Iterator[Choice]:
-    for _, parent, token, probability, depth in islice(best_first([request]), count):
-        yield Choice(number, parent, token, probability, depth)
+            for choice in best_first([request], 1):
+                yield choice._replace(request=number)
 
 
 def _that_may_pay(

@@ -9,25 +9,23 @@ Medusa, 2024, 2.1).
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 Ranked = Sequence[tuple[int, float]]
 
 
-@dataclass(frozen=True)
-class Candidates:
+class Candidates(NamedTuple):
     """What may follow a request's last token, by depth: (token, probability), best first.
 
     No list names a token twice. A probability is conditional on the path before it. `copied` is a
-    run from the context; while a path follows it, its lists (`merged`) replace those of the heads.
+    run from the context: while a path follows it, its next token joins the heads' candidates.
     `forced`: at least one is drafted, whether it pays or not.
     """
 
     by_depth: Sequence[Ranked]
-    copied: Sequence[int] = ()
-    merged: Sequence[Ranked] = ()
+    copied: Ranked = ()
     max_depth: int = 0
     max_leaves: int = 1
     forced: bool = False
@@ -36,21 +34,30 @@ class Candidates:
         """Candidates behind a node at `depth` (the root's is 0)."""
         if depth >= self.max_depth:
             return ()
-        lists = self.merged if on_copy and depth < len(self.merged) else self.by_depth
-        return lists[depth] if depth < len(lists) else ()
+        ranked = self.by_depth[depth] if depth < len(self.by_depth) else ()
+        return merge(ranked, *self.copied[depth]) if on_copy else ranked
+
+    def copies(self, depth: int, token: int) -> bool:
+        """Whether the copied run has `token` at `depth`, and goes on behind it."""
+        return depth + 1 < len(self.copied) and self.copied[depth][0] == token
 
 
 PLAIN = Candidates([])
 
 
-@dataclass
 class DraftTree:
-    """Nodes in the order they were chosen, parents first. Node 0 is the root."""
+    """Nodes in the order they were chosen, parents first. Node 0 is the root.
 
-    tokens: list[int]
-    parents: list[int] = field(default_factory=lambda: [-1])
-    depths: list[int] = field(default_factory=lambda: [0])
-    children: list[list[int]] = field(default_factory=lambda: [[]])
+    `leaves`: for each node the leaves at or below it, numbered, that of its first children first.
+    A node's first child is its best one, so that leaf 0 is the likeliest path's.
+    """
+
+    def __init__(self, root: int) -> None:
+        self.tokens = [root]
+        self.parents = [-1]
+        self.depths = [0]
+        self.children: list[list[int]] = [[]]
+        self.leaves = [[0]]
 
     @property
     def num_nodes(self) -> int:
@@ -60,16 +67,22 @@ class DraftTree:
     @property
     def num_leaves(self) -> int:
         """Paths from the root to an end."""
-        return sum(not below for below in self.children)
+        return len(self.leaves[0])
 
     def add(self, token: int, parent: int) -> int:
         """Append a node and give its index."""
-        node = len(self.tokens)
+        node, siblings, leaf = len(self.tokens), self.children[parent], self.leaves[parent][0]
+        if siblings:  # a further child is a further path
+            leaf, above = self.num_leaves, parent
+            while above >= 0:
+                self.leaves[above].append(leaf)
+                above = self.parents[above]
+        siblings.append(node)
         self.tokens.append(token)
         self.parents.append(parent)
         self.depths.append(self.depths[parent] + 1)
         self.children.append([])
-        self.children[parent].append(node)
+        self.leaves.append([leaf])
         return node
 
     def child(self, node: int, token: int) -> int | None:
@@ -78,24 +91,6 @@ class DraftTree:
             if self.tokens[child] == token:
                 return child
         return None
-
-    def leaves_below(self) -> list[list[int]]:
-        """For each node the leaves below it, numbered; the path of first children ends in leaf 0.
-
-        A node's first child is its best one, so that the likeliest path is leaf 0's.
-        """
-        below: list[list[int]] = [[] for _ in self.tokens]
-        num_leaves = 0
-        stack = [0]
-        while stack:
-            node = stack.pop()
-            stack.extend(reversed(self.children[node]))
-            if not self.children[node]:
-                leaf, num_leaves = num_leaves, num_leaves + 1
-                while node >= 0:
-                    below[node].append(leaf)
-                    node = self.parents[node]
-        return below
 
 
 class Choice(NamedTuple):
@@ -108,8 +103,8 @@ class Choice(NamedTuple):
     depth: int
 
 
-def best_first(requests: Sequence[Candidates]) -> Iterator[Choice]:
-    """Nodes of all requests in falling order of probability, without end but the candidates'.
+def best_first(requests: Sequence[Candidates], most_each: int = sys.maxsize) -> Iterator[Choice]:
+    """Nodes of all requests in falling order of probability, at most so many of each.
 
     A node's index is its place among its own request's choices, from 1; the root is 0. Taking any
     number of them gives the trees of that many nodes with the most expected accepted tokens.
@@ -124,23 +119,24 @@ def best_first(requests: Sequence[Candidates]) -> Iterator[Choice]:
             entry = (-above * ranked[0][1], request, parent, 0, depth, on_copy, above, ranked)
             heapq.heappush(heap, entry)
 
-    for request in range(len(requests)):
-        push(request, 0, 0, True, 1.0)
+    for request, wanted in enumerate(requests):
+        push(request, 0, 0, bool(wanted.copied), 1.0)
     while heap:
         negative, request, parent, rank, depth, on_copy, above, ranked = heapq.heappop(heap)
-        wanted = requests[request]
+        wanted, node = requests[request], sizes[request]
+        if node > most_each:
+            continue
         if rank:  # a further child is a further path
             if leaves[request] >= wanted.max_leaves:
                 continue
             leaves[request] += 1
+        sizes[request] += 1
         token = ranked[rank][0]
-        node, sizes[request] = sizes[request], sizes[request] + 1
         yield Choice(request, parent, token, -negative, depth + 1)
         if (rank := rank + 1) < len(ranked):
             entry = (-above * ranked[rank][1], request, parent, rank, depth, on_copy, above, ranked)
             heapq.heappush(heap, entry)
-        follows = on_copy and depth < len(wanted.copied) and wanted.copied[depth] == token
-        push(request, node, depth + 1, follows, -negative)
+        push(request, node, depth + 1, on_copy and wanted.copies(depth, token), -negative)
 
 
 def merge(ranked: Ranked, token: int, probability: float) -> Ranked:

@@ -47,7 +47,7 @@ class StaticDrafter(Drafter):
         return trees, HeadRun(self.policy.confidence.num_heads, frozenset(sequences))
 
     def _tree(self, sequence: Request) -> DraftTree:
-        tree = DraftTree([sequence.tokens[-1]])
+        tree = DraftTree(sequence.tokens[-1])
         by_depth = sequence.drafting.proposed(len(sequence.tokens))
         nodes: dict[tuple[int, ...], int] = {(): 0}
         left = sequence.max_tokens - sequence.num_answered
@@ -82,7 +82,7 @@ class RandomDrafter(Drafter):
         return trees, NO_HEADS
 
     def _tree(self, root: int, come: list[int], share: int, most_leaves: int) -> DraftTree:
-        tree = DraftTree([root])
+        tree = DraftTree(root)
         right = {0: 0}  # nodes on the right path, by depth
         for _ in range(min(share, self.rng.randrange(self._max_nodes))):
             parent = self.rng.randrange(tree.num_nodes)

@@ -57,7 +57,7 @@ class Mirror:
 
 
 def random_tree(rng: random.Random, root: int, most_leaves: int) -> DraftTree:
-    tree = DraftTree([root])
+    tree = DraftTree(root)
     for _ in range(rng.randrange(12)):
         parent = rng.randrange(tree.num_nodes)
         if not tree.children[parent] or tree.num_leaves < most_leaves:
@@ -69,7 +69,7 @@ def step(kv: KvCache, mirror: Mirror, seq: int, tokens: list[int], rng: random.R
     """Decode a random tree behind `tokens` and accept a random path of it."""
     tree = random_tree(rng, tokens[-1], kv.leaves.most)
     mirror.apply(kv.branch(seq, tree.num_leaves))
-    leaves, below = kv.leaves.of(seq, tree.num_leaves), tree.leaves_below()
+    leaves, below = kv.leaves.of(seq, tree.num_leaves), tree.leaves
     for leaf in leaves:
         assert mirror.tokens(leaf) == tokens[:-1]
     root = len(tokens) - 1

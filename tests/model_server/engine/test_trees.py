@@ -136,5 +136,5 @@ def _crossed(plan: Plan) -> Plan:
             if tree.depths[one] == tree.depths[other] and tree.parents[one] != tree.parents[other]:
                 seqs[one], seqs[other] = seqs[other], seqs[one]
                 break
-        decode.append(replace(decoded, seqs=seqs))
+        decode.append(decoded._replace(seqs=seqs))
     return replace(plan, decode=decode)

@@ -155,20 +155,20 @@ def test_ranked_candidates_promise_no_more_than_certainty() -> None:
 
 def test_longer_matches_are_believed_more() -> None:
     copies = CopyConfidence()
-    shares = [copies.probability(length) for length in range(2, MAX_MATCH + MAX_DRAFT)]
+    shares = copies.probabilities(2, MAX_MATCH + MAX_DRAFT - 2)
     assert shares == sorted(shares)
     assert shares[0] < 0.3 < shares[-1]
 
 
 def test_copies_are_scored_up_to_the_first_wrong_one() -> None:
     copies = CopyConfidence()
-    untouched = copies.probability(5)
+    (untouched,) = copies.probabilities(5, 1)
     for _ in range(200):
         copies.observe([1, 2, 3, 4], 2, [1, 2, 9, 4])
-    assert copies.probability(2) > 0.95
-    assert copies.probability(3) > 0.95
-    assert copies.probability(4) < 0.05
-    assert copies.probability(5) == untouched
+    right, right_too, wrong, unscored = copies.probabilities(2, 4)
+    assert min(right, right_too) > 0.95
+    assert wrong < 0.05
+    assert unscored == untouched
 
 
 def test_the_longest_copy_behind_the_longest_match_can_be_scored() -> None:

@@ -39,7 +39,7 @@ def _request(rng: random.Random, depth: int = 3, size: int = 4) -> Candidates:
 
 
 def _grow(choices: list[Choice], request: int = 0) -> DraftTree:
-    tree = DraftTree([99])
+    tree = DraftTree(99)
     for choice in choices:
         if choice.request == request:
             node = tree.add(choice.token, choice.parent)
@@ -48,7 +48,7 @@ def _grow(choices: list[Choice], request: int = 0) -> DraftTree:
 
 
 def _random_tree(rng: random.Random, num_nodes: int) -> DraftTree:
-    tree = DraftTree([0])
+    tree = DraftTree(0)
     for token in range(1, num_nodes):
         tree.add(token, rng.randrange(token))
     return tree
@@ -134,11 +134,10 @@ def test_a_plain_request_is_drafted_nothing() -> None:
     assert choices == [Choice(1, 0, 7, 0.5, 1)]
 
 
-def test_a_path_has_the_merged_lists_while_it_follows_the_copy() -> None:
+def test_copied_tokens_join_the_heads_while_a_path_follows_them() -> None:
     request = Candidates(
         by_depth=[[(1, 0.9)], [(2, 0.8)], [(3, 0.7)]],
-        copied=[5, 6],
-        merged=[[(5, 0.95), (1, 0.04)], [(6, 0.9), (2, 0.05)]],
+        copied=[(5, 0.95), (6, 0.9)],
         max_depth=3,
         max_leaves=99,
     )
@@ -160,8 +159,7 @@ def _path(tree: DraftTree, node: int) -> tuple[int, ...]:
 
 
 def test_a_copied_run_needs_no_heads() -> None:
-    merged = [merge([], token, 0.9) for token in (4, 5, 6)]
-    request = Candidates([], copied=[4, 5, 6], merged=merged, max_depth=8)
+    request = Candidates([], copied=[(4, 0.9), (5, 0.9), (6, 0.9)], max_depth=8)
     assert [c.token for c in best_first([request])] == [4, 5, 6]
     assert [c.probability for c in best_first([request])] == pytest.approx([0.9, 0.81, 0.729])
 
@@ -170,7 +168,7 @@ def test_a_copied_run_needs_no_heads() -> None:
 def test_the_leaves_of_a_node_are_those_below_it(seed: int) -> None:
     rng = random.Random(seed)
     tree = _random_tree(rng, rng.randrange(1, 30))
-    paths = tree.leaves_below()
+    paths = tree.leaves
     ends = [node for node, below in enumerate(tree.children) if not below]
     assert sorted(paths[node][0] for node in ends) == list(range(tree.num_leaves))
     for end in ends:
@@ -184,7 +182,7 @@ def test_the_leaves_of_a_node_are_those_below_it(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_leaf_0_is_the_path_of_first_children(seed: int) -> None:
     tree = _random_tree(random.Random(seed), 20)
-    paths = tree.leaves_below()
+    paths = tree.leaves
     node = 0
     while tree.children[node]:
         assert 0 in paths[node]
@@ -193,7 +191,7 @@ def test_leaf_0_is_the_path_of_first_children(seed: int) -> None:
 
 
 def test_a_child_is_found_by_its_token() -> None:
-    tree = DraftTree([9])
+    tree = DraftTree(9)
     first, second = tree.add(4, 0), tree.add(5, 0)
     below = tree.add(5, first)
     assert (tree.child(0, 5), tree.child(first, 5)) == (second, below)

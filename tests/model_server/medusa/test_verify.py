@@ -16,7 +16,7 @@ def _answer(context: tuple[int, ...]) -> int:
 
 
 def _random_tree(rng: random.Random) -> DraftTree:
-    tree = DraftTree([7])
+    tree = DraftTree(7)
     for _ in range(rng.randrange(40)):
         parent, token = rng.randrange(tree.num_nodes), rng.randrange(3)
         if tree.child(parent, token) is None:
@@ -54,7 +54,7 @@ def test_the_walks_of_the_property_accept_something() -> None:
 
 def test_nothing_is_drawn_ahead_of_who_takes_it() -> None:
     """An answer that ends inside a run ends the walk: the sampler doesn't move on."""
-    tree = DraftTree([0])
+    tree = DraftTree(0)
     for node in range(4):
         tree.add(node + 1, node)
     asked: list[int] = []
@@ -70,7 +70,7 @@ def test_nothing_is_drawn_ahead_of_who_takes_it() -> None:
 
 
 def test_a_tree_of_one_node_is_plain_decoding() -> None:
-    assert list(walk(DraftTree([0]), lambda _: 5)) == [Drawn(0, 5, False)]
+    assert list(walk(DraftTree(0), lambda _: 5)) == [Drawn(0, 5, False)]
 
 
 IDS = np.array([10, 11, 12, 13], np.int32)
