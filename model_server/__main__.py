@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket
@@ -103,6 +104,9 @@ def _load(settings: Settings, server: Server, web: _Uvicorn, failures: list[str]
         logging.exception("loading failed. This is a bug.")
         crashed()
         return
+    # What was made so far stays. A full collection that looked at it would hold a step up by 50 ms.
+    gc.collect()
+    gc.freeze()
     info = server.served.info
     _say(
         f"ready: {info.model_name}, {info.slots} slots, context {info.context_size}, "

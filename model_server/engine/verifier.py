@@ -61,9 +61,7 @@ class Verifier:
         """The token behind a node, which the sampler has accepted. Raises RequestError."""
         sampler, position = decoded.sequence.sampler, decoded.sequence.num_answered
         started = time.thread_time() if sampler.constrained else None
-        token = None
-        if decoded.sequence.request.speculation.acceptance == "typical":
-            token = self._plausible_draft(decoded, node, logits)
+        token = self._plausible_draft(decoded, node, logits)
         if token is None:
             token = sampler.sample(logits, position, self._scratch)
         sampler.accept(token)
@@ -72,7 +70,9 @@ class Verifier:
         return token
 
     def _plausible_draft(self, decoded: DecodeTree, node: int, logits: Logits) -> int | None:
-        """A draft that may stand in for a drawn token."""
+        """With typical acceptance, a draft that may stand in for a drawn token."""
+        if decoded.sequence.request.speculation.acceptance != "typical":
+            return None
         sampler, tree = decoded.sequence.sampler, decoded.tree
         drafts = [tree.tokens[child] for child in tree.children[node]]
         ids, probabilities = sampler.distribution(logits, self._scratch)

@@ -20,7 +20,7 @@ from dataclasses import replace
 from tests import twin
 from tests.benchmarks import files, report
 from tests.benchmarks.load import SHAPE, Burst, run_burst
-from tests.benchmarks.servers import Running, Settings, Side, ours
+from tests.benchmarks.servers import Settings, Side, ours, running
 
 PROMPT_TOKENS = 32
 UNBATCHED = {"batch_size": 1, "n_parallel": 1}  # one request at a time, in the order they come
@@ -111,8 +111,8 @@ def main() -> None:
     # Asked to end, leave through the `with` blocks: they end the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = options()
-    with ExitStack() as running:
-        sides = [running.enter_context(Running(side)) for side in make_sides(args)]
+    with ExitStack() as opened:
+        sides = [opened.enter_context(running(side)) for side in make_sides(args)]
         bursts = measure(sides, args)
     tables = speed(bursts, args), latency(bursts, args)
     title = (

@@ -22,14 +22,7 @@ from typing import Any
 from tests import twin
 from tests.benchmarks import files, report
 from tests.benchmarks.load import SHAPE, Round, run_round
-from tests.benchmarks.servers import (
-    Running,
-    Settings,
-    Side,
-    llama_server,
-    ours,
-    python_share,
-)
+from tests.benchmarks.servers import Settings, Side, llama_server, ours, python_share, running
 
 
 @dataclass(frozen=True)
@@ -162,9 +155,9 @@ def main() -> None:
     sides = [ours(settings), llama_server(binary, settings, args.peer_flags.split())]
     for side in sides:
         print(f"{side.name}: {side.flags}", flush=True)
-    with ExitStack() as running:
+    with ExitStack() as opened:
         for side in sides:
-            running.enter_context(Running(side))
+            opened.enter_context(running(side))
         measured = [one for context in args.contexts for one in measure(sides, context, args)]
     data = as_data(args, sides, measured)
     name = f"peers-{args.layers}l-{args.type.lower()}"

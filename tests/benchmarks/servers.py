@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 
 from tests.benchmarks.files import CACHE, ROOT
 from tests.ports import free_port
@@ -100,56 +100,38 @@ def llama_server(binary: Path, settings: Settings, extra: list[str]) -> Side:
     return Side("llama-server", url, " ".join(flags), (process,))
 
 
-class Running:
-    """A side that runs as long as the `with` block does."""
+@contextmanager
+def running(side: Side) -> Iterator[Side]:
+    """A side for the length of a `with` block: what is started here ends here, the last first."""
+    with ExitStack() as started:
+        for process in side.processes:
+            started.enter_context(_started(process, CACHE / f"{side.name}-{process.name}.log"))
+        yield side
 
-    def __init__(self, side: Side) -> None:
-        self.side = side
-        self._started: list[subprocess.Popen[bytes]] = []
 
-    def __enter__(self) -> Side:
+@contextmanager
+def _started(process: Process, log: Path) -> Iterator[None]:
+    env = {**os.environ, **process.env}
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            process.command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT
+        ) as popen,
+    ):
         try:
-            for process in self.side.processes:
-                self._start(process)
-        except BaseException:
-            self.stop()
-            raise
-        return self.side
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def _start(self, process: Process) -> None:
-        log = CACHE / f"{self.side.name}-{process.name}.log"
-        with log.open("wb") as out:
-            started = subprocess.Popen(
-                process.command,
-                cwd=ROOT,
-                env={**os.environ, **process.env},
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-        self._started.append(started)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not _answers(process.ready_url):
-            if started.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{process.name} did not start:\n{log.read_text()[-2_000:]}")
-            time.sleep(0.5)
-
-    def stop(self) -> None:
-        """End what was started here, the last one first."""
-        for process in reversed(self._started):
-            process.terminate()
+            deadline = time.monotonic() + START_TIMEOUT_S
+            while not _answers(process.ready_url):
+                if popen.poll() is not None or time.monotonic() > deadline:
+                    text = log.read_text()[-2_000:]
+                    raise RuntimeError(f"{process.name} did not start:\n{text}")
+                time.sleep(0.5)
+            yield
+        finally:
+            popen.terminate()
             try:
-                process.wait(STOP_TIMEOUT_S)
+                popen.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                popen.kill()
 
 
 def _answers(url: str) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from tests import twin
 from tests.benchmarks import files, report
 from tests.benchmarks.load import SHAPE, run_round
-from tests.benchmarks.servers import Running, Settings, Side, metric, ours
+from tests.benchmarks.servers import Settings, Side, metric, ours, running
 
 PROMPT_TOKENS = 32
 
@@ -121,9 +121,9 @@ def main() -> None:
     most_tokens = PROMPT_TOKENS + max(args.tokens, args.warm_up) + 1
     settings = Settings.for_streams(model, args.threads, max(args.streams), most_tokens)
     sides = [make_side(name, settings, str(heads)) for name in args.sides]
-    with ExitStack() as running:
+    with ExitStack() as opened:
         for side in sides:
-            running.enter_context(Running(side))
+            opened.enter_context(running(side))
         measured = [one for streams in args.streams for one in measure(sides, streams, args)]
     table = rows(measured)
     title = (
