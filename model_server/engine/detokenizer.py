@@ -58,6 +58,8 @@ class Detokenizer:
         return Text(self._skip(text[: len(text) - keep]))
 
     def _skip(self, text: str) -> str:
+        if not self._skip_chars:
+            return text
         skipped = min(self._skip_chars, len(text))
         self._skip_chars -= skipped
         return text[skipped:]

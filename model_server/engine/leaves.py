@@ -91,15 +91,20 @@ class Leaves:
         """Keep what was accepted of a decoded tree's paths, and no other drafts."""
         held = self._held[seq]
         ops: list[KvOp] = []
+        winner, longest, own = seq, 0, 0
         for leaf, kept, end in paths:
             if kept < end:
-                ops += self._cut(leaf, kept)
-            if leaf != seq:
+                if self._plug is not None:
+                    ops.append(Copy(leaf, self._plug, TO_THE_END, kept))
+                ops.append(Remove(leaf, kept))
+            if kept > longest:
+                winner, longest = leaf, kept
+            if leaf == seq:
+                own = kept
+            else:
                 held[leaf] = kept
-        own = next(path.kept for path in paths if path.leaf == seq)
-        winner = max(paths, key=_kept)
-        if own < winner.kept:
-            ops.append(Copy(winner.leaf, seq, winner.kept, own))
+        if own < longest:
+            ops.append(Copy(winner, seq, longest, own))
         return ops
 
     def release(self, seq: int) -> list[KvOp]:
@@ -107,11 +112,3 @@ class Leaves:
         if seq in self._block:
             self._free.append(self._block.pop(seq))
         return [Remove(leaf) for leaf in self._held.pop(seq, ())]
-
-    def _cut(self, leaf: int, start: int) -> list[KvOp]:
-        kept = [] if self._plug is None else [Copy(leaf, self._plug, TO_THE_END, start)]
-        return [*kept, Remove(leaf, start)]
-
-
-def _kept(path: Path) -> int:
-    return path.kept

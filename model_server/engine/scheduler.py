@@ -206,8 +206,8 @@ class Scheduler:
 def _paths(decoded: DecodeTree, nodes: list[int]) -> list[Path]:
     """How far the path to each leaf was accepted. `num_computed` counts the accepted nodes."""
     tree, first = decoded.tree, decoded.sequence.num_computed - len(nodes)
-    kept = dict.fromkeys(decoded.seqs[0], first)
-    for node in nodes:
+    kept = dict.fromkeys(decoded.seqs[0], first + 1)
+    for node in nodes[1:]:
         for leaf in decoded.seqs[node]:
             kept[leaf] += 1
     return [

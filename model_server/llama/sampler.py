@@ -103,7 +103,8 @@ class Sampler:
 
     def sample(self, logits: NDArray[np.float32], position: int, scratch: Candidates) -> int:
         """The token for an answer's `position`. Raises NoTokenAllowed."""
-        logits = self._biased(logits)
+        if self._changes_logits:
+            logits = self._biased(logits)
         token = self._pick(logits, position, scratch)
         if self._grammar is None or self.allows(token):
             return token
@@ -116,15 +117,14 @@ class Sampler:
         self, logits: NDArray[np.float32], scratch: Candidates
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Ids and probabilities that `sample` draws from, but for the grammar."""
-        logits = self._biased(logits)
+        if self._changes_logits:
+            logits = self._biased(logits)
         if self._params.temperature == 0:
             return np.array([greedy(logits)], np.int32), np.ones(1)
         ids, scaled = self._filtered(logits, scratch)
         return ids, np.exp(log_softmax(scaled))
 
     def _biased(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not self._changes_logits:
-            return logits
         logits = logits.copy()
         logits[self._bias_ids] += self._bias
         self._penalties.apply(logits)
