@@ -4,7 +4,8 @@ ModelServerError
 ├── StartError              the process ends with exit code 1 and this one sentence
 │   ├── SettingError        a setting is out of its limits
 │   ├── ModelFileError      the GGUF can't be served
-│   └── HeadFileError       the file of Medusa heads can't be used with this base
+│   ├── HeadFileError       the file of Medusa heads can't be used with this base
+│   └── CheckpointError     a file of weights can't be converted
 ├── RequestError            one request is at fault; it becomes an `error` event
 │   ├── PromptTooLong
 │   ├── PromptRefused       empty, unknown tokens, no chat template, ...
@@ -47,6 +48,14 @@ class HeadFileError(StartError):
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"MEDUSA_PATH {path}: {problem}")
+        self.path = path
+
+
+class CheckpointError(StartError):
+    """A file of weights can't be converted."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
         self.path = path
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 
+from model_server.llama.gguf_writer import Floats, Tensor, encode, floats, whole, write_tensors
 from tests import vocabulary
 
-Floats = npt.NDArray[np.float32]
 RMS_EPS = 1e-6
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K": 15}
 
@@ -53,21 +49,6 @@ class Shape:
         }
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """One tensor to be written. `rows` yields encoded blocks of rows only when its turn comes."""
-
-    name: str
-    shape: Sequence[int]
-    type: Type
-    rows: Iterable[npt.NDArray[np.generic]] = field(repr=False)
-
-    @property
-    def num_bytes(self) -> int:
-        block, block_bytes = gguf.GGML_QUANT_SIZES[self.type]
-        return int(np.prod(self.shape)) // block * block_bytes
-
-
 def matrix_types(name: str) -> tuple[Type, Type, Type]:
     """Types of the embedding, the layers and the output matrix, as quantized files have them.
 
@@ -79,34 +60,6 @@ def matrix_types(name: str) -> tuple[Type, Type, Type]:
     return layers, layers, layers
 
 
-@cache
-def _quantize_chunk() -> ctypes._NamedFuncPointer:
-    """ggml's own quantizer, of the library instance that llama.cpp uses."""
-    import llama_cpp  # noqa: F401  (loads the library, slowly)
-
-    suffix = "0.dylib" if sys.platform == "darwin" else "so.0"
-    function = ctypes.CDLL(f"libggml-base.{suffix}").ggml_quantize_chunk
-    function.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
-    function.argtypes += [ctypes.c_int64] * 3 + [ctypes.c_void_p]
-    function.restype = ctypes.c_size_t
-    return function
-
-
-def encode(rows: Floats, type_: Type) -> npt.NDArray[np.generic]:
-    """A block of rows in the given type."""
-    rows = np.ascontiguousarray(rows, dtype=np.float32)
-    if type_ == Type.F32:
-        return rows
-    if type_ == Type.F16:
-        return rows.astype(np.float16)
-    block, block_bytes = gguf.GGML_QUANT_SIZES[type_]
-    out = np.empty(rows.size // block * block_bytes, dtype=np.uint8)
-    num_rows, num_columns = rows.shape
-    done = _quantize_chunk()(type_, rows.ctypes, out.ctypes, 0, num_rows, num_columns, None)
-    assert done == out.nbytes, "This is a bug."
-    return out
-
-
 def matrix(name: str, rows: Floats, type_: Type) -> Tensor:
     """A matrix that is at hand as a whole."""
     return Tensor(f"{name}.weight", rows.shape, type_, [encode(rows, type_)])
@@ -115,39 +68,20 @@ def matrix(name: str, rows: Floats, type_: Type) -> Tensor:
 def norms(shape: Shape, output_scale: float = 1.0) -> Iterator[Tensor]:
     """All normalisation weights: ones, apart from the last."""
     ones = np.ones(shape.hidden, dtype=np.float32)
-    yield Tensor("output_norm.weight", ones.shape, Type.F32, [ones * np.float32(output_scale)])
+    yield floats("output_norm.weight", ones * np.float32(output_scale))
     for layer in range(shape.num_layers):
         for part in ("attn_norm", "ffn_norm"):
-            yield Tensor(f"blk.{layer}.{part}.weight", ones.shape, Type.F32, [ones])
+            yield floats(f"blk.{layer}.{part}.weight", ones)
 
 
 def write(path: Path, shape: Shape, file_type: str, tensors: Iterable[Tensor]) -> Path:
     """Write the file: metadata, tokenizer, then the tensors one by one."""
-    writer = gguf.GGUFWriter(path, "llama")
-    _add_metadata(writer, shape, file_type)
-    _add_tokenizer(writer, shape.vocab_size)
-    write_tensors(writer, tensors)
+    with whole(path) as part:
+        writer = gguf.GGUFWriter(part, "llama")
+        _add_metadata(writer, shape, file_type)
+        _add_tokenizer(writer, shape.vocab_size)
+        write_tensors(writer, tensors)
     return path
-
-
-def write_tensors(writer: gguf.GGUFWriter, tensors: Iterable[Tensor]) -> None:
-    """Write header and metadata, then the tensors one by one, and close the file."""
-    tensors = list(tensors)
-    for tensor in tensors:
-        writer.add_tensor_info(
-            tensor.name, tensor.shape, np.dtype(np.float32), tensor.num_bytes, tensor.type
-        )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    assert writer.fout is not None, "This is a bug."
-    out = writer.fout[0]
-    for tensor in tensors:
-        writer.write_padding(out, out.tell())
-        for rows in tensor.rows:
-            rows.tofile(out)
-    writer.write_padding(out, out.tell())
-    writer.close()
 
 
 def _add_metadata(writer: gguf.GGUFWriter, shape: Shape, file_type: str) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tests import head_file, random_model
-from tests.gguf_file import Floats
-from tests.head_file import Head, HeadFile
+from model_server.llama.gguf_writer import Floats
+from model_server.medusa import head_writer
+from model_server.medusa.head_file import UNKNOWN_BASE
+from model_server.medusa.head_writer import Head, HeadFile
+from tests import random_model
 
 HIDDEN, VOCAB = random_model.SHAPE.hidden, random_model.SHAPE.vocab_size
 
@@ -24,7 +26,7 @@ class Kind:
     bias: bool = True
     shared: bool = False
     trim: int = 0
-    base_fingerprint: str = head_file.UNKNOWN_BASE
+    base_fingerprint: str = UNKNOWN_BASE
     calibrated: bool = False
     hidden: int = HIDDEN
     vocab_size: int = VOCAB
@@ -40,7 +42,7 @@ def write(path: Path, kind: Kind) -> Path:
     def head() -> Head:
         biases = [matrix(1, 16.0)[0] if kind.bias else None for _ in range(kind.num_blocks)]
         output = None if kind.shared else [matrix(kind.trim or kind.vocab_size, 3.0)]
-        return Head([(matrix(kind.hidden, 1.0), bias) for bias in biases], output)
+        return Head([([matrix(kind.hidden, 1.0)], bias) for bias in biases], output)
 
     shape = (kind.num_heads, 24)
     tables = (rng.random(shape, np.float32), rng.random(shape, np.float32) * np.float32(100))
@@ -54,4 +56,4 @@ def write(path: Path, kind: Kind) -> Path:
         else None,
         calibration=tables if kind.calibrated else None,
     )
-    return head_file.write(path, [head() for _ in range(kind.num_heads)], file)
+    return head_writer.write(path, [head() for _ in range(kind.num_heads)], file)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from model_server.llama.gguf_writer import Floats, Tensor
 from tests import gguf_file
-from tests.gguf_file import Floats, Shape, Tensor
+from tests.gguf_file import Shape
 
 SHAPE = Shape("random tiny", 512, 256, 4, 4, 2, 512, 4_096)
 

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 
+from model_server.llama.gguf_writer import Floats, Tensor, encode
 from tests import gguf_file, vocabulary
-from tests.gguf_file import Floats, Tensor
 from tests.vocabulary import BOS, EOS
 
 Shape = gguf_file.Shape
@@ -229,19 +229,19 @@ def _layer_rows(
     if part not in ("attn_output", "ffn_down"):
         rng = np.random.default_rng(size)
         block = rng.standard_normal(block.shape, dtype=np.float32) / np.float32(math.sqrt(size[1]))
-    return [gguf_file.encode(block, type_)] * (size[0] // num_rows)
+    return [encode(block, type_)] * (size[0] // num_rows)
 
 
 def _embedding_blocks(shape: Shape, file_type: str) -> Iterator[npt.NDArray[np.generic]]:
     for start, stop in row_blocks(shape):
         rows = embeddings(np.arange(start, stop), shape).astype(np.float32)
-        yield gguf_file.encode(rows, gguf_file.matrix_types(file_type)[0])
+        yield encode(rows, gguf_file.matrix_types(file_type)[0])
 
 
 def _output_blocks(shape: Shape, file_type: str) -> Iterator[npt.NDArray[np.generic]]:
     for start, stop in row_blocks(shape):
         rows = output_rows(start, stop, shape)
-        yield gguf_file.encode(rows, gguf_file.matrix_types(file_type)[2])
+        yield encode(rows, gguf_file.matrix_types(file_type)[2])
 
 
 def row_blocks(shape: Shape, num_rows: int = 1_000) -> Iterator[tuple[int, int]]:

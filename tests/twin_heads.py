@@ -17,11 +17,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from model_server.llama.gguf_writer import Floats
+from model_server.medusa import head_writer
 from model_server.medusa.confidence import NUM_BINS, bins
+from model_server.medusa.head_file import UNKNOWN_BASE
+from model_server.medusa.head_writer import Head, HeadFile
 from model_server.medusa.tree import expected_tokens
-from tests import head_file, twin, vocabulary
-from tests.gguf_file import Floats, Shape
-from tests.head_file import Head, HeadFile
+from tests import twin, vocabulary
+from tests.gguf_file import Shape
 
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -98,7 +101,7 @@ class Options:
     file_type: str = "Q8_0"
     seed: int = 0
     is_calibrated: bool = True
-    base_fingerprint: str = head_file.UNKNOWN_BASE
+    base_fingerprint: str = UNKNOWN_BASE
 
 
 def expected_tokens_per_step(accuracy: Accuracy, num_rows: int) -> float:
@@ -234,7 +237,7 @@ def write(path: Path, *, shape: Shape = twin.TINY, options: Options | None = Non
     ids = candidates(np.arange(shape.vocab_size), shape, options)
     scores = _scores(shape, options)
     heads = [
-        Head([(weight, bias)], _output_blocks(ids[:, head], scores, shape))
+        Head([([weight], bias)], _output_blocks(ids[:, head], scores, shape))
         for head in range(options.accuracy.num_heads)
     ]
     file = HeadFile(
@@ -245,4 +248,4 @@ def write(path: Path, *, shape: Shape = twin.TINY, options: Options | None = Non
         name=f"heads of the {shape.name}",
         calibration=calibration(shape, options) if options.is_calibrated else None,
     )
-    return head_file.write(path, heads, file)
+    return head_writer.write(path, heads, file)

@@ -47,6 +47,7 @@ _BASE: Signatures = {
     "ggml_op_desc": (_TEXT, [_POINTER]),
     "ggml_type_name": (_TEXT, [_INT]),
     "ggml_row_size": (_SIZE, [_INT, _I64]),
+    "ggml_quantize_chunk": (_SIZE, [_INT, _POINTER, _POINTER, _I64, _I64, _I64, _POINTER]),
     "ggml_new_tensor_4d": (_POINTER, [_POINTER, _INT, _I64, _I64, _I64, _I64]),
     "ggml_mul_mat": (_POINTER, [_POINTER, _POINTER, _POINTER]),
     "ggml_add": (_POINTER, [_POINTER, _POINTER, _POINTER]),
@@ -106,6 +107,17 @@ def type_name(type_: int) -> str:
 def row_bytes(type_: int, num_values: int) -> int:
     """Bytes that a row of so many values takes."""
     return int(_base().ggml_row_size(type_, num_values))
+
+
+def quantize(type_: int, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Contiguous rows (rows, values) in another type, as bytes: (rows, bytes of a row)."""
+    num_rows, num_values = rows.shape
+    out = np.empty((num_rows, row_bytes(type_, num_values)), np.uint8)
+    done = _base().ggml_quantize_chunk(
+        type_, rows.ctypes.data, out.ctypes.data, 0, num_rows, num_values, None
+    )
+    assert done == out.nbytes, "This is a bug."
+    return out
 
 
 def set_data(tensor: Tensor, data: NDArray[Any], offset: int = 0) -> None:

@@ -23,7 +23,9 @@ from tests import twin
 from tests.benchmarks import files, report
 from tests.benchmarks.load import SHAPE
 
-NUM_CELLS, BOUND_MS = 8_192, 1.0
+# The bound is for a 2-core Zen 5, where the bookkeeping below takes this long. Machines differ by
+# more than what is measured here, so the bound goes with it.
+NUM_CELLS, BOUND_MS, BOOKKEEPING_MS = 8_192, 1.0, 0.14
 _BOUNDED = ("draft", "verify", "commit")
 
 
@@ -94,6 +96,22 @@ def measure(served: Served, args: argparse.Namespace) -> list[dict[str, float]]:
     return steps
 
 
+def bookkeeping(served: Served, args: argparse.Namespace) -> float:
+    """Milliseconds to copy two positions to four leaves a request, and to take them away again."""
+    context = served.engine._runner.context
+    spare = context.num_seqs // 2 - 1  # neither a slot's id nor a leaf's
+
+    def once() -> float:
+        started = time.perf_counter()
+        for sequence in served.engine.scheduler.running:
+            for _ in range(4):
+                context.copy(sequence.seq, spare, args.prefix - 2, args.prefix)
+                context.remove(spare, args.prefix - 2)
+        return 1e3 * (time.perf_counter() - started)
+
+    return statistics.median(once() for _ in range(20))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.overhead")
     parser.add_argument("--requests", type=int, default=4)
@@ -113,6 +131,7 @@ def main() -> None:
     try:
         started = time.perf_counter()
         steps = measure(served, args)
+        kv_ms = bookkeeping(served, args)
     finally:
         served.close()
     print(f"{report.machine()}, {report.now()}, {time.perf_counter() - started:.0f} s")
@@ -121,8 +140,13 @@ def main() -> None:
         print(f"  {stage:8s}{statistics.median(step[stage] for step in steps):.3f}")
     core = statistics.median(sum(step[stage] for stage in _BOUNDED) for step in steps)
     whole = statistics.median(sum(step.values()) for step in steps)
-    verdict = "ok" if core <= BOUND_MS else "MISSED"
-    print(f"{', '.join(_BOUNDED)}: {core:.3f}, at most {BOUND_MS}  {verdict}; all: {whole:.3f}")
+    print(f"{', '.join(_BOUNDED)}: {core:.3f}; all: {whole:.3f}")
+    slower = kv_ms / BOOKKEEPING_MS
+    verdict = "ok" if whole <= BOUND_MS * slower else "MISSED"
+    print(
+        f"KV bookkeeping of 4 leaves each: {kv_ms:.2f}, {slower:.1f} times that of the machine "
+        f"that the bound of {BOUND_MS} is for, so {BOUND_MS * slower:.2f} here: {verdict}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+"""Writes GGUF files tensor by tensor, so that a file of any size needs little memory.
+
+A file appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+from numpy.typing import NDArray
+
+from model_server.llama import ggml
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor to be written. `rows` yields encoded blocks of rows only when its turn comes."""
+
+    name: str
+    shape: Sequence[int]
+    type: Type
+    rows: Iterable[NDArray[np.generic]] = field(repr=False)
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in the file."""
+        block, block_bytes = gguf.GGML_QUANT_SIZES[self.type]
+        return int(np.prod(self.shape)) // block * block_bytes
+
+
+def encode(rows: Floats, type_: Type) -> NDArray[np.generic]:
+    """A block of rows in the given type, by ggml's own quantizer."""
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    if type_ == Type.F32:
+        return rows
+    return ggml.quantize(type_, rows)
+
+
+def floats(name: str, values: NDArray[np.floating]) -> Tensor:
+    """A tensor that stays F32."""
+    return Tensor(name, values.shape, Type.F32, [values.astype(np.float32)])
+
+
+def write_tensors(writer: gguf.GGUFWriter, tensors: Iterable[Tensor]) -> None:
+    """Write header and metadata, then the tensors one by one, and close the file."""
+    tensors = list(tensors)
+    for tensor in tensors:
+        writer.add_tensor_info(
+            tensor.name, tensor.shape, np.dtype(np.float32), tensor.num_bytes, tensor.type
+        )
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        assert writer.fout is not None, "This is a bug."
+        out = writer.fout[0]
+        for tensor in tensors:
+            writer.write_padding(out, out.tell())
+            for rows in tensor.rows:
+                out.write(np.ascontiguousarray(rows).data.cast("B"))
+        writer.write_padding(out, out.tell())
+    finally:
+        writer.close()
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Another name to write to; the file gets its own only when the block ends without an error."""
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

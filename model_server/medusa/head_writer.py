@@ -1,0 +1,83 @@
+"""Writes Medusa head files (HEAD_FILE.md), row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+from numpy.typing import NDArray
+
+from model_server.llama.gguf_writer import Floats, Tensor, encode, floats, whole, write_tensors
+from model_server.medusa.head_file import ARCHITECTURE, FORMAT_VERSION, UNKNOWN_BASE
+
+
+@dataclass(frozen=True)
+class Head:
+    """Blocks of (weight (hidden, hidden), bias or None), then rows of the output matrix.
+
+    A weight and `output` are blocks of rows, so that a large matrix is never held. `output` None:
+    the base's is used.
+    """
+
+    blocks: Sequence[tuple[Iterable[Floats], Floats | None]] = field(repr=False)
+    output: Iterable[Floats] | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class HeadFile:
+    """All but the weights. `file_type` is the type of every matrix; biases stay F32.
+
+    `vocab_trim`: ids of the tokens that the output rows stand for; None: all, in order.
+    `calibration`: shares of right candidates and their counts, (heads, bins) each.
+    """
+
+    vocab_size: int
+    hidden: int
+    file_type: str = "Q8_0"
+    base_fingerprint: str = UNKNOWN_BASE
+    name: str = "Medusa heads"
+    vocab_trim: NDArray[np.int32] | None = None
+    calibration: tuple[Floats, Floats] | None = None
+
+
+def write(path: Path, heads: Sequence[Head], file: HeadFile) -> Path:
+    """Write the heads as a GGUF file, which appears when it is whole."""
+    with whole(path) as part:
+        writer = gguf.GGUFWriter(part, ARCHITECTURE)
+        writer.add_name(file.name)
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        writer.add_uint32("medusa.format_version", FORMAT_VERSION)
+        writer.add_uint32("medusa.head_count", len(heads))
+        writer.add_uint32("medusa.block_count", len(heads[0].blocks))
+        writer.add_uint32("medusa.embedding_length", file.hidden)
+        writer.add_uint32("medusa.vocab_size", file.vocab_size)
+        writer.add_bool("medusa.shared_output", heads[0].output is None)
+        writer.add_string("medusa.base_fingerprint", file.base_fingerprint)
+        write_tensors(writer, _tensors(heads, file))
+    return path
+
+
+def _tensors(heads: Sequence[Head], file: HeadFile) -> Iterator[Tensor]:
+    type_ = Type[file.file_type]
+    num_rows = file.vocab_size if file.vocab_trim is None else len(file.vocab_trim)
+
+    def matrix(name: str, size: int, blocks: Iterable[Floats]) -> Tensor:
+        return Tensor(name, (size, file.hidden), type_, (encode(rows, type_) for rows in blocks))
+
+    for i, head in enumerate(heads):
+        for j, (weight, bias) in enumerate(head.blocks):
+            yield matrix(f"head.{i}.block.{j}.weight", file.hidden, weight)
+            if bias is not None:
+                yield floats(f"head.{i}.block.{j}.bias", bias)
+        if head.output is not None:
+            yield matrix(f"head.{i}.output.weight", num_rows, head.output)
+    if file.vocab_trim is not None:
+        ids = file.vocab_trim.astype(np.int32)
+        yield Tensor("vocab_trim", ids.shape, Type.I32, [ids])
+    if file.calibration is not None:
+        for part, table in zip(("accuracy", "count"), file.calibration, strict=True):
+            yield floats(f"calibration.{part}", table)

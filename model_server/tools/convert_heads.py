@@ -1,0 +1,191 @@
+"""Medusa heads of any published layout to a GGUF: `python -m model_server.tools.convert_heads`.
+
+IN is a file or a folder: Medusa's own `.pt`, safetensors, full models, or vLLM's. Tensors go
+through a few rows at a time. OUT appears when it is whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.errors import CheckpointError
+from model_server.llama.gguf import GgufHeader, base_fingerprint
+from model_server.llama.gguf_writer import Floats
+from model_server.medusa import head_writer
+from model_server.medusa.head_file import UNKNOWN_BASE
+from model_server.medusa.head_writer import Head, HeadFile
+from model_server.tools import checkpoint, head_layout
+from model_server.tools.head_layout import FoundHeads
+
+TYPES = ("Q8_0", "F16", "Q4_K", "Q4_0", "F32")
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a base model says of itself."""
+
+    path: Path
+    hidden_size: int
+    vocab_size: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """`kept`: ids of the only tokens that the heads shall know, in order; None: all."""
+
+    file_type: str = "Q8_0"
+    base: Base | None = None
+    kept: NDArray[np.int32] | None = None
+
+
+def convert(source: Path, target: Path, options: Options) -> FoundHeads:
+    """Write the heads of `source` to `target`. Raises CheckpointError, or OSError of the disk."""
+    found = head_layout.find(str(source), checkpoint.tensors(source))
+    vocab_size = _vocab_size(source, found, options.base)
+    tokens = _tokens(source, found, vocab_size, options.kept)
+    file = HeadFile(
+        vocab_size,
+        found.hidden_size,
+        options.file_type,
+        options.base.fingerprint if options.base else UNKNOWN_BASE,
+        name=f"Medusa heads from {source.name}",
+        vocab_trim=tokens,
+    )
+    heads = [_head(found, number, options.kept) for number in range(found.num_heads)]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    head_writer.write(target, heads, file)
+    return found
+
+
+def read_base(path: Path) -> Base:
+    """Sizes and fingerprint of a base GGUF. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(str(path), "no such file")
+    try:
+        header = GgufHeader(path)
+    except ValueError as error:
+        raise CheckpointError(str(path), str(error)) from None
+    try:
+        arch = header.string("general.architecture")
+        hidden = header.integer(f"{arch}.embedding_length")
+        tokens = header.strings("tokenizer.ggml.tokens")
+        if hidden is None or tokens is None:
+            raise CheckpointError(str(path), "no base model: no embedding_length or no vocabulary")
+        return Base(path, hidden, len(tokens), base_fingerprint(header))
+    except ValueError as error:
+        raise CheckpointError(str(path), str(error)) from None
+    finally:
+        header.close()
+
+
+def most_frequent(path: Path, count: int) -> NDArray[np.int32]:
+    """Ids of the `count` most frequent tokens of a file of lines `id count`, in order of id.
+
+    Raises CheckpointError.
+    """
+    try:
+        lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+        seen = {int(token): int(times) for token, times in lines}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            str(path), f"must hold lines of a token id and a count: {error}"
+        ) from None
+    if not 1 <= count <= len(seen):
+        raise CheckpointError(str(path), f"names {len(seen)} tokens, of which --keep {count}")
+    best = sorted(seen, key=lambda token: (-seen[token], token))[:count]
+    return np.array(sorted(best), np.int32)
+
+
+def _vocab_size(source: Path, found: FoundHeads, base: Base | None) -> int:
+    own = found.base_vocab_size or (None if found.tokens is not None else found.num_rows)
+    if base is None:
+        if own is None:
+            problem = "the heads don't say how many tokens their base has: name it with --base"
+            raise CheckpointError(str(source), problem)
+        return own
+    if found.hidden_size != base.hidden_size:
+        raise _misfit(source, "hidden size", found.hidden_size, base, base.hidden_size)
+    if own not in (None, base.vocab_size):
+        raise _misfit(source, "vocabulary", own, base, base.vocab_size)
+    return base.vocab_size
+
+
+def _misfit(source: Path, what: str, own: int | None, base: Base, wanted: int) -> CheckpointError:
+    problem = f"its {what} is {own}, that of {base.path.name} is {wanted}: made for another base"
+    return CheckpointError(str(source), problem)
+
+
+def _tokens(
+    source: Path, found: FoundHeads, vocab_size: int, kept: NDArray[np.int32] | None
+) -> NDArray[np.int32] | None:
+    """Ids of the tokens that the output rows stand for; None: all."""
+    tokens = kept
+    if found.tokens is not None:
+        if kept is not None:
+            raise CheckpointError(str(source), "has a token_map already: --trim can't be used")
+        tokens = found.tokens.integers().astype(np.int32)
+    if tokens is not None:
+        if len(set(tokens.tolist())) < len(tokens):
+            raise CheckpointError(str(source), "its token_map names a token twice")
+        for token in tokens[(tokens < 0) | (tokens >= vocab_size)]:
+            raise CheckpointError(str(source), f"token {token}: must be 0 to {vocab_size - 1}")
+    return tokens
+
+
+def _head(found: FoundHeads, number: int, kept: NDArray[np.int32] | None) -> Head:
+    blocks: list[tuple[Iterable[Floats], Floats | None]] = []
+    for block in range(found.num_blocks):
+        bias = found.biases.get((number, block))
+        weight = found.weights[number, block].blocks()
+        blocks.append((weight, None if bias is None else bias.floats()))
+    output = found.outputs.get(number)
+    return Head(blocks, None if output is None else output.blocks(kept))
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m model_server.tools.convert_heads", description=__doc__
+    )
+    parser.add_argument("source", metavar="IN", type=Path, help="file or folder with the heads")
+    parser.add_argument("target", metavar="OUT", type=Path, help="head file to write, .gguf")
+    parser.add_argument("--type", choices=TYPES, default="Q8_0", help="of the matrices")
+    parser.add_argument("--base", type=Path, help="GGUF of their base: checked, and named in OUT")
+    parser.add_argument("--trim", type=Path, help="token frequencies, lines of `id count`")
+    parser.add_argument("--keep", type=int, default=8_192, help="tokens that --trim leaves")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Convert. The exit code is 1, with one sentence on stderr, when that can't be done."""
+    args = _options(arguments)
+    try:
+        base = args.base and read_base(args.base)
+        kept = args.trim and most_frequent(args.trim, args.keep)
+        found = convert(args.source, args.target, Options(args.type, base, kept))
+    except CheckpointError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        full = " (the disk is full)" if error.errno == errno.ENOSPC else ""
+        print(f"{args.target}: {error.strerror or error}{full}", file=sys.stderr)
+        return 1
+    output = "own vocabulary matrices" if found.outputs else "the base's vocabulary matrix"
+    size = args.target.stat().st_size / 1e6
+    print(
+        f"{args.target}: {found.num_heads} heads of {found.num_blocks} blocks with {output}, "
+        f"hidden size {found.hidden_size}, {args.type}, {size:.0f} MB"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from model_server.llama.model import Model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "heads.gguf"
+
+
+@pytest.fixture(scope="session")
+def base(random_q8_path: Path) -> Iterator[Model]:
+    model = Model(random_q8_path, n_gpu_layers=0)
+    yield model
+    model.close()

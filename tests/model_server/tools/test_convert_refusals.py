@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_server.llama.model import Model
+from model_server.medusa import head_file
+from tests import checkpoints
+from tests.checkpoints import Floats, Weights
+from tests.model_server.tools.converting import LAYOUTS, Capsys, refused, run, v01_pt
+
+
+def test_shared_outputs_need_the_base(
+    capsys: Capsys,
+    folder: Path,
+    target: Path,
+    random_q8_path: Path,
+    base: Model,
+) -> None:
+    source = v01_pt(folder, Weights.random(shared=True))
+    error = refused(capsys, source, target)
+    assert error == (
+        f"{source}: the heads don't say how many tokens their base has: name it with --base"
+    )
+    assert run(source, target, "--base", random_q8_path) == 0
+    assert head_file.read(target, base).shared_output
+
+
+@pytest.mark.parametrize(
+    ("text", "keep", "problem"),
+    [
+        ("5 10\n", 2, "names 1 tokens, of which --keep 2"),
+        ("5 ten\n", 1, "must hold lines of a token id and a count"),
+        ("512 10\n", 1, "token 512: must be 0 to 511"),
+    ],
+)
+def test_frequencies_that_cannot_be_used(
+    text: str,
+    keep: int,
+    problem: str,
+    capsys: Capsys,
+    folder: Path,
+    target: Path,
+) -> None:
+    (folder / "counts.txt").write_text(text)
+    source = v01_pt(folder, Weights.random())
+    options = ("--trim", folder / "counts.txt", "--keep", keep)
+    assert problem in refused(capsys, source, target, *options)
+
+
+@dataclass
+class RunsCode:
+    leaves: Path
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.leaves}",)
+
+
+def test_a_pickle_that_would_run_code_is_refused(
+    capsys: Capsys, folder: Path, target: Path
+) -> None:
+    arrays = checkpoints.original(Weights.random())
+    trace = folder / "was-run"
+    path = checkpoints.write_pt(folder / "heads.pt", arrays, extra=RunsCode(trace))
+    error = refused(capsys, path, target)
+    assert error == (
+        f"{path}: asks for posix.system, which weights don't need and which could run code: "
+        "not read"
+    )
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(RunsCode(trace)))
+    assert trace.exists()  # freely unpickled it runs
+
+
+def without(arrays: dict[str, Floats], name: str) -> dict[str, Floats]:
+    return {key: values for key, values in arrays.items() if key != name}
+
+
+def with_nan(arrays: dict[str, Floats], name: str) -> dict[str, Floats]:
+    spoiled = arrays[name].copy()
+    spoiled[..., -1] = np.nan
+    return {**arrays, name: spoiled}
+
+
+HEADS = checkpoints.original(Weights.random(3))
+WRONG = {
+    "head 1 has no block 0, others have one": without(HEADS, "1.0.linear.weight"),
+    "head 1 has no bias in block 0, others have one": without(HEADS, "1.0.linear.bias"),
+    "head 2 has no output matrix, others have one": without(HEADS, "2.1.weight"),
+    "0.1.weight is module 1 of its head, must be 2": {
+        **HEADS,
+        **{f"{i}.1.linear.weight": HEADS["0.0.linear.weight"] for i in range(3)},
+    },
+    "1.0.linear.weight has shape (2, 256), must be (256, 256)": {
+        **HEADS,
+        "1.0.linear.weight": HEADS["1.0.linear.weight"][:2],
+    },
+    "1.1.weight has shape (9, 256), must be (512, 256)": {
+        **HEADS,
+        "1.1.weight": HEADS["1.1.weight"][:9],
+    },
+    "1.1.weight row 0 is not finite": with_nan(HEADS, "1.1.weight"),
+    "2.0.linear.bias value 255 is not finite": with_nan(HEADS, "2.0.linear.bias"),
+    "18 heads, at most 16": {**HEADS, "17.0.linear.weight": HEADS["0.0.linear.weight"]},
+    "these look like an EAGLE draft": {"fc.weight": HEADS["0.1.weight"]},
+    "heads fused into one tensor": {"medusa_head.weight": HEADS["0.1.weight"]},
+    "a base model without heads": {"model.layers.0.mlp.weight": HEADS["0.1.weight"]},
+}
+
+
+@pytest.mark.parametrize("problem", WRONG)
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_heads_that_cannot_be_used(
+    problem: str, kind: str, capsys: Capsys, folder: Path, target: Path
+) -> None:
+    write = checkpoints.write_pt if kind == "pt" else checkpoints.write_safetensors
+    path = write(folder / f"heads.{kind}", dict(WRONG[problem]))
+    error = refused(capsys, path, target)
+    assert error.startswith(f"{path}: ")
+    assert problem in error
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
+@pytest.mark.parametrize("layout", ["v01_pt", "v01_safetensors"])
+def test_a_truncated_file(
+    layout: str, share: float, capsys: Capsys, folder: Path, target: Path
+) -> None:
+    path = LAYOUTS[layout](folder, Weights.random())
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    error = refused(capsys, path, target)
+    assert "cut off" in error or "not a readable safetensors file" in error
+
+
+def test_another_base(capsys: Capsys, folder: Path, target: Path, random_q8_path: Path) -> None:
+    source = v01_pt(folder, Weights.random(hidden=128))
+    error = refused(capsys, source, target, "--base", random_q8_path)
+    assert error == (
+        f"{source}: its hidden size is 128, that of {random_q8_path.name} is 256: "
+        "made for another base"
+    )
+
+
+@pytest.mark.parametrize("source", ["nothing.pt", "."])
+def test_nothing_there(source: str, capsys: Capsys, folder: Path, target: Path) -> None:
+    error = refused(capsys, folder / source, target)
+    assert "no such file or folder" in error or "holds no file that ends in" in error
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk(capsys: Capsys, folder: Path, target: Path) -> None:
+    source = v01_pt(folder, Weights.random())
+    target.parent.mkdir()
+    part = target.with_name(target.name + ".part")
+    part.symlink_to("/dev/full")
+    assert run(source, target) == 1
+    error = capsys.readouterr().err
+    assert error == f"{target}: No space left on device (the disk is full)\n"
+    assert list(target.parent.iterdir()) == []
