@@ -142,7 +142,7 @@ def main() -> None:
     whole = statistics.median(sum(step.values()) for step in steps)
     print(f"{', '.join(_BOUNDED)}: {core:.3f}; all: {whole:.3f}")
     slower = kv_ms / BOOKKEEPING_MS
-    verdict = "ok" if whole <= BOUND_MS * slower else "MISSED"
+    verdict = "ok" if core <= BOUND_MS * slower else "MISSED"
     print(
         f"KV bookkeeping of 4 leaves each: {kv_ms:.2f}, {slower:.1f} times that of the machine "
         f"that the bound of {BOUND_MS} is for, so {BOUND_MS * slower:.2f} here: {verdict}"
