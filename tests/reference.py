@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 import llama_cpp
 import numpy as np
@@ -34,12 +33,7 @@ class Reference:
     def __enter__(self) -> Reference:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         llama_cpp.llama_model_free(self._model)
 
     def tokenize(self, text: str, *, add_bos: bool = True) -> list[int]:

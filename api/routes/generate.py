@@ -8,8 +8,7 @@ from fastapi import APIRouter, Body, Request, Response
 
 from api.formats.generate import Generated, GenerateFormat
 from api.routes import examples
-from api.routes.openai import STREAM
-from api.routes.respond import REFUSALS, respond
+from api.routes.respond import answers, respond
 from api.schemas.generate import GenerateBody
 
 router = APIRouter(tags=["Generate"])
@@ -17,10 +16,7 @@ router = APIRouter(tags=["Generate"])
 
 @router.post("/generate/", include_in_schema=False)
 @router.post(
-    "/generate",
-    summary="Continue a text, and say where the time went",
-    response_class=Response,
-    responses={200: {"model": Generated, "content": STREAM}, **REFUSALS},
+    "/generate", summary="Continue a text, and say where the time went", **answers(Generated)
 )
 async def generate(
     request: Request, body: Annotated[GenerateBody, Body(openapi_examples=examples.GENERATE)]

@@ -11,14 +11,12 @@ from api.errors import UnknownModel
 from api.formats.chat import ChatCompletion, ChatFormat
 from api.formats.completion import Completion, CompletionFormat
 from api.routes import examples
-from api.routes.respond import REFUSALS, ErrorBody, gateway_of, respond
+from api.routes.respond import REFUSALS, ErrorBody, answers, gateway_of, respond
 from api.schemas.chat import ChatBody
 from api.schemas.completion import CompletionBody
 from model_server.protocol import Info
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
-
-STREAM: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
 class ModelCard(TypedDict):
@@ -36,12 +34,7 @@ class ModelList(TypedDict):
     data: list[ModelCard]
 
 
-@router.post(
-    "/completions",
-    summary="Continue a text",
-    response_class=Response,
-    responses={200: {"model": Completion, "content": STREAM}, **REFUSALS},
-)
+@router.post("/completions", summary="Continue a text", **answers(Completion))
 async def completions(
     request: Request,
     body: Annotated[CompletionBody, Body(openapi_examples=examples.COMPLETION)],
@@ -52,12 +45,7 @@ async def completions(
     )
 
 
-@router.post(
-    "/chat/completions",
-    summary="Answer a chat",
-    response_class=Response,
-    responses={200: {"model": ChatCompletion, "content": STREAM}, **REFUSALS},
-)
+@router.post("/chat/completions", summary="Answer a chat", **answers(ChatCompletion))
 async def chat_completions(
     request: Request, body: Annotated[ChatBody, Body(openapi_examples=examples.CHAT)]
 ) -> Response:

@@ -48,6 +48,15 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
+def answers(model: type) -> dict[str, Any]:
+    """How OpenAPI describes a route that answers with `model`, whole or as a stream of events."""
+    stream = {"text/event-stream": {"schema": {"type": "string"}}}
+    return {
+        "response_class": Response,
+        "responses": {200: {"model": model, "content": stream}, **REFUSALS},
+    }
+
+
 def gateway_of(request: Request) -> Gateway:
     gateway: Gateway = request.app.state.gateway
     return gateway
