@@ -6,7 +6,9 @@ A file appears under its name only when it is whole.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +45,19 @@ def encode(rows: Floats, type_: Type) -> NDArray[np.generic]:
     if type_ == Type.F32:
         return rows
     return ggml.quantize(type_, rows)
+
+
+def encode_all(blocks: Iterable[Floats], type_: Type) -> Iterator[NDArray[np.generic]]:
+    """Blocks of rows in the given type, in order, a few at a time on all cores."""
+    num_workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(num_workers) as pool:
+        encoded: deque[Future[NDArray[np.generic]]] = deque()
+        for rows in blocks:
+            encoded.append(pool.submit(encode, rows, type_))
+            if len(encoded) > num_workers:
+                yield encoded.popleft().result()
+        while encoded:
+            yield encoded.popleft().result()
 
 
 def floats(name: str, values: NDArray[np.floating]) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
-from model_server.llama.gguf_writer import Floats, Tensor, encode, floats, whole, write_tensors
+from model_server.llama.gguf_writer import Floats, Tensor, encode_all, floats, whole, write_tensors
 from model_server.medusa.head_file import ARCHITECTURE, FORMAT_VERSION, UNKNOWN_BASE
 
 
@@ -66,7 +66,7 @@ def _tensors(heads: Sequence[Head], file: HeadFile) -> Iterator[Tensor]:
     num_rows = file.vocab_size if file.vocab_trim is None else len(file.vocab_trim)
 
     def matrix(name: str, size: int, blocks: Iterable[Floats]) -> Tensor:
-        return Tensor(name, (size, file.hidden), type_, (encode(rows, type_) for rows in blocks))
+        return Tensor(name, (size, file.hidden), type_, encode_all(blocks, type_))
 
     for i, head in enumerate(heads):
         for j, (weight, bias) in enumerate(head.blocks):
