@@ -152,30 +152,27 @@ class Weights:
         return cls(blocks, None if shared else [matrix(vocab) for _ in range(num_heads)])
 
 
-def original(weights: Weights, prefix: str = "") -> dict[str, Floats]:
-    """FasterDecoding's names, v0.1; without outputs V2; with a prefix as in a v1.0 full model."""
+def _named(weights: Weights, block: str, output: str) -> dict[str, Floats]:
+    """Tensors by names made of the head's and the block's number."""
     found: dict[str, Floats] = {}
     for i, blocks in enumerate(weights.blocks):
         for j, (weight, bias) in enumerate(blocks):
-            found[f"{prefix}{i}.{j}.linear.weight"] = weight
+            found[block.format(i, j) + ".weight"] = weight
             if bias is not None:
-                found[f"{prefix}{i}.{j}.linear.bias"] = bias
+                found[block.format(i, j) + ".bias"] = bias
         if weights.outputs is not None:
-            found[f"{prefix}{i}.{len(blocks)}.weight"] = weights.outputs[i]
+            found[output.format(i, len(blocks)) + ".weight"] = weights.outputs[i]
     return found
+
+
+def original(weights: Weights, prefix: str = "") -> dict[str, Floats]:
+    """FasterDecoding's names, v0.1; without outputs V2; with a prefix as in a v1.0 full model."""
+    return _named(weights, prefix + "{}.{}.linear", prefix + "{}.{}")
 
 
 def vllm(weights: Weights) -> dict[str, Floats]:
     """vLLM's names."""
-    found: dict[str, Floats] = {}
-    for i, blocks in enumerate(weights.blocks):
-        for j, (weight, bias) in enumerate(blocks):
-            found[f"blocks.{i}.layers.{j}.weight"] = weight
-            if bias is not None:
-                found[f"blocks.{i}.layers.{j}.bias"] = bias
-        if weights.outputs is not None:
-            found[f"lm_heads.{i}.weight"] = weights.outputs[i]
-    return found
+    return _named(weights, "blocks.{}.layers.{}", "lm_heads.{}")
 
 
 def full_model(weights: Weights, hidden: int = 256, vocab: int = 512) -> dict[str, Floats]:

@@ -10,7 +10,7 @@ import numpy as np
 from model_server.llama.gguf_writer import Floats
 from model_server.medusa import head_writer
 from model_server.medusa.head_file import UNKNOWN_BASE
-from model_server.medusa.head_writer import Head, HeadFile
+from model_server.medusa.head_writer import Head, Header
 from tests import random_model
 
 HIDDEN, VOCAB = random_model.SHAPE.hidden, random_model.SHAPE.vocab_size
@@ -46,7 +46,7 @@ def write(path: Path, kind: Kind) -> Path:
 
     shape = (kind.num_heads, 24)
     tables = (rng.random(shape, np.float32), rng.random(shape, np.float32) * np.float32(100))
-    file = HeadFile(
+    file = Header(
         kind.vocab_size,
         kind.hidden,
         kind.file_type,

@@ -21,7 +21,7 @@ from model_server.llama.gguf_writer import Floats
 from model_server.medusa import head_writer
 from model_server.medusa.confidence import NUM_BINS, bins
 from model_server.medusa.head_file import UNKNOWN_BASE
-from model_server.medusa.head_writer import Head, HeadFile
+from model_server.medusa.head_writer import Head, Header
 from model_server.medusa.tree import expected_tokens
 from tests import twin, vocabulary
 from tests.gguf_file import Shape
@@ -240,7 +240,7 @@ def write(path: Path, *, shape: Shape = twin.TINY, options: Options | None = Non
         Head([([weight], bias)], _output_blocks(ids[:, head], scores, shape))
         for head in range(options.accuracy.num_heads)
     ]
-    file = HeadFile(
+    file = Header(
         shape.vocab_size,
         shape.hidden,
         file_type=options.file_type,

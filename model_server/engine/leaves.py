@@ -71,7 +71,9 @@ class Leaves:
 
     def of(self, seq: int, count: int) -> list[int]:
         """The first `count` leaf ids of `seq`, its own among them."""
-        first = self._first + self._block.get(seq, 0) * self._blocks.size
+        if count == 1:
+            return [seq]
+        first = self._first + self._block[seq] * self._blocks.size
         return [seq, *range(first, first + count - 1)]
 
     def grow(self, seq: int, count: int, length: int) -> list[KvOp]:

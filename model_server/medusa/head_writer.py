@@ -28,7 +28,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class HeadFile:
+class Header:
     """All but the weights. `file_type` is the type of every matrix; biases stay F32.
 
     `vocab_trim`: ids of the tokens that the output rows stand for; None: all, in order.
@@ -44,7 +44,7 @@ class HeadFile:
     calibration: tuple[Floats, Floats] | None = None
 
 
-def write(path: Path, heads: Sequence[Head], file: HeadFile) -> Path:
+def write(path: Path, heads: Sequence[Head], file: Header) -> Path:
     """Write the heads as a GGUF file, which appears when it is whole."""
     with whole(path) as part:
         writer = gguf.GGUFWriter(part, ARCHITECTURE)
@@ -61,7 +61,7 @@ def write(path: Path, heads: Sequence[Head], file: HeadFile) -> Path:
     return path
 
 
-def _tensors(heads: Sequence[Head], file: HeadFile) -> Iterator[Tensor]:
+def _tensors(heads: Sequence[Head], file: Header) -> Iterator[Tensor]:
     type_ = Type[file.file_type]
     num_rows = file.vocab_size if file.vocab_trim is None else len(file.vocab_trim)
 

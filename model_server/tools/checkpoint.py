@@ -8,7 +8,7 @@ from gguf.utility import SafetensorsLocal
 
 from model_server.errors import CheckpointError
 from model_server.tools import torch_file
-from model_server.tools.stored import DTYPES, Stored
+from model_server.tools.stored import DTYPES, Stored, stored
 
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".pth")
 _HEADS_ALONE = "medusa_lm_head"
@@ -19,11 +19,11 @@ def tensors(path: Path) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
     for file in _files(path):
         read = _safetensors if file.suffix == ".safetensors" else torch_file.tensors
-        for name, stored in read(file).items():
-            if stored.end > (size := file.stat().st_size):
-                problem = f"cut off: {name} ends at byte {stored.end}, the file at {size}"
+        for name, tensor in read(file).items():
+            if tensor.end > (size := file.stat().st_size):
+                problem = f"cut off: {name} ends at byte {tensor.end}, the file at {size}"
                 raise CheckpointError(str(file), problem)
-            found[name] = stored
+            found[name] = tensor
     if not found:
         raise CheckpointError(str(path), "holds no tensors")
     return found
@@ -44,11 +44,12 @@ def _files(path: Path) -> list[Path]:
 
 def _safetensors(path: Path) -> dict[str, Stored]:
     try:
-        local = SafetensorsLocal(path).tensors
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise CheckpointError(str(path), f"not a readable safetensors file: {error}") from None
-    return {
-        name: Stored(path, name, t.dtype, tuple(t.shape), t.data_range.offset)
-        for name, t in local.items()
-        if t.dtype in DTYPES
-    }
+        return {
+            name: stored(path, name, tensor.dtype, tensor.shape, tensor.data_range.offset)
+            for name, tensor in SafetensorsLocal(path).tensors.items()
+            if tensor.dtype in DTYPES
+        }
+    except OSError:
+        raise
+    except Exception as error:  # a header can be wrong in any way
+        raise CheckpointError(str(path), f"not a readable safetensors file: {error!r}") from None

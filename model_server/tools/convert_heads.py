@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import gguf
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +22,7 @@ from model_server.llama.gguf import GgufHeader, base_fingerprint
 from model_server.llama.gguf_writer import Floats
 from model_server.medusa import head_writer
 from model_server.medusa.head_file import UNKNOWN_BASE
-from model_server.medusa.head_writer import Head, HeadFile
+from model_server.medusa.head_writer import Head, Header
 from model_server.tools import checkpoint, head_layout
 from model_server.tools.head_layout import FoundHeads
 
@@ -44,15 +45,19 @@ class Options:
 
     file_type: str = "Q8_0"
     base: Base | None = None
-    kept: NDArray[np.int32] | None = None
+    kept: NDArray[np.int64] | None = None
 
 
 def convert(source: Path, target: Path, options: Options) -> FoundHeads:
     """Write the heads of `source` to `target`. Raises CheckpointError, or OSError of the disk."""
     found = head_layout.find(str(source), checkpoint.tensors(source))
     vocab_size = _vocab_size(source, found, options.base)
+    block, _ = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[options.file_type]]
+    if found.hidden_size % block:
+        problem = f"{options.file_type} needs multiples of {block}: choose another --type"
+        raise CheckpointError(str(source), f"hidden size {found.hidden_size}, {problem}")
     tokens = _tokens(source, found, vocab_size, options.kept)
-    file = HeadFile(
+    file = Header(
         vocab_size,
         found.hidden_size,
         options.file_type,
@@ -87,7 +92,7 @@ def read_base(path: Path) -> Base:
         header.close()
 
 
-def most_frequent(path: Path, count: int) -> NDArray[np.int32]:
+def most_frequent(path: Path, count: int) -> NDArray[np.int64]:
     """Ids of the `count` most frequent tokens of a file of lines `id count`, in order of id.
 
     Raises CheckpointError.
@@ -95,14 +100,15 @@ def most_frequent(path: Path, count: int) -> NDArray[np.int32]:
     try:
         lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
         seen = {int(token): int(times) for token, times in lines}
-    except (OSError, ValueError) as error:
+        np.array(list(seen), np.int64)
+    except (OSError, ValueError, OverflowError) as error:
         raise CheckpointError(
             str(path), f"must hold lines of a token id and a count: {error}"
         ) from None
     if not 1 <= count <= len(seen):
         raise CheckpointError(str(path), f"names {len(seen)} tokens, of which --keep {count}")
     best = sorted(seen, key=lambda token: (-seen[token], token))[:count]
-    return np.array(sorted(best), np.int32)
+    return np.array(sorted(best), np.int64)
 
 
 def _vocab_size(source: Path, found: FoundHeads, base: Base | None) -> int:
@@ -125,23 +131,24 @@ def _misfit(source: Path, what: str, own: int | None, base: Base, wanted: int) -
 
 
 def _tokens(
-    source: Path, found: FoundHeads, vocab_size: int, kept: NDArray[np.int32] | None
+    source: Path, found: FoundHeads, vocab_size: int, kept: NDArray[np.int64] | None
 ) -> NDArray[np.int32] | None:
     """Ids of the tokens that the output rows stand for; None: all."""
     tokens = kept
     if found.tokens is not None:
         if kept is not None:
             raise CheckpointError(str(source), "has a token_map already: --trim can't be used")
-        tokens = found.tokens.integers().astype(np.int32)
-    if tokens is not None:
-        if len(set(tokens.tolist())) < len(tokens):
-            raise CheckpointError(str(source), "its token_map names a token twice")
-        for token in tokens[(tokens < 0) | (tokens >= vocab_size)]:
-            raise CheckpointError(str(source), f"token {token}: must be 0 to {vocab_size - 1}")
-    return tokens
+        tokens = found.tokens.integers()
+    if tokens is None:
+        return None
+    if len(set(tokens.tolist())) < len(tokens):
+        raise CheckpointError(str(source), "its token_map names a token twice")
+    for token in tokens[(tokens < 0) | (tokens >= vocab_size)]:
+        raise CheckpointError(str(source), f"token {token}: must be 0 to {vocab_size - 1}")
+    return tokens.astype(np.int32)
 
 
-def _head(found: FoundHeads, number: int, kept: NDArray[np.int32] | None) -> Head:
+def _head(found: FoundHeads, number: int, kept: NDArray[np.int64] | None) -> Head:
     blocks: list[tuple[Iterable[Floats], Floats | None]] = []
     for block in range(found.num_blocks):
         bias = found.biases.get((number, block))
@@ -176,7 +183,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         full = " (the disk is full)" if error.errno == errno.ENOSPC else ""
-        print(f"{args.target}: {error.strerror or error}{full}", file=sys.stderr)
+        print(
+            f"{error.filename2 or error.filename or args.target}: {error.strerror or error}{full}",
+            file=sys.stderr,
+        )
         return 1
     output = "own vocabulary matrices" if found.outputs else "the base's vocabulary matrix"
     size = args.target.stat().st_size / 1e6

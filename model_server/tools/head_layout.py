@@ -75,10 +75,13 @@ def find(path: str, tensors: Mapping[str, Stored]) -> FoundHeads:
             found.outputs[int(match[1])] = stored
         elif _VLLM_TOKENS.match(name):
             found.tokens = stored
-        elif name == _FULL_MODEL_OUTPUT:
+        elif name == _FULL_MODEL_OUTPUT and stored.shape:
             found.base_vocab_size = stored.shape[0]
     if not found.weights and not found.outputs:
         raise CheckpointError(path, _foreign(tensors))
+    for matrix in (*found.weights.values(), *found.outputs.values()):
+        if len(matrix.shape) != 2 or 0 in matrix.shape:
+            raise CheckpointError(path, f"{matrix.name} has shape {matrix.shape}: is no matrix")
     _Check(path, found, output_at).all()
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class Stored:
         """The byte behind its last one."""
         return self.offset + math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
-    def blocks(self, picked: NDArray[np.int32] | None = None) -> Iterator[NDArray[np.float32]]:
+    def blocks(self, picked: NDArray[np.int64] | None = None) -> Iterator[NDArray[np.float32]]:
         """The rows of a matrix, all or those picked, widened, some at a time.
 
         Raises CheckpointError where a value is not a finite number.
@@ -87,6 +88,14 @@ class Stored:
 
     def _error(self, problem: str) -> CheckpointError:
         return CheckpointError(str(self.path), f"{self.name} {problem}")
+
+
+def stored(path: Path, name: str, dtype: str, shape: Sequence[int], offset: int) -> Stored:
+    """A tensor as an untrusted file describes it. Raises TypeError or ValueError."""
+    shape, offset = tuple(operator.index(extent) for extent in shape), operator.index(offset)
+    if min(offset, *shape, 0) < 0:
+        raise ValueError(f"{name} has shape {shape} at byte {offset}")
+    return Stored(path, name, dtype, shape, offset)
 
 
 def widened(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:

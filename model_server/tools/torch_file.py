@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from model_server.errors import CheckpointError
-from model_server.tools.stored import DTYPES, Stored
+from model_server.tools.stored import DTYPES, Stored, stored
 
 _STORAGES = {
     "DoubleStorage": "F64",
@@ -94,6 +94,10 @@ def tensors(path: Path) -> dict[str, Stored]:
     except zipfile.BadZipFile:
         problem = "cut off, or not a file of PyTorch 1.6 or newer"
         raise CheckpointError(str(path), problem) from None
+    except (CheckpointError, OSError):
+        raise
+    except Exception as error:  # a zip or a pickle can be wrong in any way
+        raise CheckpointError(str(path), f"can't be read: {error!r}") from None
 
 
 class _State:
@@ -109,14 +113,9 @@ class _State:
         self._pickle = pickles[0]
 
     def tensors(self) -> dict[str, Stored]:
-        try:
-            with self._archive.open(self._pickle) as file:
-                state = _Unpickler(file).load()
-        except (_Refused, zipfile.BadZipFile):
-            raise
-        except Exception as error:  # a pickle can fail in any way
-            raise self._error(f"its data.pkl can't be read: {error!r}") from None
-        while isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        with self._archive.open(self._pickle) as file:
+            state = _Unpickler(file).load()
+        if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
             state = state["state_dict"]
         if not isinstance(state, dict):
             raise self._error(f"holds a {type(state).__name__}, must hold tensors by name")
@@ -133,10 +132,10 @@ class _State:
         if entry.compress_type != zipfile.ZIP_STORED:
             raise self._error(f"{name} is compressed")
         size = DTYPES[dtype].itemsize
-        if (tensor.first + math.prod(tensor.shape)) * size > entry.file_size:
+        if tensor.first < 0 or (tensor.first + math.prod(tensor.shape)) * size > entry.file_size:
             raise self._error(f"{name} is larger than its storage of {entry.file_size} bytes")
         offset = self._data_offset(entry) + tensor.first * size
-        return Stored(self._path, name, dtype, tensor.shape, offset)
+        return stored(self._path, name, dtype, tensor.shape, offset)
 
     def _data_offset(self, entry: zipfile.ZipInfo) -> int:
         self._file.seek(entry.header_offset)

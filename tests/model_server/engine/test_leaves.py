@@ -65,8 +65,8 @@ def random_tree(rng: random.Random, root: int, most_leaves: int) -> DraftTree:
     return tree
 
 
-def step(kv: KvCache, mirror: Mirror, seq: int, tokens: list[int], rng: random.Random) -> None:
-    """Decode a random tree behind `tokens` and accept a random path of it."""
+def step(kv: KvCache, mirror: Mirror, seq: int, tokens: list[int], rng: random.Random) -> list[int]:
+    """Decode a random tree behind `tokens` and accept a random path of it; its leaves' ids."""
     tree = random_tree(rng, tokens[-1], kv.leaves.most)
     mirror.apply(kv.branch(seq, tree.num_leaves))
     leaves, below = kv.leaves.of(seq, tree.num_leaves), tree.leaves
@@ -87,6 +87,7 @@ def step(kv: KvCache, mirror: Mirror, seq: int, tokens: list[int], rng: random.R
     paths_kept = [Path(leaf, kept[leaf], end) for leaf, end in paths]
     mirror.apply(kv.commit(seq, accepted, tree.num_nodes, paths_kept))
     tokens.extend([*accepted[1:], rng.randrange(1000)])
+    return leaves
 
 
 @pytest.mark.parametrize("ordered", [False, True])
@@ -95,6 +96,7 @@ def test_a_trees_leaves_hold_the_accepted_path_and_nothing_else(ordered: bool) -
     kv = KvCache(5_000, NUM_SEQS, ordered=ordered, leaf_blocks=LeafBlocks(3, 7))
     mirror = Mirror(NUM_SEQS - 1 if ordered else None)
     live: dict[int, list[int]] = {}
+    used: dict[int, set[int]] = {}
     for name in range(60):
         prompt = [name, *range(rng.randrange(1, 9))]
         admission = kv.admit(prompt)
@@ -106,15 +108,18 @@ def test_a_trees_leaves_hold_the_accepted_path_and_nothing_else(ordered: bool) -
         live[admission.seq] = prompt
         for _ in range(6):
             seq = rng.choice(list(live))
-            step(kv, mirror, seq, live[seq], rng)
+            used.setdefault(seq, set()).update(step(kv, mirror, seq, live[seq], rng))
             for held_by, tokens in live.items():
                 assert mirror.tokens(held_by) == tokens[:-1]
+                for leaf in used.get(held_by, ()):  # of others, what was accepted when last used
+                    assert mirror.tokens(leaf) == tokens[: len(mirror.tokens(leaf))]
         assert kv.num_used == len(mirror.cells())
         assert not ordered or kv.num_used == mirror.num_cells
         if len(live) == 3:
             seq = rng.choice(list(live))
             mirror.apply(kv.release(seq, cache=rng.random() < 0.5))
             del live[seq]
+            used.pop(seq, None)
     for seq in live:
         mirror.apply(kv.release(seq, cache=False))
     mirror.apply(kv.clear_cached())

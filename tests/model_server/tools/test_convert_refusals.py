@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,9 @@ def test_shared_outputs_need_the_base(
         ("5 10\n", 2, "names 1 tokens, of which --keep 2"),
         ("5 ten\n", 1, "must hold lines of a token id and a count"),
         ("512 10\n", 1, "token 512: must be 0 to 511"),
+        ("-1 10\n", 1, "token -1: must be 0 to 511"),
+        ("4294967296 10\n", 1, "token 4294967296: must be 0 to 511"),
+        ("99999999999999999999 10\n", 1, "must hold lines of a token id and a count"),
     ],
 )
 def test_frequencies_that_cannot_be_used(
@@ -107,6 +111,11 @@ WRONG = {
     },
     "1.1.weight row 0 is not finite": with_nan(HEADS, "1.1.weight"),
     "2.0.linear.bias value 255 is not finite": with_nan(HEADS, "2.0.linear.bias"),
+    "0.0.linear.weight has shape (): is no matrix": {
+        **HEADS,
+        "0.0.linear.weight": np.array(1, np.float32),
+    },
+    "2.1.weight has shape (0, 256): is no matrix": {**HEADS, "2.1.weight": HEADS["2.1.weight"][:0]},
     "18 heads, at most 16": {**HEADS, "17.0.linear.weight": HEADS["0.0.linear.weight"]},
     "these look like an EAGLE draft": {"fc.weight": HEADS["0.1.weight"]},
     "heads fused into one tensor": {"medusa_head.weight": HEADS["0.1.weight"]},
@@ -163,3 +172,40 @@ def test_a_full_disk(capsys: Capsys, folder: Path, target: Path) -> None:
     error = capsys.readouterr().err
     assert error == f"{target}: No space left on device (the disk is full)\n"
     assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(("hidden", "file_type", "block"), [(100, "Q8_0", 32), (128, "Q4_K", 256)])
+def test_a_hidden_size_that_a_type_cannot_hold(
+    hidden: int, file_type: str, block: int, capsys: Capsys, folder: Path, target: Path
+) -> None:
+    source = v01_pt(folder, Weights.random(hidden=hidden))
+    error = refused(capsys, source, target, "--type", file_type)
+    assert error == (
+        f"{source}: hidden size {hidden}, {file_type} needs multiples of {block}: "
+        "choose another --type"
+    )
+
+
+def test_a_folder_in_the_place_of_the_target(capsys: Capsys, folder: Path, target: Path) -> None:
+    source = v01_pt(folder, Weights.random())
+    target.mkdir(parents=True)
+    assert refused(capsys, source, target) == f"{target}: Is a directory"
+
+
+@pytest.mark.parametrize("layout", ["v01_pt", "v01_safetensors"])
+def test_spoiled_files_are_refused_or_read_but_never_crash(
+    layout: str, capsys: Capsys, folder: Path, target: Path
+) -> None:
+    """Bytes changed at random where names, shapes and places are told."""
+    path = LAYOUTS[layout](folder, Weights.random(hidden=32, vocab=32))
+    good = path.read_bytes()
+    told = range(len(good)) if layout == "v01_pt" else range(1200)
+    rng, outcomes = random.Random(0), set()
+    for _ in range(300):
+        spoiled = bytearray(good)
+        for place in rng.choices(told, k=rng.randrange(1, 4)):
+            spoiled[place] = rng.randrange(256)
+        path.write_bytes(spoiled)
+        outcomes.add(code := run(path, target))
+        assert capsys.readouterr().err.count("\n") == code
+    assert outcomes == {0, 1}
