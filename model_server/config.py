@@ -78,10 +78,13 @@ class Settings(BaseSettings):
         return self.model_server_host in ("127.0.0.1", "localhost", "::1")
 
 
-def read_settings() -> Settings:
-    """The environment, checked. Raises SettingError with the first thing that is wrong."""
+def read_settings(**given: object) -> Settings:
+    """What is given, and the environment for the rest, checked.
+
+    Raises SettingError with the first thing that is wrong.
+    """
     try:
-        return Settings()
+        return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).upper() if first["loc"] else "settings"

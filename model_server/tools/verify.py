@@ -13,9 +13,8 @@ import argparse
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Literal
 
 from model_server.config import Settings, read_settings
@@ -24,17 +23,11 @@ from model_server.errors import RequestError, StartError
 from model_server.metrics import Metrics
 from model_server.protocol import (
     MAX_LOGPROBS,
-    Done,
-    Event,
-    Failed,
     GenerateRequest,
-    PositionLogprobs,
     Sampling,
     Speculation,
-    Tokens,
 )
-
-TIMEOUT_S = 3_600
+from model_server.tools.answers import Answer, answer_all
 
 
 @dataclass(frozen=True)
@@ -50,19 +43,6 @@ REFERENCE = Way("plain, alone", "off", 1)
 PLAIN_BATCH = Way("plain, 4 at once", "off", 4)
 MEDUSA = Way("Medusa, alone", "tree", 1)
 MEDUSA_BATCH = Way("Medusa, 4 at once", "tree", 4)
-
-
-@dataclass
-class Answer:
-    """What one prompt was answered, token by token."""
-
-    tokens: list[PositionLogprobs] = field(default_factory=list)
-    num_drafted: int = 0
-    num_accepted: int = 0
-
-    @property
-    def ids(self) -> list[int]:
-        return [token.id for token in self.tokens]
 
 
 @dataclass(frozen=True)
@@ -87,7 +67,7 @@ def divergences(reference: Sequence[Answer], answers: Sequence[Answer]) -> list[
     """The first of each answer that has one."""
     found = []
     for prompt, (expected, got) in enumerate(zip(reference, answers, strict=True)):
-        pairs = enumerate(zip(expected.tokens, got.tokens, strict=False))
+        pairs = enumerate(zip(expected.logprobs, got.logprobs, strict=False))
         position = next((at for at, (e, g) in pairs if e.id != g.id), None)
         if position is not None:
             found.append(_divergence(prompt, position, expected, got))
@@ -95,7 +75,7 @@ def divergences(reference: Sequence[Answer], answers: Sequence[Answer]) -> list[
 
 
 def _divergence(prompt: int, position: int, expected: Answer, got: Answer) -> Divergence:
-    ours, theirs = expected.tokens[position], got.tokens[position]
+    ours, theirs = expected.logprobs[position], got.logprobs[position]
     known = {token.id: token.logprob for token in ours.top}
     margin = ours.logprob - known[theirs.id] if theirs.id in known else None
     return Divergence(prompt, position, ours.text, theirs.text, margin)
@@ -120,31 +100,19 @@ def _together(
     served: Served, prompts: Sequence[list[int]], way: Way, args: argparse.Namespace
 ) -> list[Answer]:
     """Answers of requests that run at the same time."""
-    heard: SimpleQueue[list[Event]] = SimpleQueue()
-    answers = {str(number): Answer() for number in range(len(prompts))}
-    for name, prompt in zip(answers, prompts, strict=True):
-        request = GenerateRequest(
-            id=name,
+    requests = [
+        GenerateRequest(
+            id=str(number),
             prompt_tokens=prompt,
             max_tokens=args.tokens,
             sampling=Sampling(temperature=args.temperature, seed=args.seed),
             speculation=Speculation(mode=way.mode),
             logprobs=MAX_LOGPROBS,
         )
-        served.engine.submit(served.intake.make(request), heard.put)
-    unfinished = set(answers)
-    while unfinished:
-        for event in heard.get(timeout=TIMEOUT_S):
-            if isinstance(event, Tokens):
-                answers[event.id].tokens += event.logprobs or []
-            elif isinstance(event, Failed):
-                raise RequestError(event.message)
-            elif isinstance(event, Done):
-                unfinished.remove(event.id)
-                if event.speculation:
-                    answers[event.id].num_drafted = event.speculation.num_draft_tokens
-                    answers[event.id].num_accepted = event.speculation.num_accepted_draft_tokens
-    return list(answers.values())
+        for number, prompt in enumerate(prompts)
+    ]
+    found = {request.id: answer for request, answer in answer_all(served, requests)}
+    return [found[request.id] for request in requests]
 
 
 def _prompts(served: Served, args: argparse.Namespace) -> Iterator[list[int]]:
@@ -161,9 +129,9 @@ def _prompts(served: Served, args: argparse.Namespace) -> Iterator[list[int]]:
 
 def report(way: Way, found: Sequence[Divergence], answers: Sequence[Answer]) -> str:
     """One line for the way, one for each divergence."""
-    drafted, accepted = (
-        sum(getattr(answer, name) for answer in answers) for name in ("num_drafted", "num_accepted")
-    )
+    stats = [answer.speculation for answer in answers if answer.speculation]
+    drafted = sum(each.num_draft_tokens for each in stats)
+    accepted = sum(each.num_accepted_draft_tokens for each in stats)
     drafts = f"; {accepted} of {drafted} drafts accepted" if drafted else ""
     head = f"{way.name}: {len(found)} of {len(answers)} answers differ{drafts}"
     return "\n".join([head, *(f"  {each}" for each in found)])
