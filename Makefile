@@ -6,7 +6,7 @@ SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
 SHELL_FILES = deployment/setup.sh .ci/run $(wildcard tests/smoke.sh)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format demo-model bench bench-speculation bench-peers bench-latency lock clean
+.PHONY: help install run test test-training check format heads demo-model demo-heads bench bench-speculation bench-peers bench-latency lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,11 @@ test: ## Run the whole test suite
 	@$(SETUP) dev
 	@$(BIN)/python -m pytest
 
+test-training: ## Run the tests that need PyTorch (installs it into .venv)
+	@$(SETUP) dev
+	@$(SETUP) train
+	@$(BIN)/python -m pytest tests/training
+
 check: ## Lint, formatting and types
 	@$(SETUP) dev
 	$(BIN)/ruff check .
@@ -38,9 +43,17 @@ format: ## Format the code and fix what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+heads: ## Train Medusa heads: make heads ARGS="base.gguf heads.gguf --prompts prompts.txt"
+	@$(SETUP) train
+	$(BIN)/python -m model_server.training $(ARGS)
+
 demo-model: ## Train the demo model anew (installs PyTorch into .venv)
 	@$(SETUP) train
 	$(BIN)/python -m model_server.training.demo
+
+demo-heads: ## Train the demo model's heads anew (installs PyTorch into .venv)
+	@$(SETUP) train
+	$(BIN)/python -m model_server.training.demo.heads
 
 bench: ## The classic tables: F16, quantized, Medusa, dynamic batching
 	@$(SETUP) dev

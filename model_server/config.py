@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     medusa_max_tokens_per_step: int = Field(
         0, ge=0, le=64, description="Most tokens a request gets a step; 0: no cap, 1: plain."
     )
+    prompt_lookup: bool = Field(
+        True, description="Draft from the request's own text too, with or without heads."
+    )
     model_server_host: str = Field("127.0.0.1", description="Address to listen on.")
     model_server_port: int = Field(8001, ge=0, le=65535, description="Port to listen on.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

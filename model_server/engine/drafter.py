@@ -24,12 +24,14 @@ Mode = Literal["auto", "off", "chain", "tree"]
 class DraftOptions:
     """The process's settings; a request may ask for less.
 
-    `rows`: of every tree, 0: what pays. `max_tokens_per_step`: 0: no cap.
+    `rows`: of every tree, 0: what pays. `max_tokens_per_step`: 0: no cap. `lookup`: copy from the
+    context too.
     """
 
     mode: Mode = "auto"
     rows: int = 0
     max_tokens_per_step: int = 0
+    lookup: bool = True
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ class Drafter:
 
     def _candidates(self, sequence: Sequence, most: int, room: Room) -> Candidates:
         drafting = sequence.drafting
-        drafting.found = found = drafting.lookup.find(sequence.tokens, min(most, MAX_DRAFT))
+        most_copied = min(most, MAX_DRAFT) if self.options.lookup else 0
+        drafting.found = found = drafting.lookup.find(sequence.tokens, most_copied)
         probabilities = self._copies.probabilities(found.num_matched, len(found.tokens))
         chain = "chain" in (self.options.mode, sequence.request.speculation.mode)
         branching = not chain and sequence not in room.unready

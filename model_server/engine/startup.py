@@ -149,7 +149,10 @@ def _drafter(settings: Settings, costs: Costs, heads: Heads | None) -> Drafter:
         heads.num_heads if heads else 0, heads.calibration if heads else None
     )
     options = DraftOptions(
-        settings.medusa_mode, settings.medusa_rows, settings.medusa_max_tokens_per_step
+        settings.medusa_mode,
+        settings.medusa_rows,
+        settings.medusa_max_tokens_per_step,
+        settings.prompt_lookup,
     )
     return Drafter(Policy(costs.decode, costs.heads, confidence), options)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import model_server
+from model_server.llama.model import Model
 from model_server.training.demo.evaluate import Evaluator
 
 DEMO = Path(model_server.__file__).parent / "demo"
@@ -28,3 +29,10 @@ def evaluator(demo_gguf: Path) -> Iterator[Evaluator]:
     evaluator = Evaluator(demo_gguf, n_threads=2)
     yield evaluator
     evaluator.close()
+
+
+@pytest.fixture(scope="session")
+def twin(twin_path: Path) -> Iterator[Model]:
+    loaded = Model(twin_path, n_gpu_layers=0)
+    yield loaded
+    loaded.close()

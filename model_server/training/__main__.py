@@ -1,0 +1,176 @@
+"""Medusa heads for any GGUF, trained against the very file that is served.
+
+BASE answers prompts, or reads texts, through the engine; its hidden states and the tokens that
+followed are kept in a folder. PyTorch learns the heads from them, and OUT is written. After an
+interruption the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from model_server.config import read_settings
+from model_server.engine.startup import Served, load
+from model_server.errors import RequestError, StartError
+from model_server.metrics import Metrics
+from model_server.tools.convert_heads import TYPES, read_base
+from model_server.training import sources
+from model_server.training.collect import CollectOptions, Collector
+from model_server.training.corpus import Corpus
+from model_server.training.sources import Source
+
+_PROMPT_ROOM = 512  # cells of the KV pool for each prompt, about
+
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m model_server.training", description=__doc__)
+    add = parser.add_argument
+    add("base", metavar="BASE", type=Path, help="GGUF that will be served with the heads")
+    add("out", metavar="OUT", type=Path, help="head file to write, .gguf")
+    given = parser.add_argument_group("data, one of").add_mutually_exclusive_group(required=True)
+    for name, what in (
+        ("--prompts", "files of prompts, one a line; BASE answers them"),
+        ("--pieces", "texts or folders; BASE continues pieces of them"),
+        ("--texts", "texts or folders, learnt as they stand"),
+    ):
+        given.add_argument(name, nargs="+", type=Path, metavar="PATH", help=what)
+    add("--num", type=int, default=0, help="prompts or pieces to take, by chance; 0: all")
+    add("--piece-tokens", type=int, default=256, help="of each piece of a text")
+    add("--answer-tokens", type=int, default=256, help="that BASE adds at most")
+    add("--temperature", type=float, default=0.0, help="of the answers")
+    add("--at-once", type=int, default=16, help="answers made together")
+    add("--held-out", type=float, default=0.05, help="share of the data that heads are judged by")
+    add("--heads", type=int, default=5)
+    add("--blocks", type=int, default=1, help="residual blocks of each head")
+    add("--shared-output", action="store_true", help="use BASE's output matrix: a smaller file")
+    add("--type", choices=TYPES, default="Q8_0", help="of the matrices in OUT")
+    add("--epochs", type=int, default=8, help="passes over the data at most")
+    add("--patience", type=int, default=2, help="passes without a gain after which it is over")
+    add("--batch", type=int, default=512, help="positions a step")
+    add("--learning-rate", type=float, default=1e-3)
+    add("--seed", type=int, default=0)
+    add("--work", type=Path, help="folder for data and checkpoints; OUT.training if not given")
+    return parser.parse_args(arguments)
+
+
+def collect(args: argparse.Namespace) -> Corpus:
+    """The corpus that the options name, collected as far as it wasn't."""
+    served = _serve(args)
+    try:
+        chosen = sources.choose(_sources(args, served), args.num, args.seed)
+        _refuse_too_little(chosen, args.held_out)
+        work = args.work or Path(f"{args.out}.training")
+        answer_tokens = 0 if args.texts else args.answer_tokens
+        made = CollectOptions(answer_tokens, args.temperature, args.seed, args.held_out)
+        _same_data(work, {"base": served.model.fingerprint, **vars(made)}, chosen)
+        corpus = Corpus(work, served.model.hidden_size)
+        with tqdm(total=len(chosen), initial=corpus.num_texts, desc="collecting") as bar:
+            Collector(served, corpus, made).run(chosen, bar.update)
+        return corpus
+    finally:
+        served.close()
+
+
+def train(args: argparse.Namespace, corpus: Corpus) -> None:
+    """Heads from a corpus, written to OUT."""
+    try:
+        import torch  # optional: most people only serve
+    except ImportError:
+        raise StartError("PyTorch is missing: `make heads` installs it") from None
+    from model_server.training import heads
+    from model_server.training.train import Figures, Recipe, Trainer
+
+    recipe = Recipe(
+        heads.HeadShape(args.heads, args.blocks, args.shared_output),
+        epochs=args.epochs,
+        patience=args.patience,
+        batch_size=args.batch,
+        learning_rate=args.learning_rate,
+        seed=args.seed,
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    trainer = Trainer(corpus, heads.output_matrix(args.base), recipe, device)
+    with tqdm(total=recipe.epochs * trainer.steps_per_epoch, desc="training") as bar:
+
+        def report(trainer: Trainer, found: Figures) -> None:
+            bar.update(trainer.num_steps - bar.n)
+            accuracy = " ".join(f"{share:.3f}" for share in found.accuracy)
+            if found.held_out:
+                epoch = trainer.standing.epoch
+                bar.write(
+                    f"epoch {epoch}: held out: loss {found.loss:.3f}, accuracy {accuracy}, "
+                    f"{found.length:.3f} heads right in a row"
+                )
+            else:
+                bar.set_postfix_str(f"loss {found.loss:.3f}, accuracy {accuracy}")
+
+        work = args.work or Path(f"{args.out}.training")
+        trained = trainer.run(work / "checkpoint.pt", report)
+    heads.write(trained, read_base(args.base), args.out, args.type)
+
+
+def _serve(args: argparse.Namespace) -> Served:
+    room = args.answer_tokens + max(args.piece_tokens, _PROMPT_ROOM)
+    settings = read_settings(
+        model_path=args.base,
+        medusa_mode="off",
+        n_parallel=args.at_once,
+        kv_cache_tokens=args.at_once * room,
+        model_context_size=0,
+    )
+    return load(settings, Metrics())
+
+
+def _sources(args: argparse.Namespace, served: Served) -> list[Source]:
+    if args.prompts:
+        return sources.prompts(args.prompts, served.intake.prompts)
+    texts = sources.read_texts(args.texts or args.pieces)
+    return sources.pieces(texts, served.intake.vocab, args.piece_tokens)
+
+
+def _refuse_too_little(chosen: Sequence[Source], held_out: float) -> None:
+    num_held_out = sum(source.held_out(held_out) for source in chosen)
+    if not 0 < num_held_out < len(chosen):
+        raise StartError(
+            f"{len(chosen)} texts, {num_held_out} of them held out: both training and judging need "
+            "some; give more, or change --held-out"
+        )
+
+
+def _same_data(work: Path, made: dict[str, object], chosen: Sequence[Source]) -> None:
+    """Refuse to mix data that were made in different ways."""
+    path = work / "data.json"
+    wanted = {**made, "sources": sources.digest(chosen)}
+    if path.exists():
+        found = json.loads(path.read_text())
+        if differing := [name for name in wanted if found.get(name) != wanted[name]]:
+            raise StartError(
+                f"{work} holds data of another run (other {', '.join(differing)}): "
+                "remove it, or choose another --work"
+            )
+    work.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(wanted))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Collect, train, examine. The exit code is 1, with one sentence, when that can't be done."""
+    args = options(arguments)
+    try:
+        train(args, collect(args))
+    except (StartError, RequestError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped: the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Fills a corpus: the served model answers, and its hidden states behind the texts are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from model_server.engine.startup import Served
+from model_server.llama.states import StateReader
+from model_server.protocol import GenerateRequest, Sampling
+from model_server.tools.answers import answer_all
+from model_server.training.corpus import Corpus
+from model_server.training.sources import Source, batches
+
+# Answered together, then read: two contexts that compute at the same time would take turns badly.
+_BATCHES_OF_SLOTS = 16
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class CollectOptions:
+    """`answer_tokens`: 0: the sources are whole texts and nothing is answered."""
+
+    answer_tokens: int
+    temperature: float
+    seed: int
+    held_out_share: float
+
+
+class Collector:
+    """Goes through sources in order, from the first that the corpus lacks."""
+
+    def __init__(self, served: Served, corpus: Corpus, options: CollectOptions) -> None:
+        self._served, self._corpus, self._options = served, corpus, options
+
+    def run(self, sources: Sequence[Source], progress: Progress = lambda _: None) -> None:
+        """`progress` hears how many texts were added. Raises RequestError, StartError."""
+        longest = max((len(source.tokens) for source in sources), default=0)
+        most = longest + self._options.answer_tokens
+        reader = StateReader(self._served.model, most, self._served.context.n_threads)
+        try:
+            missing = sources[self._corpus.num_texts :]
+            for part in batches(missing, _BATCHES_OF_SLOTS * self._served.info.slots):
+                for source, answer in zip(part, self._answers(part), strict=True):
+                    self._add(reader, source, answer)
+                    progress(1)
+        finally:
+            reader.close()
+
+    def _answers(self, part: Sequence[Source]) -> list[list[int]]:
+        if not self._options.answer_tokens:
+            return [[] for _ in part]
+        first = self._corpus.num_texts
+        requests = [
+            GenerateRequest(
+                id=str(number),
+                prompt_tokens=list(source.tokens),
+                max_tokens=self._options.answer_tokens,
+                sampling=Sampling(
+                    temperature=self._options.temperature, seed=self._options.seed + number
+                ),
+            )
+            for number, source in enumerate(part, first)
+        ]
+        found = {
+            request.id: answer.tokens for request, answer in answer_all(self._served, requests)
+        }
+        return [found[request.id] for request in requests]
+
+    def _add(self, reader: StateReader, source: Source, answer: Sequence[int]) -> None:
+        """A prompt is learnt from as little as it is drafted: its last token is the first state."""
+        tokens = [*source.tokens, *answer]
+        first = len(source.tokens) - 1 if self._options.answer_tokens else 0
+        self._corpus.append(
+            reader.read(tokens)[first:],
+            tokens[first:],
+            held_out=source.held_out(self._options.held_out_share),
+        )

@@ -1,0 +1,90 @@
+"""Hidden states and tokens on disk, text by text, so that collecting can go on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+NO_TARGET = -100  # what PyTorch's cross entropy leaves out
+
+
+@dataclass(frozen=True)
+class Examples:
+    """`rows`: places among the states. `targets`: (rows, heads) tokens, NO_TARGET where none."""
+
+    rows: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+
+class Corpus:
+    """A folder with `states` (F16), `tokens` (I32), and `texts`: one JSON line for each text."""
+
+    def __init__(self, folder: Path, hidden_size: int) -> None:
+        """Open or begin one; what an interruption left half written is cut off."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._hidden_size = hidden_size
+        self._states, self._tokens, self._texts = (
+            folder / name for name in ("states.f16", "tokens.i32", "texts.jsonl")
+        )
+        self._lengths: list[int] = []
+        self._held_out: list[bool] = []
+        self._reopen()
+
+    @property
+    def num_texts(self) -> int:
+        """Texts that are stored."""
+        return len(self._lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all texts."""
+        return sum(self._lengths)
+
+    def append(self, states: NDArray[np.float32], tokens: Sequence[int], *, held_out: bool) -> None:
+        """Add a text: (tokens, hidden size), row i being the state behind token i."""
+        assert states.shape == (len(tokens), self._hidden_size), "This is a bug."
+        for path, values in (
+            (self._states, states.astype(np.float16)),
+            (self._tokens, np.array(tokens, np.int32)),
+        ):
+            with path.open("ab") as file:
+                file.write(values.tobytes())
+        with self._texts.open("a") as file:
+            file.write(json.dumps({"tokens": len(tokens), "held_out": held_out}) + "\n")
+        self._lengths.append(len(tokens))
+        self._held_out.append(held_out)
+
+    def states(self) -> NDArray[np.float16]:
+        """(tokens, hidden size), mapped and not yet read."""
+        shape = (self.num_tokens, self._hidden_size)
+        return np.memmap(self._states, np.float16, mode="r", shape=shape)
+
+    def examples(self, num_heads: int, *, held_out: bool) -> Examples:
+        """Head i behind token t has the target t + 2 + i of the same text; the last have none."""
+        lengths = np.array(self._lengths, np.int64)
+        ends = np.repeat(lengths.cumsum(), lengths)
+        rows = np.flatnonzero(np.repeat(np.array(self._held_out) == held_out, lengths))
+        wanted = rows[:, None] + 2 + np.arange(num_heads)
+        exists = wanted < ends[rows, None]
+        tokens = np.fromfile(self._tokens, np.int32)
+        targets = np.where(exists, tokens[np.minimum(wanted, len(tokens) - 1)], NO_TARGET)
+        kept = exists[:, 0]
+        return Examples(rows[kept], targets[kept].astype(np.int64))
+
+    def _reopen(self) -> None:
+        self._texts.touch()
+        with self._texts.open() as file:
+            lines = [line for line in file if line.endswith("\n")]
+        for entry in map(json.loads, lines):
+            self._lengths.append(entry["tokens"])
+            self._held_out.append(entry["held_out"])
+        sizes = (self.num_tokens * self._hidden_size * 2, self.num_tokens * 4, sum(map(len, lines)))
+        for path, size in zip((self._states, self._tokens, self._texts), sizes, strict=True):
+            path.touch()
+            with path.open("r+b") as file:
+                file.truncate(size)

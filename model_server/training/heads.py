@@ -1,0 +1,105 @@
+"""Medusa heads in PyTorch: what is trained, and how it becomes a head file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model_server.errors import StartError
+from model_server.llama.gguf import GgufHeader
+from model_server.llama.gguf_writer import Floats
+from model_server.medusa import head_writer
+from model_server.tools.convert_heads import Base
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """`shared_output`: all heads use the base's own output matrix, which is not trained."""
+
+    num_heads: int = 5
+    num_blocks: int = 1
+    shared_output: bool = False
+
+
+class Head(nn.Module):
+    """Blocks x + silu(W x + b), then a vocabulary matrix. Begins as the base's own prediction."""
+
+    def __init__(self, shape: HeadShape, output: Tensor) -> None:
+        super().__init__()
+        hidden_size = output.shape[1]
+        self.blocks = nn.ModuleList(
+            nn.Linear(hidden_size, hidden_size) for _ in range(shape.num_blocks)
+        )
+        for parameter in self.blocks.parameters():
+            nn.init.zeros_(parameter)
+        self.output = (
+            nn.Buffer(output, persistent=False)
+            if shape.shared_output
+            else nn.Parameter(output.clone())
+        )
+
+    def weights(self) -> list[tuple[Tensor, Tensor]]:
+        """Matrix and bias of each block."""
+        parameters = list(self.blocks.parameters())
+        return list(zip(parameters[::2], parameters[1::2], strict=True))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(rows, hidden size) to logits (rows, vocabulary)."""
+        for weight, bias in self.weights():
+            states = states + functional.silu(functional.linear(states, weight, bias))
+        return functional.linear(states, self.output)
+
+
+class MedusaHeads(nn.ModuleList):
+    """Head i predicts the token i + 2 behind its state's own."""
+
+    def __init__(self, shape: HeadShape, output: Tensor) -> None:
+        """`output`: the base's output matrix, (vocabulary, hidden size), F32."""
+        super().__init__(Head(shape, output) for _ in range(shape.num_heads))
+
+
+def output_matrix(path: Path) -> Tensor:
+    """(vocabulary, hidden size), F32, of a base; the embeddings where they are tied.
+
+    Raises StartError when its type can't be read back.
+    """
+    header = GgufHeader(path)
+    tensors = header.tensors
+    header.close()
+    stored = tensors.get("output.weight") or tensors["token_embd.weight"]
+    type_ = gguf.GGMLQuantizationType(stored.type)
+    try:
+        values = gguf.quants.dequantize(stored.rows(), type_)
+    except NotImplementedError:
+        raise StartError(f"{path}: {stored.name} is {type_.name}: no way to read it back") from None
+    return torch.from_numpy(np.array(values).reshape(stored.shape))
+
+
+def write(heads: MedusaHeads, base: Base, path: Path, file_type: str) -> None:
+    """Write a head file that names its base. Raises OSError."""
+    header = head_writer.Header(
+        vocab_size=base.vocab_size,
+        hidden=base.hidden_size,
+        file_type=file_type,
+        base_fingerprint=base.fingerprint,
+        name=f"Medusa heads for {base.path.stem}",
+    )
+    head_writer.write(path, [_stored(head) for head in heads.cpu()], header)
+
+
+def _stored(head: nn.Module) -> head_writer.Head:
+    def floats(tensor: Tensor) -> Floats:
+        return tensor.detach().numpy()
+
+    assert isinstance(head, Head), "This is a bug."
+    trained = isinstance(head.output, nn.Parameter)
+    return head_writer.Head(
+        [([floats(weight)], floats(bias)) for weight, bias in head.weights()],
+        [floats(head.output)] if trained else None,
+    )

@@ -1,0 +1,118 @@
+"""What heads learn from: prompts that the model answers, or texts as they stand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_server.engine.prompt import PromptEncoder
+from model_server.errors import RequestError, StartError
+from model_server.llama.vocab import Vocab
+from model_server.protocol import GenerateRequest, Message
+
+
+@dataclass(frozen=True)
+class Source:
+    """Tokens of a prompt, or of a whole text. Sources of one group are held out together."""
+
+    tokens: Sequence[int]
+    group: str
+
+    def held_out(self, share: float) -> bool:
+        """Whether this is for measuring only. By a hash: other sources don't change it."""
+        digest = hashlib.sha256(self.group.encode()).digest()
+        return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text and where it comes from."""
+
+    content: str
+    name: str
+
+
+def read_texts(paths: Sequence[Path]) -> list[Text]:
+    """Files, and all files below folders, in order of their names. Raises StartError."""
+    found = []
+    for path in paths:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        found += [Text(_read(file), str(file)) for file in files]
+    return found
+
+
+def prompts(paths: Sequence[Path], encoder: PromptEncoder) -> list[Source]:
+    """One prompt a line: plain text, or JSON with `prompt` or `messages`. Raises StartError.
+
+    Plain text is what a user says where the model has a chat template, else where an answer begins.
+    """
+    return [
+        Source(tokens, group=line)
+        for text in read_texts(paths)
+        for number, line in enumerate(text.content.splitlines(), 1)
+        if line.strip()
+        for tokens in [_encode(line, encoder, f"{text.name}, line {number}")]
+    ]
+
+
+def pieces(texts: Sequence[Text], vocab: Vocab, num_tokens: int) -> list[Source]:
+    """Texts cut every so many tokens, BOS before each piece where the model wants one."""
+    bos = [] if vocab.bos is None else [vocab.bos]
+    step = num_tokens - len(bos)
+    found = []
+    for text in texts:
+        tokens = vocab.tokenize(text.content)
+        found += [
+            Source(bos + tokens[at : at + step], text.name) for at in range(0, len(tokens), step)
+        ]
+    return found
+
+
+def choose(sources: Sequence[Source], most: int, seed: int) -> list[Source]:
+    """At most so many, in an order of chance; 0: all."""
+    shuffled = random.Random(seed).sample(sources, len(sources))
+    return shuffled[:most] if most else shuffled
+
+
+def digest(sources: Sequence[Source]) -> str:
+    """Names a choice of sources."""
+    found = hashlib.sha256()
+    for source in sources:
+        found.update(json.dumps([list(source.tokens), source.group]).encode())
+    return found.hexdigest()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StartError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise StartError(f"{path}: not a text file in UTF-8") from None
+
+
+def _encode(line: str, encoder: PromptEncoder, place: str) -> list[int]:
+    try:
+        return encoder.encode(_request(line, can_chat=encoder.can_chat))
+    except (ValueError, RequestError) as error:
+        raise StartError(f"{place}: {error}") from None
+
+
+def _request(line: str, *, can_chat: bool) -> GenerateRequest:
+    if line.startswith("{"):
+        fields = json.loads(line)
+        wanted = {name: fields[name] for name in ("prompt", "messages") if name in fields}
+        return GenerateRequest(id="prompt", **wanted)
+    if can_chat:
+        return GenerateRequest(id="prompt", messages=[Message(role="user", content=line)])
+    return GenerateRequest(id="prompt", prompt=line)
+
+
+def batches(sources: Sequence[Source], size: int) -> Iterator[Sequence[Source]]:
+    """Consecutive parts of `size`."""
+    for start in range(0, len(sources), size):
+        yield sources[start : start + size]

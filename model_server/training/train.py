@@ -1,0 +1,235 @@
+"""Trains heads on a corpus: Medusa-1, the base stays as it is (arXiv:2401.10774, 2.2.1)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from model_server.training.corpus import NO_TARGET, Corpus, Examples
+from model_server.training.heads import HeadShape, MedusaHeads
+
+HEAD_DISCOUNT = 0.8  # what the loss of a head weighs against that of the head before it
+WARM_UP_SHARE = 0.02
+CHECKPOINT_EVERY_S = 120.0
+MAX_CHECKPOINT_SHARE = 0.05  # of the time, for large heads
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How heads are trained. The same recipe, corpus and threads give the same heads."""
+
+    shape: HeadShape = field(default_factory=HeadShape)
+    epochs: int = 8
+    patience: int = 2
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a training is. `best`: held-out length of the best epoch; `worse`: epochs since."""
+
+    epoch: int = 0
+    batch: int = 0
+    best: float = 0.0
+    worse: int = 0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of a batch, or of the held-out texts. `accuracy`: top-1, by head.
+
+    `length`: how many heads in a row are right, on average.
+    """
+
+    loss: float
+    accuracy: NDArray[np.float64]
+    length: float
+    held_out: bool
+
+
+Report = Callable[["Trainer", Figures], None]
+
+
+class Trainer:
+    """AdamW, the learning rate rising for 2 % of the steps and falling linearly to zero."""
+
+    def __init__(self, corpus: Corpus, output: Tensor, recipe: Recipe, device: str) -> None:
+        """`output`: the base's output matrix. `device`: PyTorch's, cpu or cuda."""
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.standing, self._device = recipe, Standing(), device
+        num_heads = recipe.shape.num_heads
+        self._states = corpus.states()
+        self._train = corpus.examples(num_heads, held_out=False)
+        self._held_out = corpus.examples(num_heads, held_out=True)
+        self.heads = MedusaHeads(recipe.shape, output).to(device)
+        self._best = self._copy()
+        self._optimizer = torch.optim.AdamW(
+            self.heads.parameters(), recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one pass over the corpus."""
+        return -(-len(self._train.rows) // self.recipe.batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps so far."""
+        return self.standing.epoch * self.steps_per_epoch + self.standing.batch
+
+    def run(self, checkpoint: Path, report: Report) -> MedusaHeads:
+        """Train until the epochs are over or the held-out texts stop gaining; the best heads.
+
+        Goes on from the checkpoint where there is one of this recipe.
+        """
+        self.load(checkpoint)
+        next_save = time.monotonic() + CHECKPOINT_EVERY_S
+        while not self._over():
+            for rows in self._batches():
+                report(self, self._step(rows))
+                if time.monotonic() > next_save:
+                    next_save = time.monotonic() + self._save(checkpoint)
+            report(self, self._end_epoch())
+            self._save(checkpoint)
+        self.heads.load_state_dict(self._best)
+        return self.heads
+
+    def evaluate(self) -> Figures:
+        """On the held-out texts."""
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(self._held_out.rows), self.recipe.batch_size):
+                states, targets = self._tensors(
+                    self._held_out, slice(start, start + self.recipe.batch_size)
+                )
+                parts.append([_judge(head(states), t) for head, t in self._each(targets)])
+        losses, right = zip(*(zip(*part, strict=True) for part in parts), strict=True)
+        return _figures(
+            torch.cat([torch.stack(loss) for loss in losses], 1),
+            torch.cat([torch.stack(each) for each in right], 1),
+            self._held_out.targets,
+            held_out=True,
+        )
+
+    def load(self, path: Path) -> bool:
+        """Go on from a checkpoint, if there is one of the same recipe."""
+        if not path.exists():
+            return False
+        state = torch.load(path, map_location=self._device, weights_only=True)
+        if state["recipe"] != asdict(self.recipe):
+            return False
+        self.heads.load_state_dict(state["heads"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._best, self.standing = state["best"], Standing(**state["standing"])
+        return True
+
+    def _over(self) -> bool:
+        standing, recipe = self.standing, self.recipe
+        return standing.epoch >= recipe.epochs or standing.worse >= recipe.patience
+
+    def _batches(self) -> Iterator[NDArray[np.int64]]:
+        """What is left of this epoch, in its order of chance."""
+        size = self.recipe.batch_size
+        chance = np.random.default_rng([self.recipe.seed, self.standing.epoch])
+        shuffled = chance.permutation(len(self._train.rows))
+        while self.standing.batch < self.steps_per_epoch:
+            yield np.sort(shuffled[self.standing.batch * size :][:size])
+
+    def _step(self, rows: NDArray[np.int64]) -> Figures:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * self._share_of_peak()
+        states, targets = self._tensors(self._train, rows)
+        self._optimizer.zero_grad(set_to_none=True)
+        losses, right = [], []
+        # Head by head: they share nothing, and the logits of one are large enough.
+        for i, (head, target) in enumerate(self._each(targets)):
+            with torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda"):
+                logits = head(states)
+            loss, hits = _judge(logits.float(), target)
+            if bool((target != NO_TARGET).any()):
+                mean = loss.sum() / (target != NO_TARGET).sum()
+                torch.autograd.backward(HEAD_DISCOUNT**i * mean)
+            losses.append(loss.detach())
+            right.append(hits)
+        self._optimizer.step()
+        self.standing = replace(self.standing, batch=self.standing.batch + 1)
+        return _figures(
+            torch.stack(losses), torch.stack(right), self._train.targets[rows], held_out=False
+        )
+
+    def _end_epoch(self) -> Figures:
+        found, standing = self.evaluate(), self.standing
+        better = found.length > standing.best
+        if better:
+            self._best = self._copy()
+        self.standing = Standing(
+            epoch=standing.epoch + 1,
+            best=max(found.length, standing.best),
+            worse=0 if better else standing.worse + 1,
+        )
+        return found
+
+    def _share_of_peak(self) -> float:
+        total = self.recipe.epochs * self.steps_per_epoch
+        warm_up = max(WARM_UP_SHARE * total, 1)
+        return min((self.num_steps + 1) / warm_up, (total - self.num_steps) / total)
+
+    def _each(self, targets: Tensor) -> Iterator[tuple[torch.nn.Module, Tensor]]:
+        """Each head with its own targets."""
+        return zip(self.heads, targets.T, strict=True)
+
+    def _tensors(
+        self, examples: Examples, chosen: NDArray[np.int64] | slice
+    ) -> tuple[Tensor, Tensor]:
+        states = self._states[examples.rows[chosen]].astype(np.float32)
+        targets = torch.from_numpy(examples.targets[chosen])
+        return torch.from_numpy(states).to(self._device), targets.to(self._device)
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.heads.state_dict().items()}
+
+    def _save(self, path: Path) -> float:
+        """Write a checkpoint; seconds until the next should be written."""
+        started = time.monotonic()
+        state = {
+            "recipe": asdict(self.recipe),
+            "heads": self.heads.state_dict(),
+            "best": self._best,
+            "optimizer": self._optimizer.state_dict(),
+            "standing": asdict(self.standing),
+        }
+        part = path.with_name(path.name + ".part")
+        torch.save(state, part)
+        part.replace(path)
+        return max(CHECKPOINT_EVERY_S, (time.monotonic() - started) / MAX_CHECKPOINT_SHARE)
+
+
+def _judge(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy of each row, 0 where it has no target, and whether its best token is right."""
+    losses = functional.cross_entropy(logits, targets, ignore_index=NO_TARGET, reduction="none")
+    return losses, logits.argmax(1) == targets
+
+
+def _figures(
+    losses: Tensor, right: Tensor, targets: NDArray[np.int64], *, held_out: bool
+) -> Figures:
+    """`losses` and `right` are (heads, rows), `targets` (rows, heads)."""
+    counts = np.maximum((targets != NO_TARGET).sum(0), 1)
+    by_head = losses.double().sum(1).cpu().numpy() / counts
+    hits = right.cpu().numpy()
+    return Figures(
+        loss=float(by_head @ HEAD_DISCOUNT ** np.arange(len(hits))),
+        accuracy=hits.sum(1) / counts,
+        length=float(hits.cumprod(0).sum(0).mean()),
+        held_out=held_out,
+    )

@@ -1,0 +1,194 @@
+"""The tiny twin's every next token is known, so heads that learnt it must know them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_server.config import Settings
+from model_server.engine import startup
+from model_server.metrics import Metrics
+from model_server.protocol import GenerateRequest, Sampling, Speculation
+from model_server.tools.answers import answer_all
+from tests import heads_reference, twin
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make test-training` does")
+training = pytest.importorskip("model_server.training.__main__")
+heads = pytest.importorskip("model_server.training.heads")
+train = pytest.importorskip("model_server.training.train")
+
+QUICK = ["--answer-tokens", "60", "--epochs", "6", "--batch", "64", "--learning-rate", "0.01"]
+NUM_HEADS = 3
+
+Data = tuple[object, object]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_threads() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("N_THREADS", "1")
+        torch.set_num_threads(1)
+        yield
+
+
+def prompts(path: Path, count: int) -> Path:
+    lines = [twin.prompt_text(twin.prompt(4, seed)) for seed in range(count)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def run(base: Path, out: Path, *more: str) -> int:
+    lines = prompts(out.with_suffix(".txt"), 60)
+    given = ["--prompts", str(lines), "--heads", str(NUM_HEADS), *QUICK, *more]
+    return int(training.main([str(base), str(out), *given]))
+
+
+@pytest.fixture(scope="module")
+def trained(twin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "heads.gguf"
+    assert run(twin_path, out, "--type", "F32") == 0
+    return out
+
+
+def test_every_head_knows_its_token(twin_path: Path, trained: Path) -> None:
+    """No shift is off by one, no head is left out: behind t they say t + 2, t + 3, t + 4."""
+    walk = twin.answer(twin.prompt(4, 1_000), 100)
+    settings = Settings(
+        model_path=twin_path, medusa_path=trained, medusa_mode="chain", prompt_lookup=False
+    )
+    served = startup.load(settings, Metrics())
+    request = GenerateRequest(
+        id="1",
+        prompt_tokens=twin.prompt(4, 1_000),
+        max_tokens=100,
+        sampling=Sampling(temperature=0),
+        speculation=Speculation(mode="chain"),
+    )
+    [(_, answer)] = answer_all(served, [request])
+    served.close()
+    assert answer.tokens == walk
+    assert answer.speculation is not None
+    assert answer.speculation.draft_acceptance_rate > 0.95
+    assert len(answer.speculation.num_accepted_tokens_per_pos) == NUM_HEADS
+
+
+def figures(path: Path) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+    return heads_reference.tensors(path)
+
+
+def test_the_same_seed_gives_the_same_heads(twin_path: Path, trained: Path) -> None:
+    again, other = (trained.with_name(f"{name}.gguf") for name in ("again", "other"))
+    assert run(twin_path, again, "--type", "F32") == 0
+    assert run(twin_path, other, "--type", "F32", "--seed", "1") == 0
+    assert again.read_bytes().replace(b"again", b"") == trained.read_bytes().replace(b"again", b"")
+    assert other.read_bytes() != trained.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def data(twin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """A corpus of the twin, and its output matrix."""
+    folder = tmp_path_factory.mktemp("corpus")
+    lines = str(prompts(folder / "prompts.txt", 40))
+    args = training.options([str(twin_path), str(folder / "heads"), "--prompts", lines, *QUICK])
+    return training.collect(args), heads.output_matrix(twin_path)
+
+
+class Interrupted(Exception):
+    """Raised in the middle of a training."""
+
+
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = train.Recipe(heads.HeadShape(num_heads=2), epochs=3, batch_size=64)
+    monkeypatch.setattr(train, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(train, "MAX_CHECKPOINT_SHARE", float("inf"))
+
+    def stop_at(trainer: object, _: object, step: int = 40) -> None:
+        assert isinstance(trainer, train.Trainer)
+        if trainer.num_steps == step:
+            raise Interrupted
+
+    undisturbed = train.Trainer(*data, recipe, "cpu").run(tmp_path / "a.pt", silent)
+    first = train.Trainer(*data, recipe, "cpu")
+    with pytest.raises(Interrupted):
+        first.run(tmp_path / "b.pt", stop_at)
+    second = train.Trainer(*data, recipe, "cpu")
+    resumed = second.run(tmp_path / "b.pt", silent)
+    assert 0 < 40 < 3 * second.steps_per_epoch
+    for name, value in undisturbed.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def silent(*_: object) -> None:
+    """Says nothing."""
+
+
+def test_another_recipe_starts_anew(data: Data, tmp_path: Path) -> None:
+    recipe = train.Recipe(heads.HeadShape(num_heads=1), epochs=1, batch_size=64)
+    train.Trainer(*data, recipe, "cpu").run(tmp_path / "a.pt", silent)
+    assert train.Trainer(*data, recipe, "cpu").load(tmp_path / "a.pt")
+    other = replace(recipe, learning_rate=0.5)
+    assert not train.Trainer(*data, other, "cpu").load(tmp_path / "a.pt")
+
+
+def test_training_ends_when_the_held_out_texts_stop_gaining(data: Data, tmp_path: Path) -> None:
+    """Without a learning rate the first epoch stays the best."""
+    recipe = train.Recipe(
+        heads.HeadShape(num_heads=1), epochs=50, patience=2, batch_size=64, learning_rate=0.0
+    )
+    trainer = train.Trainer(*data, recipe, "cpu")
+    trainer.run(tmp_path / "a.pt", silent)
+    assert trainer.standing.epoch <= 3
+
+
+def test_a_shared_output_is_left_to_the_base(twin_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "heads.gguf"
+    assert run(twin_path, out, "--shared-output", "--type", "F32") == 0
+    assert sorted(figures(out)) == [
+        f"head.{i}.block.0.{part}" for i in range(NUM_HEADS) for part in ("bias", "weight")
+    ]
+
+
+def test_data_of_another_run_are_refused(
+    twin_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "heads.gguf"
+    given = [str(twin_path), str(out), "--prompts", str(prompts(tmp_path / "p.txt", 40)), *QUICK]
+    args = training.options(given)
+    training.collect(args)
+    capsys.readouterr()
+    assert training.main([*given, "--temperature", "0.7"]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "holds data of another run (other temperature)" in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--prompts", "none.txt"], "none.txt: No such file or directory"),
+        (["--prompts", "{empty}"], "0 texts, 0 of them held out"),
+        (["--prompts", "{one}"], "1 texts, 0 of them held out"),
+        (["--prompts", "{many}", "--answer-tokens", "9999"], "max_tokens 9999"),
+    ],
+)
+def test_what_can_not_be_learnt_from_is_said(
+    options: list[str],
+    problem: str,
+    twin_path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "one").write_text("one\n")
+    prompts(tmp_path / "many", 40)
+    names = {name: tmp_path / name for name in ("empty", "one", "many")}
+    given = [option.format(**names) for option in options]
+    assert training.main([str(twin_path), str(tmp_path / "heads.gguf"), *given]) == 1
+    assert problem in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "heads.gguf").exists()
