@@ -33,15 +33,16 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("base", metavar="BASE", type=Path, help="GGUF that will be served with the heads")
     add("out", metavar="OUT", type=Path, help="head file to write, .gguf")
-    given = parser.add_argument_group("data, one of").add_mutually_exclusive_group(required=True)
     for name, what in (
         ("--prompts", "files of prompts, one a line; BASE answers them"),
         ("--pieces", "texts or folders; BASE continues pieces of them"),
-        ("--texts", "texts or folders, learnt as they stand"),
+        ("--texts", "texts or folders, learnt as they stand, besides or alone"),
     ):
-        given.add_argument(name, nargs="+", type=Path, metavar="PATH", help=what)
-    add("--num", type=int, default=0, help="prompts or pieces to take, by chance; 0: all")
-    add("--piece-tokens", type=int, default=256, help="of each piece of a text")
+        add(name, nargs="+", type=Path, default=[], metavar="PATH", help=what)
+    add("--num", type=int, default=0, help="prompts and pieces to take, by chance; 0: all")
+    add("--num-texts", type=int, default=0, help="windows of texts to take, by chance; 0: all")
+    add("--piece-tokens", type=int, default=256, help="of each piece to continue")
+    add("--text-tokens", type=int, default=512, help="of each window of a text")
     add("--answer-tokens", type=int, default=256, help="that BASE adds at most")
     add("--temperature", type=float, default=0.0, help="of the answers")
     add("--at-once", type=int, default=16, help="answers made together")
@@ -63,11 +64,9 @@ def collect(args: argparse.Namespace) -> Corpus:
     """The corpus that the options name, collected as far as it wasn't."""
     served = _serve(args)
     try:
-        chosen = sources.choose(_sources(args, served), args.num, args.seed)
-        _refuse_too_little(chosen, args.held_out)
+        chosen = _sources(args, served)
         work = args.work or Path(f"{args.out}.training")
-        answer_tokens = 0 if args.texts else args.answer_tokens
-        made = CollectOptions(answer_tokens, args.temperature, args.seed, args.held_out)
+        made = CollectOptions(args.answer_tokens, args.temperature, args.seed, args.held_out)
         _same_data(work, {"base": served.model.fingerprint, **vars(made)}, chosen)
         corpus = Corpus(work, served.model.hidden_size)
         with tqdm(total=len(chosen), initial=corpus.num_texts, desc="collecting") as bar:
@@ -116,7 +115,7 @@ def train(args: argparse.Namespace, corpus: Corpus) -> None:
 
 
 def _serve(args: argparse.Namespace) -> Served:
-    room = args.answer_tokens + max(args.piece_tokens, _PROMPT_ROOM)
+    room = args.answer_tokens + max(args.piece_tokens, _PROMPT_ROOM if args.prompts else 0)
     settings = read_settings(
         model_path=args.base,
         medusa_mode="off",
@@ -128,19 +127,29 @@ def _serve(args: argparse.Namespace) -> Served:
 
 
 def _sources(args: argparse.Namespace, served: Served) -> list[Source]:
-    if args.prompts:
-        return sources.prompts(args.prompts, served.intake.prompts)
-    texts = sources.read_texts(args.texts or args.pieces)
-    return sources.pieces(texts, served.intake.vocab, args.piece_tokens)
+    """Prompts and pieces, then texts. Texts that are held out serve only where nothing else does.
 
+    Raises StartError where there is nothing to learn from, or nothing to judge by.
+    """
 
-def _refuse_too_little(chosen: Sequence[Source], held_out: float) -> None:
-    num_held_out = sum(source.held_out(held_out) for source in chosen)
+    def cut(paths: Sequence[Path], num_tokens: int, *, answered: bool) -> list[Source]:
+        texts = sources.read_texts(paths)
+        return sources.pieces(texts, served.intake.vocab, num_tokens, answered=answered)
+
+    asked = sources.prompts(args.prompts, served.intake.prompts)
+    asked += cut(args.pieces, args.piece_tokens, answered=True)
+    texts = cut(args.texts, args.text_tokens, answered=False)
+    if asked:
+        texts = [text for text in texts if not text.held_out(args.held_out)]
+    chosen = sources.choose(asked, args.num, args.seed)
+    chosen += sources.choose(texts, args.num_texts, args.seed)
+    num_held_out = sum(source.held_out(args.held_out) for source in chosen)
     if not 0 < num_held_out < len(chosen):
         raise StartError(
             f"{len(chosen)} texts, {num_held_out} of them held out: both training and judging need "
-            "some; give more, or change --held-out"
+            "some; give more by --prompts, --pieces or --texts, or change --held-out"
         )
+    return chosen
 
 
 def _same_data(work: Path, made: dict[str, object], chosen: Sequence[Source]) -> None:

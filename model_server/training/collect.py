@@ -20,7 +20,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class CollectOptions:
-    """`answer_tokens`: 0: the sources are whole texts and nothing is answered."""
+    """How prompts are answered, and what is held out."""
 
     answer_tokens: int
     temperature: float
@@ -49,9 +49,6 @@ class Collector:
             reader.close()
 
     def _answers(self, part: Sequence[Source]) -> list[list[int]]:
-        if not self._options.answer_tokens:
-            return [[] for _ in part]
-        first = self._corpus.num_texts
         requests = [
             GenerateRequest(
                 id=str(number),
@@ -61,17 +58,16 @@ class Collector:
                     temperature=self._options.temperature, seed=self._options.seed + number
                 ),
             )
-            for number, source in enumerate(part, first)
+            for number, source in enumerate(part, self._corpus.num_texts)
+            if source.answered
         ]
-        found = {
-            request.id: answer.tokens for request, answer in answer_all(self._served, requests)
-        }
-        return [found[request.id] for request in requests]
+        answers = {int(request.id): a.tokens for request, a in answer_all(self._served, requests)}
+        return [answers.get(self._corpus.num_texts + at, []) for at in range(len(part))]
 
     def _add(self, reader: StateReader, source: Source, answer: Sequence[int]) -> None:
         """A prompt is learnt from as little as it is drafted: its last token is the first state."""
         tokens = [*source.tokens, *answer]
-        first = len(source.tokens) - 1 if self._options.answer_tokens else 0
+        first = len(source.tokens) - 1 if source.answered else 0
         self._corpus.append(
             reader.read(tokens)[first:],
             tokens[first:],

@@ -17,10 +17,11 @@ from model_server.protocol import GenerateRequest, Message
 
 @dataclass(frozen=True)
 class Source:
-    """Tokens of a prompt, or of a whole text. Sources of one group are held out together."""
+    """A prompt that is answered, or a text as it stands. One group is held out together."""
 
     tokens: Sequence[int]
     group: str
+    answered: bool = True
 
     def held_out(self, share: float) -> bool:
         """Whether this is for measuring only. By a hash: other sources don't change it."""
@@ -59,7 +60,7 @@ def prompts(paths: Sequence[Path], encoder: PromptEncoder) -> list[Source]:
     ]
 
 
-def pieces(texts: Sequence[Text], vocab: Vocab, num_tokens: int) -> list[Source]:
+def pieces(texts: Sequence[Text], vocab: Vocab, num_tokens: int, *, answered: bool) -> list[Source]:
     """Texts cut every so many tokens, BOS before each piece where the model wants one."""
     bos = [] if vocab.bos is None else [vocab.bos]
     step = num_tokens - len(bos)
@@ -67,7 +68,8 @@ def pieces(texts: Sequence[Text], vocab: Vocab, num_tokens: int) -> list[Source]
     for text in texts:
         tokens = vocab.tokenize(text.content)
         found += [
-            Source(bos + tokens[at : at + step], text.name) for at in range(0, len(tokens), step)
+            Source(bos + tokens[at : at + step], text.name, answered)
+            for at in range(0, len(tokens), step)
         ]
     return found
 
@@ -82,7 +84,7 @@ def digest(sources: Sequence[Source]) -> str:
     """Names a choice of sources."""
     found = hashlib.sha256()
     for source in sources:
-        found.update(json.dumps([list(source.tokens), source.group]).encode())
+        found.update(json.dumps([*vars(source).values()], default=list).encode())
     return found.hexdigest()
 
 

@@ -60,10 +60,11 @@ def test_a_bad_line_is_named(
 def test_texts_are_cut_into_pieces(twin: Model) -> None:
     text = "one two three four five six seven"
     tokens = twin.vocab.tokenize(text)
-    found = sources.pieces([Text(text, "a"), Text("", "b")], twin.vocab, num_tokens=8)
+    found = sources.pieces([Text(text, "a"), Text("", "b")], twin.vocab, 8, answered=False)
     assert [token for source in found for token in source.tokens[1:]] == tokens
     assert {len(source.tokens) for source in found[:-1]} == {8}
     assert {source.tokens[0] for source in found} == {twin.vocab.bos}
+    assert not any(source.answered for source in found)
 
 
 def test_folders_are_read_whole_and_in_order(tmp_path: Path) -> None:
