@@ -59,7 +59,7 @@ def environment() -> dict[str, str]:
         choose_model(env, env["MODEL"], env.get("QUANT", ""))
     elif env.get("QUANT"):
         raise CannotStart(
-            f"QUANT={env['QUANT']} chooses among a model's files: name one by MODEL=."
+            f"QUANT={env['QUANT']} chooses among the files of a folder: name it by MODEL=."
         )
     return env
 
@@ -71,8 +71,8 @@ def choose_model(env: dict[str, str], model: str, quant: str) -> None:
         path = MODELS / model
     if path.is_dir():
         env["MODEL_PATH"] = str(base_in(path, quant))
-        if (path / HEADS_FILE).is_file():
-            env.setdefault("MEDUSA_PATH", str(path / HEADS_FILE))
+        if (path / HEADS_FILE).is_file() and not env.get("MEDUSA_PATH"):
+            env["MEDUSA_PATH"] = str(path / HEADS_FILE)
     elif quant:
         raise CannotStart(f"QUANT={quant} chooses among the files of a folder: {model} is none.")
     elif path.exists() or path.suffix == ".gguf" or "/" in model:
@@ -90,7 +90,7 @@ def base_in(folder: Path, quant: str) -> Path:
     bases = [path for path in found if not LATER_SHARD.search(path.stem)]
     names = ", ".join(path.name for path in bases)
     if not bases:
-        raise CannotStart(f"{folder} holds no base model: run `make model` first, it continues.")
+        raise CannotStart(f"{folder} holds no base model: run `make model` first.")
     if quant:
         word = re.compile(rf"(?<![a-z0-9]){re.escape(quant)}(?![a-z0-9_])", re.IGNORECASE)
         bases = [path for path in bases if word.search(path.stem)]

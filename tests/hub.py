@@ -49,6 +49,7 @@ class Hub:
 
     def __init__(self) -> None:
         self.files: dict[str, Path] = {}
+        self.digests: dict[str, str] = {}
         self.faults = Faults()
         self.asked: list[Asked] = []
         self.num_requests = 0
@@ -67,6 +68,7 @@ class Hub:
 
     def add(self, name: str, path: Path) -> None:
         self.files[name] = path
+        self.digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
 
     def start(self) -> None:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -118,14 +120,13 @@ class _Handler(BaseHTTPRequestHandler):
             return self._empty(faults.status)
         if name not in hub.files:
             return self._empty(404, {"X-Error-Code": "EntryNotFound"})
-        data = hub.files[name].read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        stated = {"X-Linked-Etag": f'"{digest}"'} if faults.stated_checksum else {}
+        size = faults.stated_size or hub.files[name].stat().st_size
+        stated = {"X-Linked-Etag": f'"{hub.digests[name]}"'} if faults.stated_checksum else {}
         return self._empty(
             302,
             {
                 "X-Repo-Commit": COMMIT,
-                "X-Linked-Size": str(faults.stated_size or len(data)),
+                "X-Linked-Size": str(size),
                 "Location": f"http://localhost:{hub.port}/bytes/{name}",
                 **stated,
             },

@@ -90,7 +90,11 @@ def prepare(plan: Plan) -> None:
         convert_heads.read_base(plan.base)
         print(f"Nothing to do: {plan.base} and {plan.heads} are there.")
         return
-    for download in plan.look_up():
+    downloads = plan.look_up()
+    if downloads:
+        missing = in_words(sum(download.missing_bytes for download in downloads))
+        print(f"Fetching {missing} to {plan.folder}.", flush=True)
+    for download in downloads:
         download.run()
     if not plan.base.exists():
         quantize(plan.published_base, plan.base, plan.quant)

@@ -34,7 +34,7 @@ from model_server.tools.presets import Source
 from model_server.tools.progress import Progress, in_words
 
 _CHECKSUM = re.compile("[0-9a-f]{64}|[0-9a-f]{40}")
-_BLOCK_BYTES = 2**20
+_BLOCK_BYTES = 2**24
 _TRIES, _PAUSE_S = 4, 1.0
 # Bytes as they are: with a compressed body no range could be asked for.
 _PLAIN = {"Accept-Encoding": "identity"}
@@ -106,7 +106,7 @@ class Download:
             if answer.status_code != httpx2.codes.PARTIAL_CONTENT:
                 file.seek(0)
                 file.truncate()
-            for block in answer.iter_bytes(_BLOCK_BYTES):
+            for block in answer.iter_bytes():
                 file.write(block)
                 progress(file.tell())
         if file.tell() < self.size:
@@ -129,7 +129,7 @@ class Download:
             self.part.open("rb") as file,
             Progress(f"checking {self.source.name}", max(size, 1)) as progress,
         ):
-            while block := file.read(16 * _BLOCK_BYTES):
+            while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
                 progress(done := done + len(block))
         return digest.hexdigest()
