@@ -27,7 +27,7 @@ from model_server.llama.gguf_writer import whole
 
 _ROOT = Path(__file__).resolve().parents[2]
 _AT_TENSOR = re.compile(r"\[ *(\d+)/ *\d+\]")  # as it begins with one
-_UNROUNDED = ("f32", "f16", "bf16")
+_UNROUNDED = ("F32", "F16", "BF16")
 
 # Those that need no importance matrix, with the bits that a weight of a 7B Llama takes.
 TYPES = {
@@ -76,7 +76,7 @@ def read(source: Path) -> Weights:
         raise CheckpointError(str(source), "holds no tensors")
     most = counts.most_common(1)[0][0]
     rounded = any(name not in _UNROUNDED for name in counts)
-    return Weights(counts.total(), most.upper(), rounded, len(header.tensors))
+    return Weights(counts.total(), most, rounded, len(header.tensors))
 
 
 def quantize(source: Path, target: Path, type_: str, progress: Callable[[int], None]) -> None:

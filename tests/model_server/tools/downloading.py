@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Downloader:
         """The one sentence."""
         process = self.start(what, *options, **environment)
         _, err = process.communicate(timeout=60)
-        assert process.returncode == 1
+        assert process.returncode == 1, err
         assert err.count("\n") == 1, err
         return err.strip()
 
@@ -57,3 +58,16 @@ class Downloader:
             path.name.split(".gguf.")[0] + ".gguf.part" if path.suffix == ".part" else path.name
             for path in self.folder.iterdir()
         )
+
+
+def interrupt_writing(process: subprocess.Popen[str], pipe: Path, how: signal.Signals) -> str:
+    """Stop a process amid what it writes to a named pipe; gives the one sentence it ends with."""
+    with pipe.open("rb") as half:
+        assert half.read(1)
+        process.send_signal(how)
+        while half.read(65_536):
+            pass
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1, err
+    assert err.count("\n") == 1, err
+    return err.strip()
