@@ -99,7 +99,7 @@ def base_in(folder: Path, quant: str) -> Path:
             f"{folder} holds no {quant}, only {names}: run `make model QUANT={quant}` first."
         )
     if len(bases) > 1:
-        raise CannotStart(f"{folder} holds {names}: choose one with QUANT=, as in QUANT=Q4_K_M.")
+        raise CannotStart(f"{folder} holds {names}: choose one by its type, such as QUANT=Q8_0.")
     return bases[0]
 
 

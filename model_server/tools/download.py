@@ -172,7 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     names = ", ".join(PRESETS)
     parser.add_argument("what", metavar="WHAT", help=f"{names}, or OWNER/REPO/FILE of a hub")
-    parser.add_argument("--quant", type=str.upper, choices=TYPES, help="type of a preset's base")
+    types = [type_ for type_ in TYPES if type_ != "F16"]  # nothing that is published has it
+    parser.add_argument("--quant", type=str.upper, choices=types, help="type of a preset's base")
     parser.add_argument("--revision", default="main", help="of OWNER/REPO: branch, tag or commit")
     parser.add_argument("--out", type=Path, help=f"folder; else one in {MODELS}")
     args = parser.parse_args(arguments)

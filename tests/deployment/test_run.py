@@ -120,7 +120,7 @@ def test_quant_chooses_among_several(
             [Q8_0, Q4_0],
             "vicuna-7b",
             "",
-            f"{{folder}} holds {Q4_0}, {Q8_0}: choose one with QUANT=, as in QUANT=Q4_K_M.",
+            f"{{folder}} holds {Q4_0}, {Q8_0}: choose one by its type, such as QUANT=Q8_0.",
         ),
         (
             [Q8_0, Q4_K_M],

@@ -51,13 +51,8 @@ class Downloader:
 
     @property
     def names(self) -> list[str]:
-        """Of the files in the folder; those in the making without their checksum."""
-        if not self.folder.exists():
-            return []
-        return sorted(
-            path.name.split(".gguf.")[0] + ".gguf.part" if path.suffix == ".part" else path.name
-            for path in self.folder.iterdir()
-        )
+        """Of the files in the folder, which need not exist."""
+        return sorted(path.name for path in self.folder.glob("*"))
 
 
 def interrupt_writing(process: subprocess.Popen[str], pipe: Path, how: signal.Signals) -> str:
