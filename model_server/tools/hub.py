@@ -68,12 +68,16 @@ class Download:
         self.target.parent.mkdir(parents=True, exist_ok=True)
         if self.missing_bytes < 0:
             self.part.unlink()
-        with self.part.open("ab") as file, _in_words(self.source, self.target):
+        with self.part.open("ab") as file:
             self._lock(file)
-            with Progress(self.source.name, self.size, in_bytes=True) as progress:
+            with (
+                _in_words(self.source, self.target),
+                Progress(self.source.name, self.size, in_bytes=True) as progress,
+            ):
                 self._fetch(file, progress)
-        self._check()
-        os.replace(self.part, self.target)
+            file.flush()
+            self._check()
+            os.replace(self.part, self.target)
         for other_version in self.target.parent.glob(f"{self.target.name}.*.part"):
             other_version.unlink()
         print(f"  {self.target}: {in_words(self.size)}, checksum verified", flush=True)
