@@ -6,11 +6,12 @@ SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
 SHELL_FILES = deployment/setup.sh .ci/run $(wildcard tests/smoke.sh)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-training check format heads demo-model demo-heads bench bench-speculation bench-peers bench-latency lock clean
+.PHONY: help install model run test test-training check format heads demo-model demo-heads bench bench-speculation bench-peers bench-latency lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
+	@echo '  make model && make run MODEL=vicuna-7b      fetches Vicuna-7B with Medusa heads, serves it'
 	@echo '  make run MODEL=/path/to/any.gguf            serves that file instead of the demo model'
 	@echo '  make run PORT=8010 MODEL_SERVER_PORT=8011   uses other ports'
 	@echo '  make run CMAKE_ARGS="-DGGML_CUDA=on"        builds llama.cpp for NVIDIA GPUs'
@@ -19,8 +20,11 @@ help: ## Show this list
 install: ## Make .venv and install what serving needs, llama.cpp built from source
 	@$(SETUP) serve
 
-run: install ## Serve the demo model, or MODEL=/path.gguf, until Ctrl-C
-	@MODEL="$(MODEL)" exec $(BIN)/python deployment/run.py
+model: install ## Fetch Vicuna-7B and its heads, QUANT=Q4_K_M quantized, or MODEL=OWNER/REPO/FILE
+	@exec $(BIN)/python -m model_server.tools.download "$(or $(MODEL),vicuna-7b)" $(if $(QUANT),--quant "$(QUANT)")
+
+run: install ## Serve the demo model, or MODEL=/path.gguf, or a name in models/, until Ctrl-C
+	@MODEL="$(MODEL)" QUANT="$(QUANT)" exec $(BIN)/python deployment/run.py
 
 test: ## Run the whole test suite
 	@$(SETUP) dev

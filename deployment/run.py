@@ -1,11 +1,14 @@
 """`make run`: start the model server and the gateway, say where to look, stop both together.
 
 Settings come from the environment, then from `.env` if there is one. Standard library only.
+MODEL is a GGUF file, or a folder, or a folder's name in models/. A folder's base is served with its
+medusa-heads.gguf if it has that; QUANT chooses where there are several bases.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +20,9 @@ from pathlib import Path
 from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / "models"
+HEADS_FILE = "medusa-heads.gguf"
+LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_TIMEOUT_S = 40
 PROGRESS_EVERY_S = 10
@@ -40,15 +46,61 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """What both processes get: `.env`, overridden by the environment, overridden by MODEL."""
+    """What both processes get: `.env`, overridden by the environment, overridden by MODEL.
+
+    Raises CannotStart when MODEL and QUANT don't lead to one file.
+    """
     given = {name: value for name, value in os.environ.items() if value}
     env = {**read_env_file(ROOT / ".env"), **given}
     env.setdefault("PORT", "8000")
     env.setdefault("MODEL_SERVER_PORT", "8001")
     env.setdefault("MODEL_SERVER_URLS", f"http://127.0.0.1:{env['MODEL_SERVER_PORT']}")
     if env.get("MODEL"):
-        env["MODEL_PATH"] = str(Path(env["MODEL"]).expanduser().absolute())
+        choose_model(env, env["MODEL"], env.get("QUANT", ""))
+    elif env.get("QUANT"):
+        raise CannotStart(
+            f"QUANT={env['QUANT']} chooses among the files of a folder: name it by MODEL=."
+        )
     return env
+
+
+def choose_model(env: dict[str, str], model: str, quant: str) -> None:
+    """Set MODEL_PATH, and MEDUSA_PATH where a folder has heads and none were chosen."""
+    path = Path(model).expanduser().absolute()
+    if not path.exists() and (MODELS / model).is_dir():
+        path = MODELS / model
+    if path.is_dir():
+        env["MODEL_PATH"] = str(base_in(path, quant))
+        if (path / HEADS_FILE).is_file() and not env.get("MEDUSA_PATH"):
+            env["MEDUSA_PATH"] = str(path / HEADS_FILE)
+    elif quant:
+        raise CannotStart(f"QUANT={quant} chooses among the files of a folder: {model} is none.")
+    elif path.exists() or path.suffix == ".gguf" or "/" in model:
+        env["MODEL_PATH"] = str(path)
+    else:
+        raise CannotStart(
+            f"There is no folder models/{model}: run `make model MODEL={model}` first, "
+            "or give MODEL= the path of a GGUF file."
+        )
+
+
+def base_in(folder: Path, quant: str) -> Path:
+    """A folder's base: its only GGUF beside the heads, or the one whose name has QUANT in it."""
+    found = sorted(path for path in folder.glob("*.gguf") if path.name != HEADS_FILE)
+    bases = [path for path in found if not LATER_SHARD.search(path.stem)]
+    names = ", ".join(path.name for path in bases)
+    if not bases:
+        raise CannotStart(f"{folder} holds no base model: run `make model` first.")
+    if quant:
+        word = re.compile(rf"(?<![a-z0-9]){re.escape(quant)}(?![a-z0-9_])", re.IGNORECASE)
+        bases = [path for path in bases if word.search(path.stem)]
+    if not bases:
+        raise CannotStart(
+            f"{folder} holds no {quant}, only {names}: run `make model QUANT={quant}` first."
+        )
+    if len(bases) > 1:
+        raise CannotStart(f"{folder} holds {names}: choose one by its type, such as QUANT=Q8_0.")
+    return bases[0]
 
 
 def check(env: dict[str, str]) -> None:
@@ -158,9 +210,9 @@ def _ask_to_stop(number: int, frame: FrameType | None) -> None:
 def main() -> int:
     for number in STOP_SIGNALS:
         signal.signal(number, _ask_to_stop)
-    env = environment()
     processes = Processes()
     try:
+        env = environment()
         check(env)
         print("Starting the model server and the gateway; a large model takes a while to load.")
         processes.start("model server", "model_server", env)

@@ -5,7 +5,9 @@ ModelServerError
 │   ├── SettingError        a setting is out of its limits
 │   ├── ModelFileError      the GGUF can't be served
 │   ├── HeadFileError       the file of Medusa heads can't be used with this base
-│   └── CheckpointError     a file of weights can't be converted
+│   ├── CheckpointError     a file of weights can't be converted
+│   ├── DownloadError       a file can't be fetched
+│   └── NoSpaceError        the disk is too full to begin
 ├── RequestError            one request is at fault; it becomes an `error` event
 │   ├── PromptTooLong
 │   ├── PromptRefused       empty, unknown tokens, no chat template, ...
@@ -57,6 +59,22 @@ class CheckpointError(StartError):
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"{path}: {problem}")
         self.path = path
+
+
+class DownloadError(StartError):
+    """A file can't be fetched from its hub."""
+
+    def __init__(self, file: str, problem: str) -> None:
+        super().__init__(f"{file}: {problem}")
+        self.file = file
+
+
+class NoSpaceError(StartError):
+    """The disk has less room than what is to be written takes."""
+
+    def __init__(self, folder: str, needed: str, free: str) -> None:
+        super().__init__(f"{folder}: {needed} of disk space are needed, {free} are free")
+        self.folder = folder
 
 
 class RequestError(ModelServerError):

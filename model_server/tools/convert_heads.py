@@ -7,7 +7,6 @@ through a few rows at a time. OUT appears when it is whole.
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from model_server.medusa.head_file import UNKNOWN_BASE
 from model_server.medusa.head_writer import Head, Header
 from model_server.tools import checkpoint, head_layout
 from model_server.tools.head_layout import FoundHeads
+from model_server.tools.outcome import exit_code
 
 TYPES = ("Q8_0", "F16", "Q4_K", "Q4_0", "F32")
 
@@ -174,27 +174,19 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert. The exit code is 1, with one sentence on stderr, when that can't be done."""
     args = _options(arguments)
-    try:
-        base = args.base and read_base(args.base)
-        kept = args.trim and most_frequent(args.trim, args.keep)
-        found = convert(args.source, args.target, Options(args.type, base, kept))
-    except CheckpointError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except OSError as error:
-        full = " (the disk is full)" if error.errno == errno.ENOSPC else ""
-        print(
-            f"{error.filename2 or error.filename or args.target}: {error.strerror or error}{full}",
-            file=sys.stderr,
-        )
-        return 1
+    return exit_code(lambda: _run(args), args.target, "nothing was written")
+
+
+def _run(args: argparse.Namespace) -> None:
+    base = args.base and read_base(args.base)
+    kept = args.trim and most_frequent(args.trim, args.keep)
+    found = convert(args.source, args.target, Options(args.type, base, kept))
     output = "own vocabulary matrices" if found.outputs else "the base's vocabulary matrix"
     size = args.target.stat().st_size / 1e6
     print(
         f"{args.target}: {found.num_heads} heads of {found.num_blocks} blocks with {output}, "
         f"hidden size {found.hidden_size}, {args.type}, {size:.0f} MB"
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ RESERVED = {
     ("numpy",): ("model_server",),
     ("asyncio", "anyio"): ("api", "model_server.app", "model_server.__main__"),
     ("httpx",): ("api",),
+    ("huggingface_hub", "httpx2"): ("model_server.tools",),
     ("uvicorn",): ("api.__main__", "model_server.__main__"),
 }
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from model_server.llama.model import Model
+from tests.hub import Hub, serve
+from tests.model_server.tools.downloading import Downloader
 
 
 @pytest.fixture
@@ -24,3 +26,14 @@ def base(random_q8_path: Path) -> Iterator[Model]:
     model = Model(random_q8_path, n_gpu_layers=0)
     yield model
     model.close()
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serve() as made:
+        yield made
+
+
+@pytest.fixture
+def downloader(hub: Hub, tmp_path: Path) -> Downloader:
+    return Downloader(hub, tmp_path / "models" / "vicuna", tmp_path / "home")

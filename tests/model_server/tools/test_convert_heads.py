@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +121,19 @@ def test_a_rerun_replaces_what_was_there(folder: Path, target: Path) -> None:
     assert run(source, target) == 0
     assert target.stat().st_size > 100_000
     assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(how: signal.Signals, folder: Path, target: Path) -> None:
+    source = v01_pt(folder, Weights.random(hidden=1_024, vocab=8_192))
+    command = [sys.executable, "-m", "model_server.tools.convert_heads", "--type", "Q4_K"]
+    process = subprocess.Popen(
+        [*command, str(source), str(target)], stderr=subprocess.PIPE, text=True
+    )
+    while not target.with_name(target.name + ".part").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (1, "Interrupted: nothing was written.\n")
+    assert list(target.parent.iterdir()) == []

@@ -1,0 +1,45 @@
+"""Models by name, and where their files are: `python -m model_server.tools.download NAME`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file on the hub. `repo` is OWNER/NAME; `revision` a branch, tag or commit."""
+
+    repo: str
+    file: str
+    revision: str = "main"
+
+    def __str__(self) -> str:
+        return f"{self.repo}/{self.file}"
+
+    @property
+    def name(self) -> str:
+        """The file's name without the folders it has on the hub."""
+        return Path(self.file).name
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A base model and its Medusa heads. `quant` is the base's type as published."""
+
+    base: Source
+    quant: str
+    heads: Source
+
+    def file_name(self, quant: str) -> str:
+        """What the base is called in another type."""
+        return self.base.name.replace(self.quant.lower(), quant.lower())
+
+
+PRESETS = {
+    "vicuna-7b": Preset(
+        base=Source("ksajan/vicuna-7b-v1.3-Q8_0-GGUF", "vicuna-7b-v1.3-q8_0.gguf"),
+        quant="Q8_0",
+        heads=Source("FasterDecoding/medusa-vicuna-7b-v1.3", "medusa_lm_head.pt"),
+    ),
+}

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from model_server.errors import CheckpointError, NoSpaceError
+from model_server.tools.outcome import exit_code, require_space
+
+
+def raising(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (CheckpointError("in.pt", "is empty"), "in.pt: is empty"),
+        (KeyboardInterrupt(), "Interrupted: all is kept."),
+        (OSError(errno.ENOSPC, "No space left"), "out: No space left (the disk is full)"),
+        (PermissionError(errno.EACCES, "Denied", "in.pt"), "in.pt: Denied"),
+    ],
+)
+def test_what_goes_wrong_is_one_sentence(
+    error: BaseException, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(lambda: raising(error), Path("out"), "all is kept") == 1
+    assert capsys.readouterr().err == sentence + "\n"
+
+
+def test_bugs_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        exit_code(lambda: raising(ZeroDivisionError()), Path("out"), "all is kept")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_interrupt_while_there_is_work(how: signal.Signals) -> None:
+    before = signal.getsignal(how)
+    cleaned = []
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), how)
+        finally:
+            cleaned.append(how)
+
+    assert exit_code(work, Path("out"), "all is kept") == 1
+    assert cleaned == [how]
+    assert signal.getsignal(how) == before
+    assert exit_code(lambda: None, Path("out"), "all is kept") == 0
+
+
+def test_room_is_that_of_the_disk(tmp_path: Path) -> None:
+    folder = tmp_path / "not" / "yet" / "made"
+    require_space(folder, 1)
+    total = shutil.disk_usage(tmp_path).total
+    with pytest.raises(NoSpaceError, match=f"{folder}: .* are needed, .* are free"):
+        require_space(folder, 2 * total)
+    assert not folder.exists()

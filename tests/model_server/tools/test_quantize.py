@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model_server.tools import quantize
+from tests.model_server.tools.converting import Capsys
+from tests.model_server.tools.downloading import interrupt_writing
+
+
+@pytest.mark.parametrize("type_", ["q4_0", "Q4_K_M"])
+def test_a_model_of_full_precision_is_rounded_once(
+    type_: str, capsys: Capsys, random_model_path: Path, target: Path
+) -> None:
+    assert quantize.main([str(random_model_path), str(target), "--type", type_]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"Quantizing {random_model_path} to {type_.upper()}.\n")
+    assert "Rounding twice" not in out
+    assert err == ""
+    assert list(target.parent.iterdir()) == [target]
+
+
+def refused(capsys: Capsys, source: Path, target: Path) -> str:
+    """The one sentence; nothing is left behind."""
+    before = sorted(target.parent.iterdir()) if target.parent.exists() else []
+    assert quantize.main([str(source), str(target), "--type", "Q4_0"]) == 1
+    assert (sorted(target.parent.iterdir()) if target.parent.exists() else []) == before
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return err.strip()
+
+
+def test_nothing_there(capsys: Capsys, target: Path) -> None:
+    assert refused(capsys, target / "none.gguf", target) == f"{target}/none.gguf: no such file"
+
+
+def test_no_gguf(capsys: Capsys, folder: Path, target: Path) -> None:
+    (folder / "m.gguf").write_text("no model")
+    error = refused(capsys, folder / "m.gguf", target)
+    assert error == f"{folder}/m.gguf: not a readable GGUF file"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk(capsys: Capsys, random_model_path: Path, target: Path) -> None:
+    target.parent.mkdir()
+    target.with_name(target.name + ".part").symlink_to("/dev/full")
+    assert quantize.main([str(random_model_path), str(target)]) == 1
+    error = capsys.readouterr().err
+    assert error == f"{target}: No space left on device (the disk is full)\n"
+    assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(how: signal.Signals, random_model_path: Path, target: Path) -> None:
+    target.parent.mkdir()
+    half = target.with_name(target.name + ".part")
+    os.mkfifo(half)
+    command = [sys.executable, "-m", "model_server.tools.quantize"]
+    process = subprocess.Popen(
+        [*command, str(random_model_path), str(target)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert interrupt_writing(process, half, how) == "Interrupted: nothing was written."
+    assert list(target.parent.iterdir()) == []
