@@ -5,7 +5,8 @@ ModelServerError
 │   ├── SettingError        a setting is out of its limits
 │   ├── ModelFileError      the GGUF can't be served
 │   ├── HeadFileError       the file of Medusa heads can't be used with this base
-│   └── CheckpointError     a file of weights can't be converted
+│   ├── CheckpointError     a file of weights can't be converted
+│   └── ConverterError      llama.cpp's own converter is missing or failed
 ├── RequestError            one request is at fault; it becomes an `error` event
 │   ├── PromptTooLong
 │   ├── PromptRefused       empty, unknown tokens, no chat template, ...
@@ -57,6 +58,10 @@ class CheckpointError(StartError):
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"{path}: {problem}")
         self.path = path
+
+
+class ConverterError(StartError):
+    """llama.cpp's own converter can't be fetched, can't be installed, or failed."""
 
 
 class RequestError(ModelServerError):

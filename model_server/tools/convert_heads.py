@@ -182,19 +182,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:
-        full = " (the disk is full)" if error.errno == errno.ENOSPC else ""
-        print(
-            f"{error.filename2 or error.filename or args.target}: {error.strerror or error}{full}",
-            file=sys.stderr,
-        )
+        print(disk_problem(error, args.target), file=sys.stderr)
         return 1
-    output = "own vocabulary matrices" if found.outputs else "the base's vocabulary matrix"
-    size = args.target.stat().st_size / 1e6
-    print(
-        f"{args.target}: {found.num_heads} heads of {found.num_blocks} blocks with {output}, "
-        f"hidden size {found.hidden_size}, {args.type}, {size:.0f} MB"
-    )
+    print(summary(args.target, found, args.type))
     return 0
+
+
+def summary(target: Path, found: FoundHeads, file_type: str = Options.file_type) -> str:
+    """What was written, in a line."""
+    output = "own vocabulary matrices" if found.outputs else "the base's vocabulary matrix"
+    return (
+        f"{target}: {found.num_heads} heads of {found.num_blocks} blocks with {output}, "
+        f"hidden size {found.hidden_size}, {file_type}, {target.stat().st_size / 1e6:.0f} MB"
+    )
+
+
+def disk_problem(error: OSError, target: Path) -> str:
+    """What the system refused, in a sentence."""
+    full = " (the disk is full)" if error.errno == errno.ENOSPC else ""
+    return f"{error.filename2 or error.filename or target}: {error.strerror or error}{full}"
 
 
 if __name__ == "__main__":
