@@ -116,8 +116,8 @@ class Progress:
         """A line of the converter's output."""
         match = _WRITTEN.match(line)
         step = 1 if self.out.isatty() else 10
-        if match and (percent := int(match[1])) >= self._shown + step:
-            self._shown = percent - percent % step
+        if match and (percent := int(match[1]) // step * step) > self._shown:
+            self._shown = percent
             start, end = ("\r", "") if self.out.isatty() else ("", "\n")
             print(f"{start}  {self.what}: {percent}%", end=end, file=self.out, flush=True)
 
