@@ -16,7 +16,7 @@ import sentencepiece
 import torch
 import transformers
 
-VOCAB, HIDDEN, NUM_TOKENS = 512, 256, 24
+VOCAB, HIDDEN, NUM_TOKENS, NUM_GREEDY = 512, 256, 24, 12
 
 
 def write_tokenizer(folder: Path, text: Path) -> Any:
@@ -76,13 +76,17 @@ def head() -> Any:
 
 
 def computed(made: Any, tokens: torch.Tensor) -> dict[str, np.ndarray[Any, Any]]:
-    """The state after the final norm, logits, and the heads' log probabilities by row and head."""
+    """The state after the final norm, logits, the heads' log probabilities by row and head, and
+    how it goes on greedily."""
     with torch.inference_mode():
         hidden = made.model(tokens[None]).last_hidden_state[0]
         found = {"tokens": tokens, "hidden": hidden, "logits": made.lm_head(hidden)}
         if heads := getattr(made, "medusa_head", None):
             logits = torch.stack([head(hidden) for head in heads], dim=1)
             found["head_log_probs"] = logits.log_softmax(-1)
+        for _ in range(NUM_GREEDY):
+            tokens = torch.cat([tokens, made(tokens[None]).logits[0, -1:].argmax(-1)])
+    found["greedy"] = tokens[NUM_TOKENS:]
     return {name: values.numpy() for name, values in found.items()}
 
 
