@@ -27,6 +27,7 @@ from model_server.tools.stored import Stored
 
 BYTES_A_WEIGHT = {"F16": 2.0, "BF16": 2.0, "Q8_0": 34 / 32, "F32": 4.0}
 _WEIGHTS = "model*.safetensors or pytorch_model*.bin"
+_TOKENIZERS = ("tokenizer.json", "*.model", "*vocab*", "*.tiktoken", "tekken.json")
 _EXPECTED = f"config.json, tokenizer.model or tokenizer.json, and {_WEIGHTS}"
 
 
@@ -55,6 +56,9 @@ def read(folder: Path) -> Checkpoint:
         raise CheckpointError(str(folder), f"no such folder: one with {_EXPECTED} is expected")
     if not (folder / "config.json").is_file():
         raise CheckpointError(str(folder), f"has no config.json: {_EXPECTED} are expected")
+    if not any(path for pattern in _TOKENIZERS for path in folder.glob(pattern)):
+        problem = "has no tokenizer: tokenizer.model or tokenizer.json is expected"
+        raise CheckpointError(str(folder), problem)
     if not (tensors := checkpoint.weights(folder)):
         raise CheckpointError(str(folder), f"has no weights: {_WEIGHTS} are expected")
     heads = head_layout.find(str(folder), tensors) if full_model.has_heads(tensors) else None

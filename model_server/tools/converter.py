@@ -72,8 +72,9 @@ def _install(venv: Path, source: Path, log: Path) -> None:
     if stamp.exists() and stamp.read_text().split() == wanted:
         return
     index = ["--extra-index-url", _CPU_INDEX] if _reachable(_CPU_INDEX) else []
-    size = "250 MB" if index else "250 MB, or some GB where pip's index has PyTorch with CUDA only,"
-    print(f"Installing PyTorch and transformers into {venv}: {size} to download, once.", flush=True)
+    size = "250 MB" if index else "250 MB, or some GB if pip only finds PyTorch with CUDA,"
+    print(f"Installing PyTorch and transformers, once: {size} to download, 1.2 GB in {venv}")
+    print(f"  (pip's own words are in {log})", flush=True)
     made = child.run([sys.executable, "-m", "venv", "--clear", venv], log)
     if made.code:
         raise ConverterError(f"{venv}: can't be made ({made.last_line})")

@@ -21,6 +21,7 @@ BASE = checkpoints.full_model(Weights.random(0))
 def hf_folder(folder: Path, arrays: Mapping[str, Values] = BASE) -> Path:
     """A small checkpoint in one file."""
     (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "tokenizer.model").touch()
     checkpoints.write_safetensors(folder / "model.safetensors", arrays)
     return folder
 

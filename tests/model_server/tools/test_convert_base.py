@@ -27,6 +27,8 @@ from tests.model_server.tools.converting import Capsys
 from tests.reference import Reference
 from tests.structure.modules import ROOT
 
+pytestmark = pytest.mark.slow
+
 TEXT = ROOT / "model_server" / "demo" / "held_out.txt"
 NUM_HEADS = 3
 
@@ -184,7 +186,7 @@ def with_code(folder: Path) -> None:
     (folder / "own.py").write_text(f"{trace}class Tokenizer: ...\n")
     own = {"auto_map": {"AutoTokenizer": ["own.Tokenizer", None]}, "tokenizer_class": "Tokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps(own))
-    (folder / "tokenizer.model").unlink()
+    (folder / "tokenizer.model").rename(folder / "vocab.txt")
 
 
 def without_a_tensor(folder: Path) -> None:

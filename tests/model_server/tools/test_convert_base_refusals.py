@@ -17,7 +17,6 @@ from tests.checkpoints import Weights
 from tests.model_server.tools.converting import Capsys
 from tests.model_server.tools.folders import (
     BASE,
-    CONFIG,
     hf_folder,
     refused,
     stand_in_cache,
@@ -25,6 +24,7 @@ from tests.model_server.tools.folders import (
 )
 from tests.structure.modules import ROOT
 
+NO_WEIGHTS = {"config.json": "{}", "tokenizer.json": "{}"}
 EXPECTED = "config.json, tokenizer.model or tokenizer.json, and model*.safetensors or"
 
 
@@ -32,17 +32,18 @@ EXPECTED = "config.json, tokenizer.model or tokenizer.json, and model*.safetenso
     ("files", "problem"),
     [
         ({}, f"has no config.json: {EXPECTED}"),
-        ({"config.json": "{}"}, "has no weights: model*.safetensors or pytorch_model*.bin"),
-        ({"config.json": "{}", "training_args.bin": "x"}, "has no weights"),
+        ({"config.json": "{}"}, "has no tokenizer: tokenizer.model or tokenizer.json is expected"),
+        (NO_WEIGHTS, "has no weights: model*.safetensors or pytorch_model*.bin"),
+        ({**NO_WEIGHTS, "training_args.bin": "x"}, "has no weights"),
         (
-            {"config.json": "{}", "model.safetensors.index.json": '{"weight_map": {"a": "b"}}'},
+            {**NO_WEIGHTS, "model.safetensors.index.json": '{"weight_map": {"a": "b"}}'},
             "b: is missing, model.safetensors.index.json names it",
         ),
         (
-            {"config.json": "{}", "model.safetensors.index.json": "[]"},
+            {**NO_WEIGHTS, "model.safetensors.index.json": "[]"},
             "model.safetensors.index.json: no index of shards",
         ),
-        ({"config.json": "{}", "model.safetensors": "x"}, "not a readable safetensors file"),
+        ({**NO_WEIGHTS, "model.safetensors": "x"}, "not a readable safetensors file"),
     ],
 )
 def test_folders_that_are_no_checkpoints(
@@ -85,7 +86,7 @@ class RunsCode:
 
 
 def test_weights_that_would_run_code(capsys: Capsys, folder: Path, target: Path) -> None:
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (hf_folder(folder) / "model.safetensors").unlink()
     path = folder / "pytorch_model.bin"
     checkpoints.write_pt(path, BASE, extra=RunsCode(folder / "was-run"))
     assert refused(capsys, folder, target).startswith(f"{path}: asks for posix.system")
