@@ -7,7 +7,8 @@ ModelServerError
 │   ├── HeadFileError       the file of Medusa heads can't be used with this base
 │   ├── CheckpointError     a file of weights can't be converted
 │   ├── DownloadError       a file can't be fetched
-│   └── NoSpaceError        the disk is too full to begin
+│   ├── NoSpaceError        the disk is too full to begin
+│   └── ConverterError      llama.cpp's own converter is missing or failed
 ├── RequestError            one request is at fault; it becomes an `error` event
 │   ├── PromptTooLong
 │   ├── PromptRefused       empty, unknown tokens, no chat template, ...
@@ -75,6 +76,10 @@ class NoSpaceError(StartError):
     def __init__(self, folder: str, needed: str, free: str) -> None:
         super().__init__(f"{folder}: {needed} of disk space are needed, {free} are free")
         self.folder = folder
+
+
+class ConverterError(StartError):
+    """llama.cpp's own converter can't be fetched, can't be installed, or failed."""
 
 
 class RequestError(ModelServerError):

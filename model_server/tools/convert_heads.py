@@ -181,11 +181,15 @@ def _run(args: argparse.Namespace) -> None:
     base = args.base and read_base(args.base)
     kept = args.trim and most_frequent(args.trim, args.keep)
     found = convert(args.source, args.target, Options(args.type, base, kept))
+    print(summary(args.target, found, args.type))
+
+
+def summary(target: Path, found: FoundHeads, file_type: str = Options.file_type) -> str:
+    """What was written, in a line."""
     output = "own vocabulary matrices" if found.outputs else "the base's vocabulary matrix"
-    size = args.target.stat().st_size / 1e6
-    print(
-        f"{args.target}: {found.num_heads} heads of {found.num_blocks} blocks with {output}, "
-        f"hidden size {found.hidden_size}, {args.type}, {size:.0f} MB"
+    return (
+        f"{target}: {found.num_heads} heads of {found.num_blocks} blocks with {output}, "
+        f"hidden size {found.hidden_size}, {file_type}, {target.stat().st_size / 1e6:.0f} MB"
     )
 
 

@@ -17,7 +17,7 @@ from model_server.tools.progress import in_words
 def exit_code(work: Callable[[], None], target: Path, interrupted: str) -> int:
     """Do a tool's work on `target`; `interrupted` says what a signal to stop leaves behind."""
     try:
-        with _signals_interrupt():
+        with stoppable():
             work()
     except StartError as error:
         print(error, file=sys.stderr)
@@ -41,12 +41,13 @@ def require_space(folder: Path, num_bytes: int) -> None:
 
 
 @contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the work as Ctrl-C does, so that nothing half is left."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+def stoppable() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, unless they are ignored."""
+    heard = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+    for number in heard:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+        for number in heard:
+            signal.signal(number, signal.SIG_DFL)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from model_server.tools import llama_source
 from tests import twin, twin_heads
 from tests.twin_heads import Accuracy, Options
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "benchmarks"
-LOCK = ROOT / "requirements" / "model-server.txt"
 
 # As llama-cpp-python builds it (Release, this machine's instructions), less what only tools use.
 CMAKE_FLAGS = (
@@ -31,18 +28,12 @@ CMAKE_FLAGS = (
 )
 
 
-def requirement() -> str:
-    """The locked llama-cpp-python, as `name==version`."""
-    lines = LOCK.read_text().splitlines()
-    return next(line for line in lines if line.startswith("llama-cpp-python=="))
-
-
 def llama_server(jobs: int) -> Path:
     """The server's binary; built once, which takes some minutes."""
-    folder = CACHE / requirement().replace("==", "-")
+    folder = CACHE / llama_source.requirement().replace("==", "-")
     binary = folder / "build" / "bin" / "llama-server"
     if not binary.exists():
-        source = _source(folder) / "vendor" / "llama.cpp"
+        source = llama_source.unpacked(folder / "source")
         print(f"Building llama-server into {folder.relative_to(ROOT)}, once.", flush=True)
         build = folder / "build"
         _run(["cmake", "-S", str(source), "-B", str(build), *CMAKE_FLAGS])
@@ -50,25 +41,8 @@ def llama_server(jobs: int) -> Path:
     return binary
 
 
-def _source(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    options = ["--no-binary", ":all:", "--dest", str(folder)]
-    if not list(folder.glob("*.tar.gz")):
-        _run([*pip, *options, requirement()])
-    archive = next(folder.glob("*.tar.gz"))
-    source = folder / archive.name.removesuffix(".tar.gz")
-    if not source.exists():
-        partial = folder / "unpacked"
-        with tarfile.open(archive) as tar:
-            tar.extractall(partial, filter="data")
-        (partial / source.name).rename(source)
-    return source
-
-
 def _run(command: list[str]) -> None:
-    env = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    subprocess.run(command, check=True, env=env)
+    subprocess.run(command, check=True)
 
 
 def twin_file(layers: int, file_type: str) -> Path:

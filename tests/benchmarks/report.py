@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.benchmarks import files
+from model_server.tools import llama_source
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -25,7 +25,7 @@ def machine() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     cpu = names[0] if names else platform.machine()
-    return f"{cpu}, {os.cpu_count()} cores, {files.requirement()}"
+    return f"{cpu}, {os.cpu_count()} cores, {llama_source.requirement()}"
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:

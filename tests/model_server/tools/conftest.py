@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from model_server.llama.model import Model
 from tests.hub import Hub, serve
+from tests.model_server.tools import folders
 from tests.model_server.tools.downloading import Downloader
 
 
@@ -19,6 +21,20 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
     return tmp_path / "out" / "heads.gguf"
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip has nowhere to look."""
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+
+@pytest.fixture(scope="session")
+def torch_venv() -> Path:
+    """A venv for llama.cpp's converter."""
+    return folders.torch_venv()
 
 
 @pytest.fixture(scope="session")

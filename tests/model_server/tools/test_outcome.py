@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model_server.errors import CheckpointError, NoSpaceError
-from model_server.tools.outcome import exit_code, require_space
+from model_server.tools.outcome import exit_code, require_space, stoppable
 
 
 def raising(error: BaseException) -> None:
@@ -61,3 +61,18 @@ def test_room_is_that_of_the_disk(tmp_path: Path) -> None:
     with pytest.raises(NoSpaceError, match=f"{folder}: .* are needed, .* are free"):
         require_space(folder, 2 * total)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_being_told_to_end_is_as_ctrl_c(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_DFL)
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        signal.raise_signal(number)
+    assert signal.signal(number, before) == signal.SIG_DFL
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with stoppable():
+        signal.raise_signal(signal.SIGHUP)
+    assert signal.signal(signal.SIGHUP, before) == signal.SIG_IGN
