@@ -5,7 +5,8 @@ ModelServerError
 │   ├── SettingError        a setting is out of its limits
 │   ├── ModelFileError      the GGUF can't be served
 │   ├── HeadFileError       the file of Medusa heads can't be used with this base
-│   └── CheckpointError     a file of weights can't be converted
+│   ├── CheckpointError     a file of weights can't be converted
+│   └── PromptsError        heads can't be judged by these prompts
 ├── RequestError            one request is at fault; it becomes an `error` event
 │   ├── PromptTooLong
 │   ├── PromptRefused       empty, unknown tokens, no chat template, ...
@@ -57,6 +58,14 @@ class CheckpointError(StartError):
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"{path}: {problem}")
         self.path = path
+
+
+class PromptsError(StartError):
+    """Heads can't be judged by these prompts."""
+
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(f"{source}: {problem}")
+        self.source = source
 
 
 class RequestError(ModelServerError):
