@@ -129,7 +129,7 @@ def context_options(settings: Settings, context_size: int) -> ContextOptions:
         flash, kv_type_k, kv_type_v = "on", "f16", "bf16"
     elif flash == "off" and kv_type_v == "q8_0":
         raise SettingError("KV_CACHE_TYPE", "q8_0 needs FLASH_ATTENTION=on")
-    return ContextOptions(num_cells, MAX_SEQS, num_threads(settings), kv_type_k, kv_type_v, flash)
+    return ContextOptions(num_cells, MAX_SEQS, _num_threads(settings), kv_type_k, kv_type_v, flash)
 
 
 def _heads(settings: Settings, model: Model) -> Heads | None:
@@ -140,7 +140,7 @@ def _heads(settings: Settings, model: Model) -> Heads | None:
     num_heads = settings.medusa_k_heads
     if most_drafts > 0:
         num_heads = min(num_heads, most_drafts)
-    options = HeadOptions(num_threads(settings), settings.medusa_any_base, num_heads)
+    options = HeadOptions(_num_threads(settings), settings.medusa_any_base, num_heads)
     return Heads(settings.medusa_path, model, options)
 
 
@@ -165,8 +165,7 @@ def _warnings(settings: Settings, blocks: LeafBlocks) -> list[str]:
     return [problem]
 
 
-def num_threads(settings: Settings) -> int:
-    """Threads that decode."""
+def _num_threads(settings: Settings) -> int:
     if settings.n_threads:
         return settings.n_threads
     cores = backend.physical_cores()

@@ -51,6 +51,7 @@ class Context:
         self.vocab_size = model.vocab.size
         self.hidden_size = model.hidden_size
         self.num_seqs = options.num_seqs
+        self.n_threads = options.n_threads
         self.pointer = _create(model, options)
         self.num_cells = int(llama_cpp.llama_n_ctx(self.pointer))
         self._memory = llama_cpp.llama_get_memory(self.pointer)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model_server.config import Settings, read_settings
 from model_server.engine.leaves import leaf_blocks
-from model_server.engine.startup import load, num_threads
+from model_server.engine.startup import load
 from model_server.errors import PromptsError
 from model_server.llama.context import MAX_SEQS
 from model_server.medusa.confidence import HeadConfidence
@@ -42,8 +42,8 @@ class Options:
     """
 
     prompts: Path | None = None
-    num_prompts: int = 24
-    num_tokens: int = 64
+    num_prompts: int = 40
+    num_tokens: int = 48
     seed: int = 0
     any_base: bool = False
 
@@ -55,6 +55,7 @@ class _Seen:
     fit: Fit
     stored: Calibration | None
     tracks: Sequence[Track]
+    n_threads: int
     decode: CostCurve
     heads: HeadCosts
 
@@ -90,10 +91,10 @@ def _see(settings: Settings, options: Options, say: Say) -> _Seen:
         track.refuse_no_numbers(heads, served)
         found, stored = fit.look(heads, served.model)
         requests = track.requests(served, asked, options.num_tokens)
-        tracks = track.record(served, num_threads(settings), requests, say)
+        tracks = track.record(served, requests, say)
         _refuse_too_short(tracks, found.num_heads, options)
         say("what rows cost here")
-        return _Seen(found, stored, tracks, *speed.measure(served))
+        return _Seen(found, stored, tracks, served.context.n_threads, *speed.measure(served))
 
 
 def _refuse_too_short(tracks: Sequence[Track], num_heads: int, options: Options) -> None:
@@ -112,14 +113,14 @@ def _report(seen: _Seen, settings: Settings, options: Options) -> Report:
     num_tokens = sum(len(each.answer) for each in seen.tracks)
     own_base = seen.fit.made_for == "this base"
     return Report(
-        verdict.judge(accuracy.alone[0][0], predictions, own_base=own_base),
+        verdict.judge(accuracy, predictions, own_base=own_base),
         seen.fit,
         Sample(str(options.prompts or ""), options.seed, len(seen.tracks), num_tokens),
         accuracy,
         calibration.errors(everything, (first, second), seen.stored),
         Table.of(calibration.fit(everything)),
         predictions,
-        num_threads(settings),
+        seen.n_threads,
     )
 
 

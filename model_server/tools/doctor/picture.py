@@ -60,16 +60,16 @@ def _draw_speed(axes: Axes, report: Report) -> None:
     for label, (values, colour) in lines.items():
         axes.plot(places, values, marker="o", markersize=4, color=colour, label=label)
     best = max(places, key=speed_ups.__getitem__)
-    axes.annotate(
-        f"{speed_ups[best]:.2f}",
-        (best, speed_ups[best]),
-        xytext=(0, -7),
-        textcoords="offset points",
-        ha="center",
-        va="top",
-        color=_COLOURS[3],
-        fontweight="bold",
-    )
+    if best:
+        axes.annotate(
+            f"{speed_ups[best]:.2f}",
+            (best, speed_ups[best]),
+            xytext=(0, 5),
+            textcoords="offset points",
+            ha="center",
+            color=_COLOURS[3],
+            fontweight="bold",
+        )
     axes.set_xticks(places, [str(each.rows) for each in found])
     axes.set_ylim(bottom=0)
     _finish(axes, "What draft trees win here, one stream", "rows of a tree")

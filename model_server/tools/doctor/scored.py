@@ -17,12 +17,14 @@ class Scored:
 
     `right`: (rows, heads, ranks). `known`: (rows, heads) whether the head's token ever came.
     `reached`: and all heads before had theirs among their candidates, as the server counts it.
+    `late`: (rows,) whether head 0 put the token before its own first.
     """
 
     log_probs: NDArray[np.float32]
     right: NDArray[np.bool_]
     known: NDArray[np.bool_]
     reached: NDArray[np.bool_]
+    late: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,15 @@ class Accuracy:
 
     `alone`: over all positions, as tables of heads are published. `behind_right`: where all heads
     before it were right, which is what a tree's deeper nodes rest on. A row is empty where there
-    was no such position.
+    was no such position. `late`: how often head 0 put the token before its own first, as heads do
+    that were not trained or learned the wrong position.
     """
 
     alone: tuple[tuple[float, ...], ...]
     behind_right: tuple[tuple[float, ...], ...]
     num_alone: tuple[int, ...]
     num_behind_right: tuple[int, ...]
+    late: float
 
 
 def score(tracks: Sequence[Track]) -> Scored:
@@ -48,7 +52,8 @@ def score(tracks: Sequence[Track]) -> Scored:
     before = np.ones_like(known)
     before[:, 1:] = np.logical_and.accumulate(right.any(axis=2), axis=1)[:, :-1]
     log_probs = np.concatenate([track.log_probs for track in tracks])
-    return Scored(log_probs, right, known, known & before)
+    late = ids[:, 0, 0] == np.concatenate([track.answer[:-1] for track in tracks])
+    return Scored(log_probs, right, known, known & before, late)
 
 
 def accuracy(scored: Scored) -> Accuracy:
@@ -59,6 +64,7 @@ def accuracy(scored: Scored) -> Accuracy:
         _shares(hits, scored.reached),
         tuple(scored.known.sum(axis=0).tolist()),
         tuple(scored.reached.sum(axis=0).tolist()),
+        float(scored.late.mean()),
     )
 
 

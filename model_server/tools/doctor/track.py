@@ -43,9 +43,7 @@ class Track:
         return np.lib.stride_tricks.sliding_window_view(padded, heads)[:rows]
 
 
-def record(
-    served: Served, n_threads: int, asked: Sequence[GenerateRequest], say: Say
-) -> list[Track]:
+def record(served: Served, asked: Sequence[GenerateRequest], say: Say) -> list[Track]:
     """A track of each answer of two tokens and more. Raises RequestError, HeadFileError."""
     found: dict[str, list[int]] = {}
     for request, heard in answer_all(served, asked):
@@ -55,7 +53,7 @@ def record(
     texts = [(prompt, answer) for prompt, answer in texts if len(answer) >= 2]
     longest = max((len(prompt) + len(answer) for prompt, answer in texts), default=1)
     tracks: list[Track] = []
-    with closing(StateReader(served.model, longest, n_threads)) as reader:
+    with closing(StateReader(served.model, longest, served.context.n_threads)) as reader:
         for prompt, answer in texts:
             states = reader.read([*prompt, *answer])[len(prompt) - 1 : -2]
             tracks.append(_follow(served, states, answer))

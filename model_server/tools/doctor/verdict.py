@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from model_server.tools.doctor import speed
+from model_server.tools.doctor.scored import Accuracy
 from model_server.tools.doctor.speed import Prediction
 
 Grade = Literal["good", "weak", "useless"]
@@ -14,6 +15,7 @@ Grade = Literal["good", "weak", "useless"]
 USUAL_ROWS = 8
 _GOOD_TOKENS, _USEFUL_TOKENS = 1.5, 1.1  # a step, at the usual rows
 _WORTH_IT = 1.05  # the server's policy leaves plain decoding for no less
+_LATE = 0.3
 _AS_DEAR = 1.7  # times the first row: the second of a tree is then no bargain at any accuracy
 
 
@@ -26,12 +28,12 @@ class Verdict:
     sentence: str
 
 
-def judge(head_0_right: float, predictions: Sequence[Prediction], *, own_base: bool) -> Verdict:
-    """`head_0_right`: share. `own_base`: whether the heads name the base they were tried on."""
+def judge(accuracy: Accuracy, predictions: Sequence[Prediction], *, own_base: bool) -> Verdict:
+    """`own_base`: whether the heads name the base they were tried on."""
     by_rows = {each.rows: each for each in predictions}
     tokens = by_rows[USUAL_ROWS].tokens_per_step
-    if tokens < _USEFUL_TOKENS:
-        return Verdict("useless", False, _useless(head_0_right, own_base))
+    if tokens < _USEFUL_TOKENS or _is_late(accuracy):
+        return Verdict("useless", False, _useless(accuracy, own_base))
     grade: Grade = "good" if tokens >= _GOOD_TOKENS else "weak"
     won = f"{grade.capitalize()} heads: {tokens:.1f} tokens a step at {USUAL_ROWS} rows"
     best = speed.best(predictions)
@@ -43,8 +45,20 @@ def judge(head_0_right: float, predictions: Sequence[Prediction], *, own_base: b
     return Verdict(grade, False, f"{won}, but {why} here: a lone stream is decoded plainly.")
 
 
-def _useless(head_0_right: float, own_base: bool) -> str:
-    right = f"head 0 is right {100 * head_0_right:.0f} % of the time"
+def _is_late(accuracy: Accuracy) -> bool:
+    return accuracy.late > max(_LATE, 2 * accuracy.alone[0][0])
+
+
+def _useless(accuracy: Accuracy, own_base: bool) -> str:
+    right = f"head 0 is right {_percent(accuracy.alone[0][0])} of the time"
+    if _is_late(accuracy):
+        late = f"names the token before its own {_percent(accuracy.late)} of the time"
+        asked = "were they trained, and for the token after the next?"
+        return f"Right size but no use: {right} and {late}; {asked}"
     if own_base:
-        return f"Made for this base but of no use: {right}; were they trained long enough?"
+        return f"Made for this base but no use: {right}; were they trained long enough?"
     return f"Right size but no use: {right}; were they made for another quantization or model?"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
