@@ -21,7 +21,8 @@ def render(report: Report) -> str:
 
 def _facts(report: Report) -> Iterator[str]:
     fit, sample, errors = report.fit, report.sample, report.calibration_errors
-    prompts = f"{sample.num_prompts} prompts of {sample.prompts or 'its own'}"
+    source = Path(sample.prompts).name or sample.prompts or "its own"
+    prompts = f"{sample.num_prompts} prompts of {source}"
     yield _fact("Base", f"{fit.base_name} ({Path(fit.base_file).name})")
     yield _fact("Heads", f"{Path(fit.heads_file).name}: {_heads(fit)}")
     yield _fact("", f"{_made_for(fit)}, {fit.heads_bytes / 1e6:,.1f} MB")

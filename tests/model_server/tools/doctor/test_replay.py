@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model_server.engine.drafter import Drafter
 from model_server.medusa.confidence import HeadConfidence
 from model_server.medusa.cost import Costs
 from model_server.medusa.heads import NUM_RANKS, Heads
@@ -71,23 +72,27 @@ def test_a_walk_takes_the_steps_that_the_engine_takes(
     rows: int, twin_path: Path, tmp_path: Path
 ) -> None:
     """With confidences that stay as they are. Nothing repeats, so that nothing is looked up."""
-    path = twin_heads.write(tmp_path / "heads.gguf", options=Options(replace(PUBLISHED, spread=0.5)))
+    path = twin_heads.write(
+        tmp_path / "heads.gguf", options=Options(replace(PUBLISHED, spread=0.5))
+    )
     loaded: list[tuple[Heads, HeadConfidence]] = []
 
-    def make(costs: Costs, heads: Heads | None) -> object:
+    def make(costs: Costs, heads: Heads | None) -> Drafter:
         drafter = drafts(rows=rows)(costs, heads)
         confidence = drafter.policy.confidence
-        confidence.observe = lambda _: None  # type: ignore[method-assign]
+        confidence.observe = lambda scored: None  # type: ignore[method-assign]
         assert heads is not None
         loaded.append((heads, confidence))
         return drafter
 
     layout = Layout(num_cells=4_096, num_slots=4, max_step_s=0.1, heads=path)
-    with stack(twin_path, layout, make) as made:  # type: ignore[arg-type]
+    with stack(twin_path, layout, make) as made:
         greedy = {"temperature": 0}
         prompts = [twin.prompt(2, seed=seed) for seed in range(12)]
         for number, prompt in enumerate(prompts):
-            made.submit(str(number), prompt, max_tokens=NUM_TOKENS + 1, ignore_eos=True, sampling=greedy)
+            made.submit(
+                str(number), prompt, max_tokens=NUM_TOKENS + 1, ignore_eos=True, sampling=greedy
+            )
         made.run()
         (heads, confidence), num_heads = loaded[0], PUBLISHED.num_heads
         tokens = steps = 0
