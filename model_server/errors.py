@@ -8,7 +8,8 @@ ModelServerError
 │   ├── CheckpointError     a file of weights can't be converted
 │   ├── DownloadError       a file can't be fetched
 │   ├── NoSpaceError        the disk is too full to begin
-│   └── ConverterError      llama.cpp's own converter is missing or failed
+│   ├── ConverterError      llama.cpp's own converter is missing or failed
+│   └── PromptsError        heads can't be judged by these prompts
 ├── RequestError            one request is at fault; it becomes an `error` event
 │   ├── PromptTooLong
 │   ├── PromptRefused       empty, unknown tokens, no chat template, ...
@@ -80,6 +81,14 @@ class NoSpaceError(StartError):
 
 class ConverterError(StartError):
     """llama.cpp's own converter can't be fetched, can't be installed, or failed."""
+
+
+class PromptsError(StartError):
+    """Heads can't be judged by these prompts."""
+
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(f"{source}: {problem}")
+        self.source = source
 
 
 class RequestError(ModelServerError):

@@ -44,6 +44,7 @@ RESERVED = {
     ("llama_cpp", "ctypes"): ("model_server.llama",),
     ("fastapi",): ("api.app", "api.routes", "model_server.app"),
     ("torch", "tokenizers"): ("model_server.training", "model_server.tools"),
+    ("matplotlib",): ("model_server.tools.doctor.picture",),
     ("numpy",): ("model_server",),
     ("asyncio", "anyio"): ("api", "model_server.app", "model_server.__main__"),
     ("httpx",): ("api",),

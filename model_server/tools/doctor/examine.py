@@ -1,0 +1,140 @@
+"""Heads on their base: do they fit, are they right, what do they win? Nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.config import Settings, read_settings
+from model_server.engine.leaves import leaf_blocks
+from model_server.engine.startup import load
+from model_server.errors import PromptsError
+from model_server.llama.context import MAX_SEQS
+from model_server.medusa.confidence import HeadConfidence
+from model_server.medusa.cost import CostCurve, HeadCosts
+from model_server.medusa.head_file import MAX_HEADS, Calibration
+from model_server.metrics import Metrics
+from model_server.tools.doctor import (
+    calibration,
+    fit,
+    prompts,
+    replay,
+    scored,
+    speed,
+    track,
+    verdict,
+)
+from model_server.tools.doctor.fit import Fit
+from model_server.tools.doctor.report import Report, Sample, Table
+from model_server.tools.doctor.track import Say, Track
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the base is asked. `prompts`: a file with one a line, or a folder of texts; None: ours.
+
+    `any_base`: try heads that were made for another base too.
+    """
+
+    prompts: Path | None = None
+    num_prompts: int = 40
+    num_tokens: int = 48
+    seed: int = 0
+    any_base: bool = False
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """All that needs the base and the heads. `stored`: the file's own calibration."""
+
+    fit: Fit
+    stored: Calibration | None
+    tracks: Sequence[Track]
+    n_threads: int
+    decode: CostCurve
+    heads: HeadCosts
+
+
+def examine(
+    base: Path, heads: Path, options: Options | None = None, say: Say = lambda _: None
+) -> Report:
+    """Try the heads as the server would, with its settings; `say` hears of progress.
+
+    Raises StartError where they don't fit or can't be judged, RequestError where a prompt is
+    refused, OSError where prompts can't be read.
+    """
+    options = options or Options()
+    settings = read_settings(
+        model_path=base,
+        medusa_path=heads,
+        medusa_any_base=options.any_base,
+        medusa_mode="auto",
+        medusa_max_tokens_per_step=0,
+    )
+    seen = _see(settings, options, say)
+    say("replay")
+    return _report(seen, settings, options)
+
+
+def _see(settings: Settings, options: Options, say: Say) -> _Seen:
+    asked = prompts.read(options.prompts, options.num_prompts, options.seed)
+    heads = Path(settings.medusa_path)
+    say("loading")
+    # All heads are examined, though the server may use fewer.
+    everything = settings.model_copy(update={"medusa_k_heads": MAX_HEADS})
+    with closing(load(everything, Metrics())) as served:
+        track.refuse_no_numbers(heads, served)
+        found, stored = fit.look(heads, served.model)
+        requests = track.requests(served, asked, options.num_tokens)
+        tracks = track.record(served, requests, say)
+        _refuse_too_short(tracks, found.num_heads, options)
+        say("what rows cost here")
+        return _Seen(found, stored, tracks, served.context.n_threads, *speed.measure(served))
+
+
+def _refuse_too_short(tracks: Sequence[Track], num_heads: int, options: Options) -> None:
+    if not all(any(len(each.answer) > num_heads for each in half) for half in _halves(tracks)):
+        source = str(options.prompts or prompts.BUILT_IN)
+        problem = f"too few answers of more than {num_heads} tokens to judge by: ask for more"
+        raise PromptsError(source, problem)
+
+
+def _report(seen: _Seen, settings: Settings, options: Options) -> Report:
+    everything = scored.score(seen.tracks)
+    first, second = map(scored.score, _halves(seen.tracks))
+    accuracy = scored.accuracy(everything)
+    tokens = _tokens_per_step(seen.tracks, settings)[: settings.medusa_k_heads]
+    predictions = speed.predict(tokens, seen.decode, seen.heads)
+    num_tokens = sum(len(each.answer) for each in seen.tracks)
+    own_base = seen.fit.made_for == "this base"
+    return Report(
+        verdict.judge(accuracy, predictions, own_base=own_base),
+        seen.fit,
+        Sample(str(options.prompts or ""), options.seed, len(seen.tracks), num_tokens),
+        accuracy,
+        calibration.errors(everything, (first, second), seen.stored),
+        Table.of(calibration.fit(everything)),
+        predictions,
+        seen.n_threads,
+    )
+
+
+def _tokens_per_step(tracks: Sequence[Track], settings: Settings) -> NDArray[np.float64]:
+    """(heads, TREE_ROWS), each half of the tracks with the calibration of the other."""
+    most_leaves = 1 + leaf_blocks(settings.n_parallel, MAX_SEQS).size
+    first, second = _halves(tracks)
+    total = np.zeros(())
+    for walked, fitted in ((first, second), (second, first)):
+        table = calibration.fit(scored.score(fitted))
+        confidence = HeadConfidence(len(table[0]), table)
+        total = total + replay.walk(walked, confidence, most_leaves)
+    return np.asarray(total[..., 0] / total[..., 1])
+
+
+def _halves(tracks: Sequence[Track]) -> tuple[Sequence[Track], Sequence[Track]]:
+    return tracks[::2], tracks[1::2]

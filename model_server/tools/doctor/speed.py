@@ -1,0 +1,62 @@
+"""What heads win on this machine: tokens a step against what rows and heads cost here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.engine.probe import Prober
+from model_server.engine.startup import Served
+from model_server.medusa.cost import CostCurve, HeadCosts
+from model_server.tools.doctor.replay import TREE_ROWS
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One stream with trees of `rows` rows, at short contexts.
+
+    `tokens_per_step`: with all heads. `num_heads`, its time and `speed_up`: with as many of the
+    first heads as are fastest. Speed-up is over plain decoding, which is the entry of one row.
+    """
+
+    rows: int
+    tokens_per_step: float
+    decode_s: float
+    heads_s: float
+    num_heads: int
+    speed_up: float
+
+
+def measure(served: Served) -> tuple[CostCurve, HeadCosts]:
+    """Seconds of decodes by rows, and of heads. Ends the engine, whose context it uses."""
+    assert served.heads is not None, "This is a bug."
+    served.engine.stop()
+    served.context.clear()
+    served.context.set_embeddings(False)
+    prober = Prober(served.context, served.model.vocab.size)
+    decode = CostCurve(prober.measure(output=True))
+    return decode, HeadCosts(prober.measure_heads(served.heads))
+
+
+def predict(
+    tokens: NDArray[np.float64], decode: CostCurve, heads: HeadCosts
+) -> tuple[Prediction, ...]:
+    """`tokens`: (heads, TREE_ROWS) a step, with the first 1, 2, ... heads."""
+    plain_s = decode.seconds(1)
+    heads_s = np.array([heads.seconds(count, 1) for count in range(1, len(tokens) + 1)])
+    found = [Prediction(1, 1.0, plain_s, 0.0, 0, 1.0)]
+    for rows, by_heads in zip(TREE_ROWS[1:], tokens.T[1:], strict=True):
+        decode_s = decode.seconds(rows)
+        speed_ups = by_heads * plain_s / (decode_s + heads_s)
+        at = int(speed_ups.argmax())
+        won = float(by_heads[-1]), decode_s, float(heads_s[at])
+        found.append(Prediction(rows, *won, at + 1, float(speed_ups[at])))
+    return tuple(found)
+
+
+def best(predictions: Sequence[Prediction]) -> Prediction:
+    """The fastest; of equals the one with the fewest rows."""
+    return max(predictions, key=lambda each: each.speed_up)

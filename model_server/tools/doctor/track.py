@@ -1,0 +1,117 @@
+"""What the base answers greedily, and what the heads propose along its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.engine.startup import Served
+from model_server.errors import HeadFileError
+from model_server.llama.states import StateReader
+from model_server.medusa.heads import NUM_RANKS, Heads
+from model_server.protocol import GenerateRequest, Message, Sampling, Speculation
+from model_server.tools.answers import answer_all
+from model_server.tools.doctor.prompts import PIECE_TOKENS, Prompt
+
+_HEAD_ROWS = 32  # states that the heads take at once
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Track:
+    """One answer, and what the heads proposed along it.
+
+    `answer`: its n tokens. `ids` and `log_probs`: (n - 1, heads, ranks), best first. Row s was
+    proposed behind the state that gave answer[s]: head i's candidates stand for answer[s + 1 + i].
+    """
+
+    answer: NDArray[np.int32]
+    ids: NDArray[np.int32]
+    log_probs: NDArray[np.float32]
+
+    @property
+    def targets(self) -> NDArray[np.int32]:
+        """(n - 1, heads) what came where each head proposed, -1 behind the answer's end."""
+        rows, heads, _ = self.ids.shape
+        padded = np.concatenate([self.answer[1:], np.full(heads, -1, np.int32)])
+        return np.lib.stride_tricks.sliding_window_view(padded, heads)[:rows]
+
+
+def record(served: Served, asked: Sequence[GenerateRequest], say: Say) -> list[Track]:
+    """A track of each answer of two tokens and more. Raises RequestError, HeadFileError."""
+    found: dict[str, list[int]] = {}
+    for request, heard in answer_all(served, asked):
+        found[request.id] = heard.tokens
+        say(f"answers of the base: {len(found)} of {len(asked)}")
+    texts = [(request.prompt_tokens or [], found[request.id]) for request in asked]
+    texts = [(prompt, answer) for prompt, answer in texts if len(answer) >= 2]
+    longest = max((len(prompt) + len(answer) for prompt, answer in texts), default=1)
+    tracks: list[Track] = []
+    with closing(StateReader(served.model, longest, served.context.n_threads)) as reader:
+        for prompt, answer in texts:
+            states = reader.read([*prompt, *answer])[len(prompt) - 1 : -2]
+            tracks.append(_follow(served, states, answer))
+            say(f"what the heads propose: {len(tracks)} of {len(texts)}")
+    return tracks
+
+
+def requests(served: Served, prompts: Sequence[Prompt], max_tokens: int) -> list[GenerateRequest]:
+    """What to ask: questions through the chat template where there is one. Raises RequestError."""
+    return [
+        GenerateRequest(
+            id=str(number),
+            prompt_tokens=_tokens(served, prompt),
+            max_tokens=max_tokens,
+            sampling=Sampling(temperature=0),
+            speculation=Speculation(mode="off"),
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+def refuse_no_numbers(path: Path, served: Served) -> None:
+    """Run the heads on a few states. Raises HeadFileError where NaN or infinity comes out.
+
+    Every output goes into the softmax's sum, so that one spoiled weight spoils it.
+    """
+    heads = _heads(served)
+    states = np.random.default_rng(0).standard_normal((4, served.model.hidden_size), np.float32)
+    with np.errstate(all="ignore"):
+        log_probs = heads.propose(states, heads.num_heads, 1).log_probs
+    for head in np.flatnonzero(~np.isfinite(log_probs).all(axis=(0, 2))):
+        raise HeadFileError(str(path), f"head {head} gives no numbers: its weights are damaged")
+
+
+def _tokens(served: Served, prompt: Prompt) -> list[int]:
+    vocab, encoder = served.intake.vocab, served.intake.prompts
+    if prompt.is_piece:
+        start = [] if vocab.bos is None else [vocab.bos]
+        return [*start, *vocab.tokenize(prompt.text)[:PIECE_TOKENS]]
+    if encoder.can_chat:
+        message = Message(role="user", content=prompt.text)
+        return encoder.encode(GenerateRequest(id="-", messages=[message]))
+    return encoder.encode(GenerateRequest(id="-", prompt=prompt.text))
+
+
+def _follow(served: Served, states: NDArray[np.float32], answer: list[int]) -> Track:
+    heads = _heads(served)
+    found = [
+        heads.propose(states[start : start + _HEAD_ROWS], heads.num_heads, NUM_RANKS)
+        for start in range(0, len(states), _HEAD_ROWS)
+    ]
+    return Track(
+        np.array(answer, np.int32),
+        np.concatenate([part.ids for part in found]),
+        np.concatenate([part.log_probs for part in found]),
+    )
+
+
+def _heads(served: Served) -> Heads:
+    assert served.heads is not None, "This is a bug."
+    return served.heads

@@ -1,0 +1,72 @@
+"""Writes a calibration into a head file. All other tensors and values stay as they are."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+from gguf import GGUFReader, GGUFWriter
+from gguf.gguf_reader import ReaderTensor
+
+from model_server.errors import HeadFileError
+from model_server.llama.gguf_writer import Tensor, floats, whole, write_tensors
+from model_server.medusa.head_file import UNKNOWN_BASE
+from model_server.tools.doctor.report import Report, Table
+
+_PREFIX = "calibration."
+_FINGERPRINT = "medusa.base_fingerprint"
+
+
+def write_back(path: Path, report: Report) -> str:
+    """Write it where that is right, and say in a sentence what was done.
+
+    A file that named no base names this one from now on. The file is replaced when its successor is
+    whole. Raises HeadFileError, or OSError of the disk.
+    """
+    if report.fit.made_for == "another base":
+        return f"{path} was not changed: it belongs to another base."
+    if report.verdict.grade == "useless":
+        return f"{path} was not changed: its heads are of no use to this base."
+    path = path.resolve()
+    try:
+        reader = GGUFReader(path)
+        with whole(path) as part:
+            writer = _successor(reader, part, report.fit.base_fingerprint)
+            write_tensors(writer, _tensors(reader, report.calibration))
+            shutil.copymode(path, part)
+    except ValueError as error:
+        raise HeadFileError(str(path), f"can't be written anew: {error}") from None
+    return f"{path} holds this calibration now."
+
+
+def _successor(reader: GGUFReader, path: Path, fingerprint: str | None) -> GGUFWriter:
+    """A writer with the reader's values."""
+    fields = dict(reader.fields)
+    writer = GGUFWriter(path, fields.pop("general.architecture").contents())
+    writer.data_alignment = int(reader.alignment)
+    for name, field in fields.items():
+        if name.startswith("GGUF."):  # counts, which the writer finds itself
+            continue
+        value = field.contents()
+        if name == _FINGERPRINT and value == UNKNOWN_BASE:
+            value = fingerprint or UNKNOWN_BASE
+        is_array = field.types[0] == gguf.GGUFValueType.ARRAY
+        item_type = field.types[-1] if is_array else None
+        writer.add_key_value(name, value, field.types[0], item_type)
+    return writer
+
+
+def _tensors(reader: GGUFReader, table: Table) -> Iterator[Tensor]:
+    for tensor in reader.tensors:
+        if not tensor.name.startswith(_PREFIX):
+            yield _copy(tensor)
+    yield floats(f"{_PREFIX}accuracy", np.array(table.accuracy))
+    yield floats(f"{_PREFIX}count", np.array(table.count))
+
+
+def _copy(tensor: ReaderTensor) -> Tensor:
+    shape = [int(size) for size in reversed(tensor.shape)]
+    return Tensor(tensor.name, shape, tensor.tensor_type, [tensor.data])

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from model_server.tools.doctor import text
+from model_server.tools.doctor.report import Report
+
+
+def test_the_text_says_what_was_found_in_aligned_columns(report: Report) -> None:
+    lines = text.render(report).splitlines()
+    assert lines[0] == "Base      tiny twin (twin-f32.gguf)"
+    assert lines[1] == "Heads     doctor-heads.gguf: 5 heads of 1 block Q8_0, Q8_0 output"
+    assert lines[-1] == report.verdict.sentence
+    assert any(line.startswith("ECE") and "uncalibrated" in line for line in lines)
+    table = [line for line in lines if line.startswith("  ") and "made for" not in line]
+    rows = {line[:16].strip(): line[16:].split() for line in table}
+    tokens = [f"{each.tokens_per_step:.2f}" for each in report.predictions]
+    assert rows["tokens a step"] == tokens
+    assert rows["rows"] == ["1", "2", "3", "4", "6", "8", "12", "16", "32", "64"]
+    assert len({len(line) for line in table}) == 1
+    assert max(len(line) for line in lines[:-1]) <= 100
+
+
+def test_a_trim_a_shared_output_and_blocks_are_said(report: Report) -> None:
+    fit = replace(
+        report.fit, num_tokens=100, shared_output=True, num_blocks=2, made_for="this base"
+    )
+    said = text.render(replace(report, fit=fit))
+    assert "5 heads of 2 blocks Q8_0, the base's output of 100 tokens" in said
+    assert "made for this base, hidden size 512, 512 tokens" in said
+
+
+def test_a_head_that_was_never_reached_has_no_numbers(report: Report) -> None:
+    shares = (*report.accuracy.behind_right[:-1], ())
+    found = replace(report, accuracy=replace(report.accuracy, behind_right=shares))
+    assert "  head 4             -\n" in text.render(found)
