@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,11 +21,17 @@ from model_server.engine.startup import Served, load
 from model_server.errors import RequestError, StartError
 from model_server.metrics import Metrics
 from model_server.tools.convert_heads import TYPES, read_base
+from model_server.tools.doctor import examine as doctor
+from model_server.tools.doctor import text
+from model_server.tools.doctor.prompts import Prompt
+from model_server.tools.doctor.report import Report
+from model_server.tools.doctor.write_back import write_back
 from model_server.training import sources
 from model_server.training.collect import CollectOptions, Collector
 from model_server.training.corpus import Corpus
 from model_server.training.sources import Source
 
+_MAX_EXAMINED = 40  # prompts
 _PROMPT_ROOM = 512  # cells of the KV pool for each prompt, about
 
 
@@ -60,18 +67,36 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def collect(args: argparse.Namespace) -> Corpus:
-    """The corpus that the options name, collected as far as it wasn't."""
+def build(args: argparse.Namespace) -> Report:
+    """Collect, train, write OUT, and let the doctor examine it. Raises StartError, RequestError."""
+    data = collect(args)
+    train(args, data.corpus)
+    report = doctor.examine(args.base, args.out, doctor_options(args, data.judged))
+    print(text.render(report))
+    print(write_back(args.out, report))
+    return report
+
+
+@dataclass(frozen=True)
+class Data:
+    """A corpus, and the prompts that were held out of it."""
+
+    corpus: Corpus
+    judged: Sequence[Source]
+
+
+def collect(args: argparse.Namespace) -> Data:
+    """The data that the options name, collected as far as they weren't."""
     served = _serve(args)
     try:
         chosen = _sources(args, served)
-        work = args.work or Path(f"{args.out}.training")
         made = CollectOptions(args.answer_tokens, args.temperature, args.seed, args.held_out)
+        work = args.work or Path(f"{args.out}.training")
         _same_data(work, {"base": served.model.fingerprint, **vars(made)}, chosen)
         corpus = Corpus(work, served.model.hidden_size)
         with tqdm(total=len(chosen), initial=corpus.num_texts, desc="collecting") as bar:
             Collector(served, corpus, made).run(chosen, bar.update)
-        return corpus
+        return Data(corpus, [source for source in chosen if source.held_out(args.held_out)])
     finally:
         served.close()
 
@@ -112,6 +137,15 @@ def train(args: argparse.Namespace, corpus: Corpus) -> None:
         work = args.work or Path(f"{args.out}.training")
         trained = trainer.run(work / "checkpoint.pt", report)
     heads.write(trained, read_base(args.base), args.out, args.type)
+
+
+def doctor_options(args: argparse.Namespace, judged: Sequence[Source]) -> doctor.Options:
+    """The held-out prompts, and the beginnings of held-out texts."""
+    given = [
+        Prompt(tokens=source.tokens[: None if source.answered else args.piece_tokens])
+        for source in judged[:_MAX_EXAMINED]
+    ]
+    return doctor.Options(num_tokens=args.answer_tokens, seed=args.seed, given=given)
 
 
 def _serve(args: argparse.Namespace) -> Served:
@@ -171,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Collect, train, examine. The exit code is 1, with one sentence, when that can't be done."""
     args = options(arguments)
     try:
-        train(args, collect(args))
+        build(args)
     except (StartError, RequestError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -30,6 +30,7 @@ from model_server.tools.doctor import (
     verdict,
 )
 from model_server.tools.doctor.fit import Fit
+from model_server.tools.doctor.prompts import Prompt
 from model_server.tools.doctor.report import Report, Sample, Table
 from model_server.tools.doctor.track import Say, Track
 
@@ -38,7 +39,7 @@ from model_server.tools.doctor.track import Say, Track
 class Options:
     """What the base is asked. `prompts`: a file with one a line, or a folder of texts; None: ours.
 
-    `any_base`: try heads that were made for another base too.
+    `given`: these instead. `any_base`: try heads that were made for another base too.
     """
 
     prompts: Path | None = None
@@ -46,6 +47,7 @@ class Options:
     num_tokens: int = 48
     seed: int = 0
     any_base: bool = False
+    given: Sequence[Prompt] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def examine(
 
 
 def _see(settings: Settings, options: Options, say: Say) -> _Seen:
-    asked = prompts.read(options.prompts, options.num_prompts, options.seed)
+    asked = options.given or prompts.read(options.prompts, options.num_prompts, options.seed)
     heads = Path(settings.medusa_path)
     say("loading")
     # All heads are examined, though the server may use fewer.

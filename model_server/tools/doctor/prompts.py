@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,10 +20,11 @@ _MAX_FILE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question, or a piece of a longer text that is continued as it stands."""
+    """A question, or a piece of a longer text that is continued as it stands; or its tokens."""
 
-    text: str
+    text: str = ""
     is_piece: bool = False
+    tokens: Sequence[int] = ()
 
 
 def read(path: Path | None, count: int, seed: int) -> list[Prompt]:

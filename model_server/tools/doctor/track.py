@@ -90,6 +90,8 @@ def refuse_no_numbers(path: Path, served: Served) -> None:
 
 def _tokens(served: Served, prompt: Prompt) -> list[int]:
     vocab, encoder = served.intake.vocab, served.intake.prompts
+    if prompt.tokens:
+        return list(prompt.tokens)
     if prompt.is_piece:
         start = [] if vocab.bos is None else [vocab.bos]
         return [*start, *vocab.tokenize(prompt.text)[:PIECE_TOKENS]]
