@@ -35,9 +35,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--prompts", type=Path, help="file with one a line, or folder of texts to continue"
     )
-    parser.add_argument("--num-prompts", type=_count(2), default=defaults.num_prompts)
     parser.add_argument(
-        "--tokens", type=_count(2), default=defaults.num_tokens, help="of each answer"
+        "--num-prompts",
+        type=_count(2),
+        default=defaults.num_prompts,
+        help="the more, the surer the calibration (%(default)s)",
+    )
+    parser.add_argument(
+        "--tokens", type=_count(2), default=defaults.num_tokens, help="of each answer (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="draws the prompts")
     parser.add_argument("--any-base", action="store_true", help="try another base's heads too")

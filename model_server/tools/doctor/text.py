@@ -34,11 +34,15 @@ def _facts(report: Report) -> Iterator[str]:
 
 
 def _heads(fit: Fit) -> str:
-    num_blocks = f"{fit.num_blocks} block{'' if fit.num_blocks == 1 else 's'}"
     output = "the base's output" if fit.shared_output else f"{fit.output_type} output"
     trim = "" if fit.num_tokens == fit.vocab_size else f" of {fit.num_tokens:,} tokens"
     matrices = f" {fit.matrix_type}" if fit.num_blocks else ""
-    return f"{fit.num_heads} heads of {num_blocks}{matrices}, {output}{trim}"
+    heads, blocks = _count(fit.num_heads, "head"), _count(fit.num_blocks, "block")
+    return f"{heads} of {blocks}{matrices}, {output}{trim}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _made_for(fit: Fit) -> str:

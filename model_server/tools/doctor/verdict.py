@@ -35,7 +35,7 @@ def judge(accuracy: Accuracy, predictions: Sequence[Prediction], *, own_base: bo
     if tokens < _USEFUL_TOKENS or _is_late(accuracy):
         return Verdict("useless", False, _useless(accuracy, own_base))
     grade: Grade = "good" if tokens >= _GOOD_TOKENS else "weak"
-    won = f"{grade.capitalize()} heads: {tokens:.1f} tokens a step at {USUAL_ROWS} rows"
+    won = f"{grade.capitalize()} heads: {tokens:.2f} tokens a step at {USUAL_ROWS} rows"
     best = speed.best(predictions)
     if best.speed_up >= _WORTH_IT:
         faster = f"{best.speed_up:.2f} times as fast as plain decoding with {best.rows} rows"

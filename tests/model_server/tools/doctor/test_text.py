@@ -26,6 +26,8 @@ def test_a_trim_a_shared_output_and_blocks_are_said(report: Report) -> None:
         report.fit, num_tokens=100, shared_output=True, num_blocks=2, made_for="this base"
     )
     said = text.render(replace(report, fit=fit))
+    lone = text.render(replace(report, fit=replace(fit, num_heads=1)))
+    assert "1 head of 2 blocks" in lone
     assert "5 heads of 2 blocks Q8_0, the base's output of 100 tokens" in said
     assert "made for this base, hidden size 512, 512 tokens" in said
 

@@ -23,7 +23,7 @@ def test_good_heads_that_pay() -> None:
     found = judge(accuracy(0.56), predictions(2.04, fast=1.52), own_base=True)
     assert (found.grade, found.pays) == ("good", True)
     assert found.sentence == (
-        "Good heads: 2.0 tokens a step at 8 rows; "
+        "Good heads: 2.04 tokens a step at 8 rows; "
         "on this machine 1.52 times as fast as plain decoding with 6 rows."
     )
 
@@ -36,7 +36,7 @@ def test_good_heads_that_are_too_dear_here(second_row: float, why: str) -> None:
     found = judge(accuracy(0.56), predictions(2.04, second_row, fast=1.04), own_base=True)
     assert (found.grade, found.pays) == ("good", False)
     assert found.sentence == (
-        f"Good heads: 2.0 tokens a step at 8 rows, but {why} here: "
+        f"Good heads: 2.04 tokens a step at 8 rows, but {why} here: "
         "a lone stream is decoded plainly."
     )
 
@@ -44,7 +44,7 @@ def test_good_heads_that_are_too_dear_here(second_row: float, why: str) -> None:
 def test_weak_heads() -> None:
     found = judge(accuracy(0.2), predictions(1.31, fast=1.1), own_base=True)
     assert (found.grade, found.pays) == ("weak", True)
-    assert found.sentence.startswith("Weak heads: 1.3 tokens a step at 8 rows; on this machine")
+    assert found.sentence.startswith("Weak heads: 1.31 tokens a step at 8 rows; on this machine")
 
 
 @pytest.mark.parametrize(
