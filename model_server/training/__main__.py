@@ -32,6 +32,7 @@ from model_server.training.corpus import Corpus
 from model_server.training.sources import Source
 
 _MAX_EXAMINED = 40  # prompts
+_EXACT_ROOM = 4  # times as large a pool, which is started over whenever it is full
 _PROMPT_ROOM = 512  # cells of the KV pool for each prompt, about
 
 
@@ -53,6 +54,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--answer-tokens", type=int, default=256, help="that BASE adds at most")
     add("--temperature", type=float, default=0.0, help="of the answers")
     add("--at-once", type=int, default=16, help="answers made together")
+    add("--exact", action="store_true", help="the same answers on every run (Q8_0, CPU)")
     add("--held-out", type=float, default=0.05, help="share of the data that heads are judged by")
     add("--heads", type=int, default=5)
     add("--blocks", type=int, default=1, help="residual blocks of each head")
@@ -154,7 +156,8 @@ def _serve(args: argparse.Namespace) -> Served:
         model_path=args.base,
         medusa_mode="off",
         n_parallel=args.at_once,
-        kv_cache_tokens=args.at_once * room,
+        kv_cache_tokens=args.at_once * room * (_EXACT_ROOM if args.exact else 1),
+        exact=args.exact,
         model_context_size=0,
     )
     return load(settings, Metrics())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -73,9 +74,13 @@ class Trainer:
         self._held_out = corpus.examples(num_heads, held_out=True)
         self.heads = MedusaHeads(recipe.shape, output).to(device)
         self._best = self._copy()
-        self._optimizer = torch.optim.AdamW(
-            self.heads.parameters(), recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01
-        )
+        self._optimizers = [
+            torch.optim.AdamW(
+                head.parameters(), recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01
+            )
+            for head in self.heads
+        ]
+        self._pool = _pool(num_heads if device == "cpu" else 1)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -129,7 +134,8 @@ class Trainer:
         if state["recipe"] != asdict(self.recipe):
             return False
         self.heads.load_state_dict(state["heads"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, known in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(known)
         self._best, self.standing = state["best"], Standing(**state["standing"])
         return True
 
@@ -146,26 +152,29 @@ class Trainer:
             yield np.sort(shuffled[self.standing.batch * size :][:size])
 
     def _step(self, rows: NDArray[np.int64]) -> Figures:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * self._share_of_peak()
+        """One step of every head. They share nothing, so each may have a thread of its own."""
         states, targets = self._tensors(self._train, rows)
-        self._optimizer.zero_grad(set_to_none=True)
-        losses, right = [], []
-        # Head by head: they share nothing, and the logits of one are large enough.
-        for i, (head, target) in enumerate(self._each(targets)):
-            with torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda"):
-                logits = head(states)
-            loss, hits = _judge(logits.float(), target)
-            if bool((target != NO_TARGET).any()):
-                mean = loss.sum() / (target != NO_TARGET).sum()
-                torch.autograd.backward(HEAD_DISCOUNT**i * mean)
-            losses.append(loss.detach())
-            right.append(hits)
-        self._optimizer.step()
+        each = range(self.recipe.shape.num_heads)
+        learn = self._pool.map(lambda i: self._learn(i, states, targets[:, i]), each)
+        losses, right = zip(*learn, strict=True)
         self.standing = replace(self.standing, batch=self.standing.batch + 1)
         return _figures(
             torch.stack(losses), torch.stack(right), self._train.targets[rows], held_out=False
         )
+
+    def _learn(self, i: int, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of head i: loss of each row, and whether its best token is right."""
+        optimizer = self._optimizers[i]
+        for group in optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * self._share_of_peak()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda"):
+            logits = self.heads[i](states)
+        loss, right = _judge(logits.float(), targets)
+        if num_targets := int((targets != NO_TARGET).sum()):
+            torch.autograd.backward(HEAD_DISCOUNT**i * loss.sum() / num_targets)
+            optimizer.step()
+        return loss.detach(), right
 
     def _end_epoch(self) -> Figures:
         found, standing = self.evaluate(), self.standing
@@ -205,13 +214,24 @@ class Trainer:
             "recipe": asdict(self.recipe),
             "heads": self.heads.state_dict(),
             "best": self._best,
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "standing": asdict(self.standing),
         }
         part = path.with_name(path.name + ".part")
         torch.save(state, part)
         part.replace(path)
         return max(CHECKPOINT_EVERY_S, (time.monotonic() - started) / MAX_CHECKPOINT_SHARE)
+
+
+def _pool(num_heads: int) -> ThreadPoolExecutor:
+    """A thread for each head, as far as there are; small products share badly among threads."""
+    num_threads = torch.get_num_threads()
+    num_workers = min(num_threads, num_heads)
+
+    def begin() -> None:
+        torch.set_num_threads(num_threads // num_workers)
+
+    return ThreadPoolExecutor(num_workers, initializer=begin)
 
 
 def _judge(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
