@@ -81,7 +81,6 @@ def check(source: Checkpoint, targets: Targets, *, heads_wanted: bool) -> None:
 
 def convert(source: Checkpoint, targets: Targets, llama: Converter) -> None:
     """Write the base, and heads if it has any. Raises CheckpointError, or OSError of the disk."""
-    targets.base.parent.mkdir(parents=True, exist_ok=True)
     as_base = full_model.as_base(source.folder, source.config) if source.heads else None
     with whole(targets.base) as part, as_base or nullcontext(source.folder) as folder:
         try:

@@ -52,10 +52,7 @@ def convert(source: Path, target: Path, options: Options) -> FoundHeads:
     """Write the heads of `source` to `target`. Raises CheckpointError, or OSError of the disk."""
     found = head_layout.find(str(source), checkpoint.tensors(source))
     vocab_size = _vocab_size(source, found, options.base)
-    block, _ = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[options.file_type]]
-    if found.hidden_size % block:
-        problem = f"{options.file_type} needs multiples of {block}: choose another --type"
-        raise CheckpointError(str(source), f"hidden size {found.hidden_size}, {problem}")
+    refuse_type(source, found.hidden_size, options.file_type)
     tokens = _tokens(source, found, vocab_size, options.kept)
     file = Header(
         vocab_size,
@@ -66,9 +63,16 @@ def convert(source: Path, target: Path, options: Options) -> FoundHeads:
         vocab_trim=tokens,
     )
     heads = [_head(found, number, options.kept) for number in range(found.num_heads)]
-    target.parent.mkdir(parents=True, exist_ok=True)
     head_writer.write(target, heads, file)
     return found
+
+
+def refuse_type(source: Path, hidden_size: int, file_type: str) -> None:
+    """Raises CheckpointError where rows of this size can't have the type."""
+    block, _ = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[file_type]]
+    if hidden_size % block:
+        problem = f"{file_type} needs multiples of {block}: choose another --type"
+        raise CheckpointError(str(source), f"hidden size {hidden_size}, {problem}")
 
 
 def read_base(path: Path) -> Base:

@@ -31,7 +31,6 @@ def quantize(source: Path, target: Path, type_: str) -> None:
         price = _FROM_Q8_0 if weights.type == "Q8_0" else _FROM_LESS
         print(f"Its weights are {weights.type} already. Rounding twice costs quality: {price}.")
         print("Quantizing from F16 is best.", flush=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
     with Progress(target.name, weights.num_tensors) as progress:
         quantizer.quantize(source, target, type_, progress)
         progress(weights.num_tensors)
