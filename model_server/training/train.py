@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from model_server.llama.gguf_writer import whole
 from model_server.training.corpus import NO_TARGET, Corpus, Examples
 from model_server.training.heads import HeadShape, MedusaHeads
 
@@ -71,7 +72,7 @@ class Trainer:
         self._states = corpus.states()
         self._train = corpus.examples(num_heads, held_out=False)
         self._held_out = corpus.examples(num_heads, held_out=True)
-        self.heads = MedusaHeads(recipe.shape, output).to(device)
+        self.heads = MedusaHeads(recipe.shape, output.to(device)).to(device)
         self._best = self._copy()
         self._optimizer = torch.optim.AdamW(
             self.heads.parameters(), recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01
@@ -171,7 +172,8 @@ class Trainer:
         found, standing = self.evaluate(), self.standing
         better = found.length > standing.best
         if better:
-            self._best = self._copy()
+            for name, value in self.heads.state_dict().items():
+                self._best[name].copy_(value)
         self.standing = Standing(
             epoch=standing.epoch + 1,
             best=max(found.length, standing.best),
@@ -208,9 +210,11 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
             "standing": asdict(self.standing),
         }
-        part = path.with_name(path.name + ".part")
-        torch.save(state, part)
-        part.replace(path)
+        with whole(path) as part, part.open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # which hides what the disk said
+                raise (error.__context__ or error) from None
         return max(CHECKPOINT_EVERY_S, (time.monotonic() - started) / MAX_CHECKPOINT_SHARE)
 
 
