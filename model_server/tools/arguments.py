@@ -17,3 +17,18 @@ def at_least(least: int, most: float = math.inf) -> Callable[[str], int]:
         return int(value)
 
     return number
+
+
+def between(low: float, high: float) -> Callable[[str], float]:
+    """A type of argument for argparse: a number from `low` to `high`."""
+
+    def number(value: str) -> float:
+        try:
+            found = float(value)
+        except ValueError:
+            found = math.nan
+        if not low <= found <= high:
+            raise argparse.ArgumentTypeError(f"must be a number from {low} to {high}, not {value}")
+        return found
+
+    return number

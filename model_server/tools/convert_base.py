@@ -108,7 +108,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("source", metavar="HF_DIR", type=Path, help=f"folder with {_EXPECTED}")
     parser.add_argument("target", metavar="OUT", type=Path, help="base model to write, .gguf")
-    parser.add_argument("--type", choices=list(BYTES_A_WEIGHT), default="F16", help="of the base")
+    parser.add_argument(
+        "--type", choices=list(BYTES_A_WEIGHT), default="F16", help="of the base (%(default)s)"
+    )
     parser.add_argument("--heads", type=Path, help="for a Medusa-2 model's; else medusa-heads.gguf")
     parser.add_argument("--venv", type=Path, help="with PyTorch and transformers; else one is made")
     return parser.parse_args(arguments)

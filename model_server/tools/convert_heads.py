@@ -23,8 +23,9 @@ from model_server.medusa import head_writer
 from model_server.medusa.head_file import UNKNOWN_BASE
 from model_server.medusa.head_writer import Head, Header
 from model_server.tools import checkpoint, head_layout
+from model_server.tools.arguments import at_least
 from model_server.tools.head_layout import FoundHeads
-from model_server.tools.outcome import exit_code
+from model_server.tools.outcome import exit_code, refuse_own_source
 
 TYPES = ("Q8_0", "F16", "Q4_K", "Q4_0", "F32")
 
@@ -168,10 +169,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("source", metavar="IN", type=Path, help="file or folder with the heads")
     parser.add_argument("target", metavar="OUT", type=Path, help="head file to write, .gguf")
-    parser.add_argument("--type", choices=TYPES, default="Q8_0", help="of the matrices")
+    parser.add_argument(
+        "--type", choices=TYPES, default="Q8_0", help="of the matrices (%(default)s)"
+    )
     parser.add_argument("--base", type=Path, help="GGUF of their base: checked, and named in OUT")
     parser.add_argument("--trim", type=Path, help="token frequencies, lines of `id count`")
-    parser.add_argument("--keep", type=int, default=8_192, help="tokens that --trim leaves")
+    parser.add_argument(
+        "--keep", type=at_least(1), default=8_192, help="tokens that --trim leaves (%(default)s)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -183,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     base = args.base and read_base(args.base)
+    refuse_own_source(args.target, args.source, *filter(None, (args.base, args.trim)))
     kept = args.trim and most_frequent(args.trim, args.keep)
     found = convert(args.source, args.target, Options(args.type, base, kept))
     print(summary(args.target, found, args.type))

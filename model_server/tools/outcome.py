@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from model_server.errors import (
+    CheckpointError,
     HeadFileError,
     ModelFileError,
     ModelServerError,
@@ -48,6 +49,13 @@ def _sentence(error: ModelServerError) -> str:
     if isinstance(error, ModelFileError | HeadFileError):
         return f"{error.path}: {error.problem}"
     return str(error)
+
+
+def refuse_own_source(target: Path, *sources: Path) -> None:
+    """Raises CheckpointError where a target would replace what it is made from."""
+    if any(target.exists() and source.exists() and target.samefile(source) for source in sources):
+        problem = "is what it would be made from: choose another name to write to"
+        raise CheckpointError(str(target), problem)
 
 
 def require_space(folder: Path, num_bytes: int) -> None:

@@ -26,7 +26,7 @@ from model_server.protocol import (
     Speculation,
 )
 from model_server.tools.answers import Answer, answer_all, loaded
-from model_server.tools.arguments import at_least
+from model_server.tools.arguments import at_least, between
 from model_server.tools.outcome import exit_code
 from model_server.tools.progress import Progress
 
@@ -155,13 +155,14 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--prompts", type=_lines, help="a file with one prompt a line")
-    parser.add_argument("--num-prompts", type=at_least(1), default=50)
-    parser.add_argument(
-        "--prompt-tokens", type=at_least(1), default=100, help="of the default prompts"
-    )
-    parser.add_argument("--tokens", type=at_least(1), default=100, help="of each answer")
-    parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--seed", type=int, default=0)
+    for name, type_, default, what in (
+        ("--num-prompts", at_least(1), 50, "how many"),
+        ("--prompt-tokens", at_least(1), 100, "of the default prompts"),
+        ("--tokens", at_least(1), 100, "of each answer"),
+        ("--temperature", between(0, 100), 0.0, "of the answers"),
+        ("--seed", at_least(0), 0, "of their noise"),
+    ):
+        parser.add_argument(name, type=type_, default=default, help=f"{what} ({default})")
     return parser.parse_args(arguments)
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from model_server.config import read_settings
 from model_server.engine.startup import Served
-from model_server.errors import PromptsError, PromptTooLong, StartError
+from model_server.errors import PromptsError, StartError
 from model_server.llama.gguf_writer import whole
 from model_server.medusa.head_file import MAX_BLOCKS, MAX_HEADS
 from model_server.tools.answers import loaded
-from model_server.tools.arguments import at_least
+from model_server.tools.arguments import at_least, between
 from model_server.tools.convert_heads import TYPES, read_base
 from model_server.tools.doctor import examine as doctor
 from model_server.tools.doctor import text
@@ -52,34 +52,27 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         ("--texts", "texts or folders, learnt as they stand, besides or alone"),
     ):
         add(name, nargs="+", type=Path, default=[], metavar="PATH", help=what)
-    add("--num", type=at_least(0), default=0, help="prompts and pieces to take, by chance; 0: all")
-    add(
-        "--num-texts",
-        type=at_least(0),
-        default=0,
-        help="windows of texts to take; 0: all",
-    )
-    add("--piece-tokens", type=at_least(2), default=256, help="of each piece to continue")
-    add("--text-tokens", type=at_least(3), default=512, help="of each window of a text")
-    add("--answer-tokens", type=at_least(2), default=256, help="that BASE adds at most")
-    add("--temperature", type=float, default=0.0, help="of the answers")
-    add("--at-once", type=at_least(1, _MAX_AT_ONCE), default=16, help="answers made together")
-    add("--held-out", type=float, default=0.05, help="share of the data that heads are judged by")
-    add("--heads", type=at_least(1, MAX_HEADS), default=5)
-    add("--blocks", type=at_least(0, MAX_BLOCKS), default=1, help="residual blocks of each head")
+    for name, type_, default, what in (
+        ("--num", at_least(0), 0, "prompts and pieces to take, by chance; 0: all"),
+        ("--num-texts", at_least(0), 0, "windows of texts to take, by chance; 0: all"),
+        ("--piece-tokens", at_least(2), 256, "of each piece to continue"),
+        ("--text-tokens", at_least(3), 512, "of each window of a text"),
+        ("--answer-tokens", at_least(2), 256, "that BASE adds at most"),
+        ("--temperature", between(0, 100), 0.0, "of the answers"),
+        ("--at-once", at_least(1, _MAX_AT_ONCE), 16, "answers made together"),
+        ("--held-out", between(0, 1), 0.05, "share of the data that heads are judged by"),
+        ("--heads", at_least(1, MAX_HEADS), 5, "how many"),
+        ("--blocks", at_least(0, MAX_BLOCKS), 1, "residual blocks of each head"),
+        ("--epochs", at_least(1), 8, "passes over the data at most"),
+        ("--patience", at_least(1), 2, "passes without a gain that end it"),
+        ("--batch", at_least(1), 512, "positions a step"),
+        ("--learning-rate", between(0, 1), 1e-3, "at its peak"),
+        ("--seed", at_least(0), 0, "of all that goes by chance"),
+    ):
+        add(name, type=type_, default=default, help=f"{what} ({default})")
     add("--shared-output", action="store_true", help="use BASE's output matrix: a smaller file")
-    add("--type", choices=TYPES, default="Q8_0", help="of the matrices in OUT")
-    add("--epochs", type=at_least(1), default=8, help="passes over the data at most")
-    add(
-        "--patience",
-        type=at_least(1),
-        default=2,
-        help="passes without a gain that end it",
-    )
-    add("--batch", type=at_least(1), default=512, help="positions a step")
-    add("--learning-rate", type=float, default=1e-3)
-    add("--seed", type=at_least(0), default=0)
-    add("--work", type=Path, help="folder for data and checkpoints; OUT.training if not given")
+    add("--type", choices=TYPES, default="Q8_0", help="of the matrices in OUT (%(default)s)")
+    add("--work", type=Path, help="folder for data and checkpoints (OUT.training)")
     args = parser.parse_args(arguments)
     args.work = args.work or Path(f"{args.out}.training")
     return args
@@ -219,8 +212,10 @@ def _sources(args: argparse.Namespace, served: Served) -> list[Source]:
 def _refuse_too_long(source: Source, answer_tokens: int, context_size: int) -> None:
     num_tokens = len(source.tokens)
     if num_tokens + answer_tokens > context_size:
-        problem = PromptTooLong(num_tokens, answer_tokens, context_size)
-        raise StartError(f"{source.group[:_SHOWN_CHARS]}: {problem}")
+        raise StartError(
+            f"{source.group[:_SHOWN_CHARS]}: {num_tokens} tokens, with --answer-tokens "
+            f"{answer_tokens}, exceed the context of {context_size} tokens"
+        )
 
 
 def _same_data(work: Path, made: dict[str, object], chosen: Sequence[Source]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from model_server.errors import CheckpointError, StartError
 from model_server.tools.convert_heads import Base, read_base, refuse_type
-from model_server.tools.outcome import require_space
+from model_server.tools.outcome import refuse_own_source, require_space
 from model_server.tools.progress import in_words
 from model_server.training.sources import Source
 
@@ -26,6 +26,7 @@ def check(args: argparse.Namespace) -> None:
         raise StartError("--blocks 0 with --shared-output leaves nothing to learn: choose one")
     if args.out.is_dir():
         raise CheckpointError(str(args.out), "is a folder, must be a file to write")
+    refuse_own_source(args.out, args.base, *args.prompts, *args.pieces, *args.texts)
     base = read_base(args.base)
     refuse_type(args.base, base.hidden_size, args.type)
     weights = num_weights(args, base)

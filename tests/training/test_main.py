@@ -43,7 +43,10 @@ def test_data_of_another_run_are_refused(twin_path: Path, tmp_path: Path, capsys
         (["--prompts", "{empty}"], "0 texts, 0 of them held out"),
         (["--prompts", "{one}"], "1 texts, 0 of them held out"),
         (["--prompts", "{many}", "--at-once", "1", "--held-out", "0"], "0 of them held out"),
-        (["--prompts", "{many}", "--answer-tokens", "9999"], "max_tokens 9999"),
+        (
+            ["--prompts", "{many}", "--answer-tokens", "9999"],
+            "--answer-tokens 9999, exceed the context of",
+        ),
         (["--prompts", "{many}", "--shared-output", "--blocks", "0"], "nothing to learn"),
     ],
 )

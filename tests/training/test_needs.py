@@ -38,6 +38,8 @@ def test_what_would_fail_in_the_end_fails_at_once(
     out, many = tmp_path / "heads.gguf", prompts(tmp_path / "many", 40)
     none = tmp_path / "none.gguf"
     assert refused(capsys, none, out, "--prompts", many) == f"{none}: no such file"
+    own = refused(capsys, twin_path, twin_path, "--prompts", many)
+    assert own == f"{twin_path}: is what it would be made from: choose another name to write to"
     folder = tmp_path / "folder"
     folder.mkdir()
     assert refused(capsys, twin_path, folder) == f"{folder}: is a folder, must be a file to write"

@@ -47,7 +47,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=defaults.num_tokens,
         help="of each answer (%(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="draws the prompts")
+    parser.add_argument(
+        "--seed", type=at_least(0), default=defaults.seed, help="draws the prompts (%(default)s)"
+    )
     parser.add_argument("--any-base", action="store_true", help="try another base's heads too")
     parser.add_argument("--no-write", "--dry-run", action="store_true", help="leave HEADS as it is")
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything; -: to stdout")

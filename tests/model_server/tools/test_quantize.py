@@ -44,6 +44,25 @@ def test_no_gguf(capsys: Capsys, folder: Path, target: Path) -> None:
     assert error == f"{folder}/m.gguf: not a readable GGUF file"
 
 
+def test_llama_cpp_adds_nothing_of_its_own(folder: Path, target: Path) -> None:
+    (folder / "m.gguf").touch()
+    command = [sys.executable, "-m", "model_server.tools.quantize"]
+    files = [str(folder / "m.gguf"), str(target)]
+    said = subprocess.run([*command, *files], capture_output=True, text=True)
+    assert said.stderr == f"{folder}/m.gguf: not a readable GGUF file\n"
+
+
+def test_a_base_is_not_replaced_by_what_is_made_of_it(
+    capsys: Capsys, random_model_path: Path, target: Path
+) -> None:
+    target.parent.mkdir()
+    target.symlink_to(random_model_path)
+    before = random_model_path.read_bytes()
+    error = refused(capsys, random_model_path, target)
+    assert error == f"{target}: is what it would be made from: choose another name to write to"
+    assert random_model_path.read_bytes() == before
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_a_full_disk(capsys: Capsys, random_model_path: Path, target: Path) -> None:
     target.parent.mkdir()
