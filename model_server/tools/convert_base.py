@@ -23,6 +23,7 @@ from model_server.tools.converter import Converter
 from model_server.tools.head_layout import FoundHeads
 from model_server.tools.llama_source import CACHE, requirement
 from model_server.tools.outcome import exit_code, require_space
+from model_server.tools.progress import in_words
 from model_server.tools.stored import Stored
 
 BYTES_A_WEIGHT = {"F16": 2.0, "BF16": 2.0, "Q8_0": 34 / 32, "F32": 4.0}
@@ -133,7 +134,7 @@ def _run(args: argparse.Namespace, targets: Targets, cache: Path, *, heads_wante
     llama = converter.ready(cache, args.venv)
     print(f"Converting {args.source} with the converter of {requirement()}.", flush=True)
     convert(source, targets, llama)
-    print(f"{targets.base}: {args.type}, {targets.base.stat().st_size / 1e6:.0f} MB")
+    print(f"{targets.base}: {args.type}, {in_words(targets.base.stat().st_size)}")
     if source.heads:
         print(convert_heads.summary(targets.heads, source.heads))
 

@@ -26,6 +26,7 @@ from model_server.tools import checkpoint, head_layout
 from model_server.tools.arguments import at_least
 from model_server.tools.head_layout import FoundHeads
 from model_server.tools.outcome import exit_code, refuse_own_source
+from model_server.tools.progress import in_words
 
 TYPES = ("Q8_0", "F16", "Q4_K", "Q4_0", "F32")
 
@@ -199,7 +200,7 @@ def summary(target: Path, found: FoundHeads, file_type: str = Options.file_type)
     output = "own vocabulary matrices" if found.outputs else "the base's vocabulary matrix"
     return (
         f"{target}: {found.num_heads} heads of {found.num_blocks} blocks with {output}, "
-        f"hidden size {found.hidden_size}, {file_type}, {target.stat().st_size / 1e6:.0f} MB"
+        f"hidden size {found.hidden_size}, {file_type}, {in_words(target.stat().st_size)}"
     )
 
 

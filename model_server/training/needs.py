@@ -30,7 +30,8 @@ def check(args: argparse.Namespace) -> None:
     base = read_base(args.base)
     refuse_type(args.base, base.hidden_size, args.type)
     weights = num_weights(args, base)
-    memory = in_words(weights * _F32_BYTES * _MEMORY_COPIES)
+    output = base.vocab_size * base.hidden_size
+    memory = in_words((weights * _MEMORY_COPIES + output) * _F32_BYTES)
     disk = in_words(_checkpoint_bytes(weights))
     print(
         f"{weights / 1e6:,.1f} million weights: training takes about {memory} of memory, and "
