@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from model_server.errors import StartError
 from model_server.llama.gguf_writer import whole
 from model_server.training.corpus import NO_TARGET, Corpus, Examples
 from model_server.training.heads import HeadShape, MedusaHeads
@@ -65,13 +66,21 @@ class Trainer:
     """AdamW, the learning rate rising for 2 % of the steps and falling linearly to zero."""
 
     def __init__(self, corpus: Corpus, output: Tensor, recipe: Recipe, device: str) -> None:
-        """`output`: the base's output matrix. `device`: PyTorch's, cpu or cuda."""
+        """`output`: the base's output matrix. `device`: PyTorch's, cpu or cuda.
+
+        Raises StartError where all texts to learn from, or to judge by, are too short.
+        """
         torch.manual_seed(recipe.seed)
         self.recipe, self.standing, self._device = recipe, Standing(), device
         num_heads = recipe.shape.num_heads
         self._states = corpus.states()
         self._train = corpus.examples(num_heads, held_out=False)
         self._held_out = corpus.examples(num_heads, held_out=True)
+        if not (len(self._train.rows) and len(self._held_out.rows)):
+            raise StartError(
+                f"{len(self._train.rows)} positions to learn from, {len(self._held_out.rows)} to "
+                "judge by: answers or texts are too short, both need some of 3 tokens"
+            )
         self.heads = MedusaHeads(recipe.shape, output.to(device)).to(device)
         self._best = self._copy()
         self._optimizer = torch.optim.AdamW(

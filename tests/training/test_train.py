@@ -11,10 +11,12 @@ import pytest
 
 from model_server.config import Settings
 from model_server.engine import startup
+from model_server.errors import StartError
 from model_server.metrics import Metrics
 from model_server.protocol import GenerateRequest, Sampling, Speculation
 from model_server.tools.answers import answer_all
 from model_server.training import __main__ as training
+from model_server.training.corpus import Corpus
 from tests import heads_reference, twin
 from tests.training.commands import NUM_HEADS, QUICK, prompts, run
 
@@ -164,3 +166,11 @@ def test_the_best_heads_are_kept_apart(data: Data, tmp_path: Path) -> None:
         for parameter in trainer.heads.parameters():
             parameter.add_(1)
     assert all(torch.equal(trainer._best[name], value) for name, value in best.items())
+
+
+def test_texts_that_are_too_short_are_refused(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path, 4)
+    corpus.append(np.zeros((9, 4), np.float32), range(9), held_out=False)
+    corpus.append(np.zeros((2, 4), np.float32), range(2), held_out=True)
+    with pytest.raises(StartError, match="7 positions to learn from, 0 to judge by"):
+        train.Trainer(corpus, torch.zeros(16, 4), train.Recipe(), "cpu")
