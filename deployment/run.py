@@ -96,7 +96,8 @@ def base_in(folder: Path, quant: str) -> Path:
         bases = [path for path in bases if word.search(path.stem)]
     if not bases:
         raise CannotStart(
-            f"{folder} holds no {quant}, only {names}: run `make model QUANT={quant}` first."
+            f"{folder} holds no {quant}, only {names}: `make model QUANT={quant}` makes Vicuna's, "
+            "model_server.tools.quantize any other."
         )
     if len(bases) > 1:
         raise CannotStart(f"{folder} holds {names}: choose one by its type, such as QUANT=Q8_0.")

@@ -44,7 +44,7 @@ class ModelFileError(StartError):
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"MODEL_PATH {path}: {problem}")
-        self.path = path
+        self.path, self.problem = path, problem
 
 
 class HeadFileError(StartError):
@@ -52,7 +52,7 @@ class HeadFileError(StartError):
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"MEDUSA_PATH {path}: {problem}")
-        self.path = path
+        self.path, self.problem = path, problem
 
 
 class CheckpointError(StartError):

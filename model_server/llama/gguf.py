@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.llama import ggml
+from model_server.llama import backend, ggml
 
 _UINT32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9  # enum gguf_type
 _FINGERPRINT_BLOCKS, _FINGERPRINT_BLOCK_BYTES = 64, 65_536
@@ -47,6 +47,7 @@ _SIGNATURES: ggml.Signatures = {
 
 @cache
 def _library() -> ctypes.CDLL:
+    backend.init()  # else what is wrong with a file goes to stderr
     return ggml.library("ggml-base", _SIGNATURES)
 
 

@@ -5,6 +5,7 @@ A file appears under its name only when it is whole.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -89,7 +90,13 @@ def write_tensors(writer: gguf.GGUFWriter, tensors: Iterable[Tensor]) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Another name to write to; the file gets its own only when the block ends without an error."""
+    """Another name to write to; the file gets its own only when the block ends without an error.
+
+    Missing folders are made. Raises IsADirectoryError where a folder has the name.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
         yield part

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
-from model_server.engine.startup import Served
+from model_server.config import Settings
+from model_server.engine.startup import Served, load
 from model_server.errors import RequestError
+from model_server.metrics import Metrics
 from model_server.protocol import (
     Done,
     Event,
@@ -17,6 +19,7 @@ from model_server.protocol import (
     SpeculationStats,
     Tokens,
 )
+from model_server.tools.progress import Progress
 
 TIMEOUT_S = 3_600
 
@@ -28,6 +31,12 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[PositionLogprobs] = field(default_factory=list)
     speculation: SpeculationStats | None = None
+
+
+def loaded(settings: Settings) -> Served:
+    """Load and start it, and show how far that is. Raises StartError."""
+    with Progress(f"loading {settings.model_path.name}", 1) as progress:
+        return load(settings, Metrics(), progress)
 
 
 def answer_all(

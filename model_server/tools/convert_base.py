@@ -23,6 +23,7 @@ from model_server.tools.converter import Converter
 from model_server.tools.head_layout import FoundHeads
 from model_server.tools.llama_source import CACHE, requirement
 from model_server.tools.outcome import exit_code, require_space
+from model_server.tools.progress import in_words
 from model_server.tools.stored import Stored
 
 BYTES_A_WEIGHT = {"F16": 2.0, "BF16": 2.0, "Q8_0": 34 / 32, "F32": 4.0}
@@ -81,7 +82,6 @@ def check(source: Checkpoint, targets: Targets, *, heads_wanted: bool) -> None:
 
 def convert(source: Checkpoint, targets: Targets, llama: Converter) -> None:
     """Write the base, and heads if it has any. Raises CheckpointError, or OSError of the disk."""
-    targets.base.parent.mkdir(parents=True, exist_ok=True)
     as_base = full_model.as_base(source.folder, source.config) if source.heads else None
     with whole(targets.base) as part, as_base or nullcontext(source.folder) as folder:
         try:
@@ -109,7 +109,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("source", metavar="HF_DIR", type=Path, help=f"folder with {_EXPECTED}")
     parser.add_argument("target", metavar="OUT", type=Path, help="base model to write, .gguf")
-    parser.add_argument("--type", choices=list(BYTES_A_WEIGHT), default="F16", help="of the base")
+    parser.add_argument(
+        "--type", choices=list(BYTES_A_WEIGHT), default="F16", help="of the base (%(default)s)"
+    )
     parser.add_argument("--heads", type=Path, help="for a Medusa-2 model's; else medusa-heads.gguf")
     parser.add_argument("--venv", type=Path, help="with PyTorch and transformers; else one is made")
     return parser.parse_args(arguments)
@@ -132,7 +134,7 @@ def _run(args: argparse.Namespace, targets: Targets, cache: Path, *, heads_wante
     llama = converter.ready(cache, args.venv)
     print(f"Converting {args.source} with the converter of {requirement()}.", flush=True)
     convert(source, targets, llama)
-    print(f"{targets.base}: {args.type}, {targets.base.stat().st_size / 1e6:.0f} MB")
+    print(f"{targets.base}: {args.type}, {in_words(targets.base.stat().st_size)}")
     if source.heads:
         print(convert_heads.summary(targets.heads, source.heads))
 

@@ -23,8 +23,10 @@ from model_server.medusa import head_writer
 from model_server.medusa.head_file import UNKNOWN_BASE
 from model_server.medusa.head_writer import Head, Header
 from model_server.tools import checkpoint, head_layout
+from model_server.tools.arguments import at_least
 from model_server.tools.head_layout import FoundHeads
-from model_server.tools.outcome import exit_code
+from model_server.tools.outcome import exit_code, refuse_own_source
+from model_server.tools.progress import in_words
 
 TYPES = ("Q8_0", "F16", "Q4_K", "Q4_0", "F32")
 
@@ -52,10 +54,7 @@ def convert(source: Path, target: Path, options: Options) -> FoundHeads:
     """Write the heads of `source` to `target`. Raises CheckpointError, or OSError of the disk."""
     found = head_layout.find(str(source), checkpoint.tensors(source))
     vocab_size = _vocab_size(source, found, options.base)
-    block, _ = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[options.file_type]]
-    if found.hidden_size % block:
-        problem = f"{options.file_type} needs multiples of {block}: choose another --type"
-        raise CheckpointError(str(source), f"hidden size {found.hidden_size}, {problem}")
+    refuse_type(source, found.hidden_size, options.file_type)
     tokens = _tokens(source, found, vocab_size, options.kept)
     file = Header(
         vocab_size,
@@ -66,9 +65,16 @@ def convert(source: Path, target: Path, options: Options) -> FoundHeads:
         vocab_trim=tokens,
     )
     heads = [_head(found, number, options.kept) for number in range(found.num_heads)]
-    target.parent.mkdir(parents=True, exist_ok=True)
     head_writer.write(target, heads, file)
     return found
+
+
+def refuse_type(source: Path, hidden_size: int, file_type: str) -> None:
+    """Raises CheckpointError where rows of this size can't have the type."""
+    block, _ = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[file_type]]
+    if hidden_size % block:
+        problem = f"{file_type} needs multiples of {block}: choose another --type"
+        raise CheckpointError(str(source), f"hidden size {hidden_size}, {problem}")
 
 
 def read_base(path: Path) -> Base:
@@ -164,10 +170,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("source", metavar="IN", type=Path, help="file or folder with the heads")
     parser.add_argument("target", metavar="OUT", type=Path, help="head file to write, .gguf")
-    parser.add_argument("--type", choices=TYPES, default="Q8_0", help="of the matrices")
+    parser.add_argument(
+        "--type", choices=TYPES, default="Q8_0", help="of the matrices (%(default)s)"
+    )
     parser.add_argument("--base", type=Path, help="GGUF of their base: checked, and named in OUT")
     parser.add_argument("--trim", type=Path, help="token frequencies, lines of `id count`")
-    parser.add_argument("--keep", type=int, default=8_192, help="tokens that --trim leaves")
+    parser.add_argument(
+        "--keep", type=at_least(1), default=8_192, help="tokens that --trim leaves (%(default)s)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -179,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     base = args.base and read_base(args.base)
+    refuse_own_source(args.target, args.source, *filter(None, (args.base, args.trim)))
     kept = args.trim and most_frequent(args.trim, args.keep)
     found = convert(args.source, args.target, Options(args.type, base, kept))
     print(summary(args.target, found, args.type))
@@ -189,7 +200,7 @@ def summary(target: Path, found: FoundHeads, file_type: str = Options.file_type)
     output = "own vocabulary matrices" if found.outputs else "the base's vocabulary matrix"
     return (
         f"{target}: {found.num_heads} heads of {found.num_blocks} blocks with {output}, "
-        f"hidden size {found.hidden_size}, {file_type}, {target.stat().st_size / 1e6:.0f} MB"
+        f"hidden size {found.hidden_size}, {file_type}, {in_words(target.stat().st_size)}"
     )
 
 

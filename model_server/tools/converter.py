@@ -10,12 +10,12 @@ import shutil
 import sys
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from model_server.errors import ConverterError
 from model_server.tools import child, llama_source, run_converter
+from model_server.tools.progress import Progress
 
 TORCH = "torch==2.13.0"
 _CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -38,13 +38,18 @@ class Converter:
         # The converter fills in what stands in braces.
         outfile = target.with_name(target.name.replace("{", "{{").replace("}", "}}"))
         command += ["--outfile", outfile, "--outtype", file_type.lower(), checkpoint]
-        progress = Progress("writing", sys.stdout)
-        ended = child.run(command, self.log, progress.watch)
-        progress.end()
+        with Progress("writing", 100) as progress:
+            ended = child.run(command, self.log, lambda line: _watch(line, progress))
         if ended.code:
             full = shutil.disk_usage(target.parent).free < _DISK_FULL_BYTES
             said = "the disk is full" if full else ended.last_line
             raise ConverterError(f"llama.cpp's converter: {said} (all it said is in {self.log})")
+
+
+def _watch(line: str, progress: Progress) -> None:
+    """A line of the converter's output."""
+    if match := _WRITTEN.match(line):
+        progress(int(match[1]))
 
 
 def ready(cache: Path = llama_source.CACHE, venv: Path | None = None) -> Converter:
@@ -103,26 +108,3 @@ def _reachable(url: str) -> bool:
             return True
     except (OSError, ValueError):
         return False
-
-
-@dataclass
-class Progress:
-    """How much is done: in place on a terminal, else a line for every tenth."""
-
-    what: str
-    out: TextIO
-    _shown: int = field(default=-1, init=False)
-
-    def watch(self, line: str) -> None:
-        """A line of the converter's output."""
-        match = _WRITTEN.match(line)
-        step = 1 if self.out.isatty() else 10
-        if match and (percent := int(match[1]) // step * step) > self._shown:
-            self._shown = percent
-            start, end = ("\r", "") if self.out.isatty() else ("", "\n")
-            print(f"{start}  {self.what}: {percent}%", end=end, file=self.out, flush=True)
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self.out.isatty() and self._shown >= 0:
-            print(file=self.out, flush=True)

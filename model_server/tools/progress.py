@@ -1,11 +1,12 @@
-"""How far a long piece of work is: a line rewritten on a terminal, or a line a tenth in a log."""
+"""How far a long piece of work is: one line on a terminal, or a line now and then in a log."""
 
 from __future__ import annotations
 
 import sys
 import time
 
-_REDRAW_S, _LOG_EVERY_S = 0.2, 5.0
+_REDRAW_S = 0.2
+_LOG_EVERY_S, _LOG_AT_LEAST_S = 5.0, 300.0
 _CLEAR_LINE = "\r\x1b[K"
 
 
@@ -18,12 +19,15 @@ def in_words(num_bytes: float) -> str:
 
 
 class Progress:
-    """Call it with what is done of `total`. `in_bytes` tells amounts and the rate, too."""
+    """Call it with what is done of `total`. `in_bytes` tells amounts and the rate, too.
 
-    def __init__(self, what: str, total: int, *, in_bytes: bool = False) -> None:
+    It goes to stderr, so that stdout has results alone.
+    """
+
+    def __init__(self, what: str, total: float, *, in_bytes: bool = False) -> None:
         self._what, self._total, self._in_bytes = what, total, in_bytes
-        self._terminal = sys.stdout.isatty()
-        self._first: tuple[int, float] | None = None
+        self._terminal = sys.stderr.isatty()
+        self._first: tuple[float, float] | None = None
         self._shown_s = -_LOG_EVERY_S
         self._shown_tenth = -1
 
@@ -32,21 +36,35 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._terminal and self._first:
-            print(flush=True)
+            print(file=sys.stderr, flush=True)
 
-    def __call__(self, done: int) -> None:
+    def __call__(self, done: float, note: str = "") -> None:
+        """`note`: what else to say at the line's end."""
         now = time.monotonic()
         self._first = first = self._first or (done, now)
-        tenth = 10 * done // self._total
-        if self._terminal:
-            if now - self._shown_s > _REDRAW_S or done == self._total:
-                self._shown_s = now
-                print(f"{_CLEAR_LINE}{self._line(done, now, first)}", end="", flush=True)
-        elif now - self._shown_s > _LOG_EVERY_S and tenth > self._shown_tenth:
-            self._shown_s, self._shown_tenth = now, tenth
-            print(self._line(done, now, first), flush=True)
+        if not self._is_due(done, now):
+            return
+        self._shown_s = now
+        line = self._line(done, now, first) + (f", {note}" if note else "")
+        start, end = (_CLEAR_LINE, "") if self._terminal else ("", "\n")
+        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
 
-    def _line(self, done: int, now: float, first: tuple[int, float]) -> str:
+    def tell(self, line: str) -> None:
+        """A line of its own that stays."""
+        start = _CLEAR_LINE if self._terminal else ""
+        print(f"{start}  {line}", file=sys.stderr, flush=True)
+
+    def _is_due(self, done: float, now: float) -> bool:
+        since = now - self._shown_s
+        if self._terminal:
+            return since > _REDRAW_S or done == self._total
+        tenth = int(10 * done // self._total)
+        if since > _LOG_AT_LEAST_S or (since > _LOG_EVERY_S and tenth > self._shown_tenth):
+            self._shown_tenth = tenth
+            return True
+        return False
+
+    def _line(self, done: float, now: float, first: tuple[float, float]) -> str:
         rate = (done - first[0]) / max(now - first[1], 1e-9)
         parts = [f"  {self._what}: {done / self._total:.0%}"]
         if self._in_bytes:
@@ -54,5 +72,12 @@ class Progress:
         if rate and now - first[1] > 1:
             parts += [f"{in_words(rate)}/s"] if self._in_bytes else []
             left = (self._total - done) / rate
-            parts += [f"{left // 60:.0f}:{left % 60:02.0f} left"] if left else []
+            parts += [f"{_clock(left)} left"] if left else []
         return ", ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    """3:20, or 2:03:20 with hours."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model_server.llama import quantizer
-from model_server.tools.outcome import exit_code, require_space
+from model_server.tools.outcome import exit_code, refuse_own_source, require_space
 from model_server.tools.progress import Progress, in_words
 
 # Measured on normally distributed weights, against quantizing from F16.
@@ -24,6 +24,7 @@ def quantize(source: Path, target: Path, type_: str) -> None:
 
     Raises CheckpointError, NoSpaceError, or OSError of the disk.
     """
+    refuse_own_source(target, source)
     weights = quantizer.read(source)
     require_space(target.parent, quantizer.expected_bytes(weights.count, type_))
     print(f"Quantizing {source} to {type_}.", flush=True)
@@ -31,7 +32,6 @@ def quantize(source: Path, target: Path, type_: str) -> None:
         price = _FROM_Q8_0 if weights.type == "Q8_0" else _FROM_LESS
         print(f"Its weights are {weights.type} already. Rounding twice costs quality: {price}.")
         print("Quantizing from F16 is best.", flush=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
     with Progress(target.name, weights.num_tensors) as progress:
         quantizer.quantize(source, target, type_, progress)
         progress(weights.num_tensors)
@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("source", metavar="IN", type=Path, help="base GGUF, best in F16")
     parser.add_argument("target", metavar="OUT", type=Path, help="GGUF to write")
-    parser.add_argument("--type", type=str.upper, choices=quantizer.TYPES, default="Q4_K_M")
+    parser.add_argument(
+        "--type", type=str.upper, choices=quantizer.TYPES, default="Q4_K_M", help="(%(default)s)"
+    )
     args = parser.parse_args(arguments)
     return exit_code(
         lambda: quantize(args.source, args.target, args.type), args.target, "nothing was written"

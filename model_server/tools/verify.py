@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Literal
 
 from model_server.config import Settings, read_settings
-from model_server.engine.startup import Served, load
-from model_server.errors import RequestError, StartError
-from model_server.metrics import Metrics
+from model_server.engine.startup import Served
 from model_server.protocol import (
     MAX_LOGPROBS,
     GenerateRequest,
     Sampling,
     Speculation,
 )
-from model_server.tools.answers import Answer, answer_all
+from model_server.tools.answers import Answer, answer_all, loaded
+from model_server.tools.arguments import at_least, between
+from model_server.tools.outcome import exit_code
+from model_server.tools.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,14 @@ def _divergence(prompt: int, position: int, expected: Answer, got: Answer) -> Di
 
 def decode(settings: Settings, way: Way, args: argparse.Namespace) -> list[Answer]:
     """All answers, by a server started for them alone. Raises StartError, RequestError."""
-    served = load(settings, Metrics())
+    served = loaded(settings)
     try:
         prompts = list(_prompts(served, args))
         answers: list[Answer] = []
-        for start in range(0, len(prompts), way.at_once):
-            answers += _together(served, prompts[start : start + way.at_once], way, args)
-            _say(f"\r{way.name}: {len(answers)} of {len(prompts)}")
-        _say("\n")
+        with Progress(way.name, len(prompts)) as progress:
+            for start in range(0, len(prompts), way.at_once):
+                answers += _together(served, prompts[start : start + way.at_once], way, args)
+                progress(len(answers))
         return answers
     finally:
         served.close()
@@ -137,15 +138,13 @@ def report(way: Way, found: Sequence[Divergence], answers: Sequence[Answer]) -> 
     return "\n".join([head, *(f"  {each}" for each in found)])
 
 
-def _say(text: str) -> None:
-    print(text, end="", file=sys.stderr, flush=True)
-
-
 def _lines(path: str) -> list[str]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{path}: must be UTF-8 text: {error.reason}") from None
     return [line for line in text.splitlines() if line.strip()]
 
 
@@ -156,29 +155,32 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--prompts", type=_lines, help="a file with one prompt a line")
-    parser.add_argument("--num-prompts", type=int, default=50)
-    parser.add_argument("--prompt-tokens", type=int, default=100, help="of the default prompts")
-    parser.add_argument("--tokens", type=int, default=100, help="of each answer")
-    parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--seed", type=int, default=0)
+    for name, type_, default, what in (
+        ("--num-prompts", at_least(1), 50, "how many"),
+        ("--prompt-tokens", at_least(1), 100, "of the default prompts"),
+        ("--tokens", at_least(1), 100, "of each answer"),
+        ("--temperature", between(0, 100), 0.0, "of the answers"),
+        ("--seed", at_least(0), 0, "of their noise"),
+    ):
+        parser.add_argument(name, type=type_, default=default, help=f"{what} ({default})")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare, and print what was found."""
     args = options(arguments)
-    try:
-        settings = read_settings()
-        reference = decode(settings, REFERENCE, args)
-        counts = {}
-        for way in (PLAIN_BATCH, MEDUSA, MEDUSA_BATCH):
-            answers = decode(settings, way, args)
-            found = divergences(reference, answers)
-            counts[way] = len(found)
-            print(report(way, found, answers), flush=True)
-    except (StartError, RequestError) as error:
-        print(f"verify: {error}", file=sys.stderr)
-        return 1
+    return exit_code(lambda: _run(args), Path(), "nothing was compared to its end")
+
+
+def _run(args: argparse.Namespace) -> int:
+    settings = read_settings()
+    reference = decode(settings, REFERENCE, args)
+    counts = {}
+    for way in (PLAIN_BATCH, MEDUSA, MEDUSA_BATCH):
+        answers = decode(settings, way, args)
+        found = divergences(reference, answers)
+        counts[way] = len(found)
+        print(report(way, found, answers), flush=True)
     if settings.exact:
         return int(any(counts.values()))
     return int(counts[MEDUSA] > counts[PLAIN_BATCH])

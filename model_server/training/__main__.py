@@ -14,19 +14,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from model_server.config import read_settings
-from model_server.engine.startup import Served, load
-from model_server.errors import RequestError, StartError
-from model_server.metrics import Metrics
+from model_server.engine.startup import Served
+from model_server.errors import PromptsError, StartError
+from model_server.llama.gguf_writer import whole
+from model_server.medusa.head_file import MAX_BLOCKS, MAX_HEADS
+from model_server.tools.answers import loaded
+from model_server.tools.arguments import at_least, between
 from model_server.tools.convert_heads import TYPES, read_base
 from model_server.tools.doctor import examine as doctor
 from model_server.tools.doctor import text
 from model_server.tools.doctor.prompts import Prompt
 from model_server.tools.doctor.report import Report
 from model_server.tools.doctor.write_back import write_back
-from model_server.training import sources
+from model_server.tools.outcome import exit_code
+from model_server.tools.progress import Progress
+from model_server.training import needs, sources
 from model_server.training.collect import CollectOptions, Collector
 from model_server.training.corpus import Corpus
 from model_server.training.sources import Source
@@ -34,6 +37,9 @@ from model_server.training.sources import Source
 _MAX_EXAMINED = 40  # prompts
 _EXACT_ROOM = 4  # times as large a pool, which is started over whenever it is full
 _PROMPT_ROOM = 512  # cells of the KV pool for each prompt, about
+_SHOWN_CHARS = 60  # of a prompt that is refused
+_MAX_AT_ONCE = 128  # N_PARALLEL's limit
+_LEAST_CELLS = 4_096  # the pool must hold the largest context that is the default
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -47,35 +53,48 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         ("--texts", "texts or folders, learnt as they stand, besides or alone"),
     ):
         add(name, nargs="+", type=Path, default=[], metavar="PATH", help=what)
-    add("--num", type=int, default=0, help="prompts and pieces to take, by chance; 0: all")
-    add("--num-texts", type=int, default=0, help="windows of texts to take, by chance; 0: all")
-    add("--piece-tokens", type=int, default=256, help="of each piece to continue")
-    add("--text-tokens", type=int, default=512, help="of each window of a text")
-    add("--answer-tokens", type=int, default=256, help="that BASE adds at most")
-    add("--temperature", type=float, default=0.0, help="of the answers")
-    add("--at-once", type=int, default=16, help="answers made together")
+    for name, type_, default, what in (
+        ("--num", at_least(0), 0, "prompts and pieces to take, by chance; 0: all"),
+        ("--num-texts", at_least(0), 0, "windows of texts to take, by chance; 0: all"),
+        ("--piece-tokens", at_least(2), 256, "of each piece to continue"),
+        ("--text-tokens", at_least(3), 512, "of each window of a text"),
+        ("--answer-tokens", at_least(2), 256, "that BASE adds at most"),
+        ("--temperature", between(0, 100), 0.0, "of the answers"),
+        ("--at-once", at_least(1, _MAX_AT_ONCE), 16, "answers made together"),
+        ("--held-out", between(0, 1), 0.05, "share of the data that heads are judged by"),
+        ("--heads", at_least(1, MAX_HEADS), 5, "how many"),
+        ("--blocks", at_least(0, MAX_BLOCKS), 1, "residual blocks of each head"),
+        ("--epochs", at_least(1), 8, "passes over the data at most"),
+        ("--patience", at_least(1), 2, "passes without a gain that end it"),
+        ("--batch", at_least(1), 512, "positions a step"),
+        ("--learning-rate", between(0, 1), 1e-3, "at its peak"),
+        ("--seed", at_least(0), 0, "of all that goes by chance"),
+    ):
+        add(name, type=type_, default=default, help=f"{what} ({default})")
     add("--exact", action="store_true", help="the same answers on every run (Q8_0, CPU)")
-    add("--held-out", type=float, default=0.05, help="share of the data that heads are judged by")
-    add("--heads", type=int, default=5)
-    add("--blocks", type=int, default=1, help="residual blocks of each head")
     add("--shared-output", action="store_true", help="use BASE's output matrix: a smaller file")
-    add("--type", choices=TYPES, default="Q8_0", help="of the matrices in OUT")
-    add("--epochs", type=int, default=8, help="passes over the data at most")
-    add("--patience", type=int, default=2, help="passes without a gain after which it is over")
-    add("--batch", type=int, default=512, help="positions a step")
-    add("--learning-rate", type=float, default=1e-3)
-    add("--seed", type=int, default=0)
-    add("--work", type=Path, help="folder for data and checkpoints; OUT.training if not given")
-    return parser.parse_args(arguments)
+    add("--type", choices=TYPES, default="Q8_0", help="of the matrices in OUT (%(default)s)")
+    add("--work", type=Path, help="folder for data and checkpoints (OUT.training)")
+    args = parser.parse_args(arguments)
+    args.work = args.work or Path(f"{args.out}.training")
+    return args
 
 
 def build(args: argparse.Namespace) -> Report:
-    """Collect, train, write OUT, and let the doctor examine it. Raises StartError, RequestError."""
+    """Collect, train, write OUT, and let the doctor examine it.
+
+    Raises StartError, RequestError, or OSError of the disk.
+    """
+    needs.check(args)
     data = collect(args)
     train(args, data.corpus)
-    report = doctor.examine(args.base, args.out, doctor_options(args, data.judged))
+    try:
+        report = doctor.examine(args.base, args.out, doctor_options(args, data.judged))
+    except PromptsError as error:
+        raise StartError(f"{args.out} is written, but can't be judged: {error}") from None
     print(text.render(report))
     print(write_back(args.out, report))
+    print(f"{args.work} is not needed any more.")
     return report
 
 
@@ -93,11 +112,11 @@ def collect(args: argparse.Namespace) -> Data:
     try:
         chosen = _sources(args, served)
         made = CollectOptions(args.answer_tokens, args.temperature, args.seed, args.held_out)
-        work = args.work or Path(f"{args.out}.training")
-        _same_data(work, {"base": served.model.fingerprint, **vars(made)}, chosen)
-        corpus = Corpus(work, served.model.hidden_size)
-        with tqdm(total=len(chosen), initial=corpus.num_texts, desc="collecting") as bar:
-            Collector(served, corpus, made).run(chosen, bar.update)
+        _same_data(args.work, {"base": served.model.fingerprint, **vars(made)}, chosen)
+        corpus = Corpus(args.work, served.model.hidden_size)
+        needs.check_space(args, chosen[corpus.num_texts :])
+        with Progress("collecting", len(chosen)) as progress:
+            Collector(served, corpus, made).run(chosen, progress)
         return Data(corpus, [source for source in chosen if source.held_out(args.held_out)])
     finally:
         served.close()
@@ -105,10 +124,8 @@ def collect(args: argparse.Namespace) -> Data:
 
 def train(args: argparse.Namespace, corpus: Corpus) -> None:
     """Heads from a corpus, written to OUT."""
-    try:
-        import torch  # optional: most people only serve
-    except ImportError:
-        raise StartError("PyTorch is missing: `make heads` installs it") from None
+    import torch  # takes seconds, and has been looked for
+
     from model_server.training import heads
     from model_server.training.train import Figures, Recipe, Trainer
 
@@ -121,23 +138,23 @@ def train(args: argparse.Namespace, corpus: Corpus) -> None:
         seed=args.seed,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    trainer = Trainer(corpus, heads.output_matrix(args.base), recipe, device)
-    with tqdm(total=recipe.epochs * trainer.steps_per_epoch, desc="training") as bar:
+    try:
+        trainer = Trainer(corpus, heads.output_matrix(args.base), recipe, device)
+        with Progress("training", recipe.epochs * trainer.steps_per_epoch) as progress:
 
-        def report(trainer: Trainer, found: Figures) -> None:
-            bar.update(trainer.num_steps - bar.n)
-            accuracy = " ".join(f"{share:.3f}" for share in found.accuracy)
-            if found.held_out:
-                epoch = trainer.standing.epoch
-                bar.write(
-                    f"epoch {epoch}: held out: loss {found.loss:.3f}, accuracy {accuracy}, "
-                    f"{found.length:.3f} heads right in a row"
-                )
-            else:
-                bar.set_postfix_str(f"loss {found.loss:.3f}, accuracy {accuracy}")
+            def report(trainer: Trainer, found: Figures) -> None:
+                accuracy = " ".join(f"{share:.3f}" for share in found.accuracy)
+                said = f"loss {found.loss:.3f}, accuracy {accuracy}"
+                if found.held_out:
+                    length = f"{found.length:.3f} heads right in a row"
+                    progress.tell(f"epoch {trainer.standing.epoch}: held out: {said}, {length}")
+                else:
+                    progress(trainer.num_steps, said)
 
-        work = args.work or Path(f"{args.out}.training")
-        trained = trainer.run(work / "checkpoint.pt", report)
+            trained = trainer.run(args.work / "checkpoint.pt", report)
+    except torch.OutOfMemoryError:
+        problem = "take fewer --heads, --shared-output or a smaller --batch"
+        raise StartError(f"{device} has too little memory: {problem}") from None
     heads.write(trained, read_base(args.base), args.out, args.type)
 
 
@@ -152,6 +169,7 @@ def doctor_options(args: argparse.Namespace, judged: Sequence[Source]) -> doctor
 
 def _serve(args: argparse.Namespace) -> Served:
     room = args.answer_tokens + max(args.piece_tokens, _PROMPT_ROOM if args.prompts else 0)
+    room = max(room, -(-_LEAST_CELLS // args.at_once))
     settings = read_settings(
         model_path=args.base,
         medusa_mode="off",
@@ -160,13 +178,14 @@ def _serve(args: argparse.Namespace) -> Served:
         exact=args.exact,
         model_context_size=0,
     )
-    return load(settings, Metrics())
+    return loaded(settings)
 
 
 def _sources(args: argparse.Namespace, served: Served) -> list[Source]:
     """Prompts and pieces, then texts. Texts that are held out serve only where nothing else does.
 
-    Raises StartError where there is nothing to learn from, or nothing to judge by.
+    Raises StartError where there is nothing to learn from, or nothing to judge by, or where a
+    prompt and its answer exceed the context.
     """
 
     def cut(paths: Sequence[Path], num_tokens: int, *, answered: bool) -> list[Source]:
@@ -184,9 +203,22 @@ def _sources(args: argparse.Namespace, served: Served) -> list[Source]:
     if not 0 < num_held_out < len(chosen):
         raise StartError(
             f"{len(chosen)} texts, {num_held_out} of them held out: both training and judging need "
-            "some; give more by --prompts, --pieces or --texts, or change --held-out"
+            "some, and all pieces of a file go together; give more by --prompts, --pieces or "
+            "--texts, or change --held-out"
         )
+    for source in chosen:
+        if source.answered:
+            _refuse_too_long(source, args.answer_tokens, served.info.context_size)
     return chosen
+
+
+def _refuse_too_long(source: Source, answer_tokens: int, context_size: int) -> None:
+    num_tokens = len(source.tokens)
+    if num_tokens + answer_tokens > context_size:
+        raise StartError(
+            f"{source.group[:_SHOWN_CHARS]}: {num_tokens} tokens, with --answer-tokens "
+            f"{answer_tokens}, exceed the context of {context_size} tokens"
+        )
 
 
 def _same_data(work: Path, made: dict[str, object], chosen: Sequence[Source]) -> None:
@@ -200,22 +232,18 @@ def _same_data(work: Path, made: dict[str, object], chosen: Sequence[Source]) ->
                 f"{work} holds data of another run (other {', '.join(differing)}): "
                 "remove it, or choose another --work"
             )
-    work.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(wanted))
+    with whole(path) as part:
+        part.write_text(json.dumps(wanted))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Collect, train, examine. The exit code is 1, with one sentence, when that can't be done."""
     args = options(arguments)
-    try:
-        build(args)
-    except (StartError, RequestError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped: the same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: _run(args), args.out, "the same command goes on from here")
+
+
+def _run(args: argparse.Namespace) -> None:
+    build(args)
 
 
 if __name__ == "__main__":

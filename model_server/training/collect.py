@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from model_server.engine.startup import Served
@@ -15,7 +15,7 @@ from model_server.training.sources import Source, batches
 # Answered together, then read: two contexts that compute at the same time would take turns badly.
 _BATCHES_OF_SLOTS = 16
 
-Progress = Callable[[int], None]
+Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -35,34 +35,42 @@ class Collector:
         self._served, self._corpus, self._options = served, corpus, options
 
     def run(self, sources: Sequence[Source], progress: Progress = lambda _: None) -> None:
-        """`progress` hears how many texts were added. Raises RequestError, StartError."""
+        """`progress` hears how many texts are done; one that is answered, but not read, is half.
+
+        Raises RequestError, StartError, or OSError of the disk.
+        """
         longest = max((len(source.tokens) for source in sources), default=0)
         most = longest + self._options.answer_tokens
         reader = StateReader(self._served.model, most, self._served.context.n_threads)
         try:
             missing = sources[self._corpus.num_texts :]
             for part in batches(missing, _BATCHES_OF_SLOTS * self._served.info.slots):
-                for source, answer in zip(part, self._answers(part), strict=True):
-                    self._add(reader, source, answer)
-                    progress(1)
+                progress(self._corpus.num_texts)
+                answers: dict[int, list[int]] = {}
+                for at, tokens in self._answers(part):
+                    answers[at] = tokens
+                    progress(self._corpus.num_texts + len(answers) / 2)
+                for at, source in enumerate(part):
+                    self._add(reader, source, answers.pop(at, []))
+                    progress(self._corpus.num_texts + len(answers) / 2)
         finally:
             reader.close()
 
-    def _answers(self, part: Sequence[Source]) -> list[list[int]]:
+    def _answers(self, part: Sequence[Source]) -> Iterator[tuple[int, list[int]]]:
+        """Place in the part, and what the model answers, in the order in which answers end."""
+        seed = self._options.seed + self._corpus.num_texts
         requests = [
             GenerateRequest(
-                id=str(number),
+                id=str(at),
                 prompt_tokens=list(source.tokens),
                 max_tokens=self._options.answer_tokens,
-                sampling=Sampling(
-                    temperature=self._options.temperature, seed=self._options.seed + number
-                ),
+                sampling=Sampling(temperature=self._options.temperature, seed=seed + at),
             )
-            for number, source in enumerate(part, self._corpus.num_texts)
+            for at, source in enumerate(part)
             if source.answered
         ]
-        answers = {int(request.id): a.tokens for request, a in answer_all(self._served, requests)}
-        return [answers.get(self._corpus.num_texts + at, []) for at in range(len(part))]
+        for request, answer in answer_all(self._served, requests):
+            yield int(request.id), answer.tokens
 
     def _add(self, reader: StateReader, source: Source, answer: Sequence[int]) -> None:
         """A prompt is learnt from as little as it is drafted: its last token is the first state."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,7 @@ class Corpus:
     """A folder with `states` (F16), `tokens` (I32), and `texts`: one JSON line for each text."""
 
     def __init__(self, folder: Path, hidden_size: int) -> None:
-        """Open or begin one; what an interruption left half written is cut off."""
+        """Open or begin one; what an interruption or a crash left half written is cut off."""
         folder.mkdir(parents=True, exist_ok=True)
         self._hidden_size = hidden_size
         self._states, self._tokens, self._texts = (
@@ -78,13 +80,26 @@ class Corpus:
 
     def _reopen(self) -> None:
         self._texts.touch()
-        with self._texts.open() as file:
-            lines = [line for line in file if line.endswith("\n")]
-        for entry in map(json.loads, lines):
+        self._states.touch()
+        self._tokens.touch()
+        row_bytes = self._hidden_size * 2
+        stored = min(self._states.stat().st_size // row_bytes, self._tokens.stat().st_size // 4)
+        kept = 0
+        for line in self._texts.read_bytes().splitlines(keepends=True):
+            entry = _entry(line)
+            if entry is None or self.num_tokens + entry["tokens"] > stored:
+                break
             self._lengths.append(entry["tokens"])
             self._held_out.append(entry["held_out"])
-        sizes = (self.num_tokens * self._hidden_size * 2, self.num_tokens * 4, sum(map(len, lines)))
-        for path, size in zip((self._states, self._tokens, self._texts), sizes, strict=True):
-            path.touch()
-            with path.open("r+b") as file:
-                file.truncate(size)
+            kept += len(line)
+        os.truncate(self._states, self.num_tokens * row_bytes)
+        os.truncate(self._tokens, self.num_tokens * 4)
+        os.truncate(self._texts, kept)
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """A line of `texts`; None where it was not written to its end."""
+    try:
+        return json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from model_server.engine.prompt import PromptEncoder
 from model_server.errors import RequestError, StartError
 from model_server.llama.vocab import Vocab
@@ -38,11 +40,11 @@ class Text:
 
 
 def read_texts(paths: Sequence[Path]) -> list[Text]:
-    """Files, and all files below folders, in order of their names. Raises StartError."""
+    """Files, and all text files below folders, in order of their names. Raises StartError."""
     found = []
     for path in paths:
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        found += [Text(_read(file), str(file)) for file in files]
+        found += [text for file in files if (text := _read(file, is_named=file == path))]
     return found
 
 
@@ -88,18 +90,25 @@ def digest(sources: Sequence[Source]) -> str:
     return found.hexdigest()
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, *, is_named: bool) -> Text | None:
+    """None where a file that merely lies in a folder is no text."""
     try:
-        return path.read_text(encoding="utf-8")
+        return Text(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise StartError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
+        if not is_named:
+            return None
         raise StartError(f"{path}: not a text file in UTF-8") from None
 
 
 def _encode(line: str, encoder: PromptEncoder, place: str) -> list[int]:
     try:
         return encoder.encode(_request(line, can_chat=encoder.can_chat))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise StartError(f"{place}: {where}{first['msg']}") from None
     except (ValueError, RequestError) as error:
         raise StartError(f"{place}: {error}") from None
 

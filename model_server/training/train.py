@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from model_server.errors import StartError
+from model_server.llama.gguf_writer import whole
 from model_server.training.corpus import NO_TARGET, Corpus, Examples
 from model_server.training.heads import HeadShape, MedusaHeads
 
@@ -65,14 +67,22 @@ class Trainer:
     """AdamW, the learning rate rising for 2 % of the steps and falling linearly to zero."""
 
     def __init__(self, corpus: Corpus, output: Tensor, recipe: Recipe, device: str) -> None:
-        """`output`: the base's output matrix. `device`: PyTorch's, cpu or cuda."""
+        """`output`: the base's output matrix. `device`: PyTorch's, cpu or cuda.
+
+        Raises StartError where all texts to learn from, or to judge by, are too short.
+        """
         torch.manual_seed(recipe.seed)
         self.recipe, self.standing, self._device = recipe, Standing(), device
         num_heads = recipe.shape.num_heads
         self._states = corpus.states()
         self._train = corpus.examples(num_heads, held_out=False)
         self._held_out = corpus.examples(num_heads, held_out=True)
-        self.heads = MedusaHeads(recipe.shape, output).to(device)
+        if not (len(self._train.rows) and len(self._held_out.rows)):
+            raise StartError(
+                f"{len(self._train.rows)} positions to learn from, {len(self._held_out.rows)} to "
+                "judge by: answers or texts are too short, both need some of 3 tokens"
+            )
+        self.heads = MedusaHeads(recipe.shape, output.to(device)).to(device)
         self._best = self._copy()
         self._optimizers = [
             torch.optim.AdamW(
@@ -180,7 +190,8 @@ class Trainer:
         found, standing = self.evaluate(), self.standing
         better = found.length > standing.best
         if better:
-            self._best = self._copy()
+            for name, value in self.heads.state_dict().items():
+                self._best[name].copy_(value)
         self.standing = Standing(
             epoch=standing.epoch + 1,
             best=max(found.length, standing.best),
@@ -217,9 +228,11 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "standing": asdict(self.standing),
         }
-        part = path.with_name(path.name + ".part")
-        torch.save(state, part)
-        part.replace(path)
+        with whole(path) as part, part.open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # which hides what the disk said
+                raise (error.__context__ or error) from None
         return max(CHECKPOINT_EVERY_S, (time.monotonic() - started) / MAX_CHECKPOINT_SHARE)
 
 

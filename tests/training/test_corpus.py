@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +55,14 @@ def test_what_an_interruption_left_is_cut_off(tmp_path: Path) -> None:
             file.write(b'{"tokens": 7')
     Corpus(tmp_path, HIDDEN)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_texts_whose_states_a_crash_has_lost_are_cut_off(tmp_path: Path) -> None:
+    filled(tmp_path)
+    os.truncate(tmp_path / "states.f16", 9 * HIDDEN * 2)
+    with (tmp_path / "texts.jsonl").open("ab") as file:
+        file.write(b"\0\0\0\n")
+    again = Corpus(tmp_path, HIDDEN)
+    assert (again.num_texts, again.num_tokens) == (2, 8)
+    again.append(states(8, 2), [30, 31], held_out=False)
+    assert Corpus(tmp_path, HIDDEN).states()[:, 0].tolist() == list(range(10))

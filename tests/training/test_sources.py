@@ -41,7 +41,7 @@ def test_a_line_is_what_a_user_says_where_there_is_a_template(twin: Model, tmp_p
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('{"prompt": 3}', "prompt"),
+        ('{"prompt": 3}', "line 2: prompt: Input should be a valid string"),
         ('{"promt": "x"}', "exactly one of prompt"),
         ("{", "Expecting property name"),
         ("a" * 10_000, "prompt has"),
@@ -55,6 +55,7 @@ def test_a_bad_line_is_named(
     with pytest.raises(StartError, match=r"prompts.txt, line 2: ") as raised:
         sources.prompts([path], encoder)
     assert problem in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_texts_are_cut_into_pieces(twin: Model) -> None:
@@ -81,9 +82,15 @@ def test_folders_are_read_whole_and_in_order(tmp_path: Path) -> None:
 def test_what_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(StartError, match="binary: not a text file"):
-        sources.read_texts([tmp_path])
+        sources.read_texts([tmp_path / "binary"])
     with pytest.raises(StartError, match="none: No such file"):
         sources.read_texts([tmp_path / "none"])
+
+
+def test_what_is_no_text_in_a_folder_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "text").write_text("good")
+    assert [text.content for text in sources.read_texts([tmp_path])] == ["good"]
 
 
 def test_groups_are_held_out_together_and_about_as_many_as_wanted() -> None:

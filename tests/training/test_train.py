@@ -11,20 +11,22 @@ import pytest
 
 from model_server.config import Settings
 from model_server.engine import startup
+from model_server.errors import StartError
 from model_server.metrics import Metrics
 from model_server.protocol import GenerateRequest, Sampling, Speculation
 from model_server.tools.answers import answer_all
+from model_server.training import __main__ as training
+from model_server.training.corpus import Corpus
 from tests import heads_reference, twin
+from tests.training.commands import NUM_HEADS, QUICK, prompts, run
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make test-training` does")
-training = pytest.importorskip("model_server.training.__main__")
 heads = pytest.importorskip("model_server.training.heads")
 train = pytest.importorskip("model_server.training.train")
 
-QUICK = ["--answer-tokens", "60", "--epochs", "6", "--batch", "64", "--learning-rate", "0.01"]
-NUM_HEADS = 3
 
 Data = tuple[object, object]
+Capsys = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,18 +35,6 @@ def few_threads() -> Iterator[None]:
         patch.setenv("N_THREADS", "1")
         torch.set_num_threads(1)
         yield
-
-
-def prompts(path: Path, count: int) -> Path:
-    lines = [twin.prompt_text(twin.prompt(4, seed)) for seed in range(count)]
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def run(base: Path, out: Path, *more: str) -> int:
-    lines = prompts(out.with_suffix(".txt"), 60)
-    given = ["--prompts", str(lines), "--heads", str(NUM_HEADS), *QUICK, *more]
-    return int(training.main([str(base), str(out), *given]))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +84,7 @@ def data(twin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Data:
     folder = tmp_path_factory.mktemp("corpus")
     lines = str(prompts(folder / "prompts.txt", 40))
     args = training.options([str(twin_path), str(folder / "heads"), "--prompts", lines, *QUICK])
-    return training.collect(args), heads.output_matrix(twin_path)
+    return training.collect(args).corpus, heads.output_matrix(twin_path)
 
 
 class Interrupted(Exception):
@@ -149,46 +139,38 @@ def test_training_ends_when_the_held_out_texts_stop_gaining(data: Data, tmp_path
 def test_a_shared_output_is_left_to_the_base(twin_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "heads.gguf"
     assert run(twin_path, out, "--shared-output", "--type", "F32") == 0
-    assert sorted(figures(out)) == [
+    assert sorted(name for name in figures(out) if name.startswith("head.")) == [
         f"head.{i}.block.0.{part}" for i in range(NUM_HEADS) for part in ("bias", "weight")
     ]
 
 
-def test_data_of_another_run_are_refused(
-    twin_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "heads.gguf"
-    given = [str(twin_path), str(out), "--prompts", str(prompts(tmp_path / "p.txt", 40)), *QUICK]
-    args = training.options(given)
-    training.collect(args)
-    capsys.readouterr()
-    assert training.main([*given, "--temperature", "0.7"]) == 1
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "holds data of another run (other temperature)" in said
-    assert not out.exists()
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_is_said_when_a_checkpoint_is_written(data: Data, tmp_path: Path) -> None:
+    recipe = train.Recipe(heads.HeadShape(num_heads=1), epochs=1, batch_size=64)
+    trainer = train.Trainer(*data, recipe, "cpu")
+    (tmp_path / "a.pt.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        trainer.run(tmp_path / "a.pt", silent)
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("options", "problem"),
-    [
-        (["--prompts", "none.txt"], "none.txt: No such file or directory"),
-        (["--prompts", "{empty}"], "0 texts, 0 of them held out"),
-        (["--prompts", "{one}"], "1 texts, 0 of them held out"),
-        (["--prompts", "{many}", "--answer-tokens", "9999"], "max_tokens 9999"),
-    ],
-)
-def test_what_can_not_be_learnt_from_is_said(
-    options: list[str],
-    problem: str,
-    twin_path: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    (tmp_path / "empty").write_text("\n")
-    (tmp_path / "one").write_text("one\n")
-    prompts(tmp_path / "many", 40)
-    names = {name: tmp_path / name for name in ("empty", "one", "many")}
-    given = [option.format(**names) for option in options]
-    assert training.main([str(twin_path), str(tmp_path / "heads.gguf"), *given]) == 1
-    assert problem in capsys.readouterr().err.strip().splitlines()[-1]
-    assert not (tmp_path / "heads.gguf").exists()
+def test_the_best_heads_are_kept_apart(data: Data, tmp_path: Path) -> None:
+    """What is trained further must not change them."""
+    recipe = train.Recipe(heads.HeadShape(num_heads=1), epochs=1, batch_size=64)
+    trainer = train.Trainer(*data, recipe, "cpu")
+    best = {
+        name: value.clone()
+        for name, value in trainer.run(tmp_path / "a", silent).state_dict().items()
+    }
+    with torch.no_grad():
+        for parameter in trainer.heads.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(trainer._best[name], value) for name, value in best.items())
+
+
+def test_texts_that_are_too_short_are_refused(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path, 4)
+    corpus.append(np.zeros((9, 4), np.float32), range(9), held_out=False)
+    corpus.append(np.zeros((2, 4), np.float32), range(2), held_out=True)
+    with pytest.raises(StartError, match="7 positions to learn from, 0 to judge by"):
+        train.Trainer(corpus, torch.zeros(16, 4), train.Recipe(), "cpu")

@@ -8,17 +8,17 @@ Settings of the server (N_THREADS, N_GPU_LAYERS, CHAT_TEMPLATE, ...) hold here t
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from model_server.errors import RequestError, StartError
 from model_server.llama.gguf_writer import whole
+from model_server.tools.arguments import at_least
 from model_server.tools.doctor import picture, text
 from model_server.tools.doctor.examine import Options, examine
 from model_server.tools.doctor.report import Report, to_json
 from model_server.tools.doctor.write_back import write_back
+from model_server.tools.outcome import exit_code
 
 _STDOUT = Path("-")
 
@@ -37,34 +37,24 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--num-prompts",
-        type=_count(2),
+        type=at_least(2),
         default=defaults.num_prompts,
         help="the more, the surer the calibration (%(default)s)",
     )
     parser.add_argument(
-        "--tokens", type=_count(2), default=defaults.num_tokens, help="of each answer (%(default)s)"
+        "--tokens",
+        type=at_least(2),
+        default=defaults.num_tokens,
+        help="of each answer (%(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="draws the prompts")
+    parser.add_argument(
+        "--seed", type=at_least(0), default=defaults.seed, help="draws the prompts (%(default)s)"
+    )
     parser.add_argument("--any-base", action="store_true", help="try another base's heads too")
     parser.add_argument("--no-write", "--dry-run", action="store_true", help="leave HEADS as it is")
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything; -: to stdout")
     parser.add_argument("--picture", type=Path, metavar="OUT.png")
     return parser.parse_args(arguments)
-
-
-def _count(least: int) -> Callable[[str], int]:
-    def count(value: str) -> int:
-        if not value.isdigit() or int(value) < least:
-            raise argparse.ArgumentTypeError(f"must be a number of at least {least}, not {value}")
-        return int(value)
-
-    return count
-
-
-def _say(what: str) -> None:
-    """Progress: in place on a terminal, a line each in a log."""
-    start, end = ("\r\x1b[K", "") if sys.stderr.isatty() else ("", "\n" if what else "")
-    print(start + what, end=end, file=sys.stderr, flush=True)
 
 
 def _publish(report: Report, args: argparse.Namespace) -> None:
@@ -85,29 +75,14 @@ def _publish(report: Report, args: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Examine. The exit code is 1, with one sentence on stderr, when that can't be done."""
     args = _options(arguments)
+    return exit_code(lambda: _run(args), args.heads, f"{args.heads} is as it was")
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.picture:
+        picture.refuse_without_matplotlib()
     options = Options(args.prompts, args.num_prompts, args.tokens, args.seed, args.any_base)
-    try:
-        if args.picture:
-            picture.refuse_without_matplotlib()
-        report = examine(args.base, args.heads, options, _say)
-        _say("")
-        _publish(report, args)
-    except (StartError, RequestError) as error:
-        return _fail(str(error))
-    except OSError as error:
-        full = " (the disk is full)" if error.errno == errno.ENOSPC else ""
-        name = error.filename2 or error.filename or args.heads
-        return _fail(f"{name}: {error.strerror or error}{full}")
-    except KeyboardInterrupt:
-        _fail(f"interrupted: {args.heads} is as it was")
-        return 130
-    return 0
-
-
-def _fail(sentence: str) -> int:
-    _say("")
-    print(sentence, file=sys.stderr)
-    return 1
+    _publish(examine(args.base, args.heads, options), args)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from model_server.config import Settings, read_settings
 from model_server.engine.leaves import leaf_blocks
-from model_server.engine.startup import load
 from model_server.errors import PromptsError
 from model_server.llama.context import MAX_SEQS
 from model_server.medusa.confidence import HeadConfidence
 from model_server.medusa.cost import CostCurve, HeadCosts
 from model_server.medusa.head_file import MAX_HEADS, Calibration
-from model_server.metrics import Metrics
+from model_server.tools.answers import loaded
 from model_server.tools.doctor import (
     calibration,
     fit,
@@ -32,14 +31,15 @@ from model_server.tools.doctor import (
 from model_server.tools.doctor.fit import Fit
 from model_server.tools.doctor.prompts import Prompt
 from model_server.tools.doctor.report import Report, Sample, Table
-from model_server.tools.doctor.track import Say, Track
+from model_server.tools.doctor.track import Track
 
 
 @dataclass(frozen=True)
 class Options:
     """What the base is asked. `prompts`: a file with one a line, or a folder of texts; None: ours.
 
-    `given`: these instead. `any_base`: try heads that were made for another base too.
+    `given`: these instead, which were held out. `any_base`: try heads that were made for another
+    base too.
     """
 
     prompts: Path | None = None
@@ -48,6 +48,11 @@ class Options:
     seed: int = 0
     any_base: bool = False
     given: Sequence[Prompt] = ()
+
+    @property
+    def source(self) -> str:
+        """Where the prompts are from; empty: ours."""
+        return "what was held out" if self.given else str(self.prompts or "")
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,8 @@ class _Seen:
     heads: HeadCosts
 
 
-def examine(
-    base: Path, heads: Path, options: Options | None = None, say: Say = lambda _: None
-) -> Report:
-    """Try the heads as the server would, with its settings; `say` hears of progress.
+def examine(base: Path, heads: Path, options: Options | None = None) -> Report:
+    """Try the heads as the server would, with its settings, and show how far that is on stderr.
 
     Raises StartError where they don't fit or can't be judged, RequestError where a prompt is
     refused, OSError where prompts can't be read.
@@ -78,30 +81,26 @@ def examine(
         medusa_mode="auto",
         medusa_max_tokens_per_step=0,
     )
-    seen = _see(settings, options, say)
-    say("replay")
-    return _report(seen, settings, options)
+    return _report(_see(settings, options), settings, options)
 
 
-def _see(settings: Settings, options: Options, say: Say) -> _Seen:
+def _see(settings: Settings, options: Options) -> _Seen:
     asked = options.given or prompts.read(options.prompts, options.num_prompts, options.seed)
     heads = Path(settings.medusa_path)
-    say("loading")
     # All heads are examined, though the server may use fewer.
     everything = settings.model_copy(update={"medusa_k_heads": MAX_HEADS})
-    with closing(load(everything, Metrics())) as served:
+    with closing(loaded(everything)) as served:
         track.refuse_no_numbers(heads, served)
         found, stored = fit.look(heads, served.model)
         requests = track.requests(served, asked, options.num_tokens)
-        tracks = track.record(served, requests, say)
+        tracks = track.record(served, requests)
         _refuse_too_short(tracks, found.num_heads, options)
-        say("what rows cost here")
         return _Seen(found, stored, tracks, served.context.n_threads, *speed.measure(served))
 
 
 def _refuse_too_short(tracks: Sequence[Track], num_heads: int, options: Options) -> None:
     if not all(any(len(each.answer) > num_heads for each in half) for half in _halves(tracks)):
-        source = str(options.prompts or prompts.BUILT_IN)
+        source = options.source or str(prompts.BUILT_IN)
         problem = f"too few answers of more than {num_heads} tokens to judge by: ask for more"
         raise PromptsError(source, problem)
 
@@ -117,7 +116,7 @@ def _report(seen: _Seen, settings: Settings, options: Options) -> Report:
     return Report(
         verdict.judge(accuracy, predictions, own_base=own_base),
         seen.fit,
-        Sample(str(options.prompts or ""), options.seed, len(seen.tracks), num_tokens),
+        Sample(options.source, options.seed, len(seen.tracks), num_tokens),
         accuracy,
         calibration.errors(everything, (first, second), seen.stored),
         Table.of(calibration.fit(everything)),

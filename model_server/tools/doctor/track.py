@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,9 @@ from model_server.medusa.heads import NUM_RANKS, Heads
 from model_server.protocol import GenerateRequest, Message, Sampling, Speculation
 from model_server.tools.answers import answer_all
 from model_server.tools.doctor.prompts import PIECE_TOKENS, Prompt
+from model_server.tools.progress import Progress
 
 _HEAD_ROWS = 32  # states that the heads take at once
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -43,21 +42,26 @@ class Track:
         return np.lib.stride_tricks.sliding_window_view(padded, heads)[:rows]
 
 
-def record(served: Served, asked: Sequence[GenerateRequest], say: Say) -> list[Track]:
+def record(served: Served, asked: Sequence[GenerateRequest]) -> list[Track]:
     """A track of each answer of two tokens and more. Raises RequestError, HeadFileError."""
     found: dict[str, list[int]] = {}
-    for request, heard in answer_all(served, asked):
-        found[request.id] = heard.tokens
-        say(f"answers of the base: {len(found)} of {len(asked)}")
+    with Progress("answers of the base", len(asked)) as progress:
+        progress(0)
+        for request, heard in answer_all(served, asked):
+            found[request.id] = heard.tokens
+            progress(len(found))
     texts = [(request.prompt_tokens or [], found[request.id]) for request in asked]
     texts = [(prompt, answer) for prompt, answer in texts if len(answer) >= 2]
     longest = max((len(prompt) + len(answer) for prompt, answer in texts), default=1)
     tracks: list[Track] = []
-    with closing(StateReader(served.model, longest, served.context.n_threads)) as reader:
+    with (
+        closing(StateReader(served.model, longest, served.context.n_threads)) as reader,
+        Progress("what the heads propose", len(texts)) as progress,
+    ):
         for prompt, answer in texts:
             states = reader.read([*prompt, *answer])[len(prompt) - 1 : -2]
             tracks.append(_follow(served, states, answer))
-            say(f"what the heads propose: {len(tracks)} of {len(texts)}")
+            progress(len(tracks))
     return tracks
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from model_server.tools import convert_base
+from model_server.tools.outcome import INTERRUPTED
 from tests import checkpoints
 from tests.checkpoints import Weights
 from tests.model_server.tools.converting import Capsys
+from tests.model_server.tools.downloading import sentences
 from tests.model_server.tools.folders import (
     BASE,
     hf_folder,
@@ -164,6 +166,7 @@ TOOL = """
 import signal, sys
 from pathlib import Path
 from model_server.tools import convert_base
+from model_server.tools.outcome import INTERRUPTED
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 sys.exit(convert_base.main(sys.argv[2:], Path(sys.argv[1])))
 """
@@ -179,14 +182,15 @@ def test_an_interrupted_conversion_ends_the_converter_too(
     command = [sys.executable, "-c", TOOL, *(str(argument) for argument in arguments)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as tool:
-        assert tool.stdout is not None
-        while "40%" not in tool.stdout.readline():
+        assert tool.stderr is not None
+        while "writing: 3%" not in tool.stderr.readline():
             assert tool.poll() is None
         assert target.with_name(target.name + ".part").read_text() == "half"
         pid = int(target.with_name("pid").read_text())
         tool.send_signal(number)
         _, err = tool.communicate(timeout=60)
-    assert (tool.returncode, err) == (1, "Interrupted: nothing was written.\n")
+    assert tool.returncode == INTERRUPTED
+    assert sentences(err) == ["Interrupted: nothing was written."]
     assert [path.name for path in target.parent.iterdir()] == ["pid"]
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

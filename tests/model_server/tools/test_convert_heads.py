@@ -13,6 +13,7 @@ from model_server.llama.gguf import GgufHeader, base_fingerprint
 from model_server.llama.model import Model
 from model_server.medusa import head_file
 from model_server.tools import convert_heads
+from model_server.tools.outcome import INTERRUPTED
 from tests import checkpoints, heads_reference
 from tests.checkpoints import Values, Weights
 from tests.model_server.tools.converting import LAYOUTS, run, v01_pt
@@ -135,5 +136,5 @@ def test_interrupted(how: signal.Signals, folder: Path, target: Path) -> None:
         time.sleep(0.001)
     process.send_signal(how)
     _, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (1, "Interrupted: nothing was written.\n")
+    assert (process.returncode, err) == (INTERRUPTED, "Interrupted: nothing was written.\n")
     assert list(target.parent.iterdir()) == []

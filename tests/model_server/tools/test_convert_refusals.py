@@ -186,6 +186,16 @@ def test_a_hidden_size_that_a_type_cannot_hold(
     )
 
 
+def test_heads_do_not_replace_what_they_are_made_from(
+    capsys: Capsys, folder: Path, random_q8_path: Path
+) -> None:
+    source = v01_pt(folder, Weights.random())
+    problem = "is what it would be made from: choose another name to write to"
+    assert refused(capsys, source, source) == f"{source}: {problem}"
+    error = refused(capsys, source, random_q8_path, "--base", random_q8_path)
+    assert error == f"{random_q8_path}: {problem}"
+
+
 def test_a_folder_in_the_place_of_the_target(capsys: Capsys, folder: Path, target: Path) -> None:
     source = v01_pt(folder, Weights.random())
     target.mkdir(parents=True)

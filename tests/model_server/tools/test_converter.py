@@ -1,42 +1,27 @@
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pytest
 
 from model_server.errors import ConverterError
-from model_server.tools import converter
-from model_server.tools.converter import Progress
+from model_server.tools import converter, progress
+from model_server.tools.converter import Converter
 from tests.model_server.tools.folders import stand_in_cache
 from tests.structure.modules import ROOT
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-LINES = ["Loading model", "Writing:   0%|", *(f"Writing: {n:3d}%|##" for n in range(101)), "done"]
-
-
-def test_progress_in_a_log_is_a_line_for_every_tenth() -> None:
-    progress = Progress("writing", io.StringIO())
-    for line in LINES:
-        progress.watch(line)
-    progress.end()
-    lines = progress.out.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert lines == [f"  writing: {n}%" for n in range(0, 101, 10)]
-
-
-def test_progress_on_a_terminal_is_one_line() -> None:
-    progress = Progress("writing", Terminal())
-    for line in LINES:
-        progress.watch(line)
-    progress.end()
-    text = progress.out.getvalue()  # type: ignore[attr-defined]
-    assert text.count("\n") == 1
-    assert text.split("\r")[-1] == "  writing: 100%\n"
+def test_what_the_converter_has_written_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_LOG_EVERY_S", -1)
+    lines = ["Loading model", *(f"Writing: {n:3d}%|##" for n in range(101)), "done"]
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
+    python.chmod(0o755)
+    Converter(python, tmp_path, tmp_path / "log").run(tmp_path, tmp_path / "out.gguf", "F16")
+    said = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert said == [f"  writing: {n}%" for n in range(0, 101, 10)]
 
 
 def test_pytorch_is_the_one_that_training_uses() -> None:

@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from model_server.errors import CheckpointError, NoSpaceError
-from model_server.tools.outcome import exit_code, require_space, stoppable
+from model_server.errors import (
+    CheckpointError,
+    GrammarRefused,
+    HeadFileError,
+    ModelFileError,
+    NoSpaceError,
+)
+from model_server.tools.outcome import INTERRUPTED, exit_code, require_space, stoppable
 
 
 def raising(error: BaseException) -> None:
@@ -20,7 +26,9 @@ def raising(error: BaseException) -> None:
     ("error", "sentence"),
     [
         (CheckpointError("in.pt", "is empty"), "in.pt: is empty"),
-        (KeyboardInterrupt(), "Interrupted: all is kept."),
+        (ModelFileError("b.gguf", "is empty"), "b.gguf: is empty"),
+        (HeadFileError("h.gguf", "is empty"), "h.gguf: is empty"),
+        (GrammarRefused("grammar: is empty"), "grammar: is empty"),
         (OSError(errno.ENOSPC, "No space left"), "out: No space left (the disk is full)"),
         (PermissionError(errno.EACCES, "Denied", "in.pt"), "in.pt: Denied"),
     ],
@@ -30,6 +38,15 @@ def test_what_goes_wrong_is_one_sentence(
 ) -> None:
     assert exit_code(lambda: raising(error), Path("out"), "all is kept") == 1
     assert capsys.readouterr().err == sentence + "\n"
+
+
+def test_an_interruption_has_an_exit_code_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: raising(KeyboardInterrupt()), Path("out"), "all is kept") == 130
+    assert capsys.readouterr().err == "Interrupted: all is kept.\n"
+
+
+def test_work_may_end_with_a_code_of_its_own() -> None:
+    assert exit_code(lambda: 3, Path("out"), "all is kept") == 3
 
 
 def test_bugs_keep_their_traceback() -> None:
@@ -48,7 +65,7 @@ def test_signals_interrupt_while_there_is_work(how: signal.Signals) -> None:
         finally:
             cleaned.append(how)
 
-    assert exit_code(work, Path("out"), "all is kept") == 1
+    assert exit_code(work, Path("out"), "all is kept") == INTERRUPTED
     assert cleaned == [how]
     assert signal.getsignal(how) == before
     assert exit_code(lambda: None, Path("out"), "all is kept") == 0

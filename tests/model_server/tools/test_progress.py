@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 
 def test_a_terminal_keeps_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     out = Terminal()
-    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", out)
     monkeypatch.setattr(progress, "_REDRAW_S", 0)
     with Progress("m.gguf", 2_000_000, in_bytes=True) as heard:
         heard(0)
@@ -35,7 +35,7 @@ def test_a_terminal_keeps_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_terminal_is_not_flooded(monkeypatch: pytest.MonkeyPatch) -> None:
     out = Terminal()
-    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", out)
     with Progress("m.gguf", 100_000) as heard:
         for done in range(100_000):
             heard(done)
@@ -49,10 +49,35 @@ def test_a_log_gets_a_line_a_tenth(
     with Progress("m.gguf", 1_000) as heard:
         for done in range(1_001):
             heard(done)
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert [re.sub(r",.*", "", line) for line in lines] == [
         f"  m.gguf: {tenth * 10}%" for tenth in range(11)
     ]
+
+
+def test_a_log_hears_of_slow_work_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(100.0 * number for number in range(8))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with Progress("training", 1_000_000) as heard:
+        for done in range(8):
+            heard(done)
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_a_line_of_its_own_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Terminal()
+    monkeypatch.setattr(sys, "stderr", out)
+    with Progress("training", 100) as heard:
+        heard(10, "loss 2.5")
+        heard.tell("epoch 1: loss 2.4")
+    assert out.getvalue() == ("\r\x1b[K  training: 10%, loss 2.5\r\x1b[K  epoch 1: loss 2.4\n\n")
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(20, "0:20"), (59.9, "1:00"), (7_400, "2:03:20")])
+def test_time_left_in_words(seconds: float, words: str) -> None:
+    assert progress._clock(seconds) == words
 
 
 def test_rate_and_time_left_follow_a_start_in_the_middle(
@@ -63,7 +88,7 @@ def test_rate_and_time_left_follow_a_start_in_the_middle(
     with Progress("m.gguf", 10_000_000_000, in_bytes=True) as heard:
         heard(3_000_000_000)
         heard(4_000_000_000)
-    said = capsys.readouterr().out.splitlines()[-1]
+    said = capsys.readouterr().err.splitlines()[-1]
     assert said == "  m.gguf: 40%, 4.0 GB of 10.0 GB, 100.0 MB/s, 1:00 left"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from model_server.tools import quantize
 from tests.model_server.tools.converting import Capsys
-from tests.model_server.tools.downloading import interrupt_writing
+from tests.model_server.tools.downloading import interrupt_writing, sentences
 
 
 @pytest.mark.parametrize("type_", ["q4_0", "Q4_K_M"])
@@ -21,7 +21,7 @@ def test_a_model_of_full_precision_is_rounded_once(
     out, err = capsys.readouterr()
     assert out.startswith(f"Quantizing {random_model_path} to {type_.upper()}.\n")
     assert "Rounding twice" not in out
-    assert err == ""
+    assert not sentences(err)
     assert list(target.parent.iterdir()) == [target]
 
 
@@ -30,9 +30,8 @@ def refused(capsys: Capsys, source: Path, target: Path) -> str:
     before = sorted(target.parent.iterdir()) if target.parent.exists() else []
     assert quantize.main([str(source), str(target), "--type", "Q4_0"]) == 1
     assert (sorted(target.parent.iterdir()) if target.parent.exists() else []) == before
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    return err.strip()
+    [said] = sentences(capsys.readouterr().err)
+    return said
 
 
 def test_nothing_there(capsys: Capsys, target: Path) -> None:
@@ -45,13 +44,32 @@ def test_no_gguf(capsys: Capsys, folder: Path, target: Path) -> None:
     assert error == f"{folder}/m.gguf: not a readable GGUF file"
 
 
+def test_llama_cpp_adds_nothing_of_its_own(folder: Path, target: Path) -> None:
+    (folder / "m.gguf").touch()
+    command = [sys.executable, "-m", "model_server.tools.quantize"]
+    files = [str(folder / "m.gguf"), str(target)]
+    said = subprocess.run([*command, *files], capture_output=True, text=True)
+    assert said.stderr == f"{folder}/m.gguf: not a readable GGUF file\n"
+
+
+def test_a_base_is_not_replaced_by_what_is_made_of_it(
+    capsys: Capsys, random_model_path: Path, target: Path
+) -> None:
+    target.parent.mkdir()
+    target.symlink_to(random_model_path)
+    before = random_model_path.read_bytes()
+    error = refused(capsys, random_model_path, target)
+    assert error == f"{target}: is what it would be made from: choose another name to write to"
+    assert random_model_path.read_bytes() == before
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_a_full_disk(capsys: Capsys, random_model_path: Path, target: Path) -> None:
     target.parent.mkdir()
     target.with_name(target.name + ".part").symlink_to("/dev/full")
     assert quantize.main([str(random_model_path), str(target)]) == 1
-    error = capsys.readouterr().err
-    assert error == f"{target}: No space left on device (the disk is full)\n"
+    error = sentences(capsys.readouterr().err)
+    assert error == [f"{target}: No space left on device (the disk is full)"]
     assert list(target.parent.iterdir()) == []
 
 

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model_server.llama.gguf_writer import whole
+
+
+def test_a_file_appears_when_it_is_whole_and_its_folders_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "not" / "yet" / "made.gguf"
+    with whole(path) as part:
+        part.write_text("all")
+        assert not path.exists()
+    assert path.read_text() == "all"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_in_its_place_is_seen_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match="Is a directory"), whole(tmp_path):
+        pytest.fail("the work has begun")
+    assert list(tmp_path.parent.glob("*.part")) == []

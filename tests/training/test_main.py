@@ -1,0 +1,112 @@
+"""The command: what it refuses, and how it goes on."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model_server.tools.outcome import INTERRUPTED
+from model_server.training import __main__ as training
+from tests.structure.modules import ROOT
+from tests.training.commands import QUICK, prompts, run
+
+pytest.importorskip("torch", reason="PyTorch is not installed: `make test-training` does")
+
+Capsys = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("N_THREADS", "1")
+
+
+def test_data_of_another_run_are_refused(twin_path: Path, tmp_path: Path, capsys: Capsys) -> None:
+    out = tmp_path / "heads.gguf"
+    given = [str(twin_path), str(out), "--prompts", str(prompts(tmp_path / "p.txt", 40)), *QUICK]
+    args = training.options(given)
+    training.collect(args)
+    capsys.readouterr()
+    assert training.main([*given, "--temperature", "0.7"]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "holds data of another run (other temperature)" in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--prompts", "none.txt"], "none.txt: No such file or directory"),
+        (["--prompts", "{empty}"], "0 texts, 0 of them held out"),
+        (["--prompts", "{one}"], "1 texts, 0 of them held out"),
+        (["--prompts", "{many}", "--at-once", "1", "--held-out", "0"], "0 of them held out"),
+        (
+            ["--prompts", "{many}", "--answer-tokens", "9999"],
+            "--answer-tokens 9999, exceed the context of",
+        ),
+        (["--prompts", "{many}", "--shared-output", "--blocks", "0"], "nothing to learn"),
+    ],
+)
+def test_what_can_not_be_learnt_from_is_said(
+    options: list[str],
+    problem: str,
+    twin_path: Path,
+    tmp_path: Path,
+    capsys: Capsys,
+) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "one").write_text("one\n")
+    prompts(tmp_path / "many", 40)
+    names = {name: tmp_path / name for name in ("empty", "one", "many")}
+    given = [option.format(**names) for option in options]
+    assert training.main([str(twin_path), str(tmp_path / "heads.gguf"), *given]) == 1
+    assert problem in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "heads.gguf").exists()
+
+
+def test_one_request_at_a_time(twin_path: Path, tmp_path: Path) -> None:
+    """The pool of a single slot still holds the model's context."""
+    assert run(twin_path, tmp_path / "heads.gguf", "--at-once", "1") == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_goes_on(
+    how: signal.Signals, twin_path: Path, tmp_path: Path
+) -> None:
+    """In a log there is little of progress, and no bar."""
+    lines = prompts(tmp_path / "prompts.txt", 60)
+    command = [
+        sys.executable,
+        "-m",
+        "model_server.training",
+        str(twin_path),
+        str(tmp_path / "h.gguf"),
+    ]
+    command += ["--prompts", str(lines), "--heads", "1", *QUICK, "--epochs", "3"]
+    slow = [*command, "--epochs", "100000", "--patience", "100000"]
+    process = subprocess.Popen(slow, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "epoch 1:" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED
+    assert err.splitlines()[-1] == "Interrupted: the same command goes on from here."
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "collecting" not in again.stderr
+    assert len(again.stderr.splitlines()) < 20
+    assert "\r" not in again.stderr
+
+
+def test_heads_that_cannot_be_judged_are_still_written(
+    twin_path: Path, tmp_path: Path, capsys: Capsys
+) -> None:
+    out = tmp_path / "heads.gguf"
+    assert run(twin_path, out, "--num", "12", "--held-out", "0.1", "--answer-tokens", "6") == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"{out} is written, but can't be judged: what was held out: too few")
+    assert out.exists()
