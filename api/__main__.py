@@ -11,41 +11,32 @@ import sys
 import uvicorn
 from pydantic import ValidationError
 
+from api import logs
 from api.app import create_app
+from api.auth import BadKeyFile
 from api.config import Settings
-from api.gateway import Gateway
+from api.http_server import LAST_WORDS_S, BoundedHttp, Server
 from api.schemas.refusal import refusal
 
 log = logging.getLogger("api")
 
 
-# What uvicorn waits for answers that were ended after DRAIN_TIMEOUT to be sent.
-LAST_WORDS_S = 5
-
-
-class Server(uvicorn.Server):
-    """Tells the gateway that it is time, so that open answers end with an answer of their own."""
-
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, drain_timeout_s: int) -> None:
-        super().__init__(config)
-        self._gateway = gateway
-        self._drain_timeout_s = drain_timeout_s
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._gateway.drain(self._drain_timeout_s)
-        await super().shutdown(sockets)
-
-
 def main() -> None:
     settings = _settings()
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        app = create_app(settings)
+    except BadKeyFile as error:
+        sys.exit(str(error))
     listening = _listen(settings.host, settings.port)
-    _log_to_stderr(settings.log_level)
-    app = create_app(settings)
     config = uvicorn.Config(
         app,
         log_config=None,
-        access_log=settings.log_level == "debug",
+        access_log=False,
         server_header=False,
+        http=BoundedHttp,
+        ws="none",
+        forwarded_allow_ips=settings.forwarded_allow_ips,
         timeout_graceful_shutdown=settings.drain_timeout + LAST_WORDS_S,
     )
     # uvicorn raises the signal again when it has shut down; then there is nothing left to do.
@@ -53,6 +44,12 @@ def main() -> None:
         signal.signal(number, lambda *_: sys.exit(0))
     log.info("gateway on http://%s:%d, try /docs", _reachable(settings.host), settings.port)
     log.info("model servers: %s", ", ".join(settings.model_server_urls))
+    if not settings.api_keys_file and not _is_loopback(settings.host):
+        log.warning(
+            "everybody who reaches %s:%d may use it: set API_KEYS_FILE, or HOST=127.0.0.1",
+            settings.host,
+            settings.port,
+        )
     Server(config, app.state.gateway, settings.drain_timeout).run(sockets=[listening])
     log.info("gateway stopped")
 
@@ -80,12 +77,8 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    for chatty in ("httpx", "httpcore", "sse_starlette", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    if level == "info":
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+def _is_loopback(host: str) -> bool:
+    return host in ("127.0.0.1", "::1", "localhost")
 
 
 def _reachable(host: str) -> str:
