@@ -63,7 +63,10 @@ async def storage(request: pytest.FixtureRequest) -> AsyncIterator[str]:
 
 
 def rates(storage: str, unchecked: list[int] | None = None, **amounts: int) -> Rates:
-    units: dict[Unit, int] = {"requests": 0, "tokens": 0, **amounts}  # type: ignore[typeddict-item]
+    units: dict[Unit, int] = {
+        "requests": amounts.get("requests", 0),
+        "tokens": amounts.get("tokens", 0),
+    }
     count = [] if unchecked is None else unchecked
     return Rates(units, storage, on_unchecked=lambda: count.append(1), window_s=WINDOW_S)
 
