@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+from ipaddress import ip_address
 
 import uvicorn
 from pydantic import ValidationError
@@ -44,12 +45,9 @@ def main() -> None:
         signal.signal(number, lambda *_: sys.exit(0))
     log.info("gateway on http://%s:%d, try /docs", _reachable(settings.host), settings.port)
     log.info("model servers: %s", ", ".join(settings.model_server_urls))
-    if not settings.api_keys_file and not _is_loopback(settings.host):
-        log.warning(
-            "everybody who reaches %s:%d may use it: set API_KEYS_FILE, or HOST=127.0.0.1",
-            settings.host,
-            settings.port,
-        )
+    if is_open_to_all(settings):
+        address = f"{settings.host}:{settings.port}"
+        log.warning("whoever reaches %s may use it: set API_KEYS_FILE, or HOST=127.0.0.1", address)
     Server(config, app.state.gateway, settings.drain_timeout).run(sockets=[listening])
     log.info("gateway stopped")
 
@@ -77,8 +75,14 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _is_loopback(host: str) -> bool:
-    return host in ("127.0.0.1", "::1", "localhost")
+def is_open_to_all(settings: Settings) -> bool:
+    """Whether other machines can connect, and need no key."""
+    if settings.api_keys_file or settings.host == "localhost":
+        return False
+    try:
+        return not ip_address(settings.host).is_loopback
+    except ValueError:
+        return True
 
 
 def _reachable(host: str) -> str:

@@ -10,7 +10,7 @@ from api.app import create_app
 from api.auth import new_key
 from api.config import Settings
 from model_server.protocol import Event, GenerateRequest
-from tests.api.scripted_server import ScriptedServer, accepted, done, refused, token
+from tests.api.scripted_server import ScriptedServer, accepted, refused, token
 from tests.api.serving import gateway, gateway_over_sockets
 from tests.ports import free_port
 
@@ -184,7 +184,7 @@ async def test_callers_without_keys_are_their_addresses(
 
 async def test_a_redis_that_is_away_is_counted(server: ScriptedServer) -> None:
     storage = f"redis://127.0.0.1:{free_port()}"
-    limits = {"rate_limit_requests": 1, "rate_limit_storage": storage}
+    limits: dict[str, Any] = {"rate_limit_requests": 1, "rate_limit_storage": storage}
     async with gateway(server, **limits) as client:
         statuses = [(await client.post("/generate", json=BODY)).status_code for _ in range(3)]
         lines = await metrics(client)
@@ -222,7 +222,7 @@ async def test_named_origins_may_call_and_read_refusals(
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization,content-type",
     }
-    settings = {"cors_origins": "https://example.org", "api_keys_file": keys[0]}
+    settings: dict[str, Any] = {"cors_origins": "https://example.org", "api_keys_file": keys[0]}
     async with gateway(server, **settings) as client:
         before = await client.options("/v1/completions", headers=asks)
         answer = await client.post("/v1/completions", json=BODY, headers=asks)

@@ -24,7 +24,7 @@ FLOORS = {
     ],
     "model_server": [
         ("protocol", "config", "errors", "metrics"),
-        ("sampling", "llama"),
+        ("sampling", "llama", "logs"),
         ("engine.kv", "engine.kv_ops", "engine.leaves", "engine.detokenizer", "medusa"),
         ("engine.sequence", "engine.drafting", "engine.plan"),
         ("engine.prompt", "engine.intake", "engine.drafter", "engine.verifier", "engine.probe"),
