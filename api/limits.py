@@ -16,6 +16,7 @@ from limits.aio.storage import Storage
 from limits.aio.strategies import FixedWindowRateLimiter
 from limits.errors import StorageError
 from limits.storage import storage_from_string
+from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -25,7 +26,9 @@ from model_server.protocol import Accepted, Event, GenerateRequest, Tokens
 MINUTE_S = 60
 # English text and JSON, roughly; what a prompt really has is charged once it is known.
 BYTES_PER_TOKEN = 4
+REDIS_CONNECTIONS = 32
 REDIS_TIMEOUT_S = 0.5
+CROWD_TIMEOUT_S = 10.0
 # While the storage is away it is not asked again for this long, so that nobody waits for it.
 STORAGE_PAUSE_S = 1.0
 
@@ -182,7 +185,7 @@ class Rates:
     async def aclose(self) -> None:
         bridge = getattr(self._storage, "bridge", None)
         if bridge is not None:
-            await bridge.storage.aclose()
+            await bridge.storage.aclose(close_connection_pool=True)
 
     async def _charge(self, unit: Unit, admission: Admission, cost: int) -> bool:
         """One atomic addition decides, so gateways that share a storage never both take the last;
@@ -214,15 +217,20 @@ class Rates:
 
 
 def _open(storage: str) -> Storage:
-    """An asynchronous storage; Redis without retries, since the door cannot wait."""
+    """An asynchronous storage. Redis is not asked twice, since the door cannot wait; but a crowd
+    waits for a connection, else it would be taken for a Redis that is away, and let in.
+    """
     options: dict[str, Any] = {}
-    if "redis" in storage.partition(":")[0]:
-        options = {
-            "implementation": "redispy",
-            "retry": Retry(NoBackoff(), 0),
-            "socket_timeout": REDIS_TIMEOUT_S,
-            "socket_connect_timeout": REDIS_TIMEOUT_S,
-        }
+    if storage.startswith("redis"):
+        pool = BlockingConnectionPool.from_url(
+            storage,
+            max_connections=REDIS_CONNECTIONS,
+            timeout=CROWD_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=REDIS_TIMEOUT_S,
+            socket_connect_timeout=REDIS_TIMEOUT_S,
+        )
+        options = {"implementation": "redispy", "connection_pool": pool}
     made = storage_from_string(f"async+{storage}", wrap_exceptions=True, **options)
     assert isinstance(made, Storage), "async+ is an asynchronous storage. This is a bug."
     return made

@@ -62,13 +62,15 @@ async def storage(request: pytest.FixtureRequest) -> AsyncIterator[str]:
         yield server.url
 
 
-def rates(storage: str, unchecked: list[int] | None = None, **amounts: int) -> Rates:
+def rates(
+    storage: str, unchecked: list[int] | None = None, window_s: int = WINDOW_S, **amounts: int
+) -> Rates:
     units: dict[Unit, int] = {
         "requests": amounts.get("requests", 0),
         "tokens": amounts.get("tokens", 0),
     }
     count = [] if unchecked is None else unchecked
-    return Rates(units, storage, on_unchecked=lambda: count.append(1), window_s=WINDOW_S)
+    return Rates(units, storage, on_unchecked=lambda: count.append(1), window_s=window_s)
 
 
 async def refusal(
@@ -101,9 +103,18 @@ async def test_requests_are_limited_for_each_caller_until_the_window_ends(storag
 
 
 async def test_many_at_once_never_get_more_than_there_is(storage: str) -> None:
-    limited = rates(storage, requests=5)
+    limited = rates(storage, window_s=60, requests=5)
     outcomes = await asyncio.gather(*[refusal(limited) for _ in range(20)])
     assert outcomes.count(None) == 5
+    await limited.aclose()
+
+
+async def test_a_crowd_is_not_taken_for_a_storage_that_is_away(storage: str) -> None:
+    unchecked: list[int] = []
+    limited = rates(storage, unchecked, window_s=60, requests=50, tokens=10**6)
+    outcomes = await asyncio.gather(*[refusal(limited) for _ in range(400)])
+    assert outcomes.count(None) == 50
+    assert unchecked == []
     await limited.aclose()
 
 
@@ -184,7 +195,7 @@ async def test_headers_are_openais() -> None:
 
 async def test_gateways_share_what_redis_counts() -> None:
     async with redis_server() as server:
-        one, two = rates(server.url, requests=2), rates(server.url, requests=2)
+        one, two = [rates(server.url, window_s=60, requests=2) for _ in range(2)]
         assert [await refusal(one), await refusal(two)] == [None, None]
         assert None not in [await refusal(one), await refusal(two)]
         await one.aclose()
@@ -198,7 +209,7 @@ async def test_a_redis_that_is_away_lets_everybody_in(
     caplog.set_level(logging.INFO)
     unchecked: list[int] = []
     async with redis_server() as server:
-        limited = rates(server.url, unchecked, requests=1)
+        limited = rates(server.url, unchecked, window_s=60, requests=1)
         before = await limited.admit("key ann", 4)
         await server.stop()
         for _ in range(5):
