@@ -98,7 +98,7 @@ async def test_requests_are_limited_for_each_caller_until_the_window_ends(storag
     assert await refusal(limited, "key bob") is None
     await asyncio.sleep(error.retry_after_s)
     assert await refusal(limited) is None
-    assert WINDOW_S - 0.1 < time.monotonic() - began < WINDOW_S + 1
+    assert WINDOW_S - 0.6 < time.monotonic() - began < WINDOW_S + 5
     await limited.aclose()
 
 

@@ -90,6 +90,23 @@ def test_who_listens_to_everybody_without_keys(settings: dict[str, Any], is_open
     assert is_open_to_all(Settings(**settings)) == is_open
 
 
+@pytest.mark.parametrize(("trusted", "last"), [("127.0.0.1", 400), ("10.0.0.1", 429)])
+async def test_an_address_behind_a_proxy_counts_if_the_proxy_is_trusted(
+    trusted: str, last: int
+) -> None:
+    port = free_port()
+    process = await start(PORT=port, RATE_LIMIT_REQUESTS=1, FORWARDED_ALLOW_IPS=trusted)
+    statuses = []
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        await until_it_listens(client)
+        for address in ("192.0.2.1", "192.0.2.2"):
+            headers = {"x-forwarded-for": address}
+            statuses.append((await client.post("/generate", headers=headers)).status_code)
+    process.send_signal(signal.SIGTERM)
+    await said(process)
+    assert statuses == [400, last]
+
+
 async def test_while_it_drains_probes_are_answered_and_requests_refused() -> None:
     release = asyncio.Event()
     server = ScriptedServer(partial(until_released, release))
