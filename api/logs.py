@@ -9,13 +9,13 @@ from contextvars import ContextVar
 from pythonjsonlogger.json import JsonFormatter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-TEXT = "%(asctime)s %(levelname)s [%(request_id)s] %(message)s"
+TEXT = "%(asctime)s %(levelname)s %(message)s"
 FIELDS = ("asctime", "levelname", "name", "request_id", "message")
 NAMES = {"asctime": "time", "levelname": "level", "name": "logger"}
 # Asked for every few seconds by machines.
 PROBES = ("/health", "/ready", "/metrics")
 
-_request_id: ContextVar[str] = ContextVar("request_id", default="-")
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 log = logging.getLogger("api.request")
 
@@ -25,13 +25,19 @@ def configure(level: str, form: str) -> None:
     handler = logging.StreamHandler()
     handler.addFilter(_with_request_id)
     json = JsonFormatter(FIELDS, rename_fields=NAMES)
-    handler.setFormatter(json if form == "json" else logging.Formatter(TEXT))
+    handler.setFormatter(json if form == "json" else _Text(TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # At debug these show bodies.
     for chatty in ("httpx", "httpcore", "sse_starlette", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if level == "info":
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+class _Text(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, logging's own name
+        request_id = getattr(record, "request_id", None)
+        return super().formatMessage(record) + (f" request={request_id}" if request_id else "")
 
 
 def _with_request_id(record: logging.LogRecord) -> bool:

@@ -46,6 +46,7 @@ def main() -> int:
     server = Server()
     config = uvicorn.Config(
         create_app(server),
+        log_config=None,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=_DRAIN_S,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,16 @@ async def test_the_key_is_asked_for(own: Service) -> None:
     async with own.async_client() as asking:
         assert (await asking.post("/v1/completions", json=body(1))).status_code == 401
         assert (await asking.get("/ready")).status_code == 200
+
+
+def test_the_smoke_script_takes_a_key(own: Service) -> None:
+    script = Path(__file__).parents[1] / "smoke.sh"
+    for key, word in ((KEY, "ok  "), ("sk-wrong", "FAIL")):
+        env = {**os.environ, "API_KEY": key}
+        command = ["bash", script, own.url]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        assert f"{word}  a completion\n" in done.stdout, done.stdout
+        assert f"{word}  the model is listed\n" in done.stdout
 
 
 async def test_both_tiers_log_the_request_and_neither_its_text(own: Service) -> None:
