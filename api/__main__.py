@@ -38,7 +38,7 @@ def main() -> None:
         http=BoundedHttp,
         ws="none",
         forwarded_allow_ips=settings.forwarded_allow_ips,
-        timeout_graceful_shutdown=settings.drain_timeout + LAST_WORDS_S,
+        timeout_graceful_shutdown=LAST_WORDS_S,  # the drain has been before
     )
     # uvicorn raises the signal again when it has shut down; then there is nothing left to do.
     for number in (signal.SIGINT, signal.SIGTERM):

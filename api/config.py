@@ -98,8 +98,9 @@ class Settings(BaseSettings):
     @field_validator("rate_limit_storage")
     @classmethod
     def _storage(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if url != "memory://" and (parts.scheme not in ("redis", "rediss") or not parts.hostname):
+        parts = urlsplit(url)  # raises by itself where the port is none
+        is_redis = parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
+        if url != "memory://" and not is_redis:
             raise ValueError("should be memory://, or an address like redis://127.0.0.1:6379")
         return url
 
