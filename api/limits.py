@@ -27,9 +27,9 @@ MINUTE_S = 60
 # English text and JSON, roughly; what a prompt really has is charged once it is known.
 BYTES_PER_TOKEN = 4
 REDIS_CONNECTIONS = 32
-REDIS_TIMEOUT_S = 0.5
+REDIS_TIMEOUT_S = 2.0
 CROWD_TIMEOUT_S = 10.0
-# While the storage is away it is not asked again for this long, so that nobody waits for it.
+# While the storage is away only one request in this time waits to see whether it is back.
 STORAGE_PAUSE_S = 1.0
 
 Unit = Literal["requests", "tokens"]
@@ -152,27 +152,21 @@ class Rates:
         admission = Admission(caller, -(-num_bytes // BYTES_PER_TOKEN))
         if not self._items:
             return admission
-        if time.monotonic() < self._ask_again:
-            self._on_unchecked()
-            return admission
-        try:
-            costs: dict[Unit, int] = {"requests": 1, "tokens": admission.estimate}
-            for unit in self._items:
-                if not await self._charge(unit, admission, costs[unit]):
-                    admission.refused = unit
-                    break
-            budgets = [self._budget(unit, caller) for unit in self._items]
-            admission.budgets = list(await asyncio.gather(*budgets))
-        except StorageError as error:
-            self._went_away(error)
-            return Admission(caller)
-        self._came_back()
-        return admission
+        if not self._away or self._may_ask():
+            try:
+                await self._charge_all(admission)
+            except StorageError as error:
+                self._went_away(error)
+            else:
+                self._came_back()
+                return admission
+        self._on_unchecked()
+        return Admission(caller)
 
     async def settle(self, admission: Admission) -> None:
         """Charge what was used beyond the estimate, or give back what was not."""
         tokens = next((each for each in admission.budgets if each.unit == "tokens"), None)
-        if tokens is None or admission.refused:
+        if tokens is None or admission.refused or self._away:
             return
         owed = admission.used - admission.estimate
         if owed == 0 or (owed < 0 and _seconds_to(tokens) == 0):
@@ -186,6 +180,15 @@ class Rates:
         bridge = getattr(self._storage, "bridge", None)
         if bridge is not None:
             await bridge.storage.aclose(close_connection_pool=True)
+
+    async def _charge_all(self, admission: Admission) -> None:
+        costs: dict[Unit, int] = {"requests": 1, "tokens": admission.estimate}
+        for unit in self._items:
+            if not await self._charge(unit, admission, costs[unit]):
+                admission.refused = unit
+                break
+        budgets = [self._budget(unit, admission.caller) for unit in self._items]
+        admission.budgets = list(await asyncio.gather(*budgets))
 
     async def _charge(self, unit: Unit, admission: Admission, cost: int) -> bool:
         """One atomic addition decides, so gateways that share a storage never both take the last;
@@ -202,11 +205,17 @@ class Rates:
         stats = await self._window.get_window_stats(item, unit, caller)
         return Budget(unit, item.amount, min(stats.remaining, item.amount), stats.reset_time)
 
+    def _may_ask(self) -> bool:
+        now = time.monotonic()
+        if now < self._ask_again:
+            return False
+        self._ask_again = now + STORAGE_PAUSE_S
+        return True
+
     def _went_away(self, error: StorageError) -> None:
-        self._ask_again = time.monotonic() + STORAGE_PAUSE_S
-        self._on_unchecked()
         if not self._away:
             self._away = True
+            self._ask_again = time.monotonic() + STORAGE_PAUSE_S
             reason = str(error.storage_error)
             log.warning("RATE_LIMIT_STORAGE is away, so nobody is limited by rate: %s", reason)
 

@@ -112,7 +112,7 @@ async def test_many_at_once_never_get_more_than_there_is(storage: str) -> None:
 async def test_a_crowd_is_not_taken_for_a_storage_that_is_away(storage: str) -> None:
     unchecked: list[int] = []
     limited = rates(storage, unchecked, window_s=60, requests=50, tokens=10**6)
-    outcomes = await asyncio.gather(*[refusal(limited) for _ in range(400)])
+    outcomes = await asyncio.gather(*[refusal(limited) for _ in range(200)])
     assert outcomes.count(None) == 50
     assert unchecked == []
     await limited.aclose()
@@ -230,7 +230,8 @@ async def test_a_redis_that_is_away_lets_everybody_in(
     assert "is back" in said[1]
 
 
-async def test_a_redis_that_hangs_is_given_up_soon() -> None:
+async def test_a_redis_that_hangs_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "REDIS_TIMEOUT_S", 0.3)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -238,6 +239,6 @@ async def test_a_redis_that_hangs_is_given_up_soon() -> None:
         limited = rates(f"redis://127.0.0.1:{silent.getsockname()[1]}", unchecked, requests=1)
         began = time.monotonic()
         assert [await refusal(limited) for _ in range(20)] == [None] * 20
-        assert time.monotonic() - began < 2 * limits.REDIS_TIMEOUT_S + 0.5
+        assert 0.3 <= time.monotonic() - began < 0.9
         assert len(unchecked) == 20
         await limited.aclose()
