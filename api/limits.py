@@ -4,11 +4,11 @@ budgets of requests and tokens a minute for each caller.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, Literal
 
 from limits import RateLimitItem, RateLimitItemPerSecond
@@ -116,7 +116,7 @@ class Admission:
         wanted = f", and about {self.estimate} are needed" if budget.unit == "tokens" else ""
         return (
             f"{budget.remaining} of {budget.limit} {budget.unit} a minute are left ({variable})"
-            f"{wanted}; try again in {_seconds_to(budget):.0f} s."
+            f"{wanted}; try again in {ceil(_seconds_to(budget))} s."
         )
 
 
@@ -149,7 +149,7 @@ class Rates:
         """Charge one request and the tokens that its body may hold. What does not fit is not
         charged, and named in the admission.
         """
-        admission = Admission(caller, -(-num_bytes // BYTES_PER_TOKEN))
+        admission = Admission(caller, ceil(num_bytes / BYTES_PER_TOKEN))
         if not self._items:
             return admission
         if not self._away or self._may_ask():
@@ -187,14 +187,15 @@ class Rates:
             if not await self._charge(unit, admission, costs[unit]):
                 admission.refused = unit
                 break
-        budgets = [self._budget(unit, admission.caller) for unit in self._items]
-        admission.budgets = list(await asyncio.gather(*budgets))
+        admission.budgets = [await self._budget(unit, admission.caller) for unit in self._items]
 
     async def _charge(self, unit: Unit, admission: Admission, cost: int) -> bool:
         """One atomic addition decides, so gateways that share a storage never both take the last;
         what was too much is taken off again.
         """
         item, names = self._items[unit], (unit, admission.caller)
+        if cost > item.amount:
+            return False
         if await self._window.hit(item, *names, cost=cost):
             return True
         await self._window.hit(item, *names, cost=-cost)

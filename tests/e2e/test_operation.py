@@ -87,7 +87,7 @@ def test_the_smoke_script_takes_a_key(own: Service) -> None:
     script = Path(__file__).parents[1] / "smoke.sh"
     for key, word in ((KEY, "ok  "), ("sk-wrong", "FAIL")):
         env = {**os.environ, "API_KEY": key}
-        command = ["bash", script, own.url]
+        command = ["bash", str(script), own.url]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
         assert f"{word}  a completion\n" in done.stdout, done.stdout
         assert f"{word}  the model is listed\n" in done.stdout
