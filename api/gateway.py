@@ -157,8 +157,8 @@ class Gateway:
 
     def _count_retry(self, state: RetryCallState) -> None:
         error = reason(state)
-        generation: Generation = state.args[0]
-        if generation.has_begun:
+        asked = state.args[0]
+        if isinstance(asked, Generation) and asked.has_begun:
             self.metrics.resumes.inc()
         self.metrics.retries.labels(translate(error).code).inc()
         log.info("attempt %d of a request failed: %s", state.attempt_number, error)
