@@ -7,52 +7,47 @@ import logging
 import signal
 import socket
 import sys
+from ipaddress import ip_address
 
 import uvicorn
 from pydantic import ValidationError
 
+from api import logs
 from api.app import create_app
+from api.auth import BadKeyFile
 from api.config import Settings
-from api.gateway import Gateway
+from api.http_server import LAST_WORDS_S, BoundedHttp, Server
 from api.schemas.refusal import refusal
 
 log = logging.getLogger("api")
 
 
-# What uvicorn waits for answers that were ended after DRAIN_TIMEOUT to be sent.
-LAST_WORDS_S = 5
-
-
-class Server(uvicorn.Server):
-    """Tells the gateway that it is time, so that open answers end with an answer of their own."""
-
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, drain_timeout_s: int) -> None:
-        super().__init__(config)
-        self._gateway = gateway
-        self._drain_timeout_s = drain_timeout_s
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._gateway.drain(self._drain_timeout_s)
-        await super().shutdown(sockets)
-
-
 def main() -> None:
     settings = _settings()
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        app = create_app(settings)
+    except BadKeyFile as error:
+        sys.exit(str(error))
     listening = _listen(settings.host, settings.port)
-    _log_to_stderr(settings.log_level)
-    app = create_app(settings)
     config = uvicorn.Config(
         app,
         log_config=None,
-        access_log=settings.log_level == "debug",
+        access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=settings.drain_timeout + LAST_WORDS_S,
+        http=BoundedHttp,
+        ws="none",
+        forwarded_allow_ips=settings.forwarded_allow_ips,
+        timeout_graceful_shutdown=LAST_WORDS_S,  # the drain has been before
     )
     # uvicorn raises the signal again when it has shut down; then there is nothing left to do.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
     log.info("gateway on http://%s:%d, try /docs", _reachable(settings.host), settings.port)
     log.info("model servers: %s", ", ".join(settings.model_server_urls))
+    if is_open_to_all(settings):
+        address = f"{settings.host}:{settings.port}"
+        log.warning("whoever reaches %s may use it: set API_KEYS_FILE, or HOST=127.0.0.1", address)
     Server(config, app.state.gateway, settings.drain_timeout).run(sockets=[listening])
     log.info("gateway stopped")
 
@@ -80,12 +75,14 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    for chatty in ("httpx", "httpcore", "sse_starlette", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    if level == "info":
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+def is_open_to_all(settings: Settings) -> bool:
+    """Whether other machines can connect, and need no key."""
+    if settings.api_keys_file or settings.host == "localhost":
+        return False
+    try:
+        return not ip_address(settings.host).is_loopback
+    except ValueError:
+        return True
 
 
 def _reachable(host: str) -> str:

@@ -7,15 +7,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
+from api.auth import Keys
 from api.config import Settings
+from api.door import Door
 from api.errors import ClientGone, GatewayError, Problem, translate
 from api.gateway import Gateway
-from api.middleware import BodyLimit, RequestId
+from api.limits import Rates
+from api.logs import RequestLog
+from api.middleware import BODY_TIMEOUT_S, BodyLimit, RequestId
 from api.routes import generate, openai, ops
 from api.routes.respond import gateway_of
 from api.schemas.refusal import refusal
@@ -29,6 +35,11 @@ An answer that was drafted ahead has `metrics.speculative_decoding`; a stream ha
 chunk. Each choice of a stream has `token_ids` and `from_draft`: one entry for each token since its
 last chunk, and whether that token was accepted from a draft."""
 
+# For the Authorize button of /docs; it is the door that asks for the key.
+BEARER = Security(
+    HTTPBearer(auto_error=False, scheme_name="API key", description="An API key of this server.")
+)
+
 log = logging.getLogger(__name__)
 
 
@@ -40,17 +51,42 @@ def create_app(
 ) -> FastAPI:
     """`transport` takes the place of the network to the model servers, for tests."""
     gateway = Gateway(settings, transport=transport, ready_wait_s=ready_wait_s)
+    keys = Keys(settings.api_keys_file) if settings.api_keys_file else None
+    rates = Rates(
+        {"requests": settings.rate_limit_requests, "tokens": settings.rate_limit_tokens},
+        settings.rate_limit_storage,
+        on_unchecked=gateway.metrics.unchecked.inc,
+    )
     app = FastAPI(title="Medusa gateway", description=DESCRIPTION, lifespan=_lifespan)
+    app.state.rates = rates
     app.state.gateway = gateway
-    for router in (openai.router, generate.router, ops.router):
-        app.include_router(router)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, metrics=gateway.metrics)
-    app.add_middleware(RequestId)
+    for router in (openai.router, generate.router):
+        app.include_router(router, dependencies=[BEARER] if keys else [])
+    app.include_router(ops.router)
+    _add_middleware(app, settings, keys, rates)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_error)
     app.add_exception_handler(GatewayError, _on_error)
     app.add_exception_handler(Exception, _on_error)
     return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings, keys: Keys | None, rates: Rates) -> None:
+    """What is added last sees a request first."""
+    gateway: Gateway = app.state.gateway
+    timeout_s = min(BODY_TIMEOUT_S, settings.request_timeout)
+    app.add_middleware(BodyLimit, settings.max_body_bytes, timeout_s, metrics=gateway.metrics)
+    app.add_middleware(Door, gateway, keys, rates)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+    app.add_middleware(RequestLog)
+    app.add_middleware(RequestId)
 
 
 @asynccontextmanager
@@ -61,6 +97,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await gateway.aclose()
+        await app.state.rates.aclose()
 
 
 async def _on_error(request: Request, error: Exception) -> JSONResponse:

@@ -37,12 +37,15 @@ class Window:
     def first(self) -> Generation | None:
         return self._queue[0] if self._queue else None
 
-    def closes_at(self) -> float | None:
-        """When the next batch may leave: a time that has passed if it is full, None if empty."""
+    def closes_at(self, num_free_slots: int = 0) -> float | None:
+        """When the next batch may leave: a time that has passed if it is full, or if there is a
+        free slot for everybody in it; None if it is empty.
+        """
         if not self._queue:
             return None
-        arrived = self._queue[0].arrived
-        return arrived if len(self._queue) >= self._batch_size else arrived + self._max_wait_s
+        arrived, size = self._queue[0].arrived, len(self._queue)
+        waits = num_free_slots < size < self._batch_size
+        return arrived + self._max_wait_s if waits else arrived
 
     def pop(self) -> list[Generation]:
         """The next batch. Choices of one request stay together where they fit."""
@@ -63,8 +66,18 @@ class Batcher:
     """Sends the window's batches as they close, while a model server has a place for them."""
 
     def __init__(
-        self, window: Window, upstream: Upstream, metrics: Metrics, clock: Callable[[], float]
+        self,
+        window: Window,
+        upstream: Upstream,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        *,
+        adaptive: bool = False,
     ) -> None:
+        """`adaptive`: whoever could start now is not held back to be gathered; while all slots are
+        taken, who comes has to wait anyway, and batches fill.
+        """
+        self._adaptive = adaptive
         self._window = window
         self._upstream = upstream
         self._metrics = metrics
@@ -102,7 +115,7 @@ class Batcher:
 
     def _send_closed(self) -> float | None:
         """Send what has closed; seconds until there is more to do, None: when something changes."""
-        while (closes_at := self._window.closes_at()) is not None:
+        while (closes_at := self._window.closes_at(self._num_free_slots())) is not None:
             if closes_at > self._clock():
                 return closes_at - self._clock()
             server = self._upstream.pick()
@@ -110,6 +123,11 @@ class Batcher:
                 return self._give_up()
             self._send(server, self._window.pop())
         return None
+
+    def _num_free_slots(self) -> int:
+        """Of the server that gets the next batch; what it has of other gateways is not known."""
+        server = self._upstream.pick() if self._adaptive else None
+        return server.info.slots - server.num_outstanding if server and server.info else 0
 
     def _give_up(self) -> float | None:
         """Turn away who has waited too long for a server; seconds until the next one has."""

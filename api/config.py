@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -47,14 +48,38 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         4 * 1024 * 1024, ge=1_024, le=2**31, description="Largest request body, in bytes."
     )
+    adaptive_batching: bool = Field(
+        False, description="Gather only while the model server has no free slot."
+    )
+    api_keys_file: Path | Literal[""] = Field(
+        "", description="File of API keys, read again when it changes; empty: no key is needed."
+    )
+    rate_limit_requests: int = Field(
+        0, ge=0, le=10**9, description="Requests a minute for each key or address; 0: no limit."
+    )
+    rate_limit_tokens: int = Field(
+        0, ge=0, le=10**9, description="Prompt and answer tokens a minute, likewise; 0: no limit."
+    )
+    rate_limit_storage: str = Field(
+        "memory://", description="Where they are counted; redis://HOST:PORT to share them."
+    )
+    forwarded_allow_ips: str = Field(
+        "127.0.0.1", description="Proxies whose X-Forwarded-For is believed, with commas; *: all."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins whose pages may call this, separated by commas; *: all."
+    )
     drain_timeout: int = Field(
         30, ge=0, le=3_600, description="Seconds that open answers get to finish at shutdown."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="What is logged: debug, info, warning or error."
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="text, or json: an object a line."
+    )
 
-    @field_validator("model_server_urls", mode="before")
+    @field_validator("model_server_urls", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -70,7 +95,25 @@ class Settings(BaseSettings):
                 raise ValueError(f"{url!r} is no address like http://127.0.0.1:8001")
         return tuple(dict.fromkeys(urls))
 
-    @field_validator("log_level", mode="before")
+    @field_validator("rate_limit_storage")
+    @classmethod
+    def _storage(cls, url: str) -> str:
+        parts = urlsplit(url)  # raises by itself where the port is none
+        is_redis = parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
+        if url != "memory://" and not is_redis:
+            raise ValueError("should be memory://, or an address like redis://127.0.0.1:6379")
+        return url
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            parts = urlsplit(origin)
+            if origin != "*" and (not parts.hostname or parts.path or "://" not in origin):
+                raise ValueError(f"{origin!r} is no origin like https://example.org")
+        return origins
+
+    @field_validator("log_level", "log_format", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value

@@ -4,7 +4,10 @@ GatewayError
 ├── InvalidRequest       a field of the request is wrong
 ├── BodyTooLarge         more bytes than MAX_BODY_BYTES
 ├── UnknownModel         no model of this name is served
+├── InvalidKey           the API key is missing or unknown
 ├── TooManyInFlight      MAX_IN_FLIGHT answers are in the making
+├── RateLimited          a budget of the minute is used up
+├── SlowBody             the body did not arrive in time
 ├── NoModelServer        none became ready in time
 ├── DeadlineExceeded     REQUEST_TIMEOUT has passed
 ├── ShuttingDown         DRAIN_TIMEOUT has passed at shutdown
@@ -20,7 +23,8 @@ GatewayError
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from math import ceil
+from typing import Any, ClassVar
 
 
 class GatewayError(Exception):
@@ -46,6 +50,12 @@ class UnknownModel(GatewayError):
         self.model = model
 
 
+class InvalidKey(GatewayError):
+    """Its text never holds the key."""
+
+    headers: ClassVar = {"www-authenticate": "Bearer"}
+
+
 class TooManyInFlight(GatewayError):
     def __init__(self, limit: int, in_flight: int) -> None:
         super().__init__(
@@ -53,6 +63,17 @@ class TooManyInFlight(GatewayError):
             "try again in a moment."
         )
         self.retry_after_s = 1
+
+
+class RateLimited(GatewayError):
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class SlowBody(GatewayError):
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"The request body took longer than {timeout_s:g} s to arrive.")
 
 
 class NoModelServer(GatewayError):
@@ -147,7 +168,10 @@ STATUS: dict[type[GatewayError], tuple[int, str]] = {
     InvalidRequest: (400, "invalid_value"),
     BodyTooLarge: (413, "body_too_large"),
     UnknownModel: (404, "model_not_found"),
+    InvalidKey: (401, "invalid_api_key"),
     TooManyInFlight: (429, "too_many_in_flight"),
+    RateLimited: (429, "rate_limit_exceeded"),
+    SlowBody: (408, "slow_body"),
     NoModelServer: (503, "no_model_server"),
     DeadlineExceeded: (504, "deadline_exceeded"),
     ShuttingDown: (503, "shutting_down"),
@@ -166,11 +190,13 @@ def translate(error: Exception) -> Problem:
     if known is None:
         return Problem(500, "The gateway failed on this request. This is a bug.", "internal_error")
     status, code = known
-    retry_after_s = getattr(error, "retry_after_s", None)
+    headers = dict(getattr(error, "headers", {}))
+    if (retry_after_s := getattr(error, "retry_after_s", None)) is not None:
+        headers["retry-after"] = str(max(1, ceil(retry_after_s)))
     return Problem(
         status=getattr(error, "status", status),
         message=str(error),
         code=getattr(error, "code", code),
         param=getattr(error, "param", None),
-        headers={} if retry_after_s is None else {"retry-after": f"{max(1, retry_after_s):.0f}"},
+        headers=headers,
     )

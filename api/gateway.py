@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+import anyio
 import httpx
 from tenacity import RetryCallState
 
@@ -16,11 +17,11 @@ from api.batcher import Batcher, Window
 from api.config import Settings
 from api.errors import DeadlineExceeded, NoModelServer, ShuttingDown, translate
 from api.generation import Generation
-from api.limits import Permits
+from api.limits import Admission, Permits
 from api.metrics import Metrics, Stopwatch
 from api.retry import reason, retrying
 from api.upstream import READY_WAIT_S, Upstream
-from model_server.protocol import GenerateRequest, Info
+from model_server.protocol import Event, GenerateRequest, Info
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +44,18 @@ class Gateway:
             transport=transport,
             ready_wait_s=ready_wait_s,
         )
+        self.draining = False
+        self._drained = asyncio.Event()
         self._answers: set[Answer] = set()
         self._permits = Permits(settings.max_in_flight)
         window = Window(settings.batch_size, settings.max_wait_time)
-        self._batcher = Batcher(window, self.upstream, self.metrics, time.monotonic)
+        self._batcher = Batcher(
+            window,
+            self.upstream,
+            self.metrics,
+            time.monotonic,
+            adaptive=settings.adaptive_batching,
+        )
 
     @property
     def in_flight(self) -> int:
@@ -63,31 +72,58 @@ class Gateway:
         finally:
             self._permits.give_back(1)
 
-    def answer(self, request_id: str, requests: Sequence[GenerateRequest]) -> Answer:
+    def refuse_if_full(self) -> None:
+        """Raise what a request would be refused with whatever it asks: ShuttingDown, or
+        TooManyInFlight.
+        """
+        if self.draining:
+            raise ShuttingDown
+        self._permits.check()
+
+    def answer(
+        self, request_id: str, requests: Sequence[GenerateRequest], admission: Admission
+    ) -> Answer:
         """Have requests answered together, or refuse them at once with TooManyInFlight."""
+        if self._drained.is_set():
+            raise ShuttingDown
         self._permits.take(len(requests))
         timeout_s = self.settings.request_timeout
         stopwatch = Stopwatch(self.metrics, len(requests), time.monotonic)
+
+        def observe(index: int, event: Event) -> None:
+            stopwatch.observe(index, event)
+            admission.observe(requests[index], event)
+
         answer = Answer(
             request_id,
             requests,
             run=partial(self._run, time.monotonic() + timeout_s),
-            on_event=stopwatch.observe,
+            on_event=observe,
         )
         timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, answer)
         answer.on_close += [timer.cancel, partial(self._permits.give_back, len(requests))]
         answer.on_close += [lambda: stopwatch.stop(answer.outcome)]
-        answer.on_close += [partial(self._answers.discard, answer)]
+        answer.on_close += [self._check_drained, partial(self._answers.discard, answer)]
         self._answers.add(answer)
         return answer
 
-    def drain(self, timeout_s: float) -> None:
-        """Let open answers finish until then, and end those that have not."""
-        asyncio.get_running_loop().call_later(timeout_s, self._end_answers)
+    async def drain(self, timeout_s: float) -> None:
+        """Take nothing new; let open answers finish until then, and end those that have not."""
+        self.draining = True
+        self._check_drained()
+        with anyio.move_on_after(timeout_s):
+            await self._drained.wait()
+        self.end_answers()
 
-    def _end_answers(self) -> None:
+    def end_answers(self) -> None:
+        """End what is open with ShuttingDown, and no longer wait for it."""
+        self._drained.set()
         for answer in self._answers:
             answer.abandon(ShuttingDown())
+
+    def _check_drained(self) -> None:
+        if self.draining and not self._answers:
+            self._drained.set()
 
     def start(self) -> None:
         self._batcher.start()
@@ -121,5 +157,8 @@ class Gateway:
 
     def _count_retry(self, state: RetryCallState) -> None:
         error = reason(state)
+        asked = state.args[0]
+        if isinstance(asked, Generation) and asked.has_begun:
+            self.metrics.resumes.inc()
         self.metrics.retries.labels(translate(error).code).inc()
         log.info("attempt %d of a request failed: %s", state.attempt_number, error)

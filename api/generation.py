@@ -35,6 +35,11 @@ class Generation:
         self._tokens: list[int] = []
         self._num_chars = 0
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether tokens have been delivered, so that another attempt resumes."""
+        return bool(self._tokens)
+
     def begin(self, now: float) -> asyncio.Future[GatewayError | None]:
         """Open the next attempt. Its future holds the error that ended it, or None; cancelled:
         nobody waits for it any more.
@@ -66,6 +71,6 @@ class Generation:
         self._emit(event)
 
     def _resume(self) -> Resume | None:
-        if not self._tokens:
+        if not self.has_begun:
             return None
         return Resume(tokens=list(self._tokens), num_chars=self._num_chars)

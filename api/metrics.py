@@ -61,7 +61,14 @@ class Metrics:
         self.generation_tokens = self._counter("generation_tokens", "Tokens delivered.")
         self.requests = self._counter("requests", "Answers by how they ended.", "outcome")
         self.rejections = self._counter("rejections", "Requests refused, by reason.", "reason")
+        self.rate_limited = self._counter(
+            "rate_limited", "Requests beyond a budget, by key and limit.", "key", "limit"
+        )
+        self.unchecked = self._counter(
+            "rate_limit_unchecked", "Requests let in because RATE_LIMIT_STORAGE was away."
+        )
         self.retries = self._counter("retries", "Requests sent once more, by reason.", "reason")
+        self.resumes = self._counter("resumes", "Answers continued behind delivered tokens.")
         self.disconnects = self._counter("disconnects", "Clients that left before the end.")
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import uuid
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import BodyTooLarge, ClientGone, translate
+from api.errors import BodyTooLarge, ClientGone, SlowBody, translate
 from api.metrics import Metrics
+
+# A body is a few megabytes at most; who needs longer for it holds memory for nothing.
+BODY_TIMEOUT_S = 60.0
 
 
 class RequestId:
@@ -36,9 +40,10 @@ class RequestId:
 class BodyLimit:
     """Reads the body before the app does, so that 413 is sent however the size shows."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float, metrics: Metrics) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,8 +51,8 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         try:
-            body = await self._read(Headers(scope=scope), receive)
-        except BodyTooLarge as error:
+            body = await self._read_in_time(Headers(scope=scope), receive)
+        except (BodyTooLarge, SlowBody) as error:
             problem = translate(error)
             self._metrics.rejections.labels(problem.code).inc()
             await JSONResponse(problem.body, problem.status)(scope, receive, send)
@@ -55,6 +60,13 @@ class BodyLimit:
             self._metrics.disconnects.inc()
         else:
             await self._app(scope, _replay(body, receive), send)
+
+    async def _read_in_time(self, headers: Headers, receive: Receive) -> bytes:
+        try:
+            with anyio.fail_after(self._timeout_s):
+                return await self._read(headers, receive)
+        except TimeoutError:
+            raise SlowBody(self._timeout_s) from None
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         length = headers.get("content-length", "")

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping
 
 from sse_starlette import EventSourceResponse
-from sse_starlette.sse import AppStatus
+from sse_starlette.sse import AppStatus, SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
 from api.answer import Answer
 from api.errors import GatewayError, translate
 from api.formats.format import Format, Json
 
+# A client that takes nothing for this long has left, whatever its connection says.
+SEND_TIMEOUT_S = 60.0
+# While there is nothing to say: proxies end connections that are silent for a minute.
+PING_INTERVAL_S = 15.0
+
 DONE = b"data: [DONE]\n\n"
+
+log = logging.getLogger(__name__)
 
 # At shutdown open streams may finish: Gateway.drain bounds that, not sse-starlette.
 AppStatus.enable_automatic_graceful_drain = False
@@ -23,13 +31,21 @@ class AnswerStream(EventSourceResponse):
     """Watches for the client's leaving, and sends a comment while there is nothing to say."""
 
     def __init__(self, answer: Answer, form: Format, headers: Mapping[str, str]) -> None:
-        super().__init__(_events(answer, form), headers=headers, sep="\n")
+        super().__init__(
+            _events(answer, form),
+            headers=headers,
+            sep="\n",
+            ping=PING_INTERVAL_S,
+            send_timeout=SEND_TIMEOUT_S,
+        )
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Not in the generator: one that never began has no `finally`.
         try:
             await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            log.info("a client took nothing for %g s, so its stream was ended", SEND_TIMEOUT_S)
         finally:
             self._answer.close()
 

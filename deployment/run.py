@@ -181,7 +181,7 @@ def watch(processes: Processes, env: dict[str, str]) -> int:
     ready = False
     while (ended := processes.ended()) is None:
         if not ready and (ready := is_ready(env["PORT"])):
-            say_ready(env["PORT"])
+            say_ready(env["PORT"], with_key=bool(env.get("API_KEYS_FILE")))
         elif not ready and time.monotonic() - shown > PROGRESS_EVERY_S:
             shown = time.monotonic()
             print(f"Still loading ({shown - started:.0f} s).", flush=True)
@@ -191,14 +191,15 @@ def watch(processes: Processes, env: dict[str, str]) -> int:
     return code if code > 0 else 1
 
 
-def say_ready(port: str) -> None:
+def say_ready(port: str, *, with_key: bool) -> None:
+    key = "-H 'authorization: Bearer YOUR_KEY' " if with_key else ""
     body = '{"prompt": "def is_even(n):", "max_tokens": 48, "temperature": 0}'
     print(
         "\nReady.\n"
         f"  Documentation, with examples to try:  http://localhost:{port}/docs\n"
         "  Or paste this into another terminal:\n\n"
         f"  curl http://localhost:{port}/v1/completions "
-        f"-H 'content-type: application/json' -d '{body}'\n\n"
+        f"{key}-H 'content-type: application/json' -d '{body}'\n\n"
         "Ctrl-C stops both processes.\n",
         flush=True,
     )

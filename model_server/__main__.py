@@ -13,6 +13,7 @@ from types import FrameType
 
 import uvicorn
 
+from model_server import logs
 from model_server.app import Server, create_app
 from model_server.config import Settings, read_settings
 from model_server.engine.startup import load
@@ -41,12 +42,11 @@ def main() -> int:
     except StartError as error:
         print(f"model server: {error}", file=sys.stderr)
         return 1
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(settings.log_level, settings.log_format)
     server = Server()
     config = uvicorn.Config(
         create_app(server),
+        log_config=None,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=_DRAIN_S,
@@ -86,7 +86,7 @@ def listen(settings: Settings) -> socket.socket:
 def _load(settings: Settings, server: Server, web: _Uvicorn, failures: list[str]) -> None:
     def progress(fraction: float) -> None:
         if int(fraction * 10) > int(server.loaded * 10):
-            _say(f"loading {settings.model_path.name}: {fraction:.0%}")
+            logs.say.info("loading %s: %.0f%%", settings.model_path.name, 100 * fraction)
         server.loaded = fraction
 
     def crashed() -> None:
@@ -97,7 +97,7 @@ def _load(settings: Settings, server: Server, web: _Uvicorn, failures: list[str]
         server.served = load(settings, server.metrics, progress, crashed)
     except StartError as error:
         failures.append(str(error))
-        _say(str(error))
+        logs.say.error("%s", error)
         web.should_exit = True
         return
     except Exception:
@@ -108,14 +108,14 @@ def _load(settings: Settings, server: Server, web: _Uvicorn, failures: list[str]
     gc.collect()
     gc.freeze()
     info = server.served.info
-    _say(
-        f"ready: {info.model_name}, {info.slots} slots, context {info.context_size}, "
-        f"{info.kv_cache_tokens} KV cells, steps up to {info.max_step_ms:.0f} ms"
+    logs.say.info(
+        "ready: %s, %d slots, context %d, %d KV cells, steps up to %.0f ms",
+        info.model_name,
+        info.slots,
+        info.context_size,
+        info.kv_cache_tokens,
+        info.max_step_ms,
     )
-
-
-def _say(text: str) -> None:
-    print(f"model server: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
+from model_server import logs
 from model_server.engine.engine import failed
 from model_server.engine.startup import Served
 from model_server.errors import RequestError, Unavailable
 from model_server.metrics import Metrics
-from model_server.protocol import Batch, Event, Failed, GenerateRequest, Info
+from model_server.protocol import Batch, Done, Event, Failed, GenerateRequest, Info
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +81,9 @@ class EventStream(Response):
 
     def drop(self, request_id: str) -> None:
         """Stop serving one request: it was cancelled, or a later attempt took its id."""
-        self._open.discard(request_id)
+        self._close(request_id)
         self._served.engine.cancel(request_id)
+        logs.cancelled(request_id)
         self._queue.put_nowait([])
 
     def _register(self) -> None:
@@ -122,8 +124,9 @@ class EventStream(Response):
         for event in events:
             if event.id in self._open:
                 lines.append(event.model_dump_json(exclude_none=True).encode())
-                if event.event in ("done", "error"):
+                if isinstance(event, Done | Failed):
                     self._close(event.id)
+                    logs.ended(event)
         return b"".join(line + b"\n" for line in lines)
 
     def _close(self, request_id: str) -> None:
@@ -136,6 +139,7 @@ class EventStream(Response):
             if self._server.streams.get(request.id) is self:
                 self._close(request.id)
                 self._served.engine.cancel(request.id)
+                logs.cancelled(request.id)
 
 
 def create_app(server: Server) -> FastAPI:

@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug, info, warning or error."
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="text, or json: an object a line."
+    )
 
     @property
     def gateway_is_local(self) -> bool:

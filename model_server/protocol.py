@@ -32,7 +32,9 @@ Bias = Annotated[float, Field(ge=-1_000, le=1_000)]
 class Wire(BaseModel):
     """Strict and immutable: a field the other tier does not know is a bug, never a silent drop."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
 
 class Message(Wire):
@@ -216,7 +218,8 @@ class Failed(Wire):
 
 Event = Annotated[Accepted | Tokens | Done | Failed, Field(discriminator="event")]
 
-EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
+# Errors without their input: they are logged, and nobody's text belongs into a log.
+EVENTS: TypeAdapter[Event] = TypeAdapter(Event, config=ConfigDict(hide_input_in_errors=True))
 
 
 class Info(Wire):

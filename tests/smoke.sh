@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks a running service: tests/smoke.sh [URL]. One line a check; exit code 0 only if all hold.
+# Checks a running service: [API_KEY=KEY] tests/smoke.sh [URL]. One line a check; exit code 0 only if
+# all hold.
 # shellcheck disable=SC2317,SC2329  # the checks are called by name, through check
 set -u
 
@@ -22,11 +23,13 @@ check() {
 }
 
 get() {
-    curl --silent --show-error --max-time 30 "$url$1"
+    curl --silent --show-error --max-time 30 "$url$1" \
+        ${API_KEY:+--header "authorization: Bearer $API_KEY"}
 }
 
 post() {
     curl --silent --show-error --no-buffer --max-time 120 "$url$1" \
+        ${API_KEY:+--header "authorization: Bearer $API_KEY"} \
         --header 'content-type: application/json' --data "$2" "${@:3}"
 }
 

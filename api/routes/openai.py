@@ -53,7 +53,7 @@ async def chat_completions(
     return await respond(request, body, lambda heading, _, total: ChatFormat(heading, body, total))
 
 
-NOT_YET: dict[int | str, dict[str, Any]] = {status: REFUSALS[status] for status in (429, 503)}
+NOT_YET: dict[int | str, dict[str, Any]] = {status: REFUSALS[status] for status in (401, 429, 503)}
 
 
 @router.get("/models", summary="The model served", responses=NOT_YET)

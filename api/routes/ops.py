@@ -19,7 +19,7 @@ class Health(TypedDict):
 
 
 class Readiness(TypedDict):
-    status: Literal["ready", "waiting"]
+    status: Literal["ready", "waiting", "draining"]
     reason: str | None
 
 
@@ -35,11 +35,13 @@ async def health() -> Health:
     responses={503: {"model": Readiness, "description": "None is; the reason is given."}},
 )
 async def ready(request: Request) -> JSONResponse:
-    upstream = gateway_of(request).upstream
+    gateway = gateway_of(request)
     answer: Readiness = {"status": "ready", "reason": None}
-    if not upstream.ready:
-        answer = {"status": "waiting", "reason": upstream.reason}
-    return JSONResponse(answer, status_code=200 if upstream.ready else 503)
+    if gateway.draining:
+        answer = {"status": "draining", "reason": "the gateway is shutting down"}
+    elif not gateway.upstream.ready:
+        answer = {"status": "waiting", "reason": gateway.upstream.reason}
+    return JSONResponse(answer, status_code=200 if answer["status"] == "ready" else 503)
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)

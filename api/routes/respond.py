@@ -37,8 +37,10 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": text}
     for status, text in (
         (400, "A field is wrong; the message names it, the limit and the value."),
+        (401, "The API key is missing or unknown."),
+        (408, "The body took too long to arrive."),
         (413, "The body is larger than MAX_BODY_BYTES."),
-        (429, "MAX_IN_FLIGHT answers are in the making; see Retry-After."),
+        (429, "MAX_IN_FLIGHT or a rate limit is reached; see Retry-After."),
         ("4XX", "Refused by the model server, with the reason."),
         (500, "The model server failed on this request, or the gateway has a bug."),
         (502, "The model server was lost, and retrying did not help."),
@@ -68,7 +70,7 @@ async def respond(request: Request, body: GenerationBody, make_format: MakeForma
     info = await gateway.info()
     request_id: str = request.state.request_id
     requests = body.requests(request_id, info)
-    answer = gateway.answer(request_id, requests)
+    answer = gateway.answer(request_id, requests, request.state.admission)
     try:
         form = make_format(Heading(request_id, info.model_name), answer, len(requests))
         return await _respond(request, body.stream, answer, form)

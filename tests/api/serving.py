@@ -44,11 +44,11 @@ async def gateway(
 
 
 @asynccontextmanager
-async def listening(app: Any) -> AsyncIterator[str]:
+async def listening(app: Any, http: Any = "auto") -> AsyncIterator[str]:
     """The app on a free port, for streams and disconnects; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(app, http=http, log_config=None, timeout_graceful_shutdown=1)
         running = uvicorn.Server(config)
         serving = asyncio.create_task(running.serve([free]))
         await until(lambda: running.started)
@@ -59,10 +59,10 @@ async def listening(app: Any) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def gateway_over_sockets(
-    server: ScriptedServer, **settings: Any
+    server: ScriptedServer, http: Any = "auto", **settings: Any
 ) -> AsyncIterator[tuple[httpx.AsyncClient, FastAPI]]:
     """The same over real connections, with the gateway's app to look into."""
     async with listening(server.app) as url:
         app = create_app(Settings(**{**QUICK, "model_server_urls": url, **settings}))
-        async with listening(app) as address, httpx.AsyncClient(base_url=address) as client:
+        async with listening(app, http) as address, httpx.AsyncClient(base_url=address) as client:
             yield client, app

@@ -1,5 +1,6 @@
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -9,8 +10,8 @@ from api.batcher import Batcher, Window
 from api.generation import Generation
 from api.metrics import Metrics
 from api.upstream import Upstream
-from model_server.protocol import GenerateRequest
-from tests.api.scripted_server import ScriptedServer
+from model_server.protocol import Event, GenerateRequest
+from tests.api.scripted_server import INFO, ScriptedServer, accepted, done
 from tests.api.serving import gateway, until
 
 pytestmark = pytest.mark.anyio
@@ -71,6 +72,24 @@ def test_who_left_makes_room() -> None:
 
 
 @pytest.mark.parametrize(
+    ("groups", "num_free_slots", "closes_at"),
+    [
+        ("a", 0, 0.1),
+        ("a", 1, 0.0),
+        ("a", 8, 0.0),
+        ("abc", 2, 0.1),
+        ("abc", 3, 0.0),
+        ("abcd", 0, 0.0),
+        ("a", -3, 0.1),
+    ],
+)
+def test_who_could_start_now_is_not_held_back(
+    groups: str, num_free_slots: int, closes_at: float
+) -> None:
+    assert window(groups).closes_at(num_free_slots) == closes_at
+
+
+@pytest.mark.parametrize(
     ("groups", "expected"),
     [
         ("abcdef", ["abcd", "ef"]),
@@ -113,6 +132,52 @@ async def test_batch_size_one_sends_at_once(server: ScriptedServer) -> None:
     async with gateway(server, batch_size=1, max_wait_time=5) as client:
         headers = await asyncio.wait_for(post(client), 2)
     assert headers["x-batch-size"] == "1"
+
+
+async def test_adaptive_batches_form_while_all_slots_are_taken() -> None:
+    release = asyncio.Event()
+
+    async def held(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        yield accepted(request)
+        await release.wait()
+        yield done(request)
+
+    server = ScriptedServer(held, INFO.model_copy(update={"slots": 2}))
+    async with gateway(server, adaptive_batching=True, max_wait_time=0.3) as client:
+        await client.get("/v1/models")
+        first = [asyncio.create_task(post(client)) for _ in range(2)]
+        await until(lambda: len(server.requests) == 2)
+        later = [asyncio.create_task(post(client)) for _ in range(3)]
+        await until(lambda: len(server.requests) == 5)
+        release.set()
+        waits = [float((await task)["x-batch-wait-ms"]) for task in first]
+        sizes = {(await task)["x-batch-size"] for task in later}
+        last = await post(client)
+    assert max(waits) < 100
+    assert sizes == {"3"}
+    assert float(last["x-batch-wait-ms"]) < 100
+
+
+async def test_adaptive_batches_leave_when_slots_become_free() -> None:
+    release = asyncio.Event()
+
+    async def held(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        yield accepted(request)
+        if request.prompt == "long":
+            await release.wait()
+        yield done(request)
+
+    server = ScriptedServer(held, INFO.model_copy(update={"slots": 1}))
+    async with gateway(server, adaptive_batching=True, max_wait_time=5) as client:
+        await client.get("/v1/models")
+        long = asyncio.create_task(post(client, prompt="long"))
+        await until(lambda: server.requests)
+        short = asyncio.create_task(post(client))
+        await asyncio.sleep(0.1)
+        assert len(server.requests) == 1
+        release.set()
+        assert 50 < float((await short)["x-batch-wait-ms"]) < 2_000
+        await long
 
 
 async def test_choices_share_a_batch_and_spread_over_batches(server: ScriptedServer) -> None:

@@ -37,6 +37,15 @@ def test_names_are_plain_environment_variables(monkeypatch: pytest.MonkeyPatch) 
         ("MODEL_SERVER_URLS", "localhost:8001"),
         ("MODEL_SERVER_URLS", ","),
         ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
+        ("RATE_LIMIT_REQUESTS", "-1"),
+        ("RATE_LIMIT_TOKENS", "many"),
+        ("RATE_LIMIT_STORAGE", "memcached://127.0.0.1"),
+        ("RATE_LIMIT_STORAGE", "redis://"),
+        ("RATE_LIMIT_STORAGE", "redis://127.0.0.1:port"),
+        ("RATE_LIMIT_STORAGE", "127.0.0.1:6379"),
+        ("CORS_ORIGINS", "example.org"),
+        ("CORS_ORIGINS", "https://example.org/path"),
     ],
 )
 def test_settings_out_of_bounds_are_refused(
@@ -45,6 +54,24 @@ def test_settings_out_of_bounds_are_refused(
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError, match=name.lower()):
         Settings()
+
+
+@pytest.mark.parametrize(
+    "url", ["memory://", "redis://a", "redis://:pass@a:6379/0", "rediss://u:p@[::1]:6379"]
+)
+def test_storages(url: str) -> None:
+    assert Settings(rate_limit_storage=url).rate_limit_storage == url
+
+
+def test_a_wrong_storage_does_not_show_its_password() -> None:
+    with pytest.raises(ValidationError) as refused:
+        Settings(rate_limit_storage="http://user:secret@a")
+    assert "secret" not in refused.value.errors()[0]["msg"]
+
+
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORS_ORIGINS", "https://a.org, http://localhost:3000")
+    assert Settings().cors_origins == ("https://a.org", "http://localhost:3000")
 
 
 def test_every_setting_is_described() -> None:

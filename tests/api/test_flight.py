@@ -167,6 +167,19 @@ async def test_the_deadline_ends_a_request_and_cancels_it() -> None:
         await until(lambda: server.left)
 
 
+async def test_the_deadline_ends_a_stream_that_began_with_an_error_event() -> None:
+    server = ScriptedServer(endless)
+    async with gateway_over_sockets(server, request_timeout=0.3) as (client, app):
+        answer = await ask(client, "long", stream=True)
+        await until(lambda: server.left)
+        assert app.state.gateway.in_flight == 0
+    assert answer.status_code == 200
+    first, error, last = answer.text.removesuffix("\n\n").split("\n\n")
+    assert '" 0"' in first
+    assert '"code":"deadline_exceeded"' in error
+    assert last == "data: [DONE]"
+
+
 async def test_too_many_are_refused_at_once() -> None:
     server = ScriptedServer(endless)
     async with gateway_over_sockets(server, max_in_flight=2) as (client, _):

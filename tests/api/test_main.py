@@ -6,19 +6,24 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from api.__main__ import is_open_to_all
+from api.config import Settings
 from model_server.protocol import Event, GenerateRequest
 from tests.api.scripted_server import ScriptedServer, accepted, done, token
-from tests.api.serving import listening
+from tests.api.serving import listening, until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
+BODY = {"prompt": "a", "max_tokens": 2}
 
 
 async def start(**environment: object) -> asyncio.subprocess.Process:
@@ -55,18 +60,101 @@ async def test_a_port_in_use_is_one_sentence() -> None:
     assert sentence.startswith(f"127.0.0.1:{port} is in use")
 
 
+async def test_a_key_file_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "keys.txt"
+    for text, words in ((None, "cannot be read"), ("", "holds no key"), ("ann:1\n", "line 1")):
+        if text is not None:
+            path.write_text(text)
+        process = await start(PORT=free_port(), API_KEYS_FILE=path)
+        sentence = await said(process)
+        assert process.returncode == 1
+        assert sentence.startswith(f"API_KEYS_FILE {path}"), sentence
+        assert words in sentence
+        assert sentence.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_open"),
+    [
+        ({}, True),
+        ({"host": "::"}, True),
+        ({"host": "192.0.2.1"}, True),
+        ({"host": "gateway.internal"}, True),
+        ({"api_keys_file": "keys.txt"}, False),
+        ({"host": "127.0.0.1"}, False),
+        ({"host": "::1"}, False),
+        ({"host": "localhost"}, False),
+    ],
+)
+def test_who_listens_to_everybody_without_keys(settings: dict[str, Any], is_open: bool) -> None:
+    assert is_open_to_all(Settings(**settings)) == is_open
+
+
+@pytest.mark.parametrize(("trusted", "last"), [("127.0.0.1", 400), ("10.0.0.1", 429)])
+async def test_an_address_behind_a_proxy_counts_if_the_proxy_is_trusted(
+    trusted: str, last: int
+) -> None:
+    port = free_port()
+    process = await start(PORT=port, RATE_LIMIT_REQUESTS=1, FORWARDED_ALLOW_IPS=trusted)
+    statuses = []
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        await until_it_listens(client)
+        for address in ("192.0.2.1", "192.0.2.2"):
+            headers = {"x-forwarded-for": address}
+            statuses.append((await client.post("/generate", headers=headers)).status_code)
+    process.send_signal(signal.SIGTERM)
+    await said(process)
+    assert statuses == [400, last]
+
+
+async def test_while_it_drains_probes_are_answered_and_requests_refused() -> None:
+    release = asyncio.Event()
+    server = ScriptedServer(partial(until_released, release))
+    async with listening(server.app) as url:
+        port = free_port()
+        process = await start(PORT=port, MODEL_SERVER_URLS=url, MAX_WAIT_TIME=0)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            await until_it_listens(client)
+            open_answer = asyncio.create_task(client.post("/generate", json=BODY))
+            await until(lambda: server.requests)
+            process.send_signal(signal.SIGTERM)
+            await until_it_drains(client)
+            refused = await client.post("/generate", json=BODY)
+            assert (await client.get("/health")).status_code == 200
+            release.set()
+            answer = await open_answer
+        stderr = await said(process)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json()["error"]["code"] == "shutting_down"
+    assert answer.json()["text"] == " 0 1"
+    assert process.returncode == 0, stderr
+    assert "Traceback" not in stderr
+
+
+async def test_a_second_ctrl_c_ends_what_is_open() -> None:
+    server = ScriptedServer(partial(until_released, asyncio.Event()))
+    async with listening(server.app) as url:
+        port = free_port()
+        process = await start(PORT=port, MODEL_SERVER_URLS=url, MAX_WAIT_TIME=0)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            await until_it_listens(client)
+            open_answer = asyncio.create_task(client.post("/generate", json=BODY))
+            await until(lambda: server.requests)
+            process.send_signal(signal.SIGINT)
+            await until_it_drains(client)
+            process.send_signal(signal.SIGINT)
+            await asyncio.wait([open_answer], timeout=10)
+        await said(process)
+    assert open_answer.done()
+    open_answer.exception()
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_lets_open_streams_finish_and_exits_0(number: signal.Signals) -> None:
     release = asyncio.Event()
-
-    async def held(request: GenerateRequest) -> AsyncIterator[Event | None]:
-        yield accepted(request)
-        yield token(request, 0)
-        await release.wait()
-        yield token(request, 1)
-        yield done(request)
-
-    async with listening(ScriptedServer(held).app) as url:
+    server = ScriptedServer(partial(until_released, release))
+    async with listening(server.app) as url:
         port = free_port()
         process = await start(PORT=port, MODEL_SERVER_URLS=url, MAX_WAIT_TIME=0)
         text = await stream(f"http://127.0.0.1:{port}", process, number, release)
@@ -108,6 +196,26 @@ async def stream(
             await asyncio.sleep(0.3)
             release.set()
             return text + "".join([piece async for piece in pieces])
+
+
+async def until_released(
+    release: asyncio.Event, request: GenerateRequest
+) -> AsyncIterator[Event | None]:
+    yield accepted(request)
+    yield token(request, 0)
+    await release.wait()
+    yield token(request, 1)
+    yield done(request)
+
+
+async def until_it_drains(client: httpx.AsyncClient) -> None:
+    for _ in range(400):
+        ready = await client.get("/ready")
+        if ready.json()["status"] == "draining":
+            assert ready.status_code == 503
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("the gateway did not drain")
 
 
 async def until_it_listens(client: httpx.AsyncClient) -> None:

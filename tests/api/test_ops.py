@@ -1,3 +1,5 @@
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -8,8 +10,9 @@ from api.config import Settings
 from api.schemas.chat import ChatBody
 from api.schemas.completion import CompletionBody
 from api.schemas.generate import GenerateBody
-from tests.api.scripted_server import ScriptedServer
-from tests.api.serving import gateway
+from model_server.protocol import Event, GenerateRequest
+from tests.api.scripted_server import DROP, ScriptedServer, accepted, count, token
+from tests.api.serving import gateway, gateway_over_sockets, until
 
 pytestmark = pytest.mark.anyio
 
@@ -51,6 +54,36 @@ async def test_metrics_count_what_happened(server: ScriptedServer) -> None:
         "medusa_gateway_num_requests_running 0.0",
     ):
         assert line in text.splitlines()
+
+
+async def test_metrics_count_retries_resumes_and_who_left() -> None:
+    async def lost_once(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        if request.prompt == "long":
+            yield accepted(request)
+            await asyncio.sleep(60)
+        if request.attempt == 1:
+            yield accepted(request)
+            yield token(request, 0)
+            yield DROP
+        async for event in count(request):
+            yield event
+
+    server = ScriptedServer(lost_once)
+    async with gateway_over_sockets(server) as (client, app):
+        answer = await client.post("/generate", json={"prompt": "a", "max_tokens": 3})
+        assert answer.json()["text"] == " 0 1 2"
+        leaving = asyncio.create_task(client.post("/generate", json={"prompt": "long"}))
+        await until(lambda: server.requests[-1].prompt == "long")
+        leaving.cancel()
+        await until(lambda: app.state.gateway.in_flight == 0)
+        lines = (await client.get("/metrics")).text.splitlines()
+    for line in (
+        'medusa_gateway_retries_total{reason="model_server_lost"} 1.0',
+        "medusa_gateway_resumes_total 1.0",
+        "medusa_gateway_disconnects_total 1.0",
+        'medusa_gateway_requests_total{outcome="disconnected"} 1.0',
+    ):
+        assert line in lines
 
 
 async def test_unknown_paths_and_methods_have_openais_shape(server: ScriptedServer) -> None:

@@ -120,3 +120,11 @@ def test_events_are_told_apart_by_their_name(event: dict[str, Any]) -> None:
 def test_an_unknown_event_is_refused() -> None:
     with pytest.raises(ValidationError):
         EVENTS.validate_python({"event": "pause", "id": "a"})
+
+
+def test_errors_do_not_hold_what_was_sent() -> None:
+    with pytest.raises(ValidationError) as event:
+        EVENTS.validate_json('{"event": "token", "id": "a", "ids": "secret", "text": 5}')
+    with pytest.raises(ValidationError) as batch:
+        Batch.model_validate({"id": "a", "requests": [request(max_tokens="secret")]})
+    assert "secret" not in str(event.value) + str(batch.value)

@@ -1,0 +1,118 @@
+"""uvicorn with what it leaves out: a drain during which it still answers, and bounded headers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from types import FrameType
+
+import httptools
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from api.errors import Problem
+from api.gateway import Gateway
+
+MAX_HEADER_BYTES = 65_536
+HEADER_TIMEOUT_S = 30.0
+LINGER_S = 1.0
+TOO_LARGE = Problem(
+    431, f"The request's headers are larger than {MAX_HEADER_BYTES} bytes.", "headers_too_large"
+)
+# What uvicorn waits for answers that were ended after DRAIN_TIMEOUT to be sent.
+LAST_WORDS_S = 5
+
+
+class Server(uvicorn.Server):
+    """A first signal drains: probes are answered, streams finish. A second Ctrl-C ends them."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, drain_timeout_s: int) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._drain_timeout_s = drain_timeout_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        if not self.force_exit:
+            await self._gateway.drain(self._drain_timeout_s)
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if self.force_exit and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._gateway.end_answers)
+
+
+class HeadersTooLarge(httptools.HttpParserError):
+    """More than MAX_HEADER_BYTES."""
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """httptools alone takes headers of any size, for as long as they take; here both end."""
+
+    _num_bytes = 0  # received since something was last understood: headers, body or end
+    _refused = False
+    _alarm: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._set_alarm(HEADER_TIMEOUT_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._clear_alarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._num_bytes += len(data)
+        super().data_received(data)
+        if self._num_bytes > MAX_HEADER_BYTES and not self._refused:
+            self._refuse(TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._set_alarm(HEADER_TIMEOUT_S)
+
+    def on_headers_complete(self) -> None:
+        self._clear_alarm()
+        self._num_bytes = 0
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > MAX_HEADER_BYTES:
+            self._refuse(TOO_LARGE)
+            raise HeadersTooLarge
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._num_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._num_bytes = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if not self._refused:
+            self._refuse(Problem(400, msg, "invalid_http"))
+
+    def _refuse(self, problem: Problem) -> None:
+        """The connection's last word. It stays open for a moment, since closing it on what the
+        client still sends would take the word back.
+        """
+        self._refused = True
+        body = json.dumps(problem.body).encode()
+        head = f"HTTP/1.1 {problem.status} \r\ncontent-type: application/json\r\n"
+        head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode() + body)
+        self._set_alarm(LINGER_S)
+
+    def _set_alarm(self, timeout_s: float) -> None:
+        self._clear_alarm()
+        self._alarm = self.loop.call_later(timeout_s, self.transport.close)
+
+    def _clear_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None

@@ -1,0 +1,87 @@
+"""What the gateway logs: a line for each request, its id on every line, never a prompt's text."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextvars import ContextVar
+
+from pythonjsonlogger.json import JsonFormatter
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+TEXT = "%(asctime)s %(levelname)s %(message)s"
+FIELDS = ("asctime", "levelname", "name", "request_id", "message")
+NAMES = {"asctime": "time", "levelname": "level", "name": "logger"}
+# Asked for every few seconds by machines.
+PROBES = ("/health", "/ready", "/metrics")
+
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+log = logging.getLogger("api.request")
+
+
+def configure(level: str, form: str) -> None:
+    """Log to stderr as text or JSON, with the request id that is current where it is logged."""
+    handler = logging.StreamHandler()
+    handler.addFilter(_with_request_id)
+    json = JsonFormatter(FIELDS, rename_fields=NAMES)
+    handler.setFormatter(json if form == "json" else _Text(TEXT))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    # At debug these show bodies.
+    for chatty in ("httpx", "httpcore", "sse_starlette", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    if level == "info":
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+class _Text(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, logging's own name
+        request_id = getattr(record, "request_id", None)
+        return super().formatMessage(record) + (f" request={request_id}" if request_id else "")
+
+
+def _with_request_id(record: logging.LogRecord) -> bool:
+    record.request_id = _request_id.get()
+    return True
+
+
+class RequestLog:
+    """Logs each request at its end, and keeps its id for what is logged on the way."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        _request_id.set(scope["state"]["request_id"])
+        started, status = time.monotonic(), 0
+
+        async def send_noticed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noticed)
+        finally:
+            _log(scope, status, 1_000 * (time.monotonic() - started))
+
+
+def _log(scope: Scope, status: int, duration_ms: float) -> None:
+    # The raw path: what is escaped in it stays escaped, so that it is one line.
+    path = scope["raw_path"].decode("ascii", "backslashreplace")[:200]
+    fields = {
+        "method": scope["method"],
+        "path": path,
+        "status": status,
+        "duration_ms": round(duration_ms, 1),
+        "key": scope["state"].get("key"),
+    }
+    level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
+    key = f" key={fields['key']}" if fields["key"] else ""
+    ended = str(status) if status else "left"
+    text = f"{scope['method']} {path} {ended} {duration_ms:.0f} ms{key}"
+    log.log(level, text, extra=fields)

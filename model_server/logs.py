@@ -1,0 +1,59 @@
+"""What the model server logs: text or JSON on stderr, by request id, never a prompt's text."""
+
+from __future__ import annotations
+
+import logging
+
+from pythonjsonlogger.json import JsonFormatter
+
+from model_server.protocol import Done, Failed
+
+TEXT = "%(levelname)s %(name)s: %(message)s"
+FIELDS = ("asctime", "levelname", "name", "message")
+NAMES = {"asctime": "time", "levelname": "level", "name": "logger"}
+
+# What a person who starts it wants to see, whatever LOG_LEVEL is.
+say = logging.getLogger("model server")
+log = logging.getLogger("model_server.requests")
+
+
+def configure(level: str, form: str) -> None:
+    """Log to stderr, as text or as one JSON object a line."""
+    json = JsonFormatter(FIELDS, rename_fields=NAMES) if form == "json" else None
+    logging.basicConfig(level=level.upper(), handlers=[_handler(json or logging.Formatter(TEXT))])
+    say.addHandler(_handler(json or logging.Formatter("%(name)s: %(message)s")))
+    say.setLevel(logging.INFO)
+    say.propagate = False
+
+
+def ended(event: Done | Failed) -> None:
+    """A request's last event, in numbers."""
+    if isinstance(event, Failed):
+        text = "request %s failed: %d %s"
+        extra = {"request_id": event.id, "status": event.status, "code": event.code}
+        log.info(text, event.id, event.status, event.code, extra=extra)
+        return
+    timings = {
+        name.replace("_s", "_ms"): round(1_000 * seconds, 1)
+        for name, seconds in event.timings.model_dump().items()
+    }
+    fields = {
+        "finish_reason": event.finish_reason,
+        "prompt_tokens": event.prompt_tokens,
+        "cached_tokens": event.cached_tokens,
+        "completion_tokens": event.completion_tokens,
+        **timings,
+    }
+    words = " ".join(f"{name}={value}" for name, value in fields.items())
+    log.info("request %s done: %s", event.id, words, extra={"request_id": event.id, **fields})
+
+
+def cancelled(request_id: str) -> None:
+    """A request that nobody waits for any more."""
+    log.info("request %s was cancelled", request_id, extra={"request_id": request_id})
+
+
+def _handler(formatter: logging.Formatter) -> logging.Handler:
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    return handler

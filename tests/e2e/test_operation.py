@@ -1,0 +1,130 @@
+"""What an operator sets: adaptive batches, keys, JSON logs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api.auth import new_key
+from tests import twin
+from tests.e2e.service import Service, serve, wait_until
+
+pytestmark = pytest.mark.anyio
+
+SECRET = twin.prompt_text(twin.prompt(40)[1:])
+KEY, LINE = new_key("ann")
+SLOTS = 2
+
+
+@pytest.fixture(scope="module")
+def own(twin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Two slots, adaptive, with a key, logging all there is as JSON."""
+    logs = tmp_path_factory.mktemp("logs")
+    (logs / "keys.txt").write_text(LINE)
+    settings = {
+        "n_parallel": SLOTS,
+        "adaptive_batching": "true",
+        "api_keys_file": logs / "keys.txt",
+        "log_format": "json",
+        "log_level": "debug",
+        "max_wait_time": 0.3,
+    }
+    with serve(twin_path, logs, **settings) as made:
+        yield made
+
+
+def body(num_tokens: int, **fields: Any) -> dict[str, Any]:
+    return {"prompt": SECRET, "max_tokens": num_tokens, "temperature": 0, **fields}
+
+
+def client(service: Service) -> httpx.AsyncClient:
+    made = service.async_client()
+    made.headers["authorization"] = f"Bearer {KEY}"
+    return made
+
+
+async def test_a_lone_request_on_an_idle_server_leaves_at_once(own: Service) -> None:
+    waits = []
+    async with client(own) as asking:
+        for _ in range(10):
+            answer = await asking.post("/v1/completions", json=body(1))
+            assert answer.headers["x-batch-size"] == "1"
+            waits.append(float(answer.headers["x-batch-wait-ms"]))
+    assert sorted(waits)[8] < 10
+
+
+async def test_batches_still_form_while_all_slots_are_taken(own: Service) -> None:
+    async with client(own) as asking:
+        long = [
+            asyncio.create_task(asking.post("/v1/completions", json=body(1_500)))
+            for _ in range(SLOTS)
+        ]
+        await asyncio.to_thread(
+            wait_until, lambda: own.counter("num_requests_running") == SLOTS, "both slots taken"
+        )
+        asks = [asking.post("/v1/completions", json=body(4)) for _ in range(4)]
+        answers = await asyncio.gather(*asks)
+        await asyncio.gather(*long)
+    assert {answer.headers["x-batch-size"] for answer in answers} == {"4"}
+
+
+async def test_the_key_is_asked_for(own: Service) -> None:
+    async with own.async_client() as asking:
+        assert (await asking.post("/v1/completions", json=body(1))).status_code == 401
+        assert (await asking.get("/ready")).status_code == 200
+
+
+def test_the_smoke_script_takes_a_key(own: Service) -> None:
+    script = Path(__file__).parents[1] / "smoke.sh"
+    for key, word in ((KEY, "ok  "), ("sk-wrong", "FAIL")):
+        env = {**os.environ, "API_KEY": key}
+        command = ["bash", str(script), own.url]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        assert f"{word}  a completion\n" in done.stdout, done.stdout
+        assert f"{word}  the model is listed\n" in done.stdout
+
+
+async def test_both_tiers_log_the_request_and_neither_its_text(own: Service) -> None:
+    async with client(own) as asking:
+        good = await asking.post("/v1/completions", json=body(4))
+        await asking.post("/v1/completions", json=body(4, top_p=9))
+        await asking.post("/v1/completions", json=body(4_096))
+        leaving = asyncio.create_task(asking.post("/v1/completions", json=body(1_500)))
+        await asyncio.sleep(0.1)
+        leaving.cancel()
+    request_id = good.headers["x-request-id"]
+    answer = good.json()["choices"][0]["text"]
+    for process, named in ((own.gateway, request_id), (own.model_server, f"{request_id}-0")):
+        wait_until(lambda: named in process.log, f"{named} in the log", 5)  # noqa: B023
+        lines = [json.loads(line) for line in process.log.splitlines()]
+        assert any(each.get("request_id") == named for each in lines)
+        assert not any(text in process.log for text in (SECRET, SECRET[:20], answer, KEY))
+    done = [each for each in lines if each.get("request_id") == f"{request_id}-0"]
+    assert done[-1]["completion_tokens"] == 4
+    assert done[-1]["decode_ms"] > 0
+
+
+async def test_a_draining_gateway_finishes_its_streams(twin_path: Path, tmp_path: Path) -> None:
+    with serve(twin_path, tmp_path) as service:
+        async with service.async_client() as asking:
+            fields = body(600, stream=True)
+            async with asking.stream("POST", "/v1/completions", json=fields) as stream:
+                lines = stream.aiter_lines()
+                await anext(lines)
+                service.gateway.popen.send_signal(signal.SIGTERM)
+                await asyncio.sleep(0.05)
+                ready = await asking.get("/ready")
+                refused = await asking.post("/v1/completions", json=body(1))
+                last = [line async for line in lines if line][-1]
+    assert (ready.status_code, ready.json()["status"]) == (503, "draining")
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert last == "data: [DONE]"
