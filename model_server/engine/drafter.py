@@ -70,7 +70,7 @@ class Drafter:
             for sequence, depth in zip(sequences, depths, strict=True)
         ]
         for choice in self.policy.choose(candidates, load, heads.num_heads):
-            trees[choice.request].add(choice.token, choice.parent)
+            trees[choice.request].add(choice.token, choice.parent, choice.probability)
         return trees, heads
 
     def update(self, results: Iterable[Accepted]) -> None:
