@@ -16,7 +16,7 @@ from api.config import Settings
 from api.errors import ClientGone, GatewayError, Problem, translate
 from api.gateway import Gateway
 from api.middleware import BodyLimit, RequestId
-from api.routes import generate, openai, ops
+from api.routes import generate, openai, ops, ui
 from api.routes.respond import gateway_of
 from api.schemas.refusal import refusal
 from api.upstream import READY_WAIT_S
@@ -42,8 +42,9 @@ def create_app(
     gateway = Gateway(settings, transport=transport, ready_wait_s=ready_wait_s)
     app = FastAPI(title="Medusa gateway", description=DESCRIPTION, lifespan=_lifespan)
     app.state.gateway = gateway
-    for router in (openai.router, generate.router, ops.router):
+    for router in (openai.router, generate.router, ops.router, ui.router):
         app.include_router(router)
+    app.mount("/static", ui.files)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, metrics=gateway.metrics)
     app.add_middleware(RequestId)
     app.add_exception_handler(HTTPException, _on_http_error)
