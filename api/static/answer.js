@@ -34,6 +34,7 @@ export class Answer {
   }
 
   get summary() {
+    if (!this.tokens) return "";
     const speed = this.rate ? `, ${shortly(this.rate)} tokens/s` : "";
     const steps = `${this.tokens} tokens in ${this.steps.length} steps, ${this.perStep.toFixed(2)} a step`;
     return `${steps}${speed}; ${this.drafted} were guessed ahead.`;

@@ -11,9 +11,8 @@ const find = (id) => document.getElementById(id);
 const put = (id, text) => (find(id).textContent = text);
 const tasks = document.querySelectorAll("input[name=task]");
 const player = new Player();
-let service = null;
+let service = null, turns = []; // of the chat
 let running = null; // AbortController of what runs
-let turns = []; // of the chat
 
 // A request for the prompt as the controls have it.
 function request(mode, seed) {
@@ -170,7 +169,7 @@ find("clear").addEventListener("click", () => {
   chooseTask();
   find("prompt").focus();
 });
-for (const task of tasks) task.addEventListener("change", chooseTask);
+find("form").addEventListener("change", chooseTask);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") running?.abort();
   const runs = event.key === "Enter" && (event.ctrlKey || event.metaKey);

@@ -15,9 +15,9 @@ const [canvas, title, slider, label, button] = ["canvas", "tree-title", "step", 
 );
 
 export class Player {
-  #answer = null;
-  #view = null;
-  #drawn = 0;
+  #answer;
+  #view;
+  #drawn;
   #timer = null;
 
   constructor() {

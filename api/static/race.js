@@ -18,11 +18,10 @@ export class Lane {
 
   // `most`: tokens/s at the full length of the bar.
   show(most) {
-    const { rate, tokens, summary } = this.answer;
-    const [speed, bar, note] = this.parts;
+    const [speed, bar, note] = this.parts, { rate, summary } = this.answer;
     speed.textContent = rate ? shortly(rate) : "–";
     bar.value = rate / Math.max(most, 1);
-    note.textContent = tokens ? summary : "";
+    note.textContent = summary;
   }
 }
 

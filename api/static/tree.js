@@ -29,10 +29,10 @@ function readable(tree, own) {
     else parent?.children.unshift(node);
   };
   add(tree.texts[0], null, "root");
-  for (let i = 1; i < tree.texts.length; i += 1) {
-    const kind = tree.accepted.includes(i) ? "came" : "lost";
-    add(tree.texts[i], nodes[tree.parents[i]], kind, percent(tree.probabilities[i]));
-  }
+  tree.texts.slice(1).forEach((text, before) => {
+    const i = before + 1, kind = tree.accepted.includes(i) ? "came" : "lost";
+    add(text, nodes[tree.parents[i]], kind, percent(tree.probabilities[i]));
+  });
   if (own) add(own, nodes[tree.accepted.at(-1) ?? 0], "own");
   return nodes;
 }
@@ -80,7 +80,7 @@ function described({ texts, accepted }, name) {
 // Spaces and line ends as signs, so that every token can be seen.
 function visible(text) {
   const signs = { " ": "·", "\n": "⏎", "\t": "⇥" };
-  const shown = text.replace(/ {3,}/g, (run) => `·${run.length}·`).replace(/[ \n\t]/g, (c) => signs[c]);
+  const shown = text.replace(/ {3,}/g, (run) => `·${run.length}·`).replace(/\s/g, (c) => signs[c] ?? c);
   return shown.length > MAX_CHARS ? `${shown.slice(0, MAX_CHARS - 1)}…` : shown;
 }
 

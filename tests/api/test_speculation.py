@@ -1,26 +1,17 @@
 """Speculation as clients see it: asked for by request, reported by answer and by token."""
 
-import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
 
 from api.app import create_app
 from api.config import Settings
 from api.formats.speculation import Drafting
-from model_server.protocol import (
-    Done,
-    Event,
-    GenerateRequest,
-    ShownTree,
-    Speculation,
-    SpeculationStats,
-)
+from model_server.protocol import Done, Event, GenerateRequest, Speculation, SpeculationStats
 from tests.api.scripted_server import DROP, INFO, ScriptedServer, accepted, count, done, token
-from tests.api.serving import gateway
+from tests.api.serving import gateway, stream_of
 
 pytestmark = pytest.mark.anyio
 
@@ -87,12 +78,6 @@ CHUNKS = [
 ]
 
 
-def stream_of(answer: httpx.Response) -> list[dict[str, Any]]:
-    lines = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
-    assert lines.pop() == "[DONE]"
-    return [json.loads(line) for line in lines]
-
-
 def tokens_of(chunks: list[dict[str, Any]], index: int = 0) -> list[dict[str, Any]]:
     """`token_ids` and `from_draft` of a choice's chunks, where they have them."""
     found = [each for chunk in chunks for each in chunk.get("choices", [{**chunk, "index": 0}])]
@@ -141,12 +126,6 @@ async def test_what_is_asked_for_arrives(
         ({"max_tokens_per_step": "4"}, "speculation.max_tokens_per_step", "integer, got '4'"),
         ({"max_tokens_per_step": True}, "speculation.max_tokens_per_step", "got True"),
         ({"rows": 8}, "speculation.rows", r"^Unknown field speculation\.rows\.$"),
-        (
-            {"show_tree": True},
-            "speculation.show_tree",
-            r"^speculation\.show_tree needs stream to be true\.$",
-        ),
-        ({"show_tree": "yes"}, "speculation.show_tree", "boolean, got 'yes'"),
     ],
 )
 async def test_what_is_wrong_is_said(
@@ -215,36 +194,6 @@ async def test_a_stream_marks_drafts_token_by_token(path: str) -> None:
     assert tokens_of(chunks) == CHUNKS
     assert [each.get("metrics") for each in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert chunks[-1]["metrics"] == {"speculative_decoding": FIRST.model_dump()}
-
-
-@pytest.mark.parametrize("path", PATHS)
-async def test_a_stream_shows_the_trees_of_its_steps(path: str) -> None:
-    trees = [
-        ShownTree(
-            token_ids=[9, step],
-            texts=["a", "b"],
-            parents=[-1, 0],
-            probabilities=[1, 0.5],
-            accepted=[step],
-        )
-        for step in range(3)
-    ]
-
-    async def shown(request: GenerateRequest) -> AsyncIterator[Event | None]:
-        yield accepted(request)
-        for step, text in enumerate(("x", "", "y")):
-            update = {"text": text, "tree": trees[step]}
-            yield token(request, step).model_copy(update=update)
-        yield done(request)
-
-    server = ScriptedServer(shown)
-    async with gateway(server) as client:
-        fields = body(path, stream=True, speculation={"show_tree": True})
-        chunks = stream_of(await client.post(path, json=fields))
-    assert [request.speculation for request in server.requests] == [Speculation(show_tree=True)]
-    found = [each for chunk in chunks for each in chunk.get("choices", [chunk])]
-    shown_trees = [each["draft_trees"] for each in found if "draft_trees" in each]
-    assert shown_trees == [[trees[0].model_dump()], [each.model_dump() for each in trees[1:]]]
 
 
 @pytest.mark.parametrize("path", PATHS)
