@@ -51,7 +51,7 @@ def main() -> None:
     # uvicorn raises the signal again when it has shut down; then there is nothing left to do.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
-    log.info("gateway on http://%s:%d, try /docs", _reachable(settings.host), settings.port)
+    log.info("gateway on http://%s:%d, also for browsers", _reachable(settings.host), settings.port)
     log.info("model servers: %s", ", ".join(settings.model_server_urls))
     Server(config, app.state.gateway, settings.drain_timeout).run(sockets=[listening])
     log.info("gateway stopped")

@@ -27,7 +27,8 @@ Every answer says which batch carried it: `x-batch-id`, `x-batch-size`, `x-batch
 
 An answer that was drafted ahead has `metrics.speculative_decoding`; a stream has it in its last
 chunk. Each choice of a stream has `token_ids` and `from_draft`: one entry for each token since its
-last chunk, and whether that token was accepted from a draft."""
+last chunk, and whether that token was accepted from a draft. With `speculation.show_tree` it has
+`draft_trees`, too: one for each step since its last chunk."""
 
 log = logging.getLogger(__name__)
 

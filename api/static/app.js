@@ -11,8 +11,7 @@ const find = (id) => document.getElementById(id);
 const put = (id, text) => (find(id).textContent = text);
 const tasks = document.querySelectorAll("input[name=task]");
 const player = new Player();
-let service = null, turns = []; // of the chat
-let running = null; // AbortController of what runs
+let service = null, running = null, turns = []; // what is served, what can be aborted, the chat
 
 // A request for the prompt as the controls have it.
 function request(mode, seed) {
@@ -63,7 +62,7 @@ async function generate() {
   }
   put("status", `Done. ${answer.summary}`);
   if (answer.drafted || body.speculation.mode !== "auto") return;
-  put("summary", `${answer.summary} Plain decoding is as fast here; choose “always, a tree” to see trees.`);
+  put("summary", `${answer.summary} To see trees, let drafts be made always.`);
 }
 
 async function race() {
@@ -119,6 +118,7 @@ function nextTurn() {
   if (!turns.length) find("transcript").replaceChildren();
   const reply = make("div", "turn");
   find("transcript").append(make("div", "turn user", find("prompt").value), reply);
+  reply.scrollIntoView({ block: "nearest" });
   return new TextView(reply);
 }
 

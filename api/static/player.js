@@ -15,9 +15,7 @@ const [canvas, title, slider, label, button] = ["canvas", "tree-title", "step", 
 );
 
 export class Player {
-  #answer;
-  #view;
-  #drawn;
+  #answer; #view; #drawn;
   #timer = null;
 
   constructor() {
@@ -82,8 +80,9 @@ export class Player {
   }
 }
 
-// Some guesses kept beside some made in vain.
-function interest(tree) {
-  const kept = tree.accepted.length, lost = tree.texts.length - 1 - kept;
-  return 2 * Math.min(kept, 4) + Math.min(lost, 6);
+// Some guesses that were kept, and some branches that were not.
+function interest({ parents, accepted }) {
+  const kept = [0, ...accepted];
+  const branches = parents.filter((parent, i) => kept.includes(parent) && !kept.includes(i));
+  return Math.min(accepted.length, 4) + Math.min(branches.length, 4);
 }

@@ -11,7 +11,7 @@ export async function watch(onService) {
       const due = ticks % SERVICE_EVERY === 0 || !service?.ready;
       if (due) onService((service = await get("./", (response) => response.json())));
       const now = await get("metrics", numbers);
-      if (now) show(now, before, service?.slots);
+      now ? show(now, before, service?.slots) : put("tile-rate", "–");
       before = now ?? before;
     }
     await new Promise((resolve) => setTimeout(resolve, EVERY_MS));

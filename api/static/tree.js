@@ -3,7 +3,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const ROW = 40, GAP = 18, HEIGHT = 30, CHAR = 7.3, MAX_CHARS = 12;
-const SMALLEST = 0.7; // of its size; a wider tree is scrolled
+const SMALLEST = 0.85; // of its size; a wider tree is scrolled
 
 // `name` says whose tree it is to those who cannot see it.
 export function draw(canvas, { tree, own }, name) {

@@ -74,7 +74,7 @@ def test_an_answer_is_streamed_with_its_drafts_coloured(page: Page) -> None:
     # Every drafted token is one piece of the vocabulary; a mark joins those of one step.
     pieces = sorted({twin.text([token]) for token in twin.answer(PROMPT, NUM_TOKENS)}, key=len)
     split = re.compile("|".join(map(re.escape, reversed(pieces))))
-    assert sum(len(split.findall(mark)) for mark in drafted) == int(count[1]) > 10
+    assert sum(len(split.findall(mark)) for mark in drafted) == int(count[1]) > 0
 
 
 def test_a_tree_can_be_stepped_through_and_replayed(page: Page) -> None:
