@@ -27,7 +27,7 @@ export class Lane {
 
 export function verdict(off, on, mode, heads) {
   if (Math.min(off.tokens, on.tokens) < FEW_TOKENS || !off.rate || !on.rate) {
-    return `${on.tokens} tokens are too few to compare. Ask for a longer answer.`;
+    return `${on.tokens} tokens are too few to compare. Try again, or another prompt.`;
   }
   return `${speed(on.rate / off.rate, on, mode, heads)} ${sameText(off.text, on.text)}`;
 }
