@@ -15,8 +15,7 @@ const [canvas, title, slider, label, button] = ["canvas", "tree-title", "step", 
 );
 
 export class Player {
-  #answer; #view; #drawn;
-  #timer = null;
+  #answer; #view; #drawn; #timer = null;
 
   constructor() {
     draw(canvas, { tree: EXAMPLE, own: " table" }, "For example");

@@ -113,4 +113,4 @@ def test_markup_is_made_of_nodes_and_nothing_is_inline() -> None:
 
 
 def test_the_scripts_stay_small() -> None:
-    assert sum(len(path.read_text().splitlines()) for path in SCRIPTS) <= MAX_SCRIPT_LINES
+    assert sum(len(path.read_text().splitlines()) for path in SCRIPTS) < MAX_SCRIPT_LINES
