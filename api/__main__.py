@@ -43,7 +43,7 @@ def main() -> None:
     # uvicorn raises the signal again when it has shut down; then there is nothing left to do.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
-    log.info("gateway on http://%s:%d, try /docs", _reachable(settings.host), settings.port)
+    log.info("gateway on http://%s:%d, also for browsers", _reachable(settings.host), settings.port)
     log.info("model servers: %s", ", ".join(settings.model_server_urls))
     if is_open_to_all(settings):
         address = f"{settings.host}:{settings.port}"

@@ -22,7 +22,7 @@ from api.gateway import Gateway
 from api.limits import Rates
 from api.logs import RequestLog
 from api.middleware import BODY_TIMEOUT_S, BodyLimit, RequestId
-from api.routes import generate, openai, ops
+from api.routes import generate, openai, ops, ui
 from api.routes.respond import gateway_of
 from api.schemas.refusal import refusal
 from api.upstream import READY_WAIT_S
@@ -33,7 +33,8 @@ Every answer says which batch carried it: `x-batch-id`, `x-batch-size`, `x-batch
 
 An answer that was drafted ahead has `metrics.speculative_decoding`; a stream has it in its last
 chunk. Each choice of a stream has `token_ids` and `from_draft`: one entry for each token since its
-last chunk, and whether that token was accepted from a draft."""
+last chunk, and whether that token was accepted from a draft. With `speculation.show_tree` it has
+`draft_trees`, too: one for each step since its last chunk."""
 
 # For the Authorize button of /docs; it is the door that asks for the key.
 BEARER = Security(
@@ -62,7 +63,9 @@ def create_app(
     app.state.gateway = gateway
     for router in (openai.router, generate.router):
         app.include_router(router, dependencies=[BEARER] if keys else [])
-    app.include_router(ops.router)
+    for router in (ops.router, ui.router):
+        app.include_router(router)
+    app.mount("/static", ui.files)
     _add_middleware(app, settings, keys, rates)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_error)

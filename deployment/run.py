@@ -196,7 +196,8 @@ def say_ready(port: str, *, with_key: bool) -> None:
     body = '{"prompt": "def is_even(n):", "max_tokens": 48, "temperature": 0}'
     print(
         "\nReady.\n"
-        f"  Documentation, with examples to try:  http://localhost:{port}/docs\n"
+        f"  Try it in a browser:  http://localhost:{port}\n"
+        f"  Documentation:        http://localhost:{port}/docs\n"
         "  Or paste this into another terminal:\n\n"
         f"  curl http://localhost:{port}/v1/completions "
         f"{key}-H 'content-type: application/json' -d '{body}'\n\n"

@@ -86,6 +86,7 @@ class Speculation(Wire):
     max_tokens_per_step: int = Field(
         0, ge=0, le=2**31 - 1, description="Drafts and one; 0: no limit of its own."
     )
+    show_tree: bool = Field(False, description="A stream carries the draft tree of every step.")
 
 
 class Resume(Wire):
@@ -160,6 +161,16 @@ class Accepted(Wire):
     cached_tokens: int = Field(0, description="Prompt tokens already in the KV cache.")
 
 
+class ShownTree(Wire):
+    """A step's draft tree, one entry a node, parents first. Node 0 is the text's last token."""
+
+    token_ids: list[int]
+    texts: list[str]
+    parents: list[int] = Field(description="Index of each node's parent; the root's is -1.")
+    probabilities: list[float] = Field(description="That all tokens down to the node will come.")
+    accepted: list[int] = Field(description="Nodes whose tokens came, from the root's child down.")
+
+
 class Tokens(Wire):
     """What one step added. `text` may lag behind `ids`: UTF-8 and stop strings are held back."""
 
@@ -169,6 +180,7 @@ class Tokens(Wire):
     text: str
     from_draft: list[bool] = Field(default_factory=list, description="One a token; empty: none.")
     logprobs: list[PositionLogprobs] | None = None
+    tree: ShownTree | None = Field(None, description="The step's, where `show_tree` asks for it.")
 
 
 class Timings(Wire):

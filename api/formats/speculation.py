@@ -31,11 +31,16 @@ class Drafting:
         """Keep an event's tokens for the choice's next chunk; not every event gives one."""
         from_draft = event.from_draft or [False] * len(event.ids)
         assert len(from_draft) == len(event.ids), "each token has one flag. This is a bug."
-        self._unsent[index]["token_ids"] += event.ids
-        self._unsent[index]["from_draft"] += from_draft
+        unsent = self._unsent[index]
+        unsent["token_ids"] += event.ids
+        unsent["from_draft"] += from_draft
+        if event.tree is not None:
+            unsent.setdefault("draft_trees", []).append(event.tree.model_dump())
 
     def tokens(self, index: int) -> dict[str, Any]:
-        """`token_ids` and `from_draft` since the choice's last chunk, one entry a token each."""
+        """`token_ids` and `from_draft` since the choice's last chunk, one entry a token each; with
+        `show_tree`, `draft_trees` too, one a step.
+        """
         unsent = self._unsent[index]
         if not unsent["token_ids"]:
             return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -47,21 +47,3 @@ async def ready(request: Request) -> JSONResponse:
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     return Response(gateway_of(request).metrics.render(), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/", summary="What this service is")
-async def service(request: Request) -> dict[str, Any]:
-    upstream = gateway_of(request).upstream
-    info = upstream.info
-    return {
-        "service": "Medusa on llama.cpp",
-        "ready": upstream.ready,
-        "model": info.model_name if info else None,
-        "context_size": info.context_size if info else None,
-        "medusa_heads": info.heads if info else None,
-        "medusa_mode": info.medusa_mode if info else None,
-        "warnings": info.warnings if info else [],
-        "endpoints": ["/v1/completions", "/v1/chat/completions", "/v1/models", "/generate"],
-        "docs": "/docs",
-        "metrics": "/metrics",
-    }

@@ -132,6 +132,13 @@ class GenerationBody(Body):
             check_size("grammar", value)
         return value
 
+    @model_validator(mode="after")
+    def _trees_need_a_stream(self) -> GenerationBody:
+        if self.speculation.show_tree and not self.stream:
+            name = "speculation.show_tree"
+            raise InvalidRequest(f"{name} needs stream to be true.", name)
+        return self
+
     def requests(self, request_id: str, info: Info) -> list[GenerateRequest]:
         """One request for each prompt and choice, in the order of the choices' indices."""
         self._check_ids(info)

@@ -70,7 +70,7 @@ class Drafter:
             for sequence, depth in zip(sequences, depths, strict=True)
         ]
         for choice in self.policy.choose(candidates, load, heads.num_heads):
-            trees[choice.request].add(choice.token, choice.parent)
+            trees[choice.request].add(choice.token, choice.parent, choice.probability)
         return trees, heads
 
     def update(self, results: Iterable[Accepted]) -> None:
@@ -99,9 +99,11 @@ class Drafter:
             return NO_HEADS
         if num_heads := self.policy.num_heads(load):
             return HeadRun(num_heads, frozenset(wanting))
-        if self.policy.may_probe():
-            probed = frozenset(wanting[:1])
-            return HeadRun(self.policy.confidence.num_heads, probed, probe=True)
+        probe = self.policy.may_probe()
+        forced = frozenset(filter(self._forced, wanting))
+        if probe or forced:
+            num_heads = self.policy.confidence.num_heads if probe else 1
+            return HeadRun(num_heads, forced or frozenset(wanting[:1]), probe)
         return NO_HEADS
 
     def _candidates(self, sequence: Sequence, most: int, room: Room) -> Candidates:

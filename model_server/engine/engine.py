@@ -165,6 +165,7 @@ class Engine:
                     text=result.text,
                     from_draft=from_draft,
                     logprobs=result.logprobs,
+                    tree=result.tree,
                 )
             )
         if result.error is not None:

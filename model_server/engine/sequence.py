@@ -10,7 +10,7 @@ from model_server.engine.detokenizer import Detokenizer
 from model_server.engine.drafting import Drafting
 from model_server.errors import RequestError
 from model_server.medusa.confidence import Proposal
-from model_server.protocol import FinishReason, GenerateRequest, PositionLogprobs
+from model_server.protocol import FinishReason, GenerateRequest, PositionLogprobs, ShownTree
 
 if TYPE_CHECKING:  # the scheduler, which handles sequences, loads no native library
     from model_server.llama.sampler import Sampler
@@ -30,6 +30,7 @@ class Accepted(NamedTuple):
     logprobs: list[PositionLogprobs] | None = None
     error: RequestError | None = None
     proposal: Proposal | None = None
+    tree: ShownTree | None = None
 
 
 @dataclass(eq=False)

@@ -13,7 +13,7 @@ from model_server.errors import GrammarTooSlow, RequestError
 from model_server.llama.sampler import Candidates
 from model_server.llama.vocab import Vocab
 from model_server.medusa.verify import Drawn, typical_token, walk
-from model_server.protocol import PositionLogprobs, TokenLogprob
+from model_server.protocol import PositionLogprobs, ShownTree, TokenLogprob
 from model_server.sampling import log_softmax, top_ids
 
 # An ambiguous grammar can cost more with every token; all others would wait for it.
@@ -55,6 +55,7 @@ class Verifier:
             [each.from_draft for each in drawn],
             self._logprobs(sequence, logits, drawn),
             error,
+            tree=self._shown(decoded, drawn),
         )
 
     def _draw(self, decoded: DecodeTree, node: int, logits: Logits) -> int:
@@ -85,6 +86,23 @@ class Verifier:
         if count is None:
             return None
         return [report(self._vocab, logits[each.node], each.token, count) for each in drawn]
+
+    def _shown(self, decoded: DecodeTree, drawn: list[Drawn]) -> ShownTree | None:
+        if not decoded.sequence.request.speculation.show_tree:
+            return None
+        tree = decoded.tree
+        children = (tree.child(each.node, each.token) for each in drawn)
+        return ShownTree(
+            token_ids=tree.tokens,
+            texts=[_text(self._vocab, token) for token in tree.tokens],
+            parents=tree.parents,
+            probabilities=[round(probability, 4) for probability in tree.probabilities],
+            accepted=[child for child in children if child is not None],
+        )
+
+
+def _text(vocab: Vocab, token: int) -> str:
+    return vocab.piece(token, special=True).decode(errors="replace")
 
 
 def report(vocab: Vocab, logits: Logits, token: int, count: int) -> PositionLogprobs:

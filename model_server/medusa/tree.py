@@ -50,6 +50,7 @@ class DraftTree:
 
     `leaves`: for each node the leaves at or below it, numbered, that of its first children first.
     A node's first child is its best one, so that leaf 0 is the likeliest path's.
+    `probabilities`: that all tokens down to the node will come; 0 where nobody said.
     """
 
     def __init__(self, root: int) -> None:
@@ -58,6 +59,7 @@ class DraftTree:
         self.depths = [0]
         self.children: list[list[int]] = [[]]
         self.leaves = [[0]]
+        self.probabilities = [1.0]
 
     @property
     def num_nodes(self) -> int:
@@ -69,7 +71,7 @@ class DraftTree:
         """Paths from the root to an end."""
         return len(self.leaves[0])
 
-    def add(self, token: int, parent: int) -> int:
+    def add(self, token: int, parent: int, probability: float = 0.0) -> int:
         """Append a node and give its index."""
         node, siblings, leaf = len(self.tokens), self.children[parent], self.leaves[parent][0]
         if siblings:  # a further child is a further path
@@ -83,6 +85,7 @@ class DraftTree:
         self.depths.append(self.depths[parent] + 1)
         self.children.append([])
         self.leaves.append([leaf])
+        self.probabilities.append(probability)
         return node
 
     def child(self, node: int, token: int) -> int | None:

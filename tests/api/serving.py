@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -66,3 +67,10 @@ async def gateway_over_sockets(
         app = create_app(Settings(**{**QUICK, "model_server_urls": url, **settings}))
         async with listening(app, http) as address, httpx.AsyncClient(base_url=address) as client:
             yield client, app
+
+
+def stream_of(answer: httpx.Response) -> list[dict[str, Any]]:
+    """The chunks of a stream, which must end with [DONE]."""
+    lines = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
+    assert lines.pop() == "[DONE]"
+    return [json.loads(line) for line in lines]

@@ -1,11 +1,9 @@
 """Speculation as clients see it: asked for by request, reported by answer and by token."""
 
-import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
 
 from api.app import create_app
@@ -13,7 +11,7 @@ from api.config import Settings
 from api.formats.speculation import Drafting
 from model_server.protocol import Done, Event, GenerateRequest, Speculation, SpeculationStats
 from tests.api.scripted_server import DROP, INFO, ScriptedServer, accepted, count, done, token
-from tests.api.serving import gateway
+from tests.api.serving import gateway, stream_of
 
 pytestmark = pytest.mark.anyio
 
@@ -78,12 +76,6 @@ CHUNKS = [
     {"token_ids": [3, 4], "from_draft": [False, True]},
     {"token_ids": [5], "from_draft": [True]},
 ]
-
-
-def stream_of(answer: httpx.Response) -> list[dict[str, Any]]:
-    lines = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
-    assert lines.pop() == "[DONE]"
-    return [json.loads(line) for line in lines]
 
 
 def tokens_of(chunks: list[dict[str, Any]], index: int = 0) -> list[dict[str, Any]]:

@@ -56,17 +56,22 @@ async def test_sixteen_at_once_get_the_known_answers(drafting: Service) -> None:
             assert "metrics" not in answer
 
 
+async def streamed(service: Service, prompt: list[int], **fields: object) -> list[dict[str, Any]]:
+    """The chunks of a stream."""
+    request = body(prompt, stream=True, **fields)
+    async with (
+        service.async_client() as client,
+        client.stream("POST", "/v1/completions", json=request) as answer,
+    ):
+        lines = [line async for line in answer.aiter_lines()]
+    return [json.loads(line[len("data: ") :]) for line in lines if line.startswith("data: {")]
+
+
 async def test_a_stream_marks_the_tokens_that_were_drafted(drafting: Service) -> None:
     prompt = twin.prompt(9, seed=3)
-    chunks = []
-    async with (
-        drafting.async_client() as client,
-        client.stream("POST", "/v1/completions", json=body(prompt, stream=True)) as answer,
-    ):
-        async for line in answer.aiter_lines():
-            if line.startswith("data: {"):
-                chunks.append(json.loads(line.removeprefix("data: ")))  # noqa: PERF401
+    chunks = await streamed(drafting, prompt)
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert all("draft_trees" not in choice for choice in choices)
     assert "".join(choice["text"] for choice in choices) == expected(prompt)
     ids = [token for choice in choices for token in choice.get("token_ids", [])]
     flags = [flag for choice in choices for flag in choice.get("from_draft", [])]
@@ -75,6 +80,20 @@ async def test_a_stream_marks_the_tokens_that_were_drafted(drafting: Service) ->
     stats = chunks[-1]["metrics"]["speculative_decoding"]
     assert stats["num_accepted_draft_tokens"] == sum(flags) > 0
     assert max(len(choice.get("token_ids", [])) for choice in choices) > 1
+
+
+async def test_a_stream_shows_its_trees_where_it_is_asked_to(drafting: Service) -> None:
+    """Each tree stands behind the text before it, and what came of it is what the stream says."""
+    prompt = twin.prompt(9, seed=3)
+    chunks = await streamed(drafting, prompt, speculation={"mode": "tree", "show_tree": True})
+    text = list(prompt)
+    for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+        for tree in choice.get("draft_trees", []):
+            assert tree["token_ids"][0] == text[-1]
+            came = [tree["token_ids"][node] for node in tree["accepted"]]
+            text += twin.answer(text, len(came) + 1)
+            assert text[-1 - len(came) : -1] == came
+    assert text[len(prompt) :][:NUM_TOKENS] == twin.answer(prompt, NUM_TOKENS)
 
 
 async def test_counters_and_info_speak_of_drafting(drafting: Service) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_server.medusa.cost import Costs
+from model_server.engine.drafter import Drafter
+from model_server.medusa.cost import Costs, HeadCosts
 from model_server.medusa.heads import Heads
+from model_server.medusa.policy import Load
 from tests import twin, twin_heads
 from tests.model_server.drafters import StaticDrafter, drafts
 from tests.model_server.engine.stack import Layout, Stack, stack
@@ -184,6 +186,26 @@ def test_a_chain_has_one_leaf_and_a_forced_tree_drafts_where_it_does_not_pay(
     assert stats["chain"]
     assert stats["tree"]
     assert min(stats["chain"].num_spec_steps, stats["tree"].num_spec_steps) > 20
+
+
+@pytest.mark.parametrize("mode", ["chain", "tree"])
+def test_a_forced_request_drafts_in_every_step_though_heads_were_given_up(
+    mode: str, twin_path: Path, tmp_path: Path
+) -> None:
+    def dear(costs: Costs, loaded: Heads | None) -> Drafter:
+        head_costs = HeadCosts({number: {1: 1.0} for number in range(1, 6)})
+        return drafts(lookup=False)(replace(costs, heads=head_costs), loaded)
+
+    layout = replace(ROOMY, heads=heads(tmp_path, PUBLISHED), step_s={1: 0.01, 512: 5.12})
+    with stack(twin_path, layout, dear) as made:
+        ask(made, 1, 150)  # enough to see that they don't pay
+        assert made.scheduler.drafter.policy.num_heads(Load(1, 0, 63)) == 0
+        made.events.clear()
+        ask(made, 1, 150, speculation={"mode": mode})
+        stats = made.ending("0").speculation  # type: ignore[union-attr]
+        assert stats is not None
+        # The first has no proposals yet, and the last may have room for one token only.
+        assert stats.num_spec_steps >= len(made.steps("0")) - 2
 
 
 def test_what_is_accepted_is_told_token_by_token(twin_path: Path, tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+"""`/`: a page for browsers, the same facts as JSON for programs; and the page's own files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.types import Scope
+from typing_extensions import TypedDict
+
+from api.routes.respond import gateway_of
+
+router = APIRouter(tags=["Operation"])
+
+FOLDER = Path(__file__).parents[1] / "static"
+HEADERS = {
+    # All that the page loads, and all that it talks to, is this server.
+    "content-security-policy": (
+        "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",  # asks again, and hears 304 until the file changes
+}
+VARY = {"vary": "accept"}
+
+
+class PageFiles(StaticFiles):
+    """The page's files, each with the headers that keep it to itself."""
+
+    def file_response(
+        self,
+        full_path: str | os.PathLike[str],
+        stat_result: os.stat_result,
+        scope: Scope,
+        status_code: int = 200,
+    ) -> Response:
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers.update(HEADERS)
+        return response
+
+
+files = PageFiles(directory=FOLDER)
+
+
+class Service(TypedDict):
+    service: str
+    ready: bool
+    reason: str | None
+    model: str | None
+    chat: bool | None
+    context_size: int | None
+    slots: int | None
+    medusa_heads: int | None
+    medusa_mode: str | None
+    warnings: list[str]
+    endpoints: list[str]
+    docs: str
+    metrics: str
+
+
+@router.get(
+    "/",
+    summary="A page to try it; as JSON, what this service is",
+    response_class=Response,
+    responses={200: {"model": Service, "content": {"text/html": {"schema": {"type": "string"}}}}},
+)
+async def service(request: Request) -> Response:
+    """The page for clients whose Accept names text/html above JSON, as browsers' does."""
+    if wants_page(request.headers.get("accept", "")):
+        page = await files.get_response("index.html", request.scope)
+        page.headers.update(VARY)
+        return page
+    return JSONResponse(_service(request), headers=VARY)
+
+
+def wants_page(accept: str) -> bool:
+    """`*/*` asks for no page: that is what curl sends."""
+    qualities = dict(_quality(each) for each in accept.lower().split(","))
+    return qualities.get("text/html", 0.0) > qualities.get("application/json", 0.0)
+
+
+def _quality(media_range: str) -> tuple[str, float]:
+    name, *parameters = (part.strip() for part in media_range.split(";"))
+    given = [each[2:] for each in parameters if each.startswith("q=")]
+    try:
+        return name, float(given[0]) if given else 1.0
+    except ValueError:
+        return name, 0.0
+
+
+def _service(request: Request) -> Service:
+    upstream = gateway_of(request).upstream
+    info = upstream.info
+    return {
+        "service": "Medusa on llama.cpp",
+        "ready": upstream.ready,
+        "reason": None if upstream.ready else upstream.reason,
+        "model": info.model_name if info else None,
+        "chat": info.chat if info else None,
+        "context_size": info.context_size if info else None,
+        "slots": info.slots if info else None,
+        "medusa_heads": info.heads if info else None,
+        "medusa_mode": info.medusa_mode if info else None,
+        "warnings": info.warnings if info else [],
+        "endpoints": ["/v1/completions", "/v1/chat/completions", "/v1/models", "/generate"],
+        "docs": "/docs",
+        "metrics": "/metrics",
+    }
