@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
@@ -16,12 +15,14 @@ from pydantic import (
 )
 
 from api.errors import InvalidRequest
+from api.schemas import fields
 from api.schemas.body import MAX_TOKENS, Body, Source, check_prompt_bytes
 from api.schemas.openai import OpenAIBody
 from model_server.protocol import MAX_LOGPROBS, Info, Message
 
 
 class TextPart(Body):
+    harmless: ClassVar[frozenset[str]] = fields.PART_HARMLESS
     place: ClassVar[str] = "messages.content."
 
     type: Literal["text"]
@@ -53,13 +54,8 @@ Content = Annotated[
 
 class ChatMessage(Body):
     place: ClassVar[str] = "messages."
-    harmless: ClassVar[frozenset[str]] = frozenset({"name"})
-    only: ClassVar[Mapping[str, tuple[object, ...]]] = {
-        "tool_calls": ([],),
-        "function_call": (),
-        "audio": (),
-        "refusal": (),
-    }
+    harmless: ClassVar[frozenset[str]] = fields.MESSAGE_HARMLESS
+    only: ClassVar[fields.Only] = fields.MESSAGE_ONLY
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content = Field(description="Text, or a list of text parts.")
@@ -70,18 +66,7 @@ class ChatMessage(Body):
 
 
 class ChatBody(OpenAIBody):
-    only: ClassVar[Mapping[str, tuple[object, ...]]] = {
-        "tools": ([],),
-        "tool_choice": ("none", "auto"),
-        "functions": ([],),
-        "function_call": ("none", "auto"),
-        "modalities": (["text"],),
-        "audio": (),
-        "prediction": (),
-        "web_search_options": (),
-        "reasoning_effort": (),
-        "verbosity": (),
-    }
+    only: ClassVar[fields.Only] = fields.CHAT_ONLY
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_tokens: StrictInt | None = Field(
