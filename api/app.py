@@ -16,7 +16,7 @@ from api.config import Settings
 from api.errors import ClientGone, GatewayError, Problem, translate
 from api.gateway import Gateway
 from api.middleware import BodyLimit, RequestId
-from api.routes import generate, openai, ops
+from api.routes import generate, openai, ops, tokenize
 from api.routes.respond import gateway_of
 from api.schemas.refusal import refusal
 from api.upstream import READY_WAIT_S
@@ -42,7 +42,7 @@ def create_app(
     gateway = Gateway(settings, transport=transport, ready_wait_s=ready_wait_s)
     app = FastAPI(title="Medusa gateway", description=DESCRIPTION, lifespan=_lifespan)
     app.state.gateway = gateway
-    for router in (openai.router, generate.router, ops.router):
+    for router in (openai.router, generate.router, tokenize.router, ops.router):
         app.include_router(router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, metrics=gateway.metrics)
     app.add_middleware(RequestId)

@@ -87,20 +87,25 @@ class ChatBody(OpenAIBody):
         return self
 
     def _sources(self, info: Info) -> list[Source]:
-        if not info.chat:
-            raise InvalidRequest(
-                f"{info.model_name} has no chat template, so messages cannot be turned into a "
-                "prompt; use /v1/completions, or set CHAT_TEMPLATE at the model server.",
-                "messages",
-                "chat_not_supported",
-            )
-        messages = [each.to_wire() for each in self.messages]
-        num_bytes = sum(len(each.content.encode()) for each in messages)
-        check_prompt_bytes("messages", num_bytes, info)
-        return [{"messages": messages}]
+        return [{"messages": parse_messages(self.messages, info)}]
 
     def _max_tokens(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
 
     def _logprobs(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
+
+
+def parse_messages(messages: list[ChatMessage], info: Info) -> list[Message]:
+    """Messages as the model server takes them; refused where it has no template, or no room."""
+    if not info.chat:
+        raise InvalidRequest(
+            f"{info.model_name} has no chat template, so messages cannot be turned into a "
+            "prompt; use /v1/completions, or set CHAT_TEMPLATE at the model server.",
+            "messages",
+            "chat_not_supported",
+        )
+    wire = [each.to_wire() for each in messages]
+    num_bytes = sum(len(each.content.encode()) for each in wire)
+    check_prompt_bytes("messages", num_bytes, info)
+    return wire

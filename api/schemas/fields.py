@@ -59,3 +59,12 @@ STREAM_ONLY: Only = {"include_obfuscation": (False,)}
 
 # Every schema is kept to strictly, whatever its name.
 SCHEMA_HARMLESS = frozenset({"name", "description", "strict"})
+
+# vLLM's own: a chat's tokens are those that its answer begins behind.
+TOKENIZE_ONLY: Only = {
+    "add_generation_prompt": (True,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "tools": ([],),
+}

@@ -69,7 +69,7 @@ async def test_a_valid_name_of_the_clients_own_is_kept(server: ScriptedServer) -
 @pytest.mark.parametrize("name", ["", "a b", "ä", "a/b", "a" * 65])
 async def test_a_name_that_is_not_valid_is_replaced(server: ScriptedServer, name: str) -> None:
     async with gateway(server) as client:
-        headers = {"x-request-id": name.encode()}
+        headers = {b"x-request-id": name.encode()}
         answer = await client.get("/health", headers=headers)
     assert len(answer.headers["x-request-id"]) == 32
 
