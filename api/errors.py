@@ -20,7 +20,8 @@ GatewayError
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from math import ceil
+from typing import Any, ClassVar
 
 
 class GatewayError(Exception):
@@ -62,6 +63,9 @@ class NoModelServer(GatewayError):
 
 
 class DeadlineExceeded(GatewayError):
+    # OpenAI's clients would ask twice more, and wait as long each time.
+    headers: ClassVar = {"x-should-retry": "false"}
+
     def __init__(self, timeout_s: float) -> None:
         super().__init__(f"The answer took longer than {timeout_s:g} s (REQUEST_TIMEOUT).")
         self.timeout_s = timeout_s
@@ -166,11 +170,13 @@ def translate(error: Exception) -> Problem:
     if known is None:
         return Problem(500, "The gateway failed on this request. This is a bug.", "internal_error")
     status, code = known
-    retry_after_s = getattr(error, "retry_after_s", None)
+    headers = dict(getattr(error, "headers", {}))
+    if (retry_after_s := getattr(error, "retry_after_s", None)) is not None:
+        headers["retry-after"] = str(max(1, ceil(retry_after_s)))
     return Problem(
         status=getattr(error, "status", status),
         message=str(error),
         code=getattr(error, "code", code),
         param=getattr(error, "param", None),
-        headers={} if retry_after_s is None else {"retry-after": f"{max(1, retry_after_s):.0f}"},
+        headers=headers,
     )
