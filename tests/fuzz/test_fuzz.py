@@ -21,6 +21,7 @@ def service(twin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield made
 
 
+@pytest.mark.slow
 def test_no_case_breaks_the_service_or_its_documentation(service: Service, tmp_path: Path) -> None:
     document = f"{service.url}/openapi.json"
     options = ("--phases", "examples,fuzzing", "--max-examples", "40")
