@@ -6,7 +6,7 @@ SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
 SHELL_FILES = deployment/setup.sh .ci/run $(wildcard tests/smoke.sh)
 
 .DEFAULT_GOAL := help
-.PHONY: help install model run test test-training check format heads demo-model demo-heads bench bench-speculation bench-peers bench-latency lock clean
+.PHONY: help install model run test test-training fuzz check format heads demo-model demo-heads bench bench-speculation bench-peers bench-latency lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ test-training: ## Run the tests that need PyTorch (installs it into .venv)
 	@$(SETUP) dev
 	@$(SETUP) train
 	@$(BIN)/python -m pytest tests/training
+
+fuzz: ## Throw 5,000 requests made from the OpenAPI document at both tiers
+	@$(SETUP) dev
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 check: ## Lint, formatting and types
 	@$(SETUP) dev

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 from fastapi import FastAPI, Request, Security
@@ -22,7 +23,7 @@ from api.gateway import Gateway
 from api.limits import Rates
 from api.logs import RequestLog
 from api.middleware import BODY_TIMEOUT_S, BodyLimit, RequestId
-from api.routes import generate, openai, ops, ui
+from api.routes import generate, openai, ops, tokenize, ui
 from api.routes.respond import gateway_of
 from api.schemas.refusal import refusal
 from api.upstream import READY_WAIT_S
@@ -44,6 +45,17 @@ BEARER = Security(
 log = logging.getLogger(__name__)
 
 
+class _Gateway(FastAPI):
+    """Documents the statuses of its answers one by one; "4XX" only keeps 422 from the list."""
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("4XX", None)
+        return document
+
+
 def create_app(
     settings: Settings,
     *,
@@ -58,10 +70,10 @@ def create_app(
         settings.rate_limit_storage,
         on_unchecked=gateway.metrics.unchecked.inc,
     )
-    app = FastAPI(title="Medusa gateway", description=DESCRIPTION, lifespan=_lifespan)
+    app = _Gateway(title="Medusa gateway", description=DESCRIPTION, lifespan=_lifespan)
     app.state.rates = rates
     app.state.gateway = gateway
-    for router in (openai.router, generate.router):
+    for router in (openai.router, generate.router, tokenize.router):
         app.include_router(router, dependencies=[BEARER] if keys else [])
     for router in (ops.router, ui.router):
         app.include_router(router)

@@ -83,6 +83,9 @@ class NoModelServer(GatewayError):
 
 
 class DeadlineExceeded(GatewayError):
+    # OpenAI's clients would ask twice more, and wait as long each time.
+    headers: ClassVar = {"x-should-retry": "false"}
+
     def __init__(self, timeout_s: float) -> None:
         super().__init__(f"The answer took longer than {timeout_s:g} s (REQUEST_TIMEOUT).")
         self.timeout_s = timeout_s

@@ -10,7 +10,7 @@ from functools import partial
 
 import anyio
 import httpx
-from tenacity import RetryCallState
+from tenacity import AsyncRetrying, RetryCallState
 
 from api.answer import Answer
 from api.batcher import Batcher, Window
@@ -19,9 +19,10 @@ from api.errors import DeadlineExceeded, NoModelServer, ShuttingDown, translate
 from api.generation import Generation
 from api.limits import Admission, Permits
 from api.metrics import Metrics, Stopwatch
+from api.question import ask
 from api.retry import reason, retrying
 from api.upstream import READY_WAIT_S, Upstream
-from model_server.protocol import Event, GenerateRequest, Info
+from model_server.protocol import Event, GenerateRequest, Info, Wire
 
 log = logging.getLogger(__name__)
 
@@ -139,16 +140,31 @@ class Gateway:
         else:
             answer.abandon(NoModelServer(self.upstream.reason))
 
+    async def ask(self, path: str, question: Wire) -> bytes:
+        """A model server's answer to a question that needs no slot, as JSON."""
+        self._permits.take(1)
+        try:
+            timeout_s = self.settings.request_timeout
+            policy = self._policy(time.monotonic() + timeout_s)
+            with anyio.fail_after(timeout_s):
+                return await policy(ask, self.upstream, path, question)
+        except TimeoutError:
+            raise DeadlineExceeded(timeout_s) from None
+        finally:
+            self._permits.give_back(1)
+
     async def _run(self, deadline: float, generation: Generation) -> None:
         """Send a request until an attempt succeeds or the policy gives up."""
-        policy = retrying(
+        await self._policy(deadline)(self._attempt, generation)
+
+    def _policy(self, deadline: float) -> AsyncRetrying:
+        return retrying(
             self.settings.retry_attempts,
             deadline,
             clock=time.monotonic,
             sleep=asyncio.sleep,
             on_retry=self._count_retry,
         )
-        await policy(self._attempt, generation)
 
     async def _attempt(self, generation: Generation) -> None:
         error = await self._batcher.submit(generation)

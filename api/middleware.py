@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 import uuid
 
 import anyio
@@ -14,10 +16,14 @@ from api.metrics import Metrics
 
 # A body is a few megabytes at most; who needs longer for it holds memory for nothing.
 BODY_TIMEOUT_S = 60.0
+# Also part of a path at the model server, and of ids there that have 128 characters at most.
+VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9._=-]{1,64}")
 
 
 class RequestId:
-    """Names each request in the scope's state and in the `x-request-id` of its answer."""
+    """Names each request in the scope's state and in its answer's `x-request-id`, by the client's
+    own `x-request-id` if that is valid, and says after how long the answer began.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -26,12 +32,20 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        started = time.monotonic()
+        unique = uuid.uuid4().hex
+        given = Headers(scope=scope).get("x-request-id", "")
+        named = VALID_REQUEST_ID.fullmatch(given) is not None
+        request_id = given if named else unique
+        # Clients may repeat themselves; the model server takes a known id for another attempt.
+        answer_id = f"{given}.{unique}" if named else unique
+        scope.setdefault("state", {}).update(request_id=request_id, answer_id=answer_id)
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["openai-processing-ms"] = f"{1_000 * (time.monotonic() - started):.0f}"
             await send(message)
 
         await self._app(scope, receive, send_named)

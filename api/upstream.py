@@ -55,7 +55,7 @@ class ModelServer:
         self._on_change = on_change
         self._flights: set[Flight] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._client = httpx.AsyncClient(
+        self.client = httpx.AsyncClient(
             base_url=url,
             transport=transport,
             timeout=STREAM_TIMEOUT,
@@ -87,9 +87,9 @@ class ModelServer:
     async def probe(self) -> None:
         """Ask whether it is ready, and for its limits: it may have come back as another model."""
         try:
-            ready = await self._client.get("/ready", timeout=PROBE_TIMEOUT_S)
+            ready = await self.client.get("/ready", timeout=PROBE_TIMEOUT_S)
             if ready.status_code == 200:
-                info = await self._client.get("/info", timeout=PROBE_TIMEOUT_S)
+                info = await self.client.get("/info", timeout=PROBE_TIMEOUT_S)
                 self._mark_up(Info.model_validate_json(info.raise_for_status().content))
             else:
                 self._mark_down(f"{self.url} answered {ready.text[:200]}")
@@ -102,7 +102,7 @@ class ModelServer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._client.aclose()
+        await self.client.aclose()
 
     def _mark_up(self, info: Info) -> None:
         self.info = info
@@ -144,7 +144,7 @@ class ModelServer:
         body = batch.model_dump_json(exclude_defaults=True).encode()
         headers = {"content-type": "application/json"}
         try:
-            async with self._client.stream(
+            async with self.client.stream(
                 "POST", "/batch", content=body, headers=headers
             ) as response:
                 await self._check(response)
@@ -168,7 +168,7 @@ class ModelServer:
 
     async def _delete(self, request_id: str) -> None:
         try:
-            await self._client.delete(f"/requests/{request_id}", timeout=PROBE_TIMEOUT_S)
+            await self.client.delete(f"/requests/{request_id}", timeout=PROBE_TIMEOUT_S)
         except httpx.HTTPError as error:
             log.warning("cancelling %s at %s failed: %s", request_id, self.url, _describe(error))
 
@@ -192,7 +192,7 @@ class Upstream:
         ready_wait_s: float = READY_WAIT_S,
     ) -> None:
         self.on_change: Callable[[], None] = lambda: None
-        self._servers = [ModelServer(url, self._changed, transport) for url in urls]
+        self.servers = [ModelServer(url, self._changed, transport) for url in urls]
         self._max_concurrent_batches = max_concurrent_batches
         self.ready_wait_s = ready_wait_s
         self.down_since: float | None = clock()
@@ -203,24 +203,24 @@ class Upstream:
 
     @property
     def ready(self) -> bool:
-        return any(server.ready for server in self._servers)
+        return any(server.ready for server in self.servers)
 
     @property
     def reason(self) -> str:
         """Why none is ready."""
-        return "; ".join(server.reason for server in self._servers if not server.ready)
+        return "; ".join(server.reason for server in self.servers if not server.ready)
 
     @property
     def info(self) -> Info | None:
         """The limits of a ready server, else the last ones known."""
-        known = sorted(self._servers, key=lambda server: not server.ready)
+        known = sorted(self.servers, key=lambda server: not server.ready)
         return next((server.info for server in known if server.info), None)
 
     def pick(self) -> ModelServer | None:
         """A ready server that may be sent another batch."""
         free = [
             server
-            for server in self._servers
+            for server in self.servers
             if server.ready and server.num_in_flight < self._max_concurrent_batches
         ]
         return min(free, key=lambda server: server.num_outstanding, default=None)
@@ -236,14 +236,14 @@ class Upstream:
         return self.info
 
     def start(self) -> None:
-        self._probes = [asyncio.create_task(self._watch(server)) for server in self._servers]
+        self._probes = [asyncio.create_task(self._watch(server)) for server in self.servers]
 
     async def aclose(self) -> None:
         self._closing = True
         for task in self._probes:
             task.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
-        for server in self._servers:
+        for server in self.servers:
             await server.aclose()
 
     async def _watch(self, server: ModelServer) -> None:

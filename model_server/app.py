@@ -18,7 +18,18 @@ from model_server.engine.engine import failed
 from model_server.engine.startup import Served
 from model_server.errors import RequestError, Unavailable
 from model_server.metrics import Metrics
-from model_server.protocol import Batch, Done, Event, Failed, GenerateRequest, Info
+from model_server.protocol import (
+    Batch,
+    Detokenize,
+    Detokenized,
+    Done,
+    Event,
+    Failed,
+    GenerateRequest,
+    Info,
+    Tokenize,
+    Tokenized,
+)
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +168,10 @@ def create_app(server: Server) -> FastAPI:
         field = ".".join(str(part) for part in first["loc"])
         return JSONResponse({"status": server.status, "error": f"{field}: {first['msg']}"}, 422)
 
+    @app.exception_handler(RequestError)
+    async def refused(_request: Request, error: RequestError) -> Response:
+        return JSONResponse(failed("", error).model_dump(), error.status)
+
     @app.post("/batch")
     async def batch(body: Batch) -> Response:
         served = server.ready()
@@ -176,8 +191,19 @@ def create_app(server: Server) -> FastAPI:
     async def info() -> Info:
         return server.ready().current_info
 
+    _add_tokenizer(app, server)
     _add_probes(app, server)
     return app
+
+
+def _add_tokenizer(app: FastAPI, server: Server) -> None:
+    @app.post("/tokenize")
+    async def tokenize(body: Tokenize) -> Tokenized:
+        return await asyncio.to_thread(server.ready().tokenizer.tokenize, body)
+
+    @app.post("/detokenize")
+    async def detokenize(body: Detokenize) -> Detokenized:
+        return await asyncio.to_thread(server.ready().tokenizer.detokenize, body)
 
 
 def _add_probes(app: FastAPI, server: Server) -> None:

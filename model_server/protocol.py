@@ -123,6 +123,42 @@ class GenerateRequest(Wire):
         return self
 
 
+class Tokenize(Wire):
+    """`POST /tokenize`: what tokens these are as a prompt. One of prompt and messages is given."""
+
+    prompt: Text | None = None
+    messages: list[Message] | None = None
+    add_special_tokens: bool = Field(True, description="Begin with BOS where the model wants it.")
+    return_token_strs: bool = False
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> Tokenize:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give exactly one of prompt, messages")
+        return self
+
+
+class Tokenized(Wire):
+    """The answer, by the names of vLLM's."""
+
+    count: int
+    max_model_len: int = Field(description="Prompt plus answer of one request, in tokens.")
+    tokens: list[int]
+    token_strs: list[str] | None = Field(None, description="As the vocabulary spells them.")
+
+
+class Detokenize(Wire):
+    """`POST /detokenize`: what prompt these tokens are."""
+
+    tokens: list[int]
+
+
+class Detokenized(Wire):
+    """The answer, by the names of vLLM's."""
+
+    prompt: str
+
+
 class Batch(Wire):
     """A unit of transport: its requests are admitted, finished and cancelled one by one."""
 

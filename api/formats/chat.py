@@ -47,6 +47,7 @@ class ChatCompletion(TypedDict):
     object: Literal["chat.completion"]
     created: int
     model: str
+    system_fingerprint: str
     choices: list[ChatChoice]
     usage: UsageBlock
     metrics: NotRequired[Metrics]
@@ -123,6 +124,7 @@ class ChatFormat:
             "object": kind,
             "created": self._heading.created,
             "model": self._heading.model,
+            "system_fingerprint": self._heading.fingerprint,
             "choices": choices,
         }
 

@@ -33,6 +33,7 @@ class Completion(TypedDict):
     object: Literal["text_completion"]
     created: int
     model: str
+    system_fingerprint: str
     choices: list[CompletionChoice]
     usage: UsageBlock
     metrics: NotRequired[Metrics]
@@ -86,6 +87,7 @@ class CompletionFormat:
             "object": "text_completion",
             "created": self._heading.created,
             "model": self._heading.model,
+            "system_fingerprint": self._heading.fingerprint,
             "choices": choices,
         }
 
@@ -105,9 +107,15 @@ class CompletionFormat:
         return {
             "tokens": [each.text for each in positions],
             "token_logprobs": [each.logprob for each in positions],
-            "top_logprobs": [{top.text: top.logprob for top in each.top} for each in positions],
+            "top_logprobs": [_top(each) for each in positions],
             "text_offset": offsets,
         }
+
+
+def _top(position: PositionLogprobs) -> dict[str, float]:
+    """The most likely tokens and, if it is none of them, the one that was drawn."""
+    top = {each.text: each.logprob for each in position.top}
+    return top if position.text in top else {**top, position.text: position.logprob}
 
 
 def _choice(

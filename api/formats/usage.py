@@ -27,6 +27,7 @@ class Heading:
 
     id: str
     model: str
+    fingerprint: str
     created: int = field(default_factory=lambda: int(time.time()))
 
 

@@ -77,3 +77,15 @@ GENERATE: dict[str, Any] = {
         seed=7,
     ),
 }
+TOKENIZE: dict[str, Any] = {
+    "prompt": _example("A prompt", prompt=FIBONACCI),
+    "chat": _example(
+        "A chat, spelled out (needs a model with a chat template)",
+        messages=[{"role": "user", "content": "What is a list in Python?"}],
+        return_token_strs=True,
+    ),
+}
+DETOKENIZE: dict[str, Any] = {
+    "some": _example("Some tokens", tokens=[50, 60, 70]),
+    "none": _example("No tokens are no text", tokens=[]),
+}

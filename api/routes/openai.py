@@ -24,6 +24,7 @@ class ModelCard(TypedDict):
     object: Literal["model"]
     created: int
     owned_by: str
+    max_model_len: int
     medusa_heads: int
     medusa_mode: str
     warnings: list[str]
@@ -83,6 +84,7 @@ def _card(info: Info) -> ModelCard:
         "object": "model",
         "created": info.created,
         "owned_by": "local",
+        "max_model_len": info.context_size,
         "medusa_heads": info.heads,
         "medusa_mode": info.medusa_mode,
         "warnings": info.warnings,

@@ -50,9 +50,17 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
+# OpenAPI 3.2, as FastAPI writes streams of its own.
+EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {"data": {"type": "string", "contentMediaType": "application/json"}},
+    "required": ["data"],
+}
+
+
 def answers(model: type) -> dict[str, Any]:
     """How OpenAPI describes a route that answers with `model`, whole or as a stream of events."""
-    stream = {"text/event-stream": {"schema": {"type": "string"}}}
+    stream = {"text/event-stream": {"itemSchema": EVENT_SCHEMA}}
     return {
         "response_class": Response,
         "responses": {200: {"model": model, "content": stream}, **REFUSALS},
@@ -68,11 +76,13 @@ async def respond(request: Request, body: GenerationBody, make_format: MakeForma
     """Answer whole or as a stream; whatever goes wrong on the way closes the answer."""
     gateway = gateway_of(request)
     info = await gateway.info()
-    request_id: str = request.state.request_id
-    requests = body.requests(request_id, info)
-    answer = gateway.answer(request_id, requests, request.state.admission)
+    answer_id: str = request.state.answer_id
+    requests = body.requests(answer_id, info)
+    answer = gateway.answer(answer_id, requests, request.state.admission)
     try:
-        form = make_format(Heading(request_id, info.model_name), answer, len(requests))
+        form = make_format(
+            Heading(answer_id, info.model_name, info.model_id), answer, len(requests)
+        )
         return await _respond(request, body.stream, answer, form)
     except BaseException:
         answer.close()
@@ -87,6 +97,8 @@ async def _respond(request: Request, stream: bool, answer: Answer, form: Format)
             return AnswerStream(answer, form, headers)
         choices = await collect(answer)
     answer.close()
+    queue_s = max(choice.end.timings.queue_s for choice in choices)
+    headers["x-queue-ms"] = f"{1_000 * queue_s:.1f}"
     return JSONResponse(form.whole(choices), headers=headers)
 
 

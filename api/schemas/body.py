@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import (
@@ -12,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     StrictBool,
     StrictInt,
     StrictStr,
@@ -20,8 +20,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from api.errors import InvalidRequest
+from api.schemas.document import with_fates
+from api.schemas.fields import Only
 from api.schemas.refusal import printable, refusal, shown
 from model_server.protocol import (
     MAX_GRAMMAR_BYTES,
@@ -39,11 +43,13 @@ MAX_SCHEMA_DEPTH = 64
 MAX_TOKENS = 2**31 - 1
 
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+STOP_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS}
+STOPS_SCHEMA = {"type": "array", "items": STOP_SCHEMA, "maxItems": MAX_STOP_STRINGS}
 StopString = Annotated[str, Field(strict=True, min_length=1, max_length=MAX_STOP_CHARS)]
 Stops = Annotated[
     list[StopString],
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+    WithJsonSchema({"anyOf": [STOP_SCHEMA, STOPS_SCHEMA]}),
 ]
 TokenId = Annotated[int, Field(strict=True, ge=0)]
 Source = dict[str, Any]  # the one field of GenerateRequest that says what to continue
@@ -60,7 +66,7 @@ class Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
     # Fields that may hold only these values, and fields that change nothing about the answer.
-    only: ClassVar[Mapping[str, tuple[object, ...]]] = {}
+    only: ClassVar[Only] = {}
     harmless: ClassVar[frozenset[str]] = frozenset()
     place: ClassVar[str] = ""
 
@@ -75,6 +81,13 @@ class Body(BaseModel):
             if given[name] not in cls.only.get(name, ()):
                 raise cls._refusal(name, given[name])
         return given
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        return with_fates(schema, cls.harmless, cls.only)
 
     @classmethod
     def _refusal(cls, name: str, value: object) -> InvalidRequest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
@@ -16,12 +15,14 @@ from pydantic import (
 )
 
 from api.errors import InvalidRequest
+from api.schemas import fields
 from api.schemas.body import MAX_TOKENS, Body, Source, check_prompt_bytes
 from api.schemas.openai import OpenAIBody
 from model_server.protocol import MAX_LOGPROBS, Info, Message
 
 
 class TextPart(Body):
+    harmless: ClassVar[frozenset[str]] = fields.PART_HARMLESS
     place: ClassVar[str] = "messages.content."
 
     type: Literal["text"]
@@ -53,13 +54,8 @@ Content = Annotated[
 
 class ChatMessage(Body):
     place: ClassVar[str] = "messages."
-    harmless: ClassVar[frozenset[str]] = frozenset({"name"})
-    only: ClassVar[Mapping[str, tuple[object, ...]]] = {
-        "tool_calls": ([],),
-        "function_call": (),
-        "audio": (),
-        "refusal": (),
-    }
+    harmless: ClassVar[frozenset[str]] = fields.MESSAGE_HARMLESS
+    only: ClassVar[fields.Only] = fields.MESSAGE_ONLY
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content = Field(description="Text, or a list of text parts.")
@@ -70,18 +66,7 @@ class ChatMessage(Body):
 
 
 class ChatBody(OpenAIBody):
-    only: ClassVar[Mapping[str, tuple[object, ...]]] = {
-        "tools": ([],),
-        "tool_choice": ("none", "auto"),
-        "functions": ([],),
-        "function_call": ("none", "auto"),
-        "modalities": (["text"],),
-        "audio": (),
-        "prediction": (),
-        "web_search_options": (),
-        "reasoning_effort": (),
-        "verbosity": (),
-    }
+    only: ClassVar[fields.Only] = fields.CHAT_ONLY
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_tokens: StrictInt | None = Field(
@@ -102,20 +87,25 @@ class ChatBody(OpenAIBody):
         return self
 
     def _sources(self, info: Info) -> list[Source]:
-        if not info.chat:
-            raise InvalidRequest(
-                f"{info.model_name} has no chat template, so messages cannot be turned into a "
-                "prompt; use /v1/completions, or set CHAT_TEMPLATE at the model server.",
-                "messages",
-                "chat_not_supported",
-            )
-        messages = [each.to_wire() for each in self.messages]
-        num_bytes = sum(len(each.content.encode()) for each in messages)
-        check_prompt_bytes("messages", num_bytes, info)
-        return [{"messages": messages}]
+        return [{"messages": parse_messages(self.messages, info)}]
 
     def _max_tokens(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
 
     def _logprobs(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
+
+
+def parse_messages(messages: list[ChatMessage], info: Info) -> list[Message]:
+    """Messages as the model server takes them; refused where it has no template, or no room."""
+    if not info.chat:
+        raise InvalidRequest(
+            f"{info.model_name} has no chat template, so messages cannot be turned into a "
+            "prompt; use /v1/completions, or set CHAT_TEMPLATE at the model server.",
+            "messages",
+            "chat_not_supported",
+        )
+    wire = [each.to_wire() for each in messages]
+    num_bytes = sum(len(each.content.encode()) for each in wire)
+    check_prompt_bytes("messages", num_bytes, info)
+    return wire

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field, StrictInt, model_validator
 
 from api.errors import InvalidRequest
+from api.schemas import fields
 from api.schemas.body import MAX_TOKENS, Source
 from api.schemas.openai import OpenAIBody
 from api.schemas.prompts import Prompt, parse_prompts
@@ -15,7 +15,7 @@ from model_server.protocol import MAX_LOGPROBS, Info
 
 
 class CompletionBody(OpenAIBody):
-    only: ClassVar[Mapping[str, tuple[object, ...]]] = {"echo": (False,), "suffix": ("",)}
+    only: ClassVar[fields.Only] = fields.COMPLETION_ONLY
 
     prompt: Prompt
     max_tokens: StrictInt = Field(16, ge=1, le=MAX_TOKENS, description="Longest answer.")

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, StrictBool, StrictInt, StrictStr, model_validator
 
 from api.errors import InvalidRequest
-from api.schemas.body import (
-    MAX_CHOICES,
-    Body,
-    GenerationBody,
-    check_schema,
-)
+from api.schemas import fields
+from api.schemas.body import MAX_CHOICES, Body, GenerationBody, check_schema
 
 
 class StreamOptions(Body):
-    harmless: ClassVar[frozenset[str]] = frozenset({"include_obfuscation"})
+    only: ClassVar[fields.Only] = fields.STREAM_ONLY
     place: ClassVar[str] = "stream_options."
 
     include_usage: StrictBool = Field(False, description="End with a chunk that counts tokens.")
 
 
 class JsonSchemaFormat(Body):
-    harmless: ClassVar[frozenset[str]] = frozenset({"name", "description", "strict"})
+    harmless: ClassVar[frozenset[str]] = fields.SCHEMA_HARMLESS
     place: ClassVar[str] = "response_format.json_schema."
 
     json_schema: Annotated[dict[str, Any], AfterValidator(check_schema)] = Field(alias="schema")
@@ -57,18 +46,7 @@ class ResponseFormat(Body):
 class OpenAIBody(GenerationBody):
     """What completions and chat share beyond sampling."""
 
-    harmless: ClassVar[frozenset[str]] = frozenset(
-        {
-            "metadata",
-            "parallel_tool_calls",
-            "prompt_cache_key",
-            "prompt_cache_retention",
-            "safety_identifier",
-            "service_tier",
-            "store",
-            "user",
-        }
-    )
+    harmless: ClassVar[frozenset[str]] = fields.HARMLESS
 
     model: StrictStr = Field("", description="Any name; the answer tells the model served.")
     n: StrictInt = Field(1, ge=1, le=MAX_CHOICES, description="Choices for each prompt.")

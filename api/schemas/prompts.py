@@ -38,7 +38,7 @@ def _parse(prompt: object, field: str, info: Info) -> Source:
     if prompt == "" or prompt == []:
         raise InvalidRequest(f"{field} is empty; it needs at least one token.", "prompt")
     if isinstance(prompt, str):
-        return {"prompt": _text(prompt, field, info)}
+        return {"prompt": parse_text(prompt, field, info)}
     if isinstance(prompt, list):
         return {"prompt_tokens": _ids(prompt, field, info)}
     raise InvalidRequest(
@@ -49,7 +49,8 @@ def _parse(prompt: object, field: str, info: Info) -> Source:
     )
 
 
-def _text(prompt: str, field: str, info: Info) -> str:
+def parse_text(prompt: str, field: str, info: Info) -> str:
+    """A text that the wire can carry and that is not certain to be too long."""
     try:
         num_bytes = len(prompt.encode())
     except UnicodeEncodeError:

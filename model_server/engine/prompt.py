@@ -135,10 +135,9 @@ class PromptEncoder:
         if request.prompt_tokens is not None:
             tokens = self._checked(request.prompt_tokens)
         elif request.messages is not None:
-            tokens = self._with_bos(self._chat(request.messages))
+            tokens = self.with_bos(self.of_messages(request.messages))
         else:
-            self._refuse_bytes("prompt", request.prompt or "")
-            tokens = self._with_bos(self._vocab.tokenize(request.prompt or ""))
+            tokens = self.with_bos(self.of_text(request.prompt or ""))
         if not tokens or request.prompt == "":
             raise PromptRefused("prompt is empty: at least one token is needed", "prompt")
         self._refuse_tokens(len(tokens), request.max_tokens)
@@ -148,7 +147,13 @@ class PromptEncoder:
         """How long the answer may get."""
         return request.max_tokens or self._context_size - num_prompt
 
-    def _chat(self, messages: Sequence[Message]) -> list[int]:
+    def of_text(self, prompt: str) -> list[int]:
+        """Tokens of a text without BOS. Raises PromptRefused where they can't fit."""
+        self._refuse_bytes("prompt", prompt)
+        return self._vocab.tokenize(prompt)
+
+    def of_messages(self, messages: Sequence[Message]) -> list[int]:
+        """Tokens of a chat as its template writes them. Raises PromptRefused."""
         if self._template is None:
             raise PromptRefused(NO_TEMPLATE, "messages")
         if not messages:
@@ -164,7 +169,8 @@ class PromptEncoder:
                 )
         return tokens
 
-    def _with_bos(self, tokens: list[int]) -> list[int]:
+    def with_bos(self, tokens: list[int]) -> list[int]:
+        """The same tokens with BOS first, where the model wants one and none is there."""
         bos = self._vocab.bos
         return tokens if bos is None or tokens[:1] == [bos] else [bos, *tokens]
 

@@ -17,6 +17,7 @@ from model_server.engine.probe import Prober
 from model_server.engine.prompt import PromptEncoder, choose_template
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Limits, Scheduler
+from model_server.engine.tokenizer import Tokenizer
 from model_server.engine.verifier import Verifier
 from model_server.errors import SettingError
 from model_server.llama import backend
@@ -47,6 +48,11 @@ class Served:
     model: Model
     context: Context
     heads: Heads | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Answers without the engine."""
+        return Tokenizer(self.intake.vocab, self.intake.prompts, self.info.context_size)
 
     @property
     def current_info(self) -> Info:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cached_property
 
 import llama_cpp
@@ -32,6 +33,19 @@ class Vocab:
             if count >= 0:
                 return tokens[:count]
             room = -count
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text whose tokens these are: without BOS and the space that tokenizing adds, with the
+        texts of other special tokens. Bytes that form no character become U+FFFD.
+        """
+        if tokens and tokens[0] == self.bos:
+            tokens = tokens[1:]
+        raw = b"".join(self.pieces[token] or self.piece(token, special=True) for token in tokens)
+        return (raw.removeprefix(b" ") if self.adds_space else raw).decode(errors="replace")
+
+    def spelling(self, token: int) -> str:
+        """A token as the vocabulary writes it."""
+        return bytes(llama_cpp.llama_vocab_get_text(self.pointer, token)).decode(errors="replace")
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of one token; control tokens give none unless `special`."""
@@ -64,6 +78,11 @@ class Vocab:
         """All tokens that end an answer (EOS, EOT, ...), ascending."""
         ends = [t for t in range(self.size) if llama_cpp.llama_vocab_is_eog(self.pointer, t)]
         return np.array(ends, dtype=np.int32)
+
+    @cached_property
+    def adds_space(self) -> bool:
+        """Whether tokenizing puts a space in front of a text."""
+        return b"".join(self.pieces[token] for token in self.tokenize("a")) == b" a"
 
     @cached_property
     def unseen_tokens(self) -> list[int]:

@@ -23,6 +23,7 @@ from model_server.protocol import (
     GenerateRequest,
     Info,
     Timings,
+    Tokenize,
     Tokens,
 )
 
@@ -92,6 +93,7 @@ class ScriptedServer:
         self.ready = True
         self.refusals: list[Response] = []
         self.batches: list[Batch] = []
+        self.questions: list[Tokenize] = []
         self.cancelled: list[str] = []
         self.left: list[str] = []
         self.app = Starlette(
@@ -99,6 +101,7 @@ class ScriptedServer:
                 Route("/batch", self._batch, methods=["POST"]),
                 Route("/requests/{id}", self._cancel, methods=["DELETE"]),
                 Route("/info", self._info),
+                Route("/tokenize", self._tokenize, methods=["POST"]),
                 Route("/ready", self._ready),
             ]
         )
@@ -135,6 +138,12 @@ class ScriptedServer:
     async def _cancel(self, request: Request) -> Response:
         self.cancelled.append(request.path_params["id"])
         return Response(status_code=204)
+
+    async def _tokenize(self, request: Request) -> Response:
+        self.questions.append(Tokenize.model_validate_json(await request.body()))
+        if self.refusals:
+            return self.refusals.pop(0)
+        return JSONResponse({"count": 2, "max_model_len": 64, "tokens": [1, 7]})
 
     async def _info(self, request: Request) -> Response:
         return JSONResponse(self.info.model_dump())

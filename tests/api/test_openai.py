@@ -56,6 +56,7 @@ async def test_a_completion(server: ScriptedServer) -> None:
     assert answer == {
         "object": "text_completion",
         "model": "scripted",
+        "system_fingerprint": "scripted-1",
         "choices": [{"index": 0, "text": " 0 1", "logprobs": None, "finish_reason": "length"}],
         "usage": {
             "prompt_tokens": 3,
@@ -64,6 +65,7 @@ async def test_a_completion(server: ScriptedServer) -> None:
             "prompt_tokens_details": {"cached_tokens": 0},
         },
     }
+    assert response.headers["x-queue-ms"] == "1.0"
     assert response.headers["x-batch-id"] == server.batches[0].id
     assert response.headers["x-batch-size"] == "1"
     assert 5 <= float(response.headers["x-batch-wait-ms"]) < 1_000

@@ -118,7 +118,7 @@ def test_response_format_becomes_a_schema() -> None:
 def test_null_is_not_given_and_harmless_fields_are_ignored() -> None:
     nothing: dict[str, Any] = dict.fromkeys(["temperature", "stop", "suffix", "tools", "logprobs"])
     parse(CompletionBody, **nothing, user="me", metadata={"a": 1}, echo=False, best_of=1)
-    parse(ChatBody, **nothing, store=True, service_tier="auto", tool_choice="none")
+    parse(ChatBody, **nothing, store=False, service_tier="auto", tool_choice="none")
 
 
 TOO_LONG = "a" * (64 * 8 + 1)

@@ -226,3 +226,20 @@ async def test_too_many_waiting_requests_are_refused(
     refused = await client.post("/batch", json=batch(request("a"), request("b")))
     assert refused.status_code == 503
     assert (await client.post("/batch", json=batch(request("a")))).status_code == 200
+
+
+async def test_tokens_of_a_text_and_back(client: httpx.AsyncClient) -> None:
+    text = twin.prompt_text(PROMPT)
+    there = await client.post("/tokenize", json={"prompt": text})
+    assert there.json()["tokens"] == PROMPT
+    back = await client.post("/detokenize", json={"tokens": PROMPT})
+    assert back.json() == {"prompt": text}
+
+
+async def test_what_has_no_tokens_is_refused_as_requests_are(client: httpx.AsyncClient) -> None:
+    message = {"role": "user", "content": "hi"}
+    answer = await client.post("/tokenize", json={"messages": [message]})
+    assert answer.status_code == 400
+    assert (answer.json()["code"], answer.json()["param"]) == ("invalid_prompt", "messages")
+    both = await client.post("/tokenize", json={"prompt": "a", "messages": [message]})
+    assert both.status_code == 422

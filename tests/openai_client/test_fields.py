@@ -1,0 +1,119 @@
+"""Every field that OpenAI's client can send has a decided fate, and no decision outlives its field.
+
+When a new version of the client fails here, decide in api/schemas/fields.py.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, NamedTuple, get_type_hints
+
+import pytest
+from openai.types import chat, completion_create_params
+from openai.types.chat import completion_create_params as chat_create_params
+from openai.types.shared_params import response_format_json_schema
+from pydantic import BaseModel, ValidationError
+
+from api.errors import InvalidRequest
+from api.schemas import fields
+from api.schemas.body import Body
+from api.schemas.chat import ChatBody, ChatMessage, TextPart
+from api.schemas.completion import CompletionBody
+from api.schemas.openai import JsonSchemaFormat, ResponseFormat, StreamOptions
+
+
+class Pair(NamedTuple):
+    """A body of ours, and what the client calls the same."""
+
+    body: type[Body]
+    theirs: tuple[type, ...]
+
+
+PAIRS = (
+    Pair(
+        ChatBody,
+        (
+            chat_create_params.CompletionCreateParamsNonStreaming,
+            chat_create_params.CompletionCreateParamsStreaming,
+        ),
+    ),
+    Pair(
+        CompletionBody,
+        (
+            completion_create_params.CompletionCreateParamsNonStreaming,
+            completion_create_params.CompletionCreateParamsStreaming,
+        ),
+    ),
+    Pair(
+        ChatMessage,
+        (
+            chat.ChatCompletionSystemMessageParam,
+            chat.ChatCompletionDeveloperMessageParam,
+            chat.ChatCompletionUserMessageParam,
+            chat.ChatCompletionAssistantMessageParam,
+            chat.ChatCompletionMessage,  # answers come back as messages
+        ),
+    ),
+    Pair(TextPart, (chat.ChatCompletionContentPartTextParam,)),
+    Pair(StreamOptions, (chat.ChatCompletionStreamOptionsParam,)),
+    Pair(ResponseFormat, (response_format_json_schema.ResponseFormatJSONSchema,)),
+    Pair(JsonSchemaFormat, (response_format_json_schema.JSONSchema,)),
+)
+
+
+def _theirs(pair: Pair) -> set[str]:
+    return {name for each in pair.theirs for name in _names(each)}
+
+
+def _names(theirs: type) -> set[str]:
+    if issubclass(theirs, BaseModel):
+        return set(theirs.model_fields)
+    return set(get_type_hints(theirs))
+
+
+def _honoured(body: type[Body]) -> set[str]:
+    return {field.alias or name for name, field in body.model_fields.items()}
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.body.__name__)
+def test_every_field_of_the_client_has_one_fate(pair: Pair) -> None:
+    fates = [_honoured(pair.body), set(pair.body.harmless), set(pair.body.only)]
+    decided = set().union(*fates)
+    assert _theirs(pair) - decided == set(), "new in the client: decide in api/schemas/fields.py"
+    assert sum(map(len, fates)) == len(decided), "a field has two fates"
+
+
+def test_no_decision_outlives_its_field() -> None:
+    known = set().union(*map(_theirs, PAIRS))
+    for table in (
+        fields.HARMLESS,
+        fields.COMPLETION_ONLY,
+        fields.CHAT_ONLY,
+        fields.MESSAGE_HARMLESS,
+        fields.MESSAGE_ONLY,
+        fields.PART_HARMLESS,
+        fields.STREAM_ONLY,
+        fields.SCHEMA_HARMLESS,
+    ):
+        assert set(table) <= known
+
+
+REFUSED = [(pair.body, name) for pair in PAIRS for name in pair.body.only]
+
+
+@pytest.mark.parametrize(("body", "name"), REFUSED)
+def test_what_cannot_be_honoured_is_refused_by_its_name(body: type[Body], name: str) -> None:
+    given: dict[str, Any] = {name: "what nobody can do"}
+    with pytest.raises(InvalidRequest, match=f"{name} is not supported") as refused:
+        body.model_validate(given)
+    assert refused.value.param == body.place + name
+    assert refused.value.code == "unsupported_parameter"
+
+
+HARMLESS = [(pair.body, name) for pair in PAIRS for name in pair.body.harmless]
+
+
+@pytest.mark.parametrize(("body", "name"), HARMLESS)
+def test_what_changes_nothing_is_taken(body: type[Body], name: str) -> None:
+    with suppress(ValidationError):  # of the fields that are missing
+        body.model_validate({name: "anything"})
