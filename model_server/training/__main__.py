@@ -164,7 +164,9 @@ def doctor_options(args: argparse.Namespace, judged: Sequence[Source]) -> doctor
         Prompt(tokens=source.tokens[: None if source.answered else args.piece_tokens])
         for source in judged[:_MAX_EXAMINED]
     ]
-    return doctor.Options(num_tokens=args.answer_tokens, seed=args.seed, given=given)
+    return doctor.Options(
+        num_tokens=args.answer_tokens, seed=args.seed, given=given, exact=args.exact
+    )
 
 
 def _serve(args: argparse.Namespace) -> Served:

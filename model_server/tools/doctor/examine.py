@@ -48,6 +48,7 @@ class Options:
     seed: int = 0
     any_base: bool = False
     given: Sequence[Prompt] = ()
+    exact: bool = False
 
     @property
     def source(self) -> str:
@@ -80,6 +81,7 @@ def examine(base: Path, heads: Path, options: Options | None = None) -> Report:
         medusa_any_base=options.any_base,
         medusa_mode="auto",
         medusa_max_tokens_per_step=0,
+        **({"exact": True} if options.exact else {}),
     )
     return _report(_see(settings, options), settings, options)
 
