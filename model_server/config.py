@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from model_server.errors import SettingError
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "stdlib-demo-q8_0.gguf"
+DEMO_HEADS = DEMO_MODEL.with_name("stdlib-demo-heads-q8_0.gguf")
 
 FlashAttention = Literal["auto", "on", "off"]
 KvCacheType = Literal["f32", "f16", "bf16", "q8_0"]
@@ -54,7 +55,9 @@ class Settings(BaseSettings):
     max_step_ms: int = Field(
         0, ge=0, description="Longest step that prefill may cause; 0: 64 rows of it, at least 50."
     )
-    medusa_path: Path | Literal[""] = Field("", description="GGUF file with the Medusa heads.")
+    medusa_path: Path | Literal[""] = Field(
+        "", description="GGUF file with the Medusa heads; empty: none, the demo model has its own."
+    )
     medusa_any_base: bool = Field(False, description="Take heads made for another base model.")
     medusa_mode: MedusaMode = Field(
         "auto", description="auto: drafts what pays; off: none; chain, tree: always at least one."
@@ -77,6 +80,13 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         "text", description="text, or json: an object a line."
     )
+
+    @property
+    def heads_path(self) -> Path | None:
+        """The heads to load: the demo model comes with its own."""
+        if self.medusa_path:
+            return self.medusa_path
+        return DEMO_HEADS if self.model_path.absolute() == DEMO_MODEL.absolute() else None
 
     @property
     def gateway_is_local(self) -> bool:

@@ -139,15 +139,16 @@ def context_options(settings: Settings, context_size: int) -> ContextOptions:
 
 
 def _heads(settings: Settings, model: Model) -> Heads | None:
-    """The heads that MEDUSA_PATH names. Raises HeadFileError."""
+    """The heads that the settings name. Raises HeadFileError."""
     most_drafts = settings.medusa_max_tokens_per_step - 1
-    if not settings.medusa_path or settings.medusa_mode == "off" or most_drafts == 0:
+    path = settings.heads_path
+    if path is None or settings.medusa_mode == "off" or most_drafts == 0:
         return None
     num_heads = settings.medusa_k_heads
     if most_drafts > 0:
         num_heads = min(num_heads, most_drafts)
     options = HeadOptions(_num_threads(settings), settings.medusa_any_base, num_heads)
-    return Heads(settings.medusa_path, model, options)
+    return Heads(path, model, options)
 
 
 def _drafter(settings: Settings, costs: Costs, heads: Heads | None) -> Drafter:
