@@ -16,7 +16,7 @@ import pytest
 from gguf.quants import dequantize
 
 from model_server.medusa.confidence import BIN_WIDTH, NUM_BINS, HeadConfidence
-from model_server.medusa.tree import Candidates, DraftTree, best_first, expected_tokens
+from model_server.medusa.tree import Candidates, DraftTree, best_first
 from tests import twin, twin_heads, vocabulary
 from tests.gguf_file import FILE_TYPES, Shape
 from tests.twin_heads import MISS, NONE, NUM_RANKS, PUBLISHED, SURE, Accuracy, Options
@@ -184,7 +184,7 @@ def test_best_first_trees_are_the_best_of_all_trees() -> None:
             if all(len(path) == 1 or path[:-1] in nodes for path in nodes)
         )
         best = 1 + max(sum(value[path] for path in nodes) for nodes in trees)
-        assert expected_tokens(by_depth, num_drafts + 1)[-1] == pytest.approx(best)
+        assert twin_heads.expected_tokens(by_depth, num_drafts + 1)[-1] == pytest.approx(best)
 
 
 def accepted_tokens(token: int, num_rows: int, shape: Shape, options: Options) -> int:

@@ -22,7 +22,7 @@ from model_server.medusa import head_writer
 from model_server.medusa.confidence import NUM_BINS, bins
 from model_server.medusa.head_file import UNKNOWN_BASE
 from model_server.medusa.head_writer import Head, Header
-from model_server.medusa.tree import expected_tokens
+from model_server.medusa.tree import Candidates, best_first
 from tests import twin, vocabulary
 from tests.gguf_file import Shape
 
@@ -102,6 +102,21 @@ class Options:
     seed: int = 0
     is_calibrated: bool = True
     base_fingerprint: str = UNKNOWN_BASE
+
+
+def expected_tokens(by_depth: Sequence[Sequence[float]], num_rows: int) -> list[float]:
+    """Expected tokens a step of the best trees of 1..num_rows rows, the sampled one included.
+
+    `by_depth`: probabilities by head and rank, as if heads were right independently.
+    """
+    ranked = [[(rank, p) for rank, p in enumerate(row)] for row in by_depth]
+    request = Candidates(ranked, max_depth=len(ranked), max_leaves=num_rows)
+    expected = [1.0]
+    for choice in best_first([request]):
+        if len(expected) == num_rows:
+            break
+        expected.append(expected[-1] + choice.probability)
+    return expected + [expected[-1]] * (num_rows - len(expected))
 
 
 def expected_tokens_per_step(accuracy: Accuracy, num_rows: int) -> float:

@@ -153,18 +153,3 @@ def merge(ranked: Ranked, token: int, probability: float) -> Ranked:
     shrink = min(1.0, (1 - own) / rest) if rest else 1.0
     merged = [(token, own), *((other, p * shrink) for other, p in known.items())]
     return sorted(merged, key=lambda entry: -entry[1])
-
-
-def expected_tokens(by_depth: Sequence[Sequence[float]], num_rows: int) -> list[float]:
-    """Expected tokens a step of the best trees of 1..num_rows rows, the sampled one included.
-
-    `by_depth`: probabilities by head and rank, as if heads were right independently.
-    """
-    ranked = [[(rank, p) for rank, p in enumerate(row)] for row in by_depth]
-    request = Candidates(ranked, max_depth=len(ranked), max_leaves=num_rows)
-    expected = [1.0]
-    for choice in best_first([request]):
-        if len(expected) == num_rows:
-            break
-        expected.append(expected[-1] + choice.probability)
-    return expected + [expected[-1]] * (num_rows - len(expected))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import random
 from itertools import islice
 
@@ -13,19 +12,8 @@ from model_server.medusa.tree import (
     DraftTree,
     Ranked,
     best_first,
-    expected_tokens,
     merge,
 )
-
-# Vicuna-7B's published heads: top-1 to top-5 accuracies of five heads.
-PUBLISHED = [
-    [0.560, 0.672, 0.727, 0.760, 0.780],
-    [0.316, 0.424, 0.485, 0.528, 0.562],
-    [0.201, 0.288, 0.348, 0.383, 0.417],
-    [0.147, 0.225, 0.274, 0.311, 0.340],
-    [0.118, 0.187, 0.235, 0.272, 0.300],
-]
-BY_RANK = [[b - a for a, b in itertools.pairwise([0, *row])] for row in PUBLISHED]
 
 
 def _ranked(rng: random.Random, size: int, first_token: int = 0) -> Ranked:
@@ -52,37 +40,6 @@ def _random_tree(rng: random.Random, num_nodes: int) -> DraftTree:
     for token in range(1, num_nodes):
         tree.add(token, rng.randrange(token))
     return tree
-
-
-@pytest.mark.parametrize(
-    ("rows", "tokens"),
-    {1: 1, 2: 1.56, 3: 1.74, 4: 1.85, 5: 1.91, 8: 2.04, 12: 2.15, 16: 2.21, 64: 2.38}.items(),
-)
-def test_expected_tokens_of_the_published_heads(rows: int, tokens: float) -> None:
-    expected = expected_tokens(BY_RANK, rows)
-    assert len(expected) == rows
-    assert expected[-1] == pytest.approx(tokens, abs=0.005)
-
-
-def test_no_tree_at_all_beats_the_expected_tokens() -> None:
-    """All trees of up to five rows over two heads with three candidates each."""
-    by_depth = [[0.5, 0.3, 0.1], [0.6, 0.25, 0.1]]
-    best = [0.0] * 6
-    nodes = [(i,) for i in range(3)] + [(i, j) for i in range(3) for j in range(3)]
-    for size in range(5):
-        for chosen in itertools.combinations(nodes, size):
-            if all(len(node) == 1 or node[:1] in chosen for node in chosen):
-                gained = 1.0
-                for node in chosen:
-                    p = by_depth[0][node[0]]
-                    gained += p * by_depth[1][node[1]] if len(node) == 2 else p
-                best[size + 1] = max(best[size + 1], gained)
-    assert expected_tokens(by_depth, 5) == pytest.approx(best[1:])
-
-
-def test_expected_tokens_stop_growing_with_the_candidates() -> None:
-    assert expected_tokens([[0.5]], 4) == [1.0, 1.5, 1.5, 1.5]
-    assert expected_tokens([], 2) == [1.0, 1.0]
 
 
 def test_nodes_come_best_first_over_all_requests() -> None:
