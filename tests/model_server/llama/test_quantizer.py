@@ -70,5 +70,6 @@ def test_llama_cpps_refusal_is_passed_on(tmp_path: Path) -> None:
 
 
 def test_a_target_that_cannot_be_written_is_named(twin_path: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        quantizer.quantize(twin_path, tmp_path / "none" / "m.gguf", "Q4_0", lambda _: None)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError, match="file"):
+        quantizer.quantize(twin_path, tmp_path / "file" / "m.gguf", "Q4_0", lambda _: None)
