@@ -169,7 +169,7 @@ async def test_the_deadline_ends_a_request_and_cancels_it() -> None:
 
 async def test_the_deadline_ends_a_stream_that_began_with_an_error_event() -> None:
     server = ScriptedServer(endless)
-    async with gateway_over_sockets(server, request_timeout=0.3) as (client, app):
+    async with gateway_over_sockets(server, request_timeout=2) as (client, app):
         answer = await ask(client, "long", stream=True)
         await until(lambda: server.left)
         assert app.state.gateway.in_flight == 0

@@ -105,7 +105,7 @@ def test_a_bad_request_is_never_tried_again(openai: OpenAI) -> None:
 
 def test_a_model_server_that_starts_is_waited_for(twin_path: Path, tmp_path: Path) -> None:
     """By the client's retries, where the gateway gives up before it is there."""
-    with serve(twin_path, tmp_path, request_timeout=0.2) as made:
+    with serve(twin_path, tmp_path, request_timeout=1) as made:
         made.model_server.stop()
         with client(made.url, max_retries=5) as opened:
             starting = Timer(0.3, made.model_server.start)

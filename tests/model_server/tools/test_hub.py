@@ -72,8 +72,8 @@ def test_an_interrupted_download_continues(
         assert process.poll() is None
     process.send_signal(how)
     _, err = process.communicate(timeout=30)
+    assert process.returncode == INTERRUPTED, err
     assert sentences(err) == ["Interrupted: what was fetched is kept, the same command continues."]
-    assert process.returncode == INTERRUPTED
     kept = part(downloader).stat().st_size
     assert 0 < kept <= BYTES_AT
     hub.faults.stall_after = None
