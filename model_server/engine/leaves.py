@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from model_server.engine.kv_ops import TO_THE_END, Copy, KvOp, Remove
 
 _MOST_LEAVES = 31  # besides a request's own id; published 63-node trees have 42 to 46 in all
 _NUM_CACHED_PREFIXES = 17  # at least; one of them is the plug of an ordered pool
+
+# To a leaf of a decoded tree: its id, the position up to which it was accepted, and where it ends.
+Path = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,6 @@ class LeafBlocks:
 
 
 NO_LEAVES = LeafBlocks()
-
-
-class Path(NamedTuple):
-    """To a leaf of a decoded tree: it ends before position `end` and was accepted up to `kept`."""
-
-    leaf: int
-    kept: int
-    end: int
 
 
 def leaf_blocks(num_slots: int, num_seqs: int) -> LeafBlocks:
@@ -60,8 +54,10 @@ class Leaves:
 
     def clear(self) -> None:
         """Forget every leaf."""
-        self._free = list(range(self._blocks.num_blocks - 1, -1, -1))
-        self._block: dict[int, int] = {}
+        size = self._blocks.size
+        firsts = [self._first + size * block for block in range(self._blocks.num_blocks)]
+        self._free = [list(range(first, first + size)) for first in reversed(firsts)]
+        self._ids: dict[int, list[int]] = {}  # of a request that has leaves, its own before them
         self._held: dict[int, dict[int, int]] = {}  # positions in each leaf but a request's own
 
     @property
@@ -71,16 +67,13 @@ class Leaves:
 
     def of(self, seq: int, count: int) -> list[int]:
         """The first `count` leaf ids of `seq`, its own among them."""
-        if count == 1:
-            return [seq]
-        first = self._first + self._block[seq] * self._blocks.size
-        return [seq, *range(first, first + count - 1)]
+        return self._ids[seq][:count] if count > 1 else [seq]
 
     def grow(self, seq: int, count: int, length: int) -> list[KvOp]:
         """Let the first `count` leaf ids hold the `length` computed positions of `seq`."""
         assert count <= self.most, "a tree has more leaves than ids. This is a bug."
-        if count > 1 and seq not in self._block:
-            self._block[seq] = self._free.pop()
+        if count > 1 and seq not in self._ids:
+            self._ids[seq] = [seq, *self._free.pop()]
         held = self._held.setdefault(seq, {})
         ops: list[KvOp] = []
         for leaf in self.of(seq, count)[1:]:
@@ -111,6 +104,6 @@ class Leaves:
 
     def release(self, seq: int) -> list[KvOp]:
         """Take everything from the leaves of a request that ends; its own id stays."""
-        if seq in self._block:
-            self._free.append(self._block.pop(seq))
+        if seq in self._ids:
+            self._free.append(self._ids.pop(seq)[1:])
         return [Remove(leaf) for leaf in self._held.pop(seq, ())]

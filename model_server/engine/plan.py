@@ -22,12 +22,12 @@ class Chunk:
 class DecodeTree(NamedTuple):
     """Rows behind one sequence: its last token is the root, drafts follow.
 
-    `seqs`: for each node the sequence ids of all leaves below it.
+    `leaf_ids`: the sequence id of each of the tree's leaves.
     """
 
     sequence: Sequence
     tree: DraftTree
-    seqs: list[list[int]]
+    leaf_ids: list[int]
 
 
 @dataclass(frozen=True)

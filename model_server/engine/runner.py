@@ -88,11 +88,11 @@ class Runner:
         return rows
 
     def _add_tree(self, decoded: DecodeTree) -> range:
-        root = len(decoded.sequence.tokens) - 1
-        positions = [root + depth for depth in decoded.tree.depths]
+        tree, root = decoded.tree, len(decoded.sequence.tokens) - 1
+        positions = [root + depth for depth in tree.depths]
         # Likeliest nodes first: then, as a rule, accepted cells lie in order of position, and
         # attention adds them up as in plain decoding.
-        return self._batch.add_rows(decoded.tree.tokens, positions, decoded.seqs, output=True)
+        return self._batch.add_tree(tree.tokens, positions, tree.leaves, decoded.leaf_ids)
 
     def _timed_decode(self, cost: CostCurve, kv_length: float) -> None:
         num_rows = self._batch.num_rows

@@ -156,9 +156,8 @@ class Scheduler:
         trees, heads = self.drafter.draft(decode, room)
         for sequence, tree in zip(decode, trees, strict=True):
             plan.ops.extend(self.kv.branch(sequence.seq, tree.num_leaves))
-            leaves = self.kv.leaves.of(sequence.seq, tree.num_leaves)
-            seqs = [[leaves[leaf] for leaf in below] for below in tree.leaves]
-            plan.decode.append(DecodeTree(sequence, tree, seqs))
+            leaf_ids = self.kv.leaves.of(sequence.seq, tree.num_leaves)
+            plan.decode.append(DecodeTree(sequence, tree, leaf_ids))
         self.kv.reserve(plan.num_prefill_rows + plan.num_decode_rows, plan.ops)
         return replace(plan, heads=heads)
 
@@ -205,16 +204,13 @@ class Scheduler:
 
 def _paths(decoded: DecodeTree, nodes: list[int]) -> list[Path]:
     """How far the path to each leaf was accepted. `num_computed` counts the accepted nodes."""
-    tree, first = decoded.tree, decoded.sequence.num_computed - len(nodes)
-    kept = dict.fromkeys(decoded.seqs[0], first + 1)
+    tree, behind_root = decoded.tree, decoded.sequence.num_computed - len(nodes) + 1
+    kept = [behind_root] * tree.num_leaves
     for node in nodes[1:]:
-        for leaf in decoded.seqs[node]:
+        for leaf in tree.leaves[node]:
             kept[leaf] += 1
-    return [
-        Path(leaf, kept[leaf], first + 1 + tree.depths[node])
-        for node, (leaf, *_) in enumerate(decoded.seqs)
-        if not tree.children[node]
-    ]
+    ends = [behind_root + tree.depths[node] for node in tree.ends]
+    return list(zip(decoded.leaf_ids, kept, ends, strict=True))
 
 
 def _order(sequence: Sequence) -> int:

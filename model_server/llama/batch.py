@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from itertools import accumulate
 
 import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
+
+_ID_BYTES = 4
 
 
 class Batch:
@@ -42,16 +45,20 @@ class Batch:
         output: bool,
     ) -> range:
         """Append rows, each with its own sequences, and give their indices."""
-        ids = [seq for row in seqs for seq in row]
-        self._ids[self._num_ids : self._num_ids + len(ids)] = ids
-        addresses = []
-        for row in seqs:
-            addresses.append(self._ids_address + self._ids.itemsize * self._num_ids)
-            self._num_ids += len(row)
         rows = self._append(tokens, positions, output=output)
-        self._num_seqs[rows] = [len(row) for row in seqs]
-        self._seq_rows[rows] = addresses
-        return range(rows.start, rows.stop)
+        return self._add_ids(rows, [seq for row in seqs for seq in row], list(map(len, seqs)))
+
+    def add_tree(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        leaves: Sequence[Sequence[int]],
+        leaf_ids: Sequence[int],
+    ) -> range:
+        """Append output rows; the sequences of each are those of its `leaves`."""
+        rows = self._append(tokens, positions, output=True)
+        ids = [leaf_ids[leaf] for row in leaves for leaf in row]
+        return self._add_ids(rows, ids, list(map(len, leaves)))
 
     def add_span(self, tokens: Sequence[int], position: int, seq: int) -> None:
         """Append consecutive rows of one sequence, without outputs: a chunk of a prompt."""
@@ -59,8 +66,17 @@ class Batch:
         rows = self._append(tokens, positions, output=False)
         self._num_seqs[rows] = 1
         self._ids[self._num_ids] = seq
-        self._seq_rows[rows] = self._ids_address + self._ids.itemsize * self._num_ids
+        self._seq_rows[rows] = self._ids_address + _ID_BYTES * self._num_ids
         self._num_ids += 1
+
+    def _add_ids(self, rows: slice, ids: Sequence[int], counts: Sequence[int]) -> range:
+        """Sequence ids of all rows in turn, and how many each row has."""
+        first, self._num_ids = self._num_ids, self._num_ids + len(ids)
+        self._ids[first : self._num_ids] = ids
+        self._num_seqs[rows] = counts
+        starts = accumulate(counts[:-1], initial=first)
+        self._seq_rows[rows] = [self._ids_address + _ID_BYTES * start for start in starts]
+        return range(rows.start, rows.stop)
 
     def _append(
         self, tokens: Sequence[int], positions: Sequence[int] | NDArray[np.int_], *, output: bool

@@ -49,7 +49,8 @@ class DraftTree:
     """Nodes in the order they were chosen, parents first. Node 0 is the root.
 
     `leaves`: for each node the leaves at or below it, numbered, that of its first children first.
-    A node's first child is its best one, so that leaf 0 is the likeliest path's.
+    A node's first child is its best one, so that leaf 0 is the likeliest path's. `ends`: for each
+    leaf its node.
     `probabilities`: that all tokens down to the node will come; 0 where nobody said.
     """
 
@@ -59,6 +60,7 @@ class DraftTree:
         self.depths = [0]
         self.children: list[list[int]] = [[]]
         self.leaves = [[0]]
+        self.ends = [0]
         self.probabilities = [1.0]
 
     @property
@@ -69,7 +71,7 @@ class DraftTree:
     @property
     def num_leaves(self) -> int:
         """Paths from the root to an end."""
-        return len(self.leaves[0])
+        return len(self.ends)
 
     def add(self, token: int, parent: int, probability: float = 0.0) -> int:
         """Append a node and give its index."""
@@ -79,6 +81,9 @@ class DraftTree:
             while above >= 0:
                 self.leaves[above].append(leaf)
                 above = self.parents[above]
+            self.ends.append(node)
+        else:
+            self.ends[leaf] = node
         siblings.append(node)
         self.tokens.append(token)
         self.parents.append(parent)
@@ -114,6 +119,7 @@ def best_first(requests: Sequence[Candidates], most_each: int = sys.maxsize) -> 
     """
     sizes = [1] * len(requests)
     leaves = [1] * len(requests)
+    num_growing = len(requests)
     # Next child of each parent: (-probability, request, parent, rank, depth, on_copy, above, list)
     heap: list[tuple[float, int, int, int, int, bool, float, Ranked]] = []
 
@@ -136,6 +142,11 @@ def best_first(requests: Sequence[Candidates], most_each: int = sys.maxsize) -> 
         sizes[request] += 1
         token = ranked[rank][0]
         yield Choice(request, parent, token, -negative, depth + 1)
+        if node == most_each:
+            num_growing -= 1
+            if not num_growing:
+                return
+            continue
         if (rank := rank + 1) < len(ranked):
             entry = (-above * ranked[rank][1], request, parent, rank, depth, on_copy, above, ranked)
             heapq.heappush(heap, entry)

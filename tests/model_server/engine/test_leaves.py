@@ -6,7 +6,7 @@ import pytest
 
 from model_server.engine.kv import KvCache
 from model_server.engine.kv_ops import TO_THE_END, Clear, Copy, KvOp, Remove
-from model_server.engine.leaves import LeafBlocks, Path, leaf_blocks
+from model_server.engine.leaves import LeafBlocks, leaf_blocks
 from model_server.medusa.tree import DraftTree
 
 NUM_SEQS = 40
@@ -84,7 +84,7 @@ def step(kv: KvCache, mirror: Mirror, seq: int, tokens: list[int], rng: random.R
             kept[leaves[leaf]] += 1
     ends = [node for node in range(1, tree.num_nodes) if not tree.children[node]]
     paths = [(leaves[below[end][0]], root + 1 + tree.depths[end]) for end in ends]
-    paths_kept = [Path(leaf, kept[leaf], end) for leaf, end in paths]
+    paths_kept = [(leaf, kept[leaf], end) for leaf, end in paths]
     mirror.apply(kv.commit(seq, accepted, tree.num_nodes, paths_kept))
     tokens.extend([*accepted[1:], rng.randrange(1000)])
     return leaves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -130,11 +131,11 @@ def _crossed(plan: Plan) -> Plan:
     """Exchange the ids of two ends at one depth behind different parents, where there are such."""
     decode = []
     for decoded in plan.decode:
-        seqs, tree = list(decoded.seqs), decoded.tree
+        tree = copy.deepcopy(decoded.tree)
         ends = [node for node, below in enumerate(tree.children) if not below]
         for one, other in combinations(ends, 2):
             if tree.depths[one] == tree.depths[other] and tree.parents[one] != tree.parents[other]:
-                seqs[one], seqs[other] = seqs[other], seqs[one]
+                tree.leaves[one], tree.leaves[other] = tree.leaves[other], tree.leaves[one]
                 break
-        decode.append(decoded._replace(seqs=seqs))
+        decode.append(decoded._replace(tree=tree))
     return replace(plan, decode=decode)
