@@ -35,7 +35,7 @@ from model_server.training.corpus import Corpus
 from model_server.training.sources import Source
 
 _MAX_EXAMINED = 40  # prompts
-_EXACT_ROOM = 4  # times as large a pool, which is started over whenever it is full
+_EXACT_ROOM = 2  # times as large a pool, which is started over whenever it is full
 _PROMPT_ROOM = 512  # cells of the KV pool for each prompt, about
 _SHOWN_CHARS = 60  # of a prompt that is refused
 _MAX_AT_ONCE = 128  # N_PARALLEL's limit
@@ -127,7 +127,8 @@ def train(args: argparse.Namespace, corpus: Corpus) -> None:
     import torch  # takes seconds, and has been looked for
 
     from model_server.training import heads
-    from model_server.training.train import Figures, Recipe, Trainer
+    from model_server.training.judge import Figures
+    from model_server.training.train import Recipe, Trainer
 
     recipe = Recipe(
         heads.HeadShape(args.heads, args.blocks, args.shared_output),

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from model_server.errors import StartError
 from model_server.llama.gguf_writer import whole
 from model_server.training.corpus import NO_TARGET, Corpus, Examples
 from model_server.training.heads import HeadShape, MedusaHeads
+from model_server.training.judge import HEAD_DISCOUNT, Figures, Judged, figures, judge
 
-HEAD_DISCOUNT = 0.8  # what the loss of a head weighs against that of the head before it
 WARM_UP_SHARE = 0.02
 CHECKPOINT_EVERY_S = 120.0
 MAX_CHECKPOINT_SHARE = 0.05  # of the time, for large heads
@@ -47,20 +48,14 @@ class Standing:
     worse: int = 0
 
 
-@dataclass(frozen=True)
-class Figures:
-    """Of a batch, or of the held-out texts. `accuracy`: top-1, by head.
-
-    `length`: how many heads in a row are right, on average.
-    """
-
-    loss: float
-    accuracy: NDArray[np.float64]
-    length: float
-    held_out: bool
-
-
 Report = Callable[["Trainer", Figures], None]
+
+
+class _Step(NamedTuple):
+    """A step of all heads that has begun."""
+
+    rows: NDArray[np.int64]
+    heads: list[Future[Judged]]
 
 
 class Trainer:
@@ -90,6 +85,7 @@ class Trainer:
             )
             for head in self.heads
         ]
+        self._next_save = 0.0
         self._pool = _pool(num_heads if device == "cpu" else 1)
 
     @property
@@ -108,12 +104,10 @@ class Trainer:
         Goes on from the checkpoint where there is one of this recipe.
         """
         self.load(checkpoint)
-        next_save = time.monotonic() + CHECKPOINT_EVERY_S
+        self._next_save = time.monotonic() + CHECKPOINT_EVERY_S
         while not self._over():
-            for rows in self._batches():
-                report(self, self._step(rows))
-                if time.monotonic() > next_save:
-                    next_save = time.monotonic() + self._save(checkpoint)
+            for found in self._steps(checkpoint):
+                report(self, found)
             report(self, self._end_epoch())
             self._save(checkpoint)
         self.heads.load_state_dict(self._best)
@@ -127,9 +121,9 @@ class Trainer:
                 states, targets = self._tensors(
                     self._held_out, slice(start, start + self.recipe.batch_size)
                 )
-                parts.append([_judge(head(states), t) for head, t in self._each(targets)])
+                parts.append([judge(head(states), t) for head, t in self._each(targets)])
         losses, right = zip(*(zip(*part, strict=True) for part in parts), strict=True)
-        return _figures(
+        return figures(
             torch.cat([torch.stack(loss) for loss in losses], 1),
             torch.cat([torch.stack(each) for each in right], 1),
             self._held_out.targets,
@@ -153,38 +147,59 @@ class Trainer:
         standing, recipe = self.standing, self.recipe
         return standing.epoch >= recipe.epochs or standing.worse >= recipe.patience
 
-    def _batches(self) -> Iterator[NDArray[np.int64]]:
-        """What is left of this epoch, in its order of chance."""
-        size = self.recipe.batch_size
+    def _steps(self, checkpoint: Path) -> Iterator[Figures]:
+        """What is left of this epoch, in its order of chance.
+
+        The heads share nothing, so each may have a thread of its own, and the first ones begin a
+        step before the last ones have ended the step before: else threads would wait for them.
+        """
+        size, first_step = self.recipe.batch_size, self.num_steps - self.standing.batch
         chance = np.random.default_rng([self.recipe.seed, self.standing.epoch])
         shuffled = chance.permutation(len(self._train.rows))
-        while self.standing.batch < self.steps_per_epoch:
-            yield np.sort(shuffled[self.standing.batch * size :][:size])
+        under_way: deque[_Step] = deque()
+        for batch in range(self.standing.batch, self.steps_per_epoch):
+            rows = np.sort(shuffled[batch * size :][:size])
+            under_way.append(self._begin(rows, first_step + batch, list(under_way)))
+            save = time.monotonic() > self._next_save
+            while len(under_way) > (0 if save else 1):
+                yield self._end(under_way.popleft())
+            if save:
+                self._next_save = time.monotonic() + self._save(checkpoint)
+        while under_way:
+            yield self._end(under_way.popleft())
 
-    def _step(self, rows: NDArray[np.int64]) -> Figures:
-        """One step of every head. They share nothing, so each may have a thread of its own."""
+    def _begin(self, rows: NDArray[np.int64], number: int, before: Sequence[_Step]) -> _Step:
+        """Let every head take a step, behind the one before, if that is still under way."""
         states, targets = self._tensors(self._train, rows)
-        each = range(self.recipe.shape.num_heads)
-        learn = self._pool.map(lambda i: self._learn(i, states, targets[:, i]), each)
-        losses, right = zip(*learn, strict=True)
-        self.standing = replace(self.standing, batch=self.standing.batch + 1)
-        return _figures(
-            torch.stack(losses), torch.stack(right), self._train.targets[rows], held_out=False
-        )
+        learning_rate = self.recipe.learning_rate * self._share_of_peak(number)
 
-    def _learn(self, i: int, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of head i: loss of each row, and whether its best token is right."""
+        def learn(i: int) -> Judged:
+            for step in before:
+                step.heads[i].result()  # it began earlier, so no thread that waits here holds it up
+            return self._learn(i, learning_rate, states, targets[:, i])
+
+        each = range(self.recipe.shape.num_heads)
+        return _Step(rows, [self._pool.submit(learn, i) for i in each])
+
+    def _end(self, step: _Step) -> Figures:
+        losses, right = zip(*(head.result() for head in step.heads), strict=True)
+        self.standing = replace(self.standing, batch=self.standing.batch + 1)
+        targets = self._train.targets[step.rows]
+        return figures(torch.stack(losses), torch.stack(right), targets, held_out=False)
+
+    def _learn(self, i: int, learning_rate: float, states: Tensor, targets: Tensor) -> Judged:
+        """One step of head i."""
         optimizer = self._optimizers[i]
         for group in optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * self._share_of_peak()
+            group["lr"] = learning_rate
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda"):
             logits = self.heads[i](states)
-        loss, right = _judge(logits.float(), targets)
+        loss, right = judge(logits.float(), targets)
         if num_targets := int((targets != NO_TARGET).sum()):
             torch.autograd.backward(HEAD_DISCOUNT**i * loss.sum() / num_targets)
             optimizer.step()
-        return loss.detach(), right
+        return Judged(loss.detach(), right)
 
     def _end_epoch(self) -> Figures:
         found, standing = self.evaluate(), self.standing
@@ -199,10 +214,10 @@ class Trainer:
         )
         return found
 
-    def _share_of_peak(self) -> float:
+    def _share_of_peak(self, step: int) -> float:
         total = self.recipe.epochs * self.steps_per_epoch
         warm_up = max(WARM_UP_SHARE * total, 1)
-        return min((self.num_steps + 1) / warm_up, (total - self.num_steps) / total)
+        return min((step + 1) / warm_up, (total - step) / total)
 
     def _each(self, targets: Tensor) -> Iterator[tuple[torch.nn.Module, Tensor]]:
         """Each head with its own targets."""
@@ -245,24 +260,3 @@ def _pool(num_heads: int) -> ThreadPoolExecutor:
         torch.set_num_threads(num_threads // num_workers)
 
     return ThreadPoolExecutor(num_workers, initializer=begin)
-
-
-def _judge(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy of each row, 0 where it has no target, and whether its best token is right."""
-    losses = functional.cross_entropy(logits, targets, ignore_index=NO_TARGET, reduction="none")
-    return losses, logits.argmax(1) == targets
-
-
-def _figures(
-    losses: Tensor, right: Tensor, targets: NDArray[np.int64], *, held_out: bool
-) -> Figures:
-    """`losses` and `right` are (heads, rows), `targets` (rows, heads)."""
-    counts = np.maximum((targets != NO_TARGET).sum(0), 1)
-    by_head = losses.double().sum(1).cpu().numpy() / counts
-    hits = right.cpu().numpy()
-    return Figures(
-        loss=float(by_head @ HEAD_DISCOUNT ** np.arange(len(hits))),
-        accuracy=hits.sum(1) / counts,
-        length=float(hits.cumprod(0).sum(0).mean()),
-        held_out=held_out,
-    )
