@@ -6,7 +6,7 @@ import os
 import pty
 import re
 import select
-import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -33,8 +33,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 class Person:
     """Writes into the program's terminal and reads its screen."""
 
-    def __init__(self, process_id: int, terminal: int) -> None:
-        self._process_id = process_id
+    def __init__(self, process: subprocess.Popen[bytes], terminal: int) -> None:
+        self._process = process
         self._terminal = terminal
         self._unread = b""
 
@@ -60,28 +60,30 @@ class Person:
     def leave(self) -> int:
         """Ctrl-D; the exit code."""
         self.write("\x04")
-        return os.waitstatus_to_exitcode(os.waitpid(self._process_id, 0)[1])
+        return self._process.wait(TIMEOUT_S)
 
 
 @contextmanager
 def chatting(service: Service, home: Path, *arguments: str, **environment: str) -> Iterator[Person]:
     """The program in a terminal of its own, at its first prompt."""
-    variables = {**os.environ, "TERM": "xterm", "NO_COLOR": "", "HOME": str(home), **environment}
+    terminal, screen = pty.openpty()
+    variables = {"TERM": "xterm", "NO_COLOR": "", "HOME": str(home), "TTY": os.ttyname(screen)}
     command = (sys.executable, "-m", "api.chat", "--url", service.url, *arguments)
-    process_id, terminal = pty.fork()
-    if process_id == 0:
-        os.execve(sys.executable, command, variables)
-    person = Person(process_id, terminal)
+    # The first terminal that a session opens controls it, so Ctrl-C there becomes a signal.
+    process = subprocess.Popen(
+        ["sh", "-c", 'exec "$@" <"$TTY" >"$TTY" 2>&1', "sh", *command],
+        env={**os.environ, **variables, **environment},
+        start_new_session=True,
+    )
+    person = Person(process, terminal)
     try:
         assert "stdlib-demo" in person.read_until(PROMPT)
         yield person
     finally:
-        try:
-            os.kill(process_id, signal.SIGKILL)
-            os.waitpid(process_id, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass  # it has left
+        process.kill()
+        process.wait()
         os.close(terminal)
+        os.close(screen)
 
 
 def greedy(service: Service, path: str, **fields: object) -> str:
