@@ -6,7 +6,7 @@ SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
 SHELL_FILES = deployment/setup.sh .ci/run $(wildcard tests/smoke.sh)
 
 .DEFAULT_GOAL := help
-.PHONY: help install model run test test-training fuzz check format heads demo-model demo-heads bench bench-speculation bench-peers bench-latency lock clean
+.PHONY: help install model run chat test test-training fuzz check format heads demo-model demo-heads bench bench-speculation bench-peers bench-latency lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ model: install ## Fetch Vicuna-7B and its heads, QUANT=Q4_K_M quantized, or MODE
 
 run: install ## Serve the demo model, or MODEL=/path.gguf, or a name in models/, until Ctrl-C
 	@MODEL="$(MODEL)" QUANT="$(QUANT)" exec $(BIN)/python deployment/run.py
+
+chat: install ## Talk to a running service in this terminal (ARGS=--complete: continue texts)
+	@exec $(BIN)/python -m api.chat $(ARGS)
 
 test: ## Run the whole test suite
 	@$(SETUP) dev

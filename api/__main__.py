@@ -12,7 +12,7 @@ from ipaddress import ip_address
 import uvicorn
 from pydantic import ValidationError
 
-from api import logs
+from api import logs, traces
 from api.app import create_app
 from api.auth import BadKeyFile
 from api.config import Settings
@@ -26,8 +26,8 @@ def main() -> None:
     settings = _settings()
     logs.configure(settings.log_level, settings.log_format)
     try:
-        app = create_app(settings)
-    except BadKeyFile as error:
+        app = create_app(settings, tracer_provider=traces.start("medusa-gateway"))
+    except (BadKeyFile, traces.TracesMissing) as error:
         sys.exit(str(error))
     listening = _listen(settings.host, settings.port)
     config = uvicorn.Config(

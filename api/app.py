@@ -13,6 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
+from fastapi.telemetry import TelemetryConfig
+from opentelemetry.trace import TracerProvider
 from starlette.exceptions import HTTPException
 
 from api.auth import Keys
@@ -61,16 +63,24 @@ def create_app(
     *,
     transport: httpx.AsyncBaseTransport | None = None,
     ready_wait_s: float = READY_WAIT_S,
+    tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
     """`transport` takes the place of the network to the model servers, for tests."""
     gateway = Gateway(settings, transport=transport, ready_wait_s=ready_wait_s)
+    if tracer_provider is not None:
+        gateway.trace(tracer_provider)
     keys = Keys(settings.api_keys_file) if settings.api_keys_file else None
     rates = Rates(
         {"requests": settings.rate_limit_requests, "tokens": settings.rate_limit_tokens},
         settings.rate_limit_storage,
         on_unchecked=gateway.metrics.unchecked.inc,
     )
-    app = _Gateway(title="Medusa gateway", description=DESCRIPTION, lifespan=_lifespan)
+    app = _Gateway(
+        title="Medusa gateway",
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        telemetry=_telemetry(tracer_provider),
+    )
     app.state.rates = rates
     app.state.gateway = gateway
     for router in (openai.router, generate.router, tokenize.router):
@@ -84,6 +94,19 @@ def create_app(
     app.add_exception_handler(GatewayError, _on_error)
     app.add_exception_handler(Exception, _on_error)
     return app
+
+
+def _telemetry(provider: TracerProvider | None) -> TelemetryConfig:
+    """FastAPI's own span of each request but probes and the page, and nothing else of its."""
+    return {
+        "tracing": provider is not None,
+        "tracer_provider": provider,
+        "operation_spans": False,
+        "metrics": False,
+        "logs": False,
+        "auto_configure": False,
+        "exclude": lambda scope: scope.get("method") != "POST",
+    }
 
 
 def _add_middleware(app: FastAPI, settings: Settings, keys: Keys | None, rates: Rates) -> None:

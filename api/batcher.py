@@ -85,6 +85,7 @@ class Batcher:
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         upstream.on_change = self._changed.set
+        self.on_sent: Callable[[str, list[Generation]], None] = lambda url, batch: None
 
     def submit(self, generation: Generation) -> asyncio.Future[GatewayError | None]:
         """Queue one attempt. The future holds how it ended; cancelling it is leaving."""
@@ -148,6 +149,7 @@ class Batcher:
             self._metrics.batch_wait.observe(each.carrier.wait_s)
         if batch:
             self._metrics.batch_size.observe(len(batch))
+            self.on_sent(server.url, batch)
             server.send(batch_id, batch)
 
     @staticmethod

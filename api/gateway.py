@@ -6,10 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import anyio
 import httpx
+from opentelemetry.trace import TracerProvider
 from tenacity import AsyncRetrying, RetryCallState
 
 from api.answer import Answer
@@ -21,6 +23,7 @@ from api.limits import Admission, Permits
 from api.metrics import Metrics, Stopwatch
 from api.question import ask
 from api.retry import reason, retrying
+from api.spans import Observe, Spans
 from api.upstream import READY_WAIT_S, Upstream
 from model_server.protocol import Event, GenerateRequest, Info, Wire
 
@@ -45,6 +48,7 @@ class Gateway:
             transport=transport,
             ready_wait_s=ready_wait_s,
         )
+        self._spans: Spans | None = None
         self.draining = False
         self._drained = asyncio.Event()
         self._answers: set[Answer] = set()
@@ -57,6 +61,11 @@ class Gateway:
             time.monotonic,
             adaptive=settings.adaptive_batching,
         )
+
+    def trace(self, provider: TracerProvider) -> None:
+        """Make spans of what comes from now on."""
+        self._spans = Spans(provider)
+        self._batcher.on_sent = self._spans.sent
 
     @property
     def in_flight(self) -> int:
@@ -99,7 +108,7 @@ class Gateway:
             request_id,
             requests,
             run=partial(self._run, time.monotonic() + timeout_s),
-            on_event=observe,
+            on_event=self._watched(requests, observe),
         )
         timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, answer)
         answer.on_close += [timer.cancel, partial(self._permits.give_back, len(requests))]
@@ -107,6 +116,12 @@ class Gateway:
         answer.on_close += [self._check_drained, partial(self._answers.discard, answer)]
         self._answers.add(answer)
         return answer
+
+    def _watched(self, requests: Sequence[GenerateRequest], observe: Observe) -> Observe:
+        if self._spans is None:
+            return observe
+        model = self.upstream.info.model_name if self.upstream.info else ""
+        return self._spans.watch(requests, model, observe)
 
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new; let open answers finish until then, and end those that have not."""
@@ -167,9 +182,10 @@ class Gateway:
         )
 
     async def _attempt(self, generation: Generation) -> None:
-        error = await self._batcher.submit(generation)
-        if error is not None:
-            raise error
+        with self._spans.attempt(generation) if self._spans else nullcontext():
+            error = await self._batcher.submit(generation)
+            if error is not None:
+                raise error
 
     def _count_retry(self, state: RetryCallState) -> None:
         error = reason(state)

@@ -36,8 +36,11 @@ def configure(level: str, form: str) -> None:
 
 class _Text(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, logging's own name
-        request_id = getattr(record, "request_id", None)
-        return super().formatMessage(record) + (f" request={request_id}" if request_id else "")
+        text = super().formatMessage(record)
+        for name in ("request", "trace"):
+            if value := getattr(record, f"{name}_id", None):
+                text += f" {name}={value}"
+        return text
 
 
 def _with_request_id(record: logging.LogRecord) -> bool:

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from api.answer import Answer
 from api.errors import GatewayError, translate
 from api.formats.format import Format, Json
+from api.spans import note_failure
 
 # A client that takes nothing for this long has left, whatever its connection says.
 SEND_TIMEOUT_S = 60.0
@@ -60,7 +61,9 @@ async def _events(answer: Answer, form: Format) -> AsyncIterator[bytes]:
         for chunk in form.closing():
             yield _data(chunk)
     except GatewayError as error:
-        yield _data(translate(error).body)
+        problem = translate(error)
+        note_failure(problem)
+        yield _data(problem.body)
     yield DONE
 
 

@@ -108,7 +108,8 @@ lock_all() {
     "$VENV/bin/python" -m pip install --quiet "uv==$UV_VERSION"
     lock gateway
     lock model-server gateway.txt
-    lock dev gateway.txt model-server.txt
+    lock traces gateway.txt model-server.txt
+    lock dev gateway.txt model-server.txt traces.txt
 }
 
 check_python

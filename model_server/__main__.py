@@ -13,11 +13,12 @@ from types import FrameType
 
 import uvicorn
 
-from model_server import logs
+from model_server import logs, traces
 from model_server.app import Server, create_app
 from model_server.config import Settings, read_settings
 from model_server.engine.startup import load
 from model_server.errors import SettingError, StartError
+from model_server.spans import Spans
 
 _DRAIN_S = 30
 
@@ -38,12 +39,13 @@ def main() -> int:
     """Serve. The exit code is 1, with one sentence on stderr, when that can't be done."""
     try:
         settings = read_settings()
+        provider = traces.start("medusa-model-server")
         listener = listen(settings)
     except StartError as error:
         print(f"model server: {error}", file=sys.stderr)
         return 1
     logs.configure(settings.log_level, settings.log_format)
-    server = Server()
+    server = Server(spans=Spans(provider) if provider else None)
     config = uvicorn.Config(
         create_app(server),
         log_config=None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request, Response
@@ -30,6 +30,7 @@ from model_server.protocol import (
     Tokenize,
     Tokenized,
 )
+from model_server.spans import Spans
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Server:
     loaded: float = 0.0
     draining: bool = False
     streams: dict[str, EventStream] = field(default_factory=dict)
+    spans: Spans | None = None
 
     @property
     def status(self) -> str:
@@ -94,7 +96,7 @@ class EventStream(Response):
         """Stop serving one request: it was cancelled, or a later attempt took its id."""
         self._close(request_id)
         self._served.engine.cancel(request_id)
-        logs.cancelled(request_id)
+        self._note_end(request_id)
         self._queue.put_nowait([])
 
     def _register(self) -> None:
@@ -103,6 +105,8 @@ class EventStream(Response):
             if earlier is not None:
                 earlier.drop(request.id)
             self._server.streams[request.id] = self
+            if self._server.spans is not None:
+                self._server.spans.begin(request)
 
     async def _submit(self, request: GenerateRequest) -> None:
         try:
@@ -137,7 +141,7 @@ class EventStream(Response):
                 lines.append(event.model_dump_json(exclude_none=True).encode())
                 if isinstance(event, Done | Failed):
                     self._close(event.id)
-                    logs.ended(event)
+                    self._note_end(event.id, event)
         return b"".join(line + b"\n" for line in lines)
 
     def _close(self, request_id: str) -> None:
@@ -150,7 +154,12 @@ class EventStream(Response):
             if self._server.streams.get(request.id) is self:
                 self._close(request.id)
                 self._served.engine.cancel(request.id)
-                logs.cancelled(request.id)
+                self._note_end(request.id)
+
+    def _note_end(self, request_id: str, event: Done | Failed | None = None) -> None:
+        spans = self._server.spans
+        with spans.ending(request_id, event) if spans else nullcontext():
+            logs.ended(event) if event else logs.cancelled(request_id)
 
 
 def create_app(server: Server) -> FastAPI:

@@ -20,10 +20,16 @@ log = logging.getLogger("model_server.requests")
 def configure(level: str, form: str) -> None:
     """Log to stderr, as text or as one JSON object a line."""
     json = JsonFormatter(FIELDS, rename_fields=NAMES) if form == "json" else None
-    logging.basicConfig(level=level.upper(), handlers=[_handler(json or logging.Formatter(TEXT))])
+    logging.basicConfig(level=level.upper(), handlers=[_handler(json or _Text(TEXT))])
     say.addHandler(_handler(json or logging.Formatter("%(name)s: %(message)s")))
     say.setLevel(logging.INFO)
     say.propagate = False
+
+
+class _Text(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, logging's own name
+        trace_id = getattr(record, "trace_id", None)
+        return super().formatMessage(record) + (f" trace={trace_id}" if trace_id else "")
 
 
 def ended(event: Done | Failed) -> None:

@@ -114,6 +114,11 @@ class GenerateRequest(Wire):
         None, ge=0, le=MAX_LOGPROBS, description="How many alternatives to report a token."
     )
     resume: Resume | None = None
+    trace: dict[str, Text] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="The caller's span, as OpenTelemetry's propagators write it: traceparent, ...",
+    )
 
     @model_validator(mode="after")
     def _one_prompt(self) -> GenerateRequest:

@@ -30,13 +30,17 @@ async def until(condition: Callable[[], object], timeout_s: float = 5) -> None:
 
 @asynccontextmanager
 async def gateway(
-    server: ScriptedServer, ready_wait_s: float = 10, **settings: Any
+    server: ScriptedServer,
+    ready_wait_s: float = 10,
+    tracer_provider: Any = None,
+    **settings: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a gateway; no sockets, and no answer arrives before it is whole."""
     app = create_app(
         Settings(**{**QUICK, **settings}),
         transport=httpx.ASGITransport(server.app),
         ready_wait_s=ready_wait_s,
+        tracer_provider=tracer_provider,
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     client = httpx.AsyncClient(transport=transport, base_url="http://gateway")
@@ -60,11 +64,15 @@ async def listening(app: Any, http: Any = "auto") -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def gateway_over_sockets(
-    server: ScriptedServer, http: Any = "auto", **settings: Any
+    server: ScriptedServer,
+    http: Any = "auto",
+    tracer_provider: Any = None,
+    **settings: Any,
 ) -> AsyncIterator[tuple[httpx.AsyncClient, FastAPI]]:
     """The same over real connections, with the gateway's app to look into."""
     async with listening(server.app) as url:
-        app = create_app(Settings(**{**QUICK, "model_server_urls": url, **settings}))
+        made = Settings(**{**QUICK, "model_server_urls": url, **settings})
+        app = create_app(made, tracer_provider=tracer_provider)
         async with listening(app, http) as address, httpx.AsyncClient(base_url=address) as client:
             yield client, app
 

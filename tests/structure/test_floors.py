@@ -13,8 +13,9 @@ from tests.structure.modules import ROOT, Module, is_in, modules
 # From the ground up. The deepest package named here decides; tier 1 sees one file of tier 2.
 FLOORS = {
     "api": [
-        ("api.config", "api.errors", "api.logs", "api.metrics"),
+        ("api.config", "api.errors", "api.logs", "api.metrics", "api.traces"),
         ("api.schemas", "api.generation", "api.limits", "api.auth", "api.retry"),
+        ("api.spans",),
         ("api.flight", "api.server", "api.upstream"),
         ("api.batcher", "api.answer", "api.question"),
         ("api.gateway", "api.formats", "api.sse"),
@@ -24,7 +25,7 @@ FLOORS = {
     ],
     "model_server": [
         ("protocol", "config", "errors", "metrics"),
-        ("sampling", "llama", "logs"),
+        ("sampling", "llama", "logs", "spans", "traces"),
         ("engine.kv", "engine.kv_ops", "engine.leaves", "engine.detokenizer", "medusa"),
         ("engine.sequence", "engine.drafting", "engine.plan"),
         ("engine.prompt", "engine.intake", "engine.drafter", "engine.verifier", "engine.probe"),
