@@ -43,7 +43,7 @@ def main() -> int:
         print(f"model server: {error}", file=sys.stderr)
         return 1
     logs.configure(settings.log_level, settings.log_format)
-    server = Server()
+    server = Server(log_prompts=settings.log_prompts)
     config = uvicorn.Config(
         create_app(server),
         log_config=None,
