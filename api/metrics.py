@@ -55,18 +55,23 @@ class Metrics:
         )
         self.running = self._gauge("num_requests_running", "Answers in the making.")
         self.waiting = self._gauge("num_requests_waiting", "Requests being gathered.")
+        self._gauge("workers", "Gateway processes that serve.").set(1)
 
     def _totals(self) -> None:
-        self._gauge("workers", "Processes that serve.").set(1)
         self.http_requests = self._counter(
             "http_requests", "HTTP requests by status; 499: the client left before.", "status"
         )
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of finished answers.")
         self.generation_tokens = self._counter("generation_tokens", "Tokens delivered.")
-        self.requests = self._counter("requests", "Answers by how they ended.", "outcome")
+        self.requests = self._counter(
+            "requests", "Answers by how they ended: done, failed, disconnected.", "outcome"
+        )
         self.rejections = self._counter("rejections", "Requests refused, by reason.", "reason")
         self.rate_limited = self._counter(
-            "rate_limited", "Requests beyond a budget, by key and limit.", "key", "limit"
+            "rate_limited",
+            "Requests beyond a budget, by key and limit.",
+            "key",
+            "limit",
         )
         self.unchecked = self._counter(
             "rate_limit_unchecked", "Requests let in because RATE_LIMIT_STORAGE was away."

@@ -30,7 +30,9 @@ class Metrics:
             "prefix_cache_hits", "Prompt tokens found in the KV cache."
         )
         self.generation_tokens = self._counter("generation_tokens", "Tokens emitted.")
-        self.preemptions = self._counter("num_preemptions", "Requests put back, pool full.")
+        self.preemptions = self._counter(
+            "num_preemptions", "Requests put back, the KV pool being full."
+        )
         self.batches = self._counter("batches", "POST /batch calls taken.")
         self.batch_requests = self._counter("batch_requests", "Requests they held.")
         self.drafts = self._counter("spec_decode_num_drafts", "Steps of requests with a draft.")
@@ -49,8 +51,10 @@ class Metrics:
         self.failures = self._counter(
             "request_failures", "Requests refused or failed, by reason.", "reason"
         )
-        self.step = self._histogram("step_seconds", "One engine step.", _STEP_BUCKETS)
-        self.queue = self._histogram("request_queue_time_seconds", "Before a slot.", _WAIT_BUCKETS)
+        self.step = self._histogram("step_seconds", "One step of the engine.", _STEP_BUCKETS)
+        self.queue = self._histogram(
+            "request_queue_time_seconds", "A request's wait for a slot.", _WAIT_BUCKETS
+        )
         self.ttft = self._histogram(
             "time_to_first_token_seconds", "From arrival to the first token.", _WAIT_BUCKETS
         )

@@ -1,10 +1,8 @@
 """The process: one sentence when it cannot start, exit code 0 when it is told to stop."""
 
 import asyncio
-import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -16,30 +14,14 @@ import pytest
 from api.__main__ import is_open_to_all
 from api.config import Settings
 from model_server.protocol import Event, GenerateRequest
-from tests.api.scripted_server import ScriptedServer, accepted, done, token
+from tests.api.processes import said, start, until_it_drains, until_it_listens, until_released
+from tests.api.scripted_server import ScriptedServer, accepted, token
 from tests.api.serving import listening, until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
-ROOT = Path(__file__).parents[2]
 BODY = {"prompt": "a", "max_tokens": 2}
-
-
-async def start(**environment: object) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "api",
-        cwd=ROOT,
-        env={**os.environ, "HOST": "127.0.0.1", **{k: str(v) for k, v in environment.items()}},
-        stderr=asyncio.subprocess.PIPE,
-    )
-
-
-async def said(process: asyncio.subprocess.Process) -> str:
-    _, stderr = await asyncio.wait_for(process.communicate(), 20)
-    return stderr.decode()
 
 
 async def test_a_setting_out_of_bounds_is_one_sentence() -> None:
@@ -196,33 +178,3 @@ async def stream(
             await asyncio.sleep(0.3)
             release.set()
             return text + "".join([piece async for piece in pieces])
-
-
-async def until_released(
-    release: asyncio.Event, request: GenerateRequest
-) -> AsyncIterator[Event | None]:
-    yield accepted(request)
-    yield token(request, 0)
-    await release.wait()
-    yield token(request, 1)
-    yield done(request)
-
-
-async def until_it_drains(client: httpx.AsyncClient) -> None:
-    for _ in range(400):
-        ready = await client.get("/ready")
-        if ready.json()["status"] == "draining":
-            assert ready.status_code == 503
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("the gateway did not drain")
-
-
-async def until_it_listens(client: httpx.AsyncClient) -> None:
-    for _ in range(400):
-        try:
-            await client.get("/health")
-            return
-        except httpx.TransportError:
-            await asyncio.sleep(0.05)
-    raise AssertionError("the gateway did not start")
