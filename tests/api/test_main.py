@@ -30,12 +30,13 @@ async def test_a_setting_out_of_bounds_is_one_sentence() -> None:
     assert process.returncode == 1
 
 
-async def test_a_port_in_use_is_one_sentence() -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_port_in_use_is_one_sentence(workers: int) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        process = await start(PORT=port)
+        process = await start(PORT=port, WORKERS=workers)
         sentence = await said(process)
     assert process.returncode == 1
     assert sentence.count("\n") == 1
@@ -53,6 +54,30 @@ async def test_a_key_file_that_cannot_be_used_is_one_sentence(tmp_path: Path) ->
         assert sentence.startswith(f"API_KEYS_FILE {path}"), sentence
         assert words in sentence
         assert sentence.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"WORKERS": 0}, "WORKERS: should be greater than or equal to 1, got '0'.\n"),
+        ({"BATCH_SIZE": 0}, "BATCH_SIZE: should be greater than or equal to 1, got '0'.\n"),
+        (
+            {"RATE_LIMIT_TOKENS": 9},
+            "WORKERS: 2 workers share their rate limits through Redis only: set "
+            "RATE_LIMIT_STORAGE=redis://HOST:PORT, or WORKERS=1.\n",
+        ),
+        (
+            {"API_KEYS_FILE": "/none"},
+            "API_KEYS_FILE /none cannot be read: No such file or directory.\n",
+        ),
+    ],
+)
+async def test_a_start_of_several_workers_that_fails_is_one_sentence(
+    settings: dict[str, object], sentence: str
+) -> None:
+    process = await start(**{"WORKERS": 2, "PORT": free_port(), **settings})
+    assert await said(process) == sentence
+    assert process.returncode == 1
 
 
 @pytest.mark.parametrize(

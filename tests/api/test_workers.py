@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -24,10 +23,10 @@ from tests.api.processes import (
     WORKERS,
     gateway,
     said,
-    start,
     until_it_drains,
     until_released,
 )
+from tests.api.redis_server import redis_server
 from tests.api.scripted_server import ScriptedServer, accepted, done, num_tokens, text_of, token
 from tests.api.serving import until
 from tests.ports import free_port
@@ -202,6 +201,16 @@ async def test_workers_leave_when_their_supervisor_is_gone(
         await until(lambda: not any(map(is_alive, clients)), 20)
 
 
+async def test_limits_are_shared_through_redis(server: ScriptedServer, tmp_path: Path) -> None:
+    async with redis_server() as redis:
+        limits = {"RATE_LIMIT_REQUESTS": 6, "RATE_LIMIT_STORAGE": redis.url}
+        async with gateway(server, tmp_path, **limits) as running, AsyncExitStack() as stack:
+            clients = await running.clients(stack, 1)
+            ones = [each[0] for each in clients.values()] * 4
+            statuses = [(await one.post("/generate", json=ASKED)).status_code for one in ones]
+    assert statuses == [200] * 6 + [429] * 2
+
+
 async def test_keys_are_read_again_by_each(server: ScriptedServer, tmp_path: Path) -> None:
     path = tmp_path / "keys.txt"
     first, second = new_key("ann"), new_key("bob")
@@ -233,41 +242,6 @@ async def test_a_worker_is_replaced_when_the_keys_can_be_read_again(
         await until(lambda: "is not NAME:SHA256" in running.log_path.read_text(), 20)
         path.write_text(line)
         assert len(await running.clients(stack, 1)) == WORKERS
-
-
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({"WORKERS": 0}, "WORKERS: should be greater than or equal to 1, got '0'.\n"),
-        ({"BATCH_SIZE": 0}, "BATCH_SIZE: should be greater than or equal to 1, got '0'.\n"),
-        (
-            {"RATE_LIMIT_TOKENS": 9},
-            "WORKERS: 2 workers share their rate limits through Redis only: set "
-            "RATE_LIMIT_STORAGE=redis://HOST:PORT, or WORKERS=1.\n",
-        ),
-        (
-            {"API_KEYS_FILE": "/none"},
-            "API_KEYS_FILE /none cannot be read: No such file or directory.\n",
-        ),
-    ],
-)
-async def test_a_start_that_fails_is_one_sentence(
-    settings: dict[str, object], sentence: str
-) -> None:
-    process = await start(**{"WORKERS": WORKERS, "PORT": free_port(), **settings})
-    assert await said(process) == sentence
-    assert process.returncode == 1
-
-
-async def test_a_port_in_use_is_one_sentence() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        process = await start(PORT=taken.getsockname()[1], WORKERS=WORKERS)
-        sentence = await said(process)
-    assert process.returncode == 1
-    assert sentence.count("\n") == 1
-    assert "is in use" in sentence
 
 
 async def test_workers_that_fail_as_they_start_are_not_started_again(tmp_path: Path) -> None:
