@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import errno
 import logging
-import signal
 import socket
 import sys
 from ipaddress import ip_address
 
-import uvicorn
 from pydantic import ValidationError
 
-from api import logs, traces
-from api.app import create_app
+from api import logs
 from api.auth import BadKeyFile
 from api.config import Settings
-from api.http_server import LAST_WORDS_S, BoundedHttp, Server
 from api.schemas.refusal import refusal
+from api.traces import TracesMissing
+from api.workers import make_app, make_server, run_workers
 
 log = logging.getLogger("api")
 
@@ -26,30 +24,19 @@ def main() -> None:
     settings = _settings()
     logs.configure(settings.log_level, settings.log_format)
     try:
-        app = create_app(settings, tracer_provider=traces.start("medusa-gateway"))
-    except (BadKeyFile, traces.TracesMissing) as error:
+        app = make_app(settings)  # several workers make their own, if it can be made
+    except (BadKeyFile, TracesMissing) as error:
         sys.exit(str(error))
     listening = _listen(settings.host, settings.port)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        http=BoundedHttp,
-        ws="none",
-        forwarded_allow_ips=settings.forwarded_allow_ips,
-        timeout_graceful_shutdown=LAST_WORDS_S,  # the drain has been before
-    )
-    # uvicorn raises the signal again when it has shut down; then there is nothing left to do.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(0))
     log.info("gateway on http://%s:%d, also for browsers", _reachable(settings.host), settings.port)
     log.info("model servers: %s", ", ".join(settings.model_server_urls))
     if is_open_to_all(settings):
         address = f"{settings.host}:{settings.port}"
         log.warning("whoever reaches %s may use it: set API_KEYS_FILE, or HOST=127.0.0.1", address)
-    Server(config, app.state.gateway, settings.drain_timeout).run(sockets=[listening])
-    log.info("gateway stopped")
+    if settings.workers == 1:
+        make_server(settings, app).run(sockets=[listening])
+    else:
+        sys.exit(run_workers(settings.workers, listening))
 
 
 def _settings() -> Settings:

@@ -24,6 +24,7 @@ from api.errors import ClientGone, GatewayError, Problem, translate
 from api.gateway import Gateway
 from api.limits import Rates
 from api.logs import RequestLog
+from api.metrics import Metrics
 from api.middleware import BODY_TIMEOUT_S, BodyLimit, RequestId
 from api.routes import generate, openai, ops, tokenize, ui
 from api.routes.respond import gateway_of
@@ -123,16 +124,16 @@ def _add_middleware(app: FastAPI, settings: Settings, keys: Keys | None, rates: 
             allow_headers=["*"],
             expose_headers=["*"],
         )
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, gateway.metrics)
     app.add_middleware(RequestId)
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Metrics]]:
     gateway: Gateway = app.state.gateway
     gateway.start()
     try:
-        yield
+        yield {"metrics": gateway.metrics}
     finally:
         await gateway.aclose()
         await app.state.rates.aclose()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model_server.protocol import MAX_BATCH_REQUESTS
@@ -43,7 +43,10 @@ class Settings(BaseSettings):
         5, ge=1, le=100, description="How often a request is sent to a model server at most."
     )
     max_in_flight: int = Field(
-        256, ge=1, le=100_000, description="Answers in the making at most; beyond it, status 429."
+        256,
+        ge=1,
+        le=100_000,
+        description="Answers in the making, in each worker; then status 429.",
     )
     max_body_bytes: int = Field(
         4 * 1024 * 1024, ge=1_024, le=2**31, description="Largest request body, in bytes."
@@ -63,6 +66,9 @@ class Settings(BaseSettings):
     rate_limit_storage: str = Field(
         "memory://", description="Where they are counted; redis://HOST:PORT to share them."
     )
+    workers: int = Field(
+        1, ge=1, le=256, description="Gateway processes; each gathers batches of its own."
+    )
     forwarded_allow_ips: str = Field(
         "127.0.0.1", description="Proxies whose X-Forwarded-For is believed, with commas; *: all."
     )
@@ -78,6 +84,7 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         "text", description="text, or json: an object a line."
     )
+    log_prompts: bool = Field(False, description="Log what is asked, too: it may be private.")
 
     @field_validator("model_server_urls", "cors_origins", mode="before")
     @classmethod
@@ -103,6 +110,17 @@ class Settings(BaseSettings):
         if url != "memory://" and not is_redis:
             raise ValueError("should be memory://, or an address like redis://127.0.0.1:6379")
         return url
+
+    @field_validator("workers")
+    @classmethod
+    def _can_share_limits(cls, workers: int, info: ValidationInfo) -> int:
+        limits = info.data.get("rate_limit_requests"), info.data.get("rate_limit_tokens")
+        if workers > 1 and any(limits) and info.data.get("rate_limit_storage") == "memory://":
+            raise ValueError(
+                f"{workers} workers share their rate limits through Redis only: set "
+                "RATE_LIMIT_STORAGE=redis://HOST:PORT, or WORKERS=1"
+            )
+        return workers
 
     @field_validator("cors_origins")
     @classmethod

@@ -14,6 +14,7 @@ import httpx
 from opentelemetry.trace import TracerProvider
 from tenacity import AsyncRetrying, RetryCallState
 
+from api import logs
 from api.answer import Answer
 from api.batcher import Batcher, Window
 from api.config import Settings
@@ -41,7 +42,7 @@ class Gateway:
         ready_wait_s: float = READY_WAIT_S,
     ) -> None:
         self.settings = settings
-        self.metrics = Metrics()
+        self.metrics = Metrics(shared=settings.workers > 1)
         self.upstream = Upstream(
             settings.model_server_urls,
             settings.max_concurrent_batches,
@@ -97,6 +98,8 @@ class Gateway:
         if self._drained.is_set():
             raise ShuttingDown
         self._permits.take(len(requests))
+        if self.settings.log_prompts:
+            logs.prompts(requests)
         timeout_s = self.settings.request_timeout
         stopwatch = Stopwatch(self.metrics, len(requests), time.monotonic)
 

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.errors import Problem
 from api.gateway import Gateway
+from api.metrics import Metrics
 
 MAX_HEADER_BYTES = 65_536
 HEADER_TIMEOUT_S = 30.0
@@ -102,6 +103,9 @@ class BoundedHttp(HttpToolsProtocol):
         client still sends would take the word back.
         """
         self._refused = True
+        metrics: Metrics = self.app_state["metrics"]
+        metrics.rejections.labels(problem.code).inc()
+        metrics.http_requests.labels(problem.status).inc()
         body = json.dumps(problem.body).encode()
         head = f"HTTP/1.1 {problem.status} \r\ncontent-type: application/json\r\n"
         head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"

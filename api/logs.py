@@ -1,19 +1,28 @@
-"""What the gateway logs: a line for each request, its id on every line, never a prompt's text."""
+"""What the gateway logs: a line for each request, its id on every line, and no prompt's text unless
+LOG_PROMPTS says so.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import time
+from collections.abc import Sequence
 from contextvars import ContextVar
 
 from pythonjsonlogger.json import JsonFormatter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.errors import STATUS, ClientGone
+from api.metrics import Metrics
+from model_server.protocol import PROMPTS, GenerateRequest
+
 TEXT = "%(asctime)s %(levelname)s %(message)s"
-FIELDS = ("asctime", "levelname", "name", "request_id", "message")
-NAMES = {"asctime": "time", "levelname": "level", "name": "logger"}
+FIELDS = ("asctime", "levelname", "name", "process", "request_id", "message")
+NAMES = {"asctime": "time", "levelname": "level", "name": "logger", "process": "pid"}
 # Asked for every few seconds by machines.
 PROBES = ("/health", "/ready", "/metrics")
+LEFT = STATUS[ClientGone][0]
 
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -24,8 +33,8 @@ def configure(level: str, form: str) -> None:
     """Log to stderr as text or JSON, with the request id that is current where it is logged."""
     handler = logging.StreamHandler()
     handler.addFilter(_with_request_id)
-    json = JsonFormatter(FIELDS, rename_fields=NAMES)
-    handler.setFormatter(json if form == "json" else _Text(TEXT))
+    as_json = JsonFormatter(FIELDS, rename_fields=NAMES)
+    handler.setFormatter(as_json if form == "json" else _Text(TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # At debug these show bodies.
     for chatty in ("httpx", "httpcore", "sse_starlette", "asyncio"):
@@ -48,11 +57,20 @@ def _with_request_id(record: logging.LogRecord) -> bool:
     return True
 
 
-class RequestLog:
-    """Logs each request at its end, and keeps its id for what is logged on the way."""
+def prompts(requests: Sequence[GenerateRequest]) -> None:
+    """For LOG_PROMPTS: what is asked, as JSON, so on one line; once for all choices."""
+    for request in requests:
+        if request.sampling.choice == 0:
+            asked = request.model_dump(include=set(PROMPTS), exclude_none=True)
+            log.info("asked %s", json.dumps(asked, ensure_ascii=False), extra=asked)
 
-    def __init__(self, app: ASGIApp) -> None:
+
+class RequestLog:
+    """Logs and counts each request at its end, and keeps its id for what is logged on the way."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,7 +87,11 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, send_noticed)
+        except Exception:
+            status = status or 500  # sent further out
+            raise
         finally:
+            self._metrics.http_requests.labels(status or LEFT).inc()
             _log(scope, status, 1_000 * (time.monotonic() - started))
 
 

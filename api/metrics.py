@@ -12,6 +12,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from model_server.protocol import Done, Event, Tokens
 
@@ -22,10 +23,13 @@ WAIT_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.105, 0.15, 0.25, 0.5, 1
 
 
 class Metrics:
-    """One registry an app, so that two apps in one process never mix their numbers."""
+    """One registry an app, so that two apps in one process never mix their numbers. `shared`: what
+    is rendered are the sums over all worker processes.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
         self.registry = CollectorRegistry()
+        self._shared = shared
         ProcessCollector(registry=self.registry)
         self._latencies()
         self._batches()
@@ -49,20 +53,25 @@ class Metrics:
         self.batch_wait = self._histogram(
             "request_queue_time_seconds", "A request's wait for its batch to leave.", WAIT_S
         )
-        self.running = Gauge(
-            f"{PREFIX}_num_requests_running", "Answers in the making.", registry=self.registry
-        )
-        self.waiting = Gauge(
-            f"{PREFIX}_num_requests_waiting", "Requests being gathered.", registry=self.registry
-        )
+        self.running = self._gauge("num_requests_running", "Answers in the making.")
+        self.waiting = self._gauge("num_requests_waiting", "Requests being gathered.")
+        self._gauge("workers", "Gateway processes that serve.").set(1)
 
     def _totals(self) -> None:
+        self.http_requests = self._counter(
+            "http_requests", "HTTP requests by status; 499: the client left before.", "status"
+        )
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of finished answers.")
         self.generation_tokens = self._counter("generation_tokens", "Tokens delivered.")
-        self.requests = self._counter("requests", "Answers by how they ended.", "outcome")
+        self.requests = self._counter(
+            "requests", "Answers by how they ended: done, failed, disconnected.", "outcome"
+        )
         self.rejections = self._counter("rejections", "Requests refused, by reason.", "reason")
         self.rate_limited = self._counter(
-            "rate_limited", "Requests beyond a budget, by key and limit.", "key", "limit"
+            "rate_limited",
+            "Requests beyond a budget, by key and limit.",
+            "key",
+            "limit",
         )
         self.unchecked = self._counter(
             "rate_limit_unchecked", "Requests let in because RATE_LIMIT_STORAGE was away."
@@ -71,6 +80,10 @@ class Metrics:
         self.resumes = self._counter("resumes", "Answers continued behind delivered tokens.")
         self.disconnects = self._counter("disconnects", "Clients that left before the end.")
 
+    def _gauge(self, name: str, text: str) -> Gauge:
+        name = f"{PREFIX}_{name}"
+        return Gauge(name, text, registry=self.registry, multiprocess_mode="livesum")
+
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"{PREFIX}_{name}", text, buckets=buckets, registry=self.registry)
 
@@ -78,8 +91,12 @@ class Metrics:
         return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
 
     def render(self) -> bytes:
-        """The registry in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """All of it in Prometheus' text format."""
+        registry = self.registry
+        if self._shared:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
 
 
 class Stopwatch:

@@ -159,12 +159,13 @@ class Processes:
             try:
                 process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                process.kill()
+                self._kill()
                 process.wait()
 
     def _kill(self) -> None:
         for process in self._running.values():
-            process.kill()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # with its workers
 
 
 def is_ready(port: str) -> bool:

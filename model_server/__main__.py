@@ -45,7 +45,8 @@ def main() -> int:
         print(f"model server: {error}", file=sys.stderr)
         return 1
     logs.configure(settings.log_level, settings.log_format)
-    server = Server(spans=Spans(provider) if provider else None)
+    spans = Spans(provider) if provider else None
+    server = Server(log_prompts=settings.log_prompts, spans=spans)
     config = uvicorn.Config(
         create_app(server),
         log_config=None,

@@ -46,6 +46,7 @@ class Server:
     served: Served | None = None
     loaded: float = 0.0
     draining: bool = False
+    log_prompts: bool = False
     streams: dict[str, EventStream] = field(default_factory=dict)
     spans: Spans | None = None
 
@@ -109,6 +110,8 @@ class EventStream(Response):
                 self._server.spans.begin(request)
 
     async def _submit(self, request: GenerateRequest) -> None:
+        if self._server.log_prompts:
+            logs.prompt(request)
         try:
             sequence = await asyncio.to_thread(self._served.intake.make, request)
         except RequestError as error:
@@ -142,6 +145,8 @@ class EventStream(Response):
                 if isinstance(event, Done | Failed):
                     self._close(event.id)
                     self._note_end(event.id, event)
+                if isinstance(event, Failed):
+                    self._server.metrics.failures.labels(event.code).inc()
         return b"".join(line + b"\n" for line in lines)
 
     def _close(self, request_id: str) -> None:
@@ -168,6 +173,7 @@ def create_app(server: Server) -> FastAPI:
 
     @app.exception_handler(Unavailable)
     async def unavailable(_request: Request, error: Unavailable) -> Response:
+        server.metrics.failures.labels("unavailable").inc()
         headers = {"retry-after": str(error.retry_after_s)}
         return JSONResponse({"status": server.status, "error": str(error)}, 503, headers)
 

@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         "text", description="text, or json: an object a line."
     )
+    log_prompts: bool = Field(False, description="Log what is asked, too: it may be private.")
 
     @property
     def heads_path(self) -> Path | None:

@@ -1,12 +1,15 @@
-"""What the model server logs: text or JSON on stderr, by request id, never a prompt's text."""
+"""What the model server logs: text or JSON on stderr, by request id, and no prompt's text
+unless LOG_PROMPTS says so.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 
 from pythonjsonlogger.json import JsonFormatter
 
-from model_server.protocol import Done, Failed
+from model_server.protocol import PROMPTS, Done, Failed, GenerateRequest
 
 TEXT = "%(levelname)s %(name)s: %(message)s"
 FIELDS = ("asctime", "levelname", "name", "message")
@@ -19,11 +22,19 @@ log = logging.getLogger("model_server.requests")
 
 def configure(level: str, form: str) -> None:
     """Log to stderr, as text or as one JSON object a line."""
-    json = JsonFormatter(FIELDS, rename_fields=NAMES) if form == "json" else None
-    logging.basicConfig(level=level.upper(), handlers=[_handler(json or _Text(TEXT))])
-    say.addHandler(_handler(json or logging.Formatter("%(name)s: %(message)s")))
+    as_json = JsonFormatter(FIELDS, rename_fields=NAMES) if form == "json" else None
+    log_as = as_json or _Text(TEXT)
+    logging.basicConfig(level=level.upper(), handlers=[_handler(log_as)])
+    say.addHandler(_handler(as_json or logging.Formatter("%(name)s: %(message)s")))
     say.setLevel(logging.INFO)
     say.propagate = False
+
+
+def prompt(request: GenerateRequest) -> None:
+    """For LOG_PROMPTS: what a request asks, as JSON, so on one line."""
+    asked = request.model_dump(include=set(PROMPTS), exclude_none=True)
+    text = json.dumps(asked, ensure_ascii=False)
+    log.info("request %s asks %s", request.id, text, extra={"request_id": request.id, **asked})
 
 
 class _Text(logging.Formatter):

@@ -30,7 +30,9 @@ class Metrics:
             "prefix_cache_hits", "Prompt tokens found in the KV cache."
         )
         self.generation_tokens = self._counter("generation_tokens", "Tokens emitted.")
-        self.preemptions = self._counter("num_preemptions", "Requests put back, pool full.")
+        self.preemptions = self._counter(
+            "num_preemptions", "Requests put back, the KV pool being full."
+        )
         self.batches = self._counter("batches", "POST /batch calls taken.")
         self.batch_requests = self._counter("batch_requests", "Requests they held.")
         self.drafts = self._counter("spec_decode_num_drafts", "Steps of requests with a draft.")
@@ -38,22 +40,29 @@ class Metrics:
         self.accepted_tokens = self._counter(
             "spec_decode_num_accepted_tokens", "Drafted tokens that were accepted."
         )
-        self.accepted_per_pos = Counter(
-            f"{PREFIX}_spec_decode_num_accepted_tokens_per_pos",
+        self.accepted_per_pos = self._counter(
+            "spec_decode_num_accepted_tokens_per_pos",
             "The same by position in the draft, from 0.",
-            ["position"],
-            registry=self.registry,
+            "position",
         )
-        self.finished = Counter(
-            f"{PREFIX}_request_success",
-            "Requests ended, by reason.",
-            ["finished_reason"],
-            registry=self.registry,
+        self.finished = self._counter(
+            "request_success", "Requests ended, by reason; abort: cancelled.", "finished_reason"
         )
-        self.step = self._histogram("step_seconds", "One engine step.", _STEP_BUCKETS)
-        self.queue = self._histogram("request_queue_time_seconds", "Before a slot.", _WAIT_BUCKETS)
+        self.failures = self._counter(
+            "request_failures", "Requests refused or failed, by reason.", "reason"
+        )
+        self.step = self._histogram("step_seconds", "One step of the engine.", _STEP_BUCKETS)
+        self.queue = self._histogram(
+            "request_queue_time_seconds", "A request's wait for a slot.", _WAIT_BUCKETS
+        )
         self.ttft = self._histogram(
             "time_to_first_token_seconds", "From arrival to the first token.", _WAIT_BUCKETS
+        )
+        self.inter_token = self._histogram(
+            "inter_token_latency_seconds", "Between two steps that gave tokens.", _STEP_BUCKETS
+        )
+        self.e2e = self._histogram(
+            "e2e_request_latency_seconds", "From arrival to the last token.", _WAIT_BUCKETS
         )
         self._shares: deque[float] = deque(maxlen=_SHARE_STEPS)
 
@@ -82,8 +91,8 @@ class Metrics:
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"{PREFIX}_{name}", text, registry=self.registry)
 
-    def _counter(self, name: str, text: str) -> Counter:
-        return Counter(f"{PREFIX}_{name}", text, registry=self.registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"{PREFIX}_{name}", text, buckets=buckets, registry=self.registry)

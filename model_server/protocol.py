@@ -16,6 +16,7 @@ MAX_LOGPROBS = 20
 MAX_BATCH_REQUESTS = 256
 MAX_GRAMMAR_BYTES = 65_536
 MAX_SEED = 2**64 - 1
+PROMPTS = ("prompt", "prompt_tokens", "messages")  # of a request: one of them
 
 FinishReason = Literal["stop", "length"]
 
@@ -122,9 +123,9 @@ class GenerateRequest(Wire):
 
     @model_validator(mode="after")
     def _one_prompt(self) -> GenerateRequest:
-        given = [f for f in ("prompt", "prompt_tokens", "messages") if getattr(self, f) is not None]
+        given = [f for f in PROMPTS if getattr(self, f) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of prompt, prompt_tokens, messages; got {given}")
+            raise ValueError(f"give exactly one of {', '.join(PROMPTS)}; got {given}")
         return self
 
 

@@ -157,6 +157,9 @@ class Engine:
             if sequence.first_token_s is None:
                 sequence.first_token_s = now
                 self._metrics.ttft.observe(now - sequence.arrived_s)
+            else:
+                self._metrics.inter_token.observe(now - sequence.last_token_s)
+            sequence.last_token_s = now
             from_draft = result.from_draft if any(result.from_draft) else []
             events.append(
                 Tokens(
@@ -172,6 +175,7 @@ class Engine:
             events.append(failed(sequence.id, result.error))
         elif sequence.finish_reason is not None:
             self._metrics.finished.labels(sequence.finish_reason).inc()
+            self._metrics.e2e.observe(now - sequence.arrived_s)
             events.append(_done(sequence, now))
         return events
 

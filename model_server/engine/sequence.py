@@ -52,6 +52,7 @@ class Sequence:
     num_cached: int = 0
     admitted_s: float | None = None
     first_token_s: float | None = None
+    last_token_s: float = 0.0
     finish_reason: FinishReason | None = None
     matched_stop: str | int | None = None
     drafting: Drafting = field(default_factory=Drafting)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,7 @@ async def test_json_has_a_line_for_each_request(
     first, second, third = [each for each in lines if each["logger"] == "api.request"]
     assert first.pop("duration_ms") > 0
     assert first.pop("time")
+    assert first.pop("pid") == os.getpid()
     assert first.pop("message").startswith("POST /v1/completions 200 ")
     assert first == {
         "level": "INFO",

@@ -1,10 +1,8 @@
 """The process: one sentence when it cannot start, exit code 0 when it is told to stop."""
 
 import asyncio
-import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -16,30 +14,14 @@ import pytest
 from api.__main__ import is_open_to_all
 from api.config import Settings
 from model_server.protocol import Event, GenerateRequest
-from tests.api.scripted_server import ScriptedServer, accepted, done, token
+from tests.api.processes import said, start, until_it_drains, until_it_listens, until_released
+from tests.api.scripted_server import ScriptedServer, accepted, token
 from tests.api.serving import listening, until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
-ROOT = Path(__file__).parents[2]
 BODY = {"prompt": "a", "max_tokens": 2}
-
-
-async def start(**environment: object) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "api",
-        cwd=ROOT,
-        env={**os.environ, "HOST": "127.0.0.1", **{k: str(v) for k, v in environment.items()}},
-        stderr=asyncio.subprocess.PIPE,
-    )
-
-
-async def said(process: asyncio.subprocess.Process) -> str:
-    _, stderr = await asyncio.wait_for(process.communicate(), 20)
-    return stderr.decode()
 
 
 async def test_a_setting_out_of_bounds_is_one_sentence() -> None:
@@ -48,12 +30,13 @@ async def test_a_setting_out_of_bounds_is_one_sentence() -> None:
     assert process.returncode == 1
 
 
-async def test_a_port_in_use_is_one_sentence() -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_port_in_use_is_one_sentence(workers: int) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        process = await start(PORT=port)
+        process = await start(PORT=port, WORKERS=workers)
         sentence = await said(process)
     assert process.returncode == 1
     assert sentence.count("\n") == 1
@@ -71,6 +54,30 @@ async def test_a_key_file_that_cannot_be_used_is_one_sentence(tmp_path: Path) ->
         assert sentence.startswith(f"API_KEYS_FILE {path}"), sentence
         assert words in sentence
         assert sentence.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"WORKERS": 0}, "WORKERS: should be greater than or equal to 1, got '0'.\n"),
+        ({"BATCH_SIZE": 0}, "BATCH_SIZE: should be greater than or equal to 1, got '0'.\n"),
+        (
+            {"RATE_LIMIT_TOKENS": 9},
+            "WORKERS: 2 workers share their rate limits through Redis only: set "
+            "RATE_LIMIT_STORAGE=redis://HOST:PORT, or WORKERS=1.\n",
+        ),
+        (
+            {"API_KEYS_FILE": "/none"},
+            "API_KEYS_FILE /none cannot be read: No such file or directory.\n",
+        ),
+    ],
+)
+async def test_a_start_of_several_workers_that_fails_is_one_sentence(
+    settings: dict[str, object], sentence: str
+) -> None:
+    process = await start(**{"WORKERS": 2, "PORT": free_port(), **settings})
+    assert await said(process) == sentence
+    assert process.returncode == 1
 
 
 @pytest.mark.parametrize(
@@ -196,33 +203,3 @@ async def stream(
             await asyncio.sleep(0.3)
             release.set()
             return text + "".join([piece async for piece in pieces])
-
-
-async def until_released(
-    release: asyncio.Event, request: GenerateRequest
-) -> AsyncIterator[Event | None]:
-    yield accepted(request)
-    yield token(request, 0)
-    await release.wait()
-    yield token(request, 1)
-    yield done(request)
-
-
-async def until_it_drains(client: httpx.AsyncClient) -> None:
-    for _ in range(400):
-        ready = await client.get("/ready")
-        if ready.json()["status"] == "draining":
-            assert ready.status_code == 503
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("the gateway did not drain")
-
-
-async def until_it_listens(client: httpx.AsyncClient) -> None:
-    for _ in range(400):
-        try:
-            await client.get("/health")
-            return
-        except httpx.TransportError:
-            await asyncio.sleep(0.05)
-    raise AssertionError("the gateway did not start")

@@ -22,6 +22,7 @@ from tests.e2e.service import Service, serve, wait_until
 pytestmark = pytest.mark.anyio
 
 SECRET = twin.prompt_text(twin.prompt(40)[1:])
+CHAT = {"role": "user", "content": SECRET}
 KEY, LINE = new_key("ann")
 SLOTS = 2
 
@@ -40,6 +41,7 @@ def own(twin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         "log_format": "json",
         "log_level": "debug",
         "max_wait_time": 0.3,
+        "chat_template": "vicuna",
     }
     with serve(twin_path, logs, **settings) as made:
         yield made
@@ -100,6 +102,11 @@ async def test_both_tiers_log_the_request_and_neither_its_text(own: Service) -> 
     async with client(own) as asking:
         good = await asking.post("/v1/completions", json=body(4))
         await asking.post("/v1/completions", json=body(4, top_p=9))
+        await asking.post("/v1/completions", json=body(4, stream=True))
+        await asking.post("/v1/completions", json=body(4, grammar=SECRET))
+        chat = {"messages": [CHAT], "max_tokens": 4}
+        assert (await asking.post("/v1/chat/completions", json=chat)).status_code == 200
+        await asking.post("/tokenize", json={"prompt": SECRET})
         await asking.post("/v1/completions", json=body(4_096))
         leaving = asyncio.create_task(asking.post("/v1/completions", json=body(1_500)))
         await asyncio.sleep(0.1)
@@ -114,6 +121,38 @@ async def test_both_tiers_log_the_request_and_neither_its_text(own: Service) -> 
     done = [each for each in lines if each.get("request_id") == f"{request_id}-0"]
     assert done[-1]["completion_tokens"] == 4
     assert done[-1]["decode_ms"] > 0
+
+
+async def test_a_clients_own_id_leads_to_both_tiers(own: Service) -> None:
+    async with client(own) as asking:
+        for _ in range(2):
+            headers = {"x-request-id": "mine-1"}
+            await asking.post("/v1/completions", json=body(4), headers=headers)
+    for process, start in ((own.gateway, "mine-1"), (own.model_server, "mine-1.")):
+        ids = [json.loads(line).get("request_id") for line in process.log.splitlines()]
+        assert sum(str(each).startswith(start) for each in ids) == 2
+
+
+async def test_prompts_are_logged_if_that_is_switched_on(twin_path: Path, tmp_path: Path) -> None:
+    settings = {"log_format": "json", "log_prompts": "true", "chat_template": "vicuna"}
+    with serve(twin_path, tmp_path, **settings) as service:
+        async with service.async_client() as asking:
+            await asking.post("/v1/completions", json=body(4, n=2))
+            chat = {"messages": [CHAT], "max_tokens": 4}
+            assert (await asking.post("/v1/chat/completions", json=chat)).status_code == 200
+        lines, below = (
+            [json.loads(line) for line in process.log.splitlines()]
+            for process in (service.gateway, service.model_server)
+        )
+    asked = [line for line in lines if "prompt" in line or "messages" in line]
+    assert asked[0]["prompt"] == SECRET
+    assert asked[1]["messages"] == [CHAT]
+    assert len(asked) == 2
+    assert all(line["request_id"] for line in asked)
+    assert [line["prompt"] for line in below if "prompt" in line] == [SECRET] * 2
+    assert [line["messages"] for line in below if "messages" in line] == [[CHAT]]
+    text = f'request {asked[1]["request_id"]}-0 asks {{"messages": '
+    assert any(line["message"].startswith(text) for line in below)
 
 
 async def test_a_draining_gateway_finishes_its_streams(twin_path: Path, tmp_path: Path) -> None:

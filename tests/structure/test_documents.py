@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
-from tests.structure import settings
+from tests.structure import metrics, settings
 from tests.structure.modules import ROOT
 
 MAX_README_LINES = 250
@@ -57,6 +57,13 @@ def test_every_setting_is_described(process: type[BaseSettings]) -> None:
 def test_env_example_lists_every_setting() -> None:
     assert (ROOT / ".env.example").read_text() == settings.env_example(), (
         "write it anew: python -m tests.structure.settings env > .env.example"
+    )
+
+
+def test_the_metrics_document_lists_every_metric() -> None:
+    text = (ROOT / "deployment" / "METRICS.md").read_text()
+    assert text[text.index("## Gateway") :] == metrics.tables(), (
+        "print the tables: python -m tests.structure.metrics"
     )
 
 

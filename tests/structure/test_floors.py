@@ -20,7 +20,7 @@ FLOORS = {
         ("api.batcher", "api.answer", "api.question"),
         ("api.gateway", "api.formats", "api.sse"),
         ("api.routes", "api.middleware", "api.door"),
-        ("api.app", "api.http_server"),
+        ("api.app", "api.http_server", "api.workers"),
         ("api.__main__", "api.chat"),
     ],
     "model_server": [
@@ -43,14 +43,18 @@ FLOORS["model_server"] = [
 # Packages of others, and the only modules of ours that may import them.
 RESERVED = {
     ("llama_cpp", "ctypes"): ("model_server.llama",),
-    ("fastapi",): ("api.app", "api.routes", "model_server.app"),
+    ("fastapi",): ("api.app", "api.routes", "api.workers", "model_server.app"),
     ("torch", "tokenizers"): ("model_server.training", "model_server.tools"),
     ("matplotlib",): ("model_server.tools.doctor.picture",),
     ("numpy",): ("model_server",),
     ("asyncio", "anyio"): ("api", "model_server.app", "model_server.__main__"),
     ("httpx",): ("api",),
     ("huggingface_hub", "httpx2"): ("model_server.tools",),
-    ("uvicorn", "httptools"): ("api.__main__", "api.http_server", "model_server.__main__"),
+    ("uvicorn", "httptools"): (
+        "api.http_server",
+        "api.workers",
+        "model_server.__main__",
+    ),
 }
 
 PURE = [
