@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import partial
 
 import anyio
-import httpx
 from tenacity import AsyncRetrying, RetryCallState
 
 from api.answer import Answer
@@ -21,7 +20,7 @@ from api.limits import Admission, Permits
 from api.metrics import Metrics, Stopwatch
 from api.question import ask
 from api.retry import reason, retrying
-from api.upstream import READY_WAIT_S, Upstream
+from api.upstream import READY_WAIT_S, Network, Upstream
 from model_server.protocol import Event, GenerateRequest, Info, Wire
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ class Gateway:
         self,
         settings: Settings,
         *,
-        transport: httpx.AsyncBaseTransport | None = None,
+        network: Network | None = None,
         ready_wait_s: float = READY_WAIT_S,
     ) -> None:
         self.settings = settings
@@ -42,7 +41,8 @@ class Gateway:
         self.upstream = Upstream(
             settings.model_server_urls,
             settings.max_concurrent_batches,
-            transport=transport,
+            self.metrics,
+            network=network,
             ready_wait_s=ready_wait_s,
         )
         self.draining = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -29,6 +30,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self._latencies()
         self._batches()
+        self._servers()
         self._totals()
 
     def _latencies(self) -> None:
@@ -56,6 +58,14 @@ class Metrics:
             f"{PREFIX}_num_requests_waiting", "Requests being gathered.", registry=self.registry
         )
 
+    def _servers(self) -> None:
+        self.server_ready = self._by_server(
+            "model_server_ready", "Whether a model server is ready, 1 or 0.", "livemax"
+        )
+        self.server_requests = self._by_server(
+            "model_server_requests", "Requests that a model server has not finished.", "livesum"
+        )
+
     def _totals(self) -> None:
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of finished answers.")
         self.generation_tokens = self._counter("generation_tokens", "Tokens delivered.")
@@ -73,6 +83,11 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"{PREFIX}_{name}", text, buckets=buckets, registry=self.registry)
+
+    def _by_server(self, name: str, text: str, mode: Literal["livemax", "livesum"]) -> Gauge:
+        """`mode`: how the values of several worker processes are joined."""
+        name = f"{PREFIX}_{name}"
+        return Gauge(name, text, ("server",), registry=self.registry, multiprocess_mode=mode)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)

@@ -14,7 +14,7 @@ from tenacity import (
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
-from api.errors import TryAgain
+from api.errors import ModelServerLost, TryAgain
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
@@ -35,7 +35,9 @@ class stop_before(stop_base):  # noqa: N801, like tenacity's own policies
 
 
 class wait_as_asked(wait_base):  # noqa: N801
-    """Back off, exponentially and jittered, but never less than Retry-After says."""
+    """Back off, exponentially and jittered, but never less than Retry-After says. Only the first
+    that was lost is sent again at once: its server is left out, and another may be ready.
+    """
 
     def __init__(self) -> None:
         self._backoff = wait_random_exponential(
@@ -43,7 +45,10 @@ class wait_as_asked(wait_base):  # noqa: N801
         )
 
     def __call__(self, state: RetryCallState) -> float:
-        return max(self._backoff(state), reason(state).retry_after_s)
+        error = reason(state)
+        if isinstance(error, ModelServerLost) and state.attempt_number == 1:
+            return 0.0
+        return max(self._backoff(state), error.retry_after_s)
 
 
 def reason(state: RetryCallState) -> TryAgain:

@@ -54,7 +54,8 @@ async def test_what_may_succeed_is_tried_again() -> None:
     time = FakeTime()
     answer, retries = await run(attempt, time)
     assert (answer, calls[0], len(retries)) == ("answer", 3, 2)
-    assert all(0 < each <= 0.4 for each in time.sleeps)
+    assert time.sleeps[0] == 0, "another server may be ready"
+    assert 0 < time.sleeps[1] <= 0.4
 
 
 async def test_the_last_error_is_raised_when_attempts_run_out() -> None:
@@ -92,4 +93,4 @@ async def test_the_wait_grows_and_is_jittered() -> None:
     await run(attempt, time, attempts=99)
     assert max(time.sleeps) <= 5
     assert sum(time.sleeps[15:]) > 4 * sum(time.sleeps[:5])
-    assert len(set(time.sleeps)) > 25
+    assert len(set(time.sleeps)) > 24

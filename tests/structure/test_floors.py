@@ -15,7 +15,7 @@ FLOORS = {
     "api": [
         ("api.config", "api.errors", "api.logs", "api.metrics"),
         ("api.schemas", "api.generation", "api.limits", "api.auth", "api.retry"),
-        ("api.flight", "api.server", "api.upstream"),
+        ("api.flight", "api.discovery", "api.placement", "api.server", "api.upstream"),
         ("api.batcher", "api.answer", "api.question"),
         ("api.gateway", "api.formats", "api.sse"),
         ("api.routes", "api.middleware", "api.door"),
@@ -53,6 +53,7 @@ RESERVED = {
 }
 
 PURE = [
+    "api.placement",
     "model_server.protocol",
     "model_server.sampling",
     "model_server.engine.kv",
