@@ -19,7 +19,7 @@ from api.generation import Generation
 from api.limits import Admission, Permits
 from api.metrics import Metrics, Stopwatch
 from api.question import ask
-from api.retry import reason, retrying
+from api.retry import Surroundings, reason, retrying
 from api.upstream import READY_WAIT_S, Network, Upstream
 from model_server.protocol import Event, GenerateRequest, Info, Wire
 
@@ -158,13 +158,13 @@ class Gateway:
         await self._policy(deadline)(self._attempt, generation)
 
     def _policy(self, deadline: float) -> AsyncRetrying:
-        return retrying(
-            self.settings.retry_attempts,
-            deadline,
+        around = Surroundings(
             clock=time.monotonic,
             sleep=asyncio.sleep,
+            elsewhere=lambda: self.upstream.ready,
             on_retry=self._count_retry,
         )
+        return retrying(self.settings.retry_attempts, deadline, around)
 
     async def _attempt(self, generation: Generation) -> None:
         error = await self._batcher.submit(generation)

@@ -57,10 +57,12 @@ class ByAddress(httpx.AsyncBaseTransport):
 
     def __init__(self, servers: Sequence[ScriptedServer]) -> None:
         self._transports = [httpx.ASGITransport(server.app) for server in servers]
-        self.hosts: set[str] = set()
+        self.names: set[tuple[str, str]] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self.hosts.add(request.headers["host"])
+        # The second is what a certificate must be for.
+        name = request.extensions.get("sni_hostname", request.url.host)
+        self.names.add((request.headers["host"], name))
         number = int(request.url.host.rpartition(".")[2])
         return await self._transports[number - 1].handle_async_request(request)
 
@@ -89,7 +91,8 @@ async def named_fleet(
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
     async with app.router.lifespan_context(app), client:
         yield Fleet(client, app)
-    assert transport.hosts <= {urlsplit(url).netloc for url in urls}
+    parts = [urlsplit(url) for url in urls]
+    assert transport.names <= {(each.netloc, each.hostname) for each in parts}
 
 
 def holding(release: asyncio.Event, num_tokens: int = 0) -> Script:

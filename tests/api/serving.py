@@ -45,18 +45,15 @@ async def gateway(
 
 
 @asynccontextmanager
-async def listening(
-    app: Any, http: Any = "auto", at: tuple[str, int] = ("127.0.0.1", 0)
-) -> AsyncIterator[str]:
+async def listening(app: Any, http: Any = "auto") -> AsyncIterator[str]:
     """The app on a free port, for streams and disconnects; yields its address."""
     with socket.socket() as free:
-        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        free.bind(at)
+        free.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, http=http, log_config=None, timeout_graceful_shutdown=1)
         running = uvicorn.Server(config)
         serving = asyncio.create_task(running.serve([free]))
         await until(lambda: running.started)
-        yield f"http://{at[0]}:{free.getsockname()[1]}"
+        yield f"http://127.0.0.1:{free.getsockname()[1]}"
         running.should_exit = True
         await serving
 

@@ -7,11 +7,13 @@ import httpx
 import pytest
 from starlette.responses import Response
 
-from api.server import PROBE_INTERVAL_S
+from api.discovery import Address
+from api.metrics import Metrics
+from api.server import PROBE_INTERVAL_S, ModelServer
 from model_server.protocol import Event, GenerateRequest
 from tests.api import scripted_server
 from tests.api.scripted_server import DROP, INFO, ScriptedServer, accepted, count, token
-from tests.api.serving import gateway
+from tests.api.serving import gateway, until
 
 pytestmark = pytest.mark.anyio
 
@@ -96,9 +98,10 @@ async def test_waiting_for_a_place_is_not_waiting_for_a_server(server: ScriptedS
 
     server.script = held
     limits = {"batch_size": 1, "max_concurrent_batches": 1}
-    async with gateway(server, ready_wait_s=0.1, **limits) as client:
+    async with gateway(server, ready_wait_s=0.5, **limits) as client:
         asks = [asyncio.create_task(generate(client)) for _ in range(2)]
-        await asyncio.sleep(0.3)
+        await until(lambda: server.batches)
+        await asyncio.sleep(0.7)
         assert len(server.batches) == 1
         release.set()
         assert [(await ask).status_code for ask in asks] == [200, 200]
@@ -232,3 +235,18 @@ async def test_limits_are_read_again_when_they_change(server: ScriptedServer) ->
         server.info = INFO.model_copy(update={"model_name": "other"})
         await asyncio.sleep(PROBE_INTERVAL_S + 0.1)
         assert (await generate(client)).json()["model"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("away_s", "delay_s"), [(0, 0.5), (10, 0.5), (40, 2), (100, 5), (9_000, 5)]
+)
+async def test_a_server_that_has_long_been_away_is_asked_less_often(
+    away_s: float, delay_s: float
+) -> None:
+    server = ModelServer(Address("http://127.0.0.1:1"), Metrics(), lambda: None)
+    server.down_since -= away_s
+    delays = [server.probe_delay_s(random) for random in (0, 0.5, 1)]
+    assert delays == pytest.approx([0.8 * delay_s, delay_s, 1.2 * delay_s], rel=0.1)
+    server.ready = True
+    assert server.probe_delay_s(0.5) == PROBE_INTERVAL_S
+    await server.aclose()

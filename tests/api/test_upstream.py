@@ -8,10 +8,16 @@ from starlette.responses import Response
 from api.placement import CHUNK_CHARS
 from tests.api.fleet import ANSWER, NAME, OTHER, away, fleet, holding, named_fleet
 from tests.api.scripted_server import INFO, ScriptedServer
-from tests.api.serving import until
+from tests.api.serving import gateway_over_sockets, listening, until
 from tests.api.test_discovery import Names
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def no_slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that became ready at different times are alike."""
+    monkeypatch.setattr("api.placement.SLOW_START_S", 1e-6)
 
 
 @pytest.fixture
@@ -186,3 +192,12 @@ async def test_a_name_is_asked_beside_the_requests() -> None:
     urls = (NAME, "http://10.0.0.1")
     async with named_fleet(Hanging(), ScriptedServer(), urls=urls) as made:
         assert (await made.ask()).json()["text"] == ANSWER
+
+
+async def test_a_name_is_looked_up_by_the_system(server: ScriptedServer) -> None:
+    async with listening(server.app) as url:
+        settings = {"model_server_urls": url.replace("127.0.0.1", "localhost")}
+        async with gateway_over_sockets(server, **settings) as (client, app):
+            assert (await client.post("/generate", json={"prompt": "a"})).status_code == 200
+            [state] = app.state.gateway.upstream.states
+    assert state["url"] == url
