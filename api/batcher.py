@@ -83,23 +83,34 @@ class Batcher:
         self._upstream = upstream
         self._metrics = metrics
         self._clock = clock
-        # Answers that have begun, whose model's servers are away or have no place.
-        self._stranded: list[Generation] = []
+        self._resuming: list[Generation] = []
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         upstream.on_change = self._changed.set
 
     def submit(self, generation: Generation) -> asyncio.Future[GatewayError | None]:
-        """Queue one attempt. The future holds how it ended; cancelling it is leaving."""
+        """Queue one attempt. The future holds how it ended; cancelling it is leaving. An answer
+        that was interrupted is not gathered with others, but continues at once.
+        """
         ended = generation.begin(self._clock())
         ended.add_done_callback(partial(self._ended, generation))
-        self._window.add(generation)
+        if generation.accepted:
+            self._resuming.append(generation)
+        else:
+            self._window.add(generation)
         self._changed.set()
         return ended
 
     def _ended(self, generation: Generation, ended: asyncio.Future[GatewayError | None]) -> None:
-        if ended.cancelled():
-            self._window.discard(generation)
+        if not ended.cancelled():
+            return
+        self._window.discard(generation)
+        with suppress(ValueError):
+            self._resuming.remove(generation)
+
+    def resuming(self, group: str) -> Generation | None:
+        """One of these that was interrupted, and waits for a server that may continue it."""
+        return next((each for each in self._resuming if each.group == group), None)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
@@ -113,35 +124,36 @@ class Batcher:
         while True:
             self._changed.clear()
             wait_s = self._send_closed()
-            self._metrics.waiting.set(len(self._window) + len(self._stranded))
+            self._metrics.waiting.set(len(self._window) + len(self._resuming))
             await wait(self._changed, wait_s)
 
     def _send_closed(self) -> float | None:
         """Send what has closed; seconds until there is more to do, None: when something changes."""
-        self._send_stranded()
+        self._send_resuming()
         times = [each for each in (self._send_window(), self._give_up()) if each is not None]
         return max(0.0, min(times) - self._clock()) if times else None
 
     def _send_window(self) -> float | None:
         """Send batches while a server has a place; when the next one closes, if that is known."""
-        while free := self._upstream.free():
-            closes_at = self._window.closes_at(self._num_free_slots(free))
-            if closes_at is None or closes_at > self._clock():
+        while (closes_at := self._window.closes_at(self._num_free_slots())) is not None:
+            if closes_at > self._clock():
                 return closes_at
+            free = self._upstream.free()
+            if not free:
+                break
             self._send(self._window.pop(), free)
         return None
 
-    def _num_free_slots(self, free: list[ModelServer]) -> int:
+    def _num_free_slots(self) -> int:
         """Of those that may be sent a batch; what they have of other gateways is not known."""
-        if not self._adaptive:
-            return 0
+        free = self._upstream.free() if self._adaptive else []
         return sum(max(0, each.place.slots - each.num_outstanding) for each in free)
 
-    def _send_stranded(self) -> None:
-        """Their own model's server may be back, or have a place."""
-        stranded, self._stranded = self._stranded, []
-        for start in range(0, len(stranded), self._window.batch_size):
-            batch = stranded[start : start + self._window.batch_size]
+    def _send_resuming(self) -> None:
+        """Continue those whose model's servers are there, and have a place."""
+        resuming, self._resuming = self._resuming, []
+        for start in range(0, len(resuming), self._window.batch_size):
+            batch = resuming[start : start + self._window.batch_size]
             self._send(batch, self._upstream.free())
 
     def _send(self, batch: list[Generation], free: list[ModelServer]) -> None:
@@ -152,7 +164,7 @@ class Batcher:
                 continue  # nobody waits for it
             server = self._upstream.take(free, each)
             if server is None:
-                self._stranded.append(each)
+                self._resuming.append(each)
             else:
                 parts.setdefault(server, []).append(each)
         for server, part in parts.items():
@@ -168,8 +180,8 @@ class Batcher:
 
     def _give_up(self) -> float | None:
         """Turn away who has waited too long for a server; when the next one will have."""
-        times = [self._turn_away(each) for each in self._stranded]
-        self._stranded = [each for each in self._stranded if not each.ended.done()]
+        times = [self._turn_away(each) for each in self._resuming]
+        self._resuming = [each for each in self._resuming if not each.ended.done()]
         while first := self._window.first():
             times.append(self._turn_away(first))
             if not first.ended.done():

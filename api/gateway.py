@@ -101,7 +101,7 @@ class Gateway:
             run=partial(self._run, time.monotonic() + timeout_s),
             on_event=observe,
         )
-        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, answer)
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, answer, request_id)
         answer.on_close += [timer.cancel, partial(self._permits.give_back, len(requests))]
         answer.on_close += [lambda: stopwatch.stop(answer.outcome)]
         answer.on_close += [self._check_drained, partial(self._answers.discard, answer)]
@@ -134,8 +134,11 @@ class Gateway:
         await self._batcher.aclose()
         await self.upstream.aclose()
 
-    def _expire(self, answer: Answer) -> None:
-        if self.upstream.ready:
+    def _expire(self, answer: Answer, request_id: str) -> None:
+        interrupted = self._batcher.resuming(request_id)
+        if interrupted is not None:
+            answer.abandon(self.upstream.refusal(interrupted))
+        elif self.upstream.ready:
             answer.abandon(DeadlineExceeded(self.settings.request_timeout))
         else:
             answer.abandon(NoModelServer(self.upstream.reason))

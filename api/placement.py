@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import accumulate
 
 from model_server.protocol import GenerateRequest
 
@@ -25,15 +24,16 @@ FIRST_SHARE = 0.1
 
 def chunks(request: GenerateRequest) -> list[int]:
     """A hash for each whole chunk of the prompt that stands for all of the prompt up to its end."""
-    prompt: str | list[int]
+    prompt: str | tuple[int, ...]
     if request.prompt_tokens is not None:
-        prompt, size = request.prompt_tokens, CHUNK_TOKENS
+        prompt, size = tuple(request.prompt_tokens), CHUNK_TOKENS
     else:
         prompt, size = request.prompt or _chat(request), CHUNK_CHARS
-    ends = range(size, min(len(prompt), MAX_CHUNKS * size) + 1, size)
-    parts = (prompt[end - size : end] for end in ends)
-    hashes = (hash(part if isinstance(part, str) else tuple(part)) for part in parts)
-    return list(accumulate(hashes, lambda before, part: hash((before, part))))
+    found, before = [], 0
+    for end in range(size, min(len(prompt), MAX_CHUNKS * size) + 1, size):
+        before = hash((before, prompt[end - size : end]))
+        found.append(before)
+    return found
 
 
 def _chat(request: GenerateRequest) -> str:
@@ -52,6 +52,8 @@ class Prefixes:
 
     def num_known(self, prompt: Sequence[int]) -> int:
         """How many of a prompt's chunks, from its first on, are known."""
+        if not prompt or prompt[0] not in self._seen:
+            return 0
         # A chunk is never older than those behind it, so what is known is known from the start.
         return bisect_left(prompt, True, key=lambda chunk: chunk not in self._seen)
 
@@ -90,7 +92,8 @@ class Place:
 
     def share(self, now: float) -> float:
         """The part of its slots that it counts with: grows to 1 over SLOW_START_S."""
-        return min(1.0, max(FIRST_SHARE, (now - self._opened) / SLOW_START_S))
+        age_s = now - self._opened
+        return 1.0 if age_s >= SLOW_START_S else max(FIRST_SHARE, age_s / SLOW_START_S)
 
 
 def choose(places: Sequence[Place], prompt: Sequence[int], now: float) -> int:
@@ -100,13 +103,13 @@ def choose(places: Sequence[Place], prompt: Sequence[int], now: float) -> int:
     shares = [place.share(now) for place in places]
     most = max(shares)  # servers that all come at once need not spare each other
     loads = [
-        (place.outstanding + 1) / place.slots * most / share
+        (place.outstanding + 1) * most / (place.slots * share)
         for place, share in zip(places, shares, strict=True)
     ]
     limit = min(loads) + IMBALANCE
-
-    def rank(index: int) -> tuple[int, float, float]:
-        place = places[index]
-        return -place.prefixes.num_known(prompt), loads[index], place.last_taken
-
-    return min((n for n, load in enumerate(loads) if load <= limit), key=rank)
+    ranks = [
+        (-place.prefixes.num_known(prompt), load, place.last_taken, index)
+        for index, (place, load) in enumerate(zip(places, loads, strict=True))
+        if load <= limit
+    ]
+    return min(ranks)[-1]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import httpx
 from pydantic import ValidationError
 
+from api.client import describe
 from api.errors import (
     ModelServerBusy,
     ModelServerFault,
     ModelServerLost,
     Refused,
 )
-from api.server import ModelServer, describe
+from api.server import ModelServer
 from api.upstream import Upstream
 from model_server.protocol import Failed, Wire
 

@@ -6,39 +6,26 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 from pydantic import ValidationError
 
+from api.client import connect, describe, events, is_refusal
 from api.discovery import Address
-from api.errors import (
-    GatewayError,
-    ModelServerBusy,
-    ModelServerFault,
-    ModelServerLost,
-    TryAgain,
-)
+from api.errors import GatewayError, ModelServerLost, TryAgain
 from api.flight import Flight
 from api.generation import Generation
 from api.metrics import Metrics
 from api.placement import Place
-from model_server.protocol import EVENTS, Batch, Event, Info
+from model_server.protocol import Info
 
-CONNECT_TIMEOUT_S = 5.0
 PROBE_INTERVAL_S = 0.5
 LONGEST_PROBE_INTERVAL_S = 5.0
 PROBE_TIMEOUT_S = 5.0
 # A machine that vanishes closes no connection: then its silence says so.
 LOST_AFTER_S = 10.0
-LONGEST_RETRY_AFTER_S = 60.0
-
-# An answer may take minutes before its first byte: what bounds it is the request's own deadline.
-STREAM_TIMEOUT = httpx.Timeout(30.0, connect=CONNECT_TIMEOUT_S, read=None, pool=None)
-# Idle connections go before the model server would close them (uvicorn: 5 s) under a request.
-LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=2.0)
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +53,9 @@ class ModelServer:
         self._shown_ready = metrics.server_ready.labels(self.url)
         self._shown_requests = metrics.server_requests.labels(self.url)
         self._flights: set[Flight] = set()
+        self._unacknowledged: set[Flight] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.client = _client(address, transport)
+        self.client = connect(address, transport)
 
     @property
     def num_outstanding(self) -> int:
@@ -77,7 +65,7 @@ class ModelServer:
     @property
     def num_in_flight(self) -> int:
         """Batches it has not acknowledged."""
-        return sum(not flight.acknowledged for flight in self._flights)
+        return len(self._unacknowledged)
 
     @property
     def model_id(self) -> str | None:
@@ -105,10 +93,16 @@ class ModelServer:
 
     def send(self, batch_id: str, generations: Sequence[Generation]) -> None:
         """Send a batch; its events reach the generations by themselves."""
-        flight = Flight(batch_id, generations, self.cancel, self._on_change)
+        flight = Flight(batch_id, generations, self.cancel, lambda: self._noticed(flight))
         self._flights.add(flight)
+        self._unacknowledged.add(flight)
         flight.task = self._spawn(self._fly(flight))
         flight.task.add_done_callback(lambda _: self._flights.discard(flight))
+
+    def _noticed(self, flight: Flight) -> None:
+        if flight.acknowledged:
+            self._unacknowledged.discard(flight)
+        self._on_change()
 
     def cancel(self, request_id: str) -> None:
         """Tell the model server that nobody waits for this request any more."""
@@ -176,8 +170,8 @@ class ModelServer:
             self._on_change()
 
     def _end_if_silent(self, error: httpx.HTTPError) -> None:
-        # Where connections are refused a machine answers, which would have closed the open ones.
-        if time.monotonic() - self._heard > LOST_AFTER_S and not _is_refusal(error):
+        # A machine that refuses connections lives, and would have closed those of a dead process.
+        if time.monotonic() - self._heard > LOST_AFTER_S and not is_refusal(error):
             for flight in self._flights:
                 flight.end(ModelServerLost(self.url, f"nothing was heard for {LOST_AFTER_S:g} s"))
                 assert flight.task is not None, "it was sent. This is a bug."
@@ -187,8 +181,9 @@ class ModelServer:
         error: GatewayError = ModelServerLost(self.url, "the gateway is closing")
         model_id = self.model_id or ""
         try:
-            async with contextlib.aclosing(self._events(flight.batch)) as events:
-                async for event in events:
+            sent = events(self.client, self.url, flight.batch)
+            async with contextlib.aclosing(sent) as received:
+                async for event in received:
                     self._heard = time.monotonic()
                     flight.deliver(event, model_id)
             if flight.num_unfinished:
@@ -205,32 +200,6 @@ class ModelServer:
         finally:
             flight.end(error)
 
-    async def _events(self, batch: Batch) -> AsyncGenerator[Event, None]:
-        body = batch.model_dump_json(exclude_defaults=True).encode()
-        headers = {"content-type": "application/json"}
-        try:
-            async with self.client.stream(
-                "POST", "/batch", content=body, headers=headers
-            ) as response:
-                await self._check(response)
-                async for line in _lines(response.aiter_bytes()):
-                    yield EVENTS.validate_json(line)
-        except httpx.TransportError as error:
-            raise ModelServerLost(self.url, describe(error)) from error
-        except ValidationError as error:
-            raise ModelServerFault(self.url, f"an event cannot be read ({error})") from error
-
-    async def _check(self, response: httpx.Response) -> None:
-        if response.status_code == 200:
-            return
-        if response.status_code == 503:
-            raise ModelServerBusy(
-                f"The model server at {self.url} takes no requests right now.",
-                _retry_after_s(response.headers.get("retry-after", "")),
-            )
-        text = (await response.aread()).decode(errors="replace")
-        raise ModelServerFault(self.url, f"POST /batch answered {response.status_code} {text}")
-
     async def _delete(self, request_id: str) -> None:
         try:
             await self.client.delete(f"/requests/{request_id}", timeout=PROBE_TIMEOUT_S)
@@ -242,50 +211,3 @@ class ModelServer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def describe(error: Exception) -> str:
-    """The error's text, or its name where it has none."""
-    return str(error) or type(error).__name__
-
-
-def _client(address: Address, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
-    """Connects to the IP address; certificates and the Host header are about the name."""
-
-    async def expect_name(request: httpx.Request) -> None:
-        name = urlsplit(f"//{address.host}").hostname
-        request.extensions = {**request.extensions, "sni_hostname": name}
-
-    return httpx.AsyncClient(
-        base_url=address.url,
-        headers={"host": address.host} if address.host else None,
-        event_hooks={"request": [expect_name]} if address.host else None,
-        transport=transport,
-        timeout=STREAM_TIMEOUT,
-        limits=LIMITS,
-        trust_env=False,
-    )
-
-
-def _is_refusal(error: BaseException | None) -> bool:
-    while error is not None and not isinstance(error, ConnectionRefusedError):
-        error = error.__cause__ or error.__context__
-    return error is not None
-
-
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    rest = b""
-    async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.strip():
-                yield line
-    if rest.strip():
-        yield rest
-
-
-def _retry_after_s(value: str) -> float:
-    try:
-        return min(max(0.0, float(value)), LONGEST_RETRY_AFTER_S)
-    except ValueError:
-        return 0.0

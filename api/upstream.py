@@ -62,7 +62,7 @@ class Upstream:
         self.servers: list[ModelServer] = []
         self.leaving: list[ModelServer] = []
         self.ready_wait_s = ready_wait_s
-        self._none_since: float | None = time.monotonic()
+        self._down_since = time.monotonic()
         self._max_concurrent_batches = max_concurrent_batches
         self._metrics = metrics
         self._network = network or Network()
@@ -134,15 +134,16 @@ class Upstream:
         return min(ready, key=lambda server: server.num_outstanding)
 
     def waits_until(self, generation: Generation) -> float | None:
-        """When a request has waited long enough for a server that may take it: that is over if
-        none can come back as such. None: one is ready, and a place in it is worth any wait.
+        """When a request has waited long enough for a server that may take it. None: one is ready,
+        whose place is worth any wait; or it was accepted before, and waits until its deadline for a
+        server that may still come back with its model.
         """
         own = [each for each in self.servers if _may_be_of(each, generation.model_id)]
         if any(server.ready for server in own):
             return None
-        down_since = max((server.down_since for server in own), default=self._none_since)
-        if down_since is None:
-            return 0.0
+        if generation.accepted:
+            return 0.0 if self.ready and not own else None
+        down_since = max((server.down_since for server in own), default=self._down_since)
         return max(generation.arrived, down_since) + self.ready_wait_s
 
     def refusal(self, generation: Generation) -> GatewayError:
@@ -227,10 +228,9 @@ class Upstream:
 
     def _changed(self) -> None:
         if self.ready:
-            self._none_since = None
             self._ready.set()
-        elif self._none_since is None:
-            self._none_since = time.monotonic()
+        elif self._ready.is_set():
+            self._down_since = time.monotonic()
             self._ready.clear()
         self.on_change()
 

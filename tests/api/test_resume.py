@@ -49,14 +49,16 @@ async def test_answers_wait_for_their_own_model_and_hold_nobody_up() -> None:
 
 
 async def test_another_model_is_not_eligible_and_the_error_says_so() -> None:
+    """Until the deadline, since the one that died may come back."""
     one, two = ScriptedServer(holding(asyncio.Event(), 2)), away(OTHER)
-    async with fleet(one, two, batch_size=1) as made:
-        made.upstream.ready_wait_s = 0.3
+    async with fleet(one, two, batch_size=1, request_timeout=2) as made:
         asks = [made.ask(stream=True), made.ask()]
         await until(lambda: len(one.requests) == 2)
         await begin(made, one, two)
+        made.upstream.ready_wait_s = 0.1
         die(one)
         stream, whole = [await ask for ask in asks]
+        assert [state["outstanding"] for state in made.upstream.states] == [0, 0]
     words = "The answer began on model scripted-1 and only scripted-2 is left to continue it."
     assert (whole.status_code, whole.json()["error"]["message"]) == (502, words)
     assert (stream.status_code, '"code":"model_changed"' in stream.text) == (200, True)
@@ -65,16 +67,17 @@ async def test_another_model_is_not_eligible_and_the_error_says_so() -> None:
     assert two.requests == []
 
 
-async def test_who_waits_for_its_own_model_is_bound_by_the_deadline() -> None:
-    one, two = ScriptedServer(holding(asyncio.Event(), 2)), away(OTHER)
-    async with fleet(one, two, batch_size=1, request_timeout=1.5) as made:
+async def test_when_no_server_is_left_the_deadline_ends_a_stream_cleanly() -> None:
+    one, two = ScriptedServer(holding(asyncio.Event(), 2)), away()
+    async with fleet(one, two, request_timeout=2) as made:
+        made.upstream.ready_wait_s = 0.1
         ask = made.ask(stream=True)
-        await begin(made, one, two)
+        await until(lambda: one.requests)
+        await asyncio.sleep(0.05)
         die(one)
         answer = await ask
-        assert '"code":"deadline_exceeded"' in answer.text
-        assert answer.text.endswith("data: [DONE]\n\n")
-        assert [state["outstanding"] for state in made.upstream.states] == [0, 0]
+    assert '"code":"no_model_server"' in answer.text
+    assert answer.text.endswith("data: [DONE]\n\n")
 
 
 async def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,3 +94,19 @@ async def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
         await until(lambda: one.left)
         one.silent = False
         await until(lambda: made.num_ready == 2)
+
+
+async def test_who_was_interrupted_holds_nobody_back_from_being_turned_away() -> None:
+    one, two = ScriptedServer(holding(asyncio.Event(), 2)), away()
+    async with fleet(one, two, batch_size=1) as made:
+        interrupted = made.ask(stream=True)
+        await until(lambda: one.requests)
+        await asyncio.sleep(0.05)
+        made.upstream.ready_wait_s = 0.2
+        die(one)
+        await until(lambda: made.num_ready == 0)
+        refused = await made.ask(prompt="b")
+        assert refused.status_code == 503
+        assert not interrupted.done()
+        two.ready = True
+        assert text_in(await interrupted) == ANSWER

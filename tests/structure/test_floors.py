@@ -15,7 +15,8 @@ FLOORS = {
     "api": [
         ("api.config", "api.errors", "api.logs", "api.metrics"),
         ("api.schemas", "api.generation", "api.limits", "api.auth", "api.retry"),
-        ("api.flight", "api.discovery", "api.placement", "api.server", "api.upstream"),
+        ("api.flight", "api.client", "api.discovery", "api.placement"),
+        ("api.server", "api.upstream"),
         ("api.batcher", "api.answer", "api.question"),
         ("api.gateway", "api.formats", "api.sse"),
         ("api.routes", "api.middleware", "api.door"),
