@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from api.auth import Keys
 from api.config import Settings
+from api.discovery import Resolve, resolve
 from api.door import Door
 from api.errors import ClientGone, GatewayError, Problem, translate
 from api.gateway import Gateway
@@ -29,7 +30,7 @@ from api.middleware import BODY_TIMEOUT_S, BodyLimit, RequestId
 from api.routes import generate, openai, ops, tokenize, ui
 from api.routes.respond import gateway_of
 from api.schemas.refusal import refusal
-from api.upstream import READY_WAIT_S
+from api.upstream import READY_WAIT_S, Network
 
 DESCRIPTION = """Text generation on llama.cpp with Medusa speculative decoding.
 
@@ -63,11 +64,15 @@ def create_app(
     settings: Settings,
     *,
     transport: httpx.AsyncBaseTransport | None = None,
+    resolve: Resolve = resolve,
     ready_wait_s: float = READY_WAIT_S,
     tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
-    """`transport` takes the place of the network to the model servers, for tests."""
-    gateway = Gateway(settings, transport=transport, ready_wait_s=ready_wait_s)
+    """`transport` takes the place of the network to the model servers, `resolve` that of DNS, for
+    tests.
+    """
+    network = Network(transport, resolve)
+    gateway = Gateway(settings, network=network, ready_wait_s=ready_wait_s)
     if tracer_provider is not None:
         gateway.trace(tracer_provider)
     keys = Keys(settings.api_keys_file) if settings.api_keys_file else None

@@ -10,17 +10,18 @@ from contextlib import suppress
 from functools import partial
 from itertools import islice
 
-from api.errors import GatewayError, ModelChanged, NoModelServer
+from api.errors import GatewayError
 from api.generation import Carrier, Generation
 from api.metrics import Metrics
-from api.upstream import ModelServer, Upstream, wait
+from api.server import ModelServer
+from api.upstream import Upstream, wait
 
 
 class Window:
     """The queue, without clock or I/O. A batch's time runs from its first request's arrival."""
 
     def __init__(self, batch_size: int, max_wait_s: float) -> None:
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._max_wait_s = max_wait_s if batch_size > 1 else 0.0
         self._queue: deque[Generation] = deque()
 
@@ -44,13 +45,13 @@ class Window:
         if not self._queue:
             return None
         arrived, size = self._queue[0].arrived, len(self._queue)
-        waits = num_free_slots < size < self._batch_size
+        waits = num_free_slots < size < self.batch_size
         return arrived + self._max_wait_s if waits else arrived
 
     def pop(self) -> list[Generation]:
         """The next batch. Choices of one request stay together where they fit."""
         batch: list[Generation] = []
-        while self._queue and len(batch) < self._batch_size and self._fits_behind(batch):
+        while self._queue and len(batch) < self.batch_size and self._fits_behind(batch):
             batch.append(self._queue.popleft())
         return batch
 
@@ -58,8 +59,8 @@ class Window:
         group = self._queue[0].group
         if not batch or batch[-1].group == group:
             return True
-        size = sum(each.group == group for each in islice(self._queue, self._batch_size + 1))
-        return size > self._batch_size or len(batch) + size <= self._batch_size
+        size = sum(each.group == group for each in islice(self._queue, self.batch_size + 1))
+        return size > self.batch_size or len(batch) + size <= self.batch_size
 
 
 class Batcher:
@@ -82,22 +83,35 @@ class Batcher:
         self._upstream = upstream
         self._metrics = metrics
         self._clock = clock
+        self._resuming: list[Generation] = []
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         upstream.on_change = self._changed.set
         self.on_sent: Callable[[str, list[Generation]], None] = lambda url, batch: None
 
     def submit(self, generation: Generation) -> asyncio.Future[GatewayError | None]:
-        """Queue one attempt. The future holds how it ended; cancelling it is leaving."""
+        """Queue one attempt. The future holds how it ended; cancelling it is leaving. An answer
+        that was interrupted is not gathered with others, but continues at once.
+        """
         ended = generation.begin(self._clock())
         ended.add_done_callback(partial(self._ended, generation))
-        self._window.add(generation)
+        if generation.accepted:
+            self._resuming.append(generation)
+        else:
+            self._window.add(generation)
         self._changed.set()
         return ended
 
     def _ended(self, generation: Generation, ended: asyncio.Future[GatewayError | None]) -> None:
-        if ended.cancelled():
-            self._window.discard(generation)
+        if not ended.cancelled():
+            return
+        self._window.discard(generation)
+        with suppress(ValueError):
+            self._resuming.remove(generation)
+
+    def resuming(self, group: str) -> Generation | None:
+        """One of these that was interrupted, and waits for a server that may continue it."""
+        return next((each for each in self._resuming if each.group == group), None)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
@@ -111,54 +125,76 @@ class Batcher:
         while True:
             self._changed.clear()
             wait_s = self._send_closed()
-            self._metrics.waiting.set(len(self._window))
+            self._metrics.waiting.set(len(self._window) + len(self._resuming))
             await wait(self._changed, wait_s)
 
     def _send_closed(self) -> float | None:
         """Send what has closed; seconds until there is more to do, None: when something changes."""
+        self._send_resuming()
+        times = [each for each in (self._send_window(), self._give_up()) if each is not None]
+        return max(0.0, min(times) - self._clock()) if times else None
+
+    def _send_window(self) -> float | None:
+        """Send batches while a server has a place; when the next one closes, if that is known."""
         while (closes_at := self._window.closes_at(self._num_free_slots())) is not None:
             if closes_at > self._clock():
-                return closes_at - self._clock()
-            server = self._upstream.pick()
-            if server is None:
-                return self._give_up()
-            self._send(server, self._window.pop())
+                return closes_at
+            free = self._upstream.free()
+            if not free:
+                break
+            self._send(self._window.pop(), free)
         return None
 
     def _num_free_slots(self) -> int:
-        """Of the server that gets the next batch; what it has of other gateways is not known."""
-        server = self._upstream.pick() if self._adaptive else None
-        return server.info.slots - server.num_outstanding if server and server.info else 0
+        """Of those that may be sent a batch; what they have of other gateways is not known."""
+        free = self._upstream.free() if self._adaptive else []
+        return sum(max(0, each.place.slots - each.num_outstanding) for each in free)
+
+    def _send_resuming(self) -> None:
+        """Continue those whose model's servers are there, and have a place."""
+        resuming, self._resuming = self._resuming, []
+        for start in range(0, len(resuming), self._window.batch_size):
+            batch = resuming[start : start + self._window.batch_size]
+            self._send(batch, self._upstream.free())
+
+    def _send(self, batch: list[Generation], free: list[ModelServer]) -> None:
+        """Each to its own server; those with the same server travel together."""
+        parts: dict[ModelServer, list[Generation]] = {}
+        for each in batch:
+            if each.ended.done():
+                continue  # nobody waits for it
+            server = self._upstream.take(free, each)
+            if server is None:
+                self._resuming.append(each)
+            else:
+                parts.setdefault(server, []).append(each)
+        for server, part in parts.items():
+            self._send_part(server, part)
+
+    def _send_part(self, server: ModelServer, part: list[Generation]) -> None:
+        batch_id = uuid.uuid4().hex
+        self._metrics.batch_size.observe(len(part))
+        for each in part:
+            each.carrier = Carrier(batch_id, len(part), self._clock() - each.arrived)
+            self._metrics.batch_wait.observe(each.carrier.wait_s)
+        self.on_sent(server.url, part)
+        server.send(batch_id, part)
 
     def _give_up(self) -> float | None:
-        """Turn away who has waited too long for a server; seconds until the next one has."""
-        down_since = self._upstream.down_since
-        while down_since is not None and (first := self._window.first()):
-            until = max(first.arrived, down_since) + self._upstream.ready_wait_s
-            if until > self._clock():
-                return until - self._clock()
+        """Turn away who has waited too long for a server; when the next one will have."""
+        times = [self._turn_away(each) for each in self._resuming]
+        self._resuming = [each for each in self._resuming if not each.ended.done()]
+        while first := self._window.first():
+            times.append(self._turn_away(first))
+            if not first.ended.done():
+                break
             self._window.discard(first)
-            first.end(NoModelServer(self._upstream.reason))
+        return min((each for each in times if each is not None), default=None)
+
+    def _turn_away(self, generation: Generation) -> float | None:
+        """End it if it has waited too long, else say when it will have."""
+        until = self._upstream.waits_until(generation)
+        if until is None or until > self._clock():
+            return until
+        generation.end(self._upstream.refusal(generation))
         return None
-
-    def _send(self, server: ModelServer, batch: list[Generation]) -> None:
-        batch_id = uuid.uuid4().hex
-        batch = [each for each in batch if self._may_go_on(each, server)]
-        for each in batch:
-            each.carrier = Carrier(batch_id, len(batch), self._clock() - each.arrived)
-            self._metrics.batch_wait.observe(each.carrier.wait_s)
-        if batch:
-            self._metrics.batch_size.observe(len(batch))
-            self.on_sent(server.url, batch)
-            server.send(batch_id, batch)
-
-    @staticmethod
-    def _may_go_on(generation: Generation, server: ModelServer) -> bool:
-        """Somebody still waits; and an answer that has begun is continued by its own model."""
-        if generation.ended.done():
-            return False
-        now = server.info.model_id if server.info else ""
-        if generation.model_id in (None, now):
-            return True
-        generation.end(ModelChanged(str(generation.model_id), now))
-        return False

@@ -20,7 +20,7 @@ class Settings(BaseSettings):
     model_server_urls: Annotated[tuple[str, ...], NoDecode] = Field(
         ("http://127.0.0.1:8001",),
         min_length=1,
-        description="Addresses of the model servers, separated by commas.",
+        description="Model servers, with commas; a name stands for all its addresses.",
     )
     batch_size: int = Field(
         4,
@@ -97,8 +97,8 @@ class Settings(BaseSettings):
     @classmethod
     def _addresses(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         for url in urls:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
+            parts = urlsplit(url)  # raises by itself where the port is none
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
                 raise ValueError(f"{url!r} is no address like http://127.0.0.1:8001")
         return tuple(dict.fromkeys(urls))
 

@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from functools import partial
 
 import anyio
-import httpx
 from opentelemetry.trace import TracerProvider
 from tenacity import AsyncRetrying, RetryCallState
 
@@ -23,9 +22,9 @@ from api.generation import Generation
 from api.limits import Admission, Permits
 from api.metrics import Metrics, Stopwatch
 from api.question import ask
-from api.retry import reason, retrying
+from api.retry import Surroundings, reason, retrying
 from api.spans import Observe, Spans
-from api.upstream import READY_WAIT_S, Upstream
+from api.upstream import READY_WAIT_S, Network, Upstream
 from model_server.protocol import Event, GenerateRequest, Info, Wire
 
 log = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ class Gateway:
         self,
         settings: Settings,
         *,
-        transport: httpx.AsyncBaseTransport | None = None,
+        network: Network | None = None,
         ready_wait_s: float = READY_WAIT_S,
     ) -> None:
         self.settings = settings
@@ -46,7 +45,8 @@ class Gateway:
         self.upstream = Upstream(
             settings.model_server_urls,
             settings.max_concurrent_batches,
-            transport=transport,
+            self.metrics,
+            network=network,
             ready_wait_s=ready_wait_s,
         )
         self._spans: Spans | None = None
@@ -113,7 +113,7 @@ class Gateway:
             run=partial(self._run, time.monotonic() + timeout_s),
             on_event=self._watched(requests, observe),
         )
-        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, answer)
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, answer, request_id)
         answer.on_close += [timer.cancel, partial(self._permits.give_back, len(requests))]
         answer.on_close += [lambda: stopwatch.stop(answer.outcome)]
         answer.on_close += [self._check_drained, partial(self._answers.discard, answer)]
@@ -152,8 +152,11 @@ class Gateway:
         await self._batcher.aclose()
         await self.upstream.aclose()
 
-    def _expire(self, answer: Answer) -> None:
-        if self.upstream.ready:
+    def _expire(self, answer: Answer, request_id: str) -> None:
+        interrupted = self._batcher.resuming(request_id)
+        if interrupted is not None:
+            answer.abandon(self.upstream.refusal(interrupted))
+        elif self.upstream.ready:
             answer.abandon(DeadlineExceeded(self.settings.request_timeout))
         else:
             answer.abandon(NoModelServer(self.upstream.reason))
@@ -176,13 +179,13 @@ class Gateway:
         await self._policy(deadline)(self._attempt, generation)
 
     def _policy(self, deadline: float) -> AsyncRetrying:
-        return retrying(
-            self.settings.retry_attempts,
-            deadline,
+        around = Surroundings(
             clock=time.monotonic,
             sleep=asyncio.sleep,
+            elsewhere=lambda: self.upstream.ready,
             on_retry=self._count_retry,
         )
+        return retrying(self.settings.retry_attempts, deadline, around)
 
     async def _attempt(self, generation: Generation) -> None:
         with self._spans.attempt(generation) if self._spans else nullcontext():

@@ -31,7 +31,7 @@ class Generation:
         self.ended: asyncio.Future[GatewayError | None]
         self._emit = emit
         self._attempts = 0
-        self._accepted = False
+        self.accepted = False
         self._tokens: list[int] = []
         self._num_chars = 0
 
@@ -65,9 +65,9 @@ class Generation:
             self._tokens += event.ids
             self._num_chars += len(event.text)
         elif isinstance(event, Accepted):
-            if self._accepted:
+            if self.accepted:
                 return
-            self._accepted = True
+            self.accepted = True
         self._emit(event)
 
     def _resume(self) -> Resume | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -33,6 +34,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self._latencies()
         self._batches()
+        self._servers()
         self._totals()
 
     def _latencies(self) -> None:
@@ -56,6 +58,14 @@ class Metrics:
         self.running = self._gauge("num_requests_running", "Answers in the making.")
         self.waiting = self._gauge("num_requests_waiting", "Requests being gathered.")
         self._gauge("workers", "Gateway processes that serve.").set(1)
+
+    def _servers(self) -> None:
+        self.server_ready = self._by_server(
+            "model_server_ready", "Whether a model server is ready, 1 or 0.", "livemax"
+        )
+        self.server_requests = self._by_server(
+            "model_server_requests", "Requests that a model server has not finished.", "livesum"
+        )
 
     def _totals(self) -> None:
         self.http_requests = self._counter(
@@ -87,8 +97,21 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"{PREFIX}_{name}", text, buckets=buckets, registry=self.registry)
 
+    def _by_server(self, name: str, text: str, mode: Literal["livemax", "livesum"]) -> Gauge:
+        """`mode`: how the values of several worker processes are joined."""
+        name = f"{PREFIX}_{name}"
+        return Gauge(name, text, ("server",), registry=self.registry, multiprocess_mode=mode)
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
+
+    def forget_server(self, url: str) -> None:
+        """Show a model server no more; files that workers share keep it, not ready and idle."""
+        for gauge in (self.server_ready, self.server_requests):
+            if self._shared:
+                gauge.labels(url).set(0)
+            else:
+                gauge.remove(url)
 
     def render(self) -> bytes:
         """All of it in Prometheus' text format."""

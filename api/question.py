@@ -5,23 +5,21 @@ from __future__ import annotations
 import httpx
 from pydantic import ValidationError
 
+from api.client import describe
 from api.errors import (
     ModelServerBusy,
     ModelServerFault,
     ModelServerLost,
-    NoModelServer,
     Refused,
 )
-from api.upstream import ModelServer, Upstream
+from api.server import ModelServer
+from api.upstream import Upstream
 from model_server.protocol import Failed, Wire
 
 
 async def ask(upstream: Upstream, path: str, question: Wire) -> bytes:
     """The JSON that the least busy model server answers. Raises Refused, TryAgain and others."""
-    ready = [server for server in upstream.servers if server.ready]
-    if not ready:
-        raise NoModelServer(upstream.reason)
-    server = min(ready, key=lambda each: each.num_outstanding)
+    server = upstream.least_busy()
     try:
         answer = await server.client.post(
             path,
@@ -29,8 +27,9 @@ async def ask(upstream: Upstream, path: str, question: Wire) -> bytes:
             headers={"content-type": "application/json"},
         )
     except httpx.TransportError as error:
-        server.suspected.set()
-        raise ModelServerLost(server.url, str(error) or type(error).__name__) from error
+        lost = ModelServerLost(server.url, describe(error))
+        server.lose(lost)
+        raise lost from error
     _check(server, path, answer)
     return answer.content
 
@@ -39,8 +38,9 @@ def _check(server: ModelServer, path: str, answer: httpx.Response) -> None:
     if answer.status_code == 200:
         return
     if answer.status_code == 503:
-        server.suspected.set()
-        raise ModelServerBusy(f"The model server at {server.url} takes no requests right now.")
+        busy = ModelServerBusy(f"The model server at {server.url} takes no requests right now.")
+        server.lose(busy)
+        raise busy
     try:
         failed = Failed.model_validate_json(answer.content)
     except ValidationError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from tenacity import (
     AsyncRetrying,
@@ -35,15 +36,32 @@ class stop_before(stop_base):  # noqa: N801, like tenacity's own policies
 
 
 class wait_as_asked(wait_base):  # noqa: N801
-    """Back off, exponentially and jittered, but never less than Retry-After says."""
+    """Back off, exponentially and jittered, but never less than Retry-After says. The first time
+    there is nothing to wait for if another server is ready: the one that failed is left out.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, elsewhere: Callable[[], bool]) -> None:
+        self._elsewhere = elsewhere
         self._backoff = wait_random_exponential(
             multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S, min=FIRST_WAIT_S / 2
         )
 
     def __call__(self, state: RetryCallState) -> float:
+        if state.attempt_number == 1 and self._elsewhere():
+            return 0.0
         return max(self._backoff(state), reason(state).retry_after_s)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a policy asks and tells. `elsewhere`: whether a server is ready, as none that has just
+    failed is.
+    """
+
+    clock: Clock
+    sleep: Sleep
+    elsewhere: Callable[[], bool]
+    on_retry: Callable[[RetryCallState], None]
 
 
 def reason(state: RetryCallState) -> TryAgain:
@@ -53,20 +71,13 @@ def reason(state: RetryCallState) -> TryAgain:
     return error
 
 
-def retrying(
-    attempts: int,
-    deadline: float,
-    *,
-    clock: Clock,
-    sleep: Sleep,
-    on_retry: Callable[[RetryCallState], None],
-) -> AsyncRetrying:
+def retrying(attempts: int, deadline: float, around: Surroundings) -> AsyncRetrying:
     """The policy of one request; the last error is raised as it is."""
     return AsyncRetrying(
         retry=retry_if_exception_type(TryAgain),
-        stop=stop_after_attempt(attempts) | stop_before(deadline, clock),
-        wait=wait_as_asked(),
-        sleep=sleep,
-        before_sleep=on_retry,
+        stop=stop_after_attempt(attempts) | stop_before(deadline, around.clock),
+        wait=wait_as_asked(around.elsewhere),
+        sleep=around.sleep,
+        before_sleep=around.on_retry,
         reraise=True,
     )

@@ -1,204 +1,74 @@
-"""The model servers: which are ready, what their limits are, and what is on its way to each."""
+"""All model servers: found by address or by name, watched, and chosen among."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
 import httpx
-from pydantic import ValidationError
+from typing_extensions import TypedDict
 
-from api.errors import (
-    GatewayError,
-    ModelServerBusy,
-    ModelServerFault,
-    ModelServerLost,
-    NoModelServer,
-)
-from api.flight import Flight
+from api import placement
+from api.discovery import Address, Directory, Resolve, resolve
+from api.errors import GatewayError, ModelChanged, NoModelServer
 from api.generation import Generation
-from model_server.protocol import EVENTS, Batch, Event, Info
+from api.metrics import Metrics
+from api.server import ModelServer
+from model_server.protocol import Info
 
-CONNECT_TIMEOUT_S = 5.0
-PROBE_INTERVAL_S = 0.5
-PROBE_TIMEOUT_S = 5.0
 READY_WAIT_S = 10.0
-LONGEST_RETRY_AFTER_S = 60.0
-
-# An answer may take minutes before its first byte: what bounds it is the request's own deadline.
-STREAM_TIMEOUT = httpx.Timeout(30.0, connect=CONNECT_TIMEOUT_S, read=None, pool=None)
-# Idle connections go before the model server would close them (uvicorn: 5 s) under a request.
-LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=2.0)
+LOOK_UP_INTERVAL_S = 5.0
 
 log = logging.getLogger(__name__)
 
 
-class ModelServer:
-    """One address. Ready or not is what the last probe, or the last batch, found out."""
+class ServerState(TypedDict):
+    """One model server. `listed`: MODEL_SERVER_URLS has its address, or its name leads there."""
 
-    def __init__(
-        self,
-        url: str,
-        on_change: Callable[[], None],
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self.url = url
-        self.ready = False
-        self.info: Info | None = None
-        self.reason = f"{url} has not answered yet"
-        self.suspected = asyncio.Event()
-        self._on_change = on_change
-        self._flights: set[Flight] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.client = httpx.AsyncClient(
-            base_url=url,
-            transport=transport,
-            timeout=STREAM_TIMEOUT,
-            limits=LIMITS,
-            trust_env=False,
-        )
+    url: str
+    ready: bool
+    listed: bool
+    model_id: str | None
+    outstanding: int
 
-    @property
-    def num_outstanding(self) -> int:
-        """Requests it has not finished."""
-        return sum(flight.num_unfinished for flight in self._flights)
 
-    @property
-    def num_in_flight(self) -> int:
-        """Batches it has not acknowledged."""
-        return sum(not flight.acknowledged for flight in self._flights)
+@dataclass(frozen=True)
+class Network:
+    """What lies between the gateway and the model servers; tests bring their own."""
 
-    def send(self, batch_id: str, generations: Sequence[Generation]) -> None:
-        """Send a batch; its events reach the generations by themselves."""
-        flight = Flight(batch_id, generations, self.cancel, self._on_change)
-        self._flights.add(flight)
-        flight.task = self._spawn(self._fly(flight))
-        flight.task.add_done_callback(lambda _: self._flights.discard(flight))
-
-    def cancel(self, request_id: str) -> None:
-        """Tell the model server that nobody waits for this request any more."""
-        self._spawn(self._delete(request_id))
-
-    async def probe(self) -> None:
-        """Ask whether it is ready, and for its limits: it may have come back as another model."""
-        try:
-            ready = await self.client.get("/ready", timeout=PROBE_TIMEOUT_S)
-            if ready.status_code == 200:
-                info = await self.client.get("/info", timeout=PROBE_TIMEOUT_S)
-                self._mark_up(Info.model_validate_json(info.raise_for_status().content))
-            else:
-                self._mark_down(f"{self.url} answered {ready.text[:200]}")
-        except httpx.HTTPError as error:
-            self._mark_down(f"{self.url} cannot be reached ({_describe(error)})")
-        except ValidationError as error:
-            self._mark_down(f"{self.url} has limits of another version: {error}")
-
-    async def aclose(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.client.aclose()
-
-    def _mark_up(self, info: Info) -> None:
-        self.info = info
-        if not self.ready:
-            log.info("model server %s is ready with %s", self.url, info.model_name)
-            self.ready = True
-            self._on_change()
-
-    def _mark_down(self, reason: str) -> None:
-        if self.ready:
-            log.warning("model server left out: %s", reason)
-        self.ready = False
-        self.reason = reason
-        self._on_change()
-
-    async def _fly(self, flight: Flight) -> None:
-        error: GatewayError = ModelServerLost(self.url, "the gateway is closing")
-        model_id = self.info.model_id if self.info else ""
-        try:
-            async with contextlib.aclosing(self._events(flight.batch)) as events:
-                async for event in events:
-                    flight.deliver(event, model_id)
-            if flight.num_unfinished:
-                raise ModelServerLost(self.url, "it ended the answer early")
-        except (ModelServerBusy, ModelServerLost) as lost:
-            error = lost
-            self._mark_down(str(error).rstrip("."))
-            self.suspected.set()
-        except GatewayError as fault:
-            error = fault
-            log.error("%s", fault)
-        except Exception as bug:
-            error = GatewayError(repr(bug))
-            log.exception("batch %s failed. This is a bug.", flight.batch.id)
-        finally:
-            flight.end(error)
-
-    async def _events(self, batch: Batch) -> AsyncGenerator[Event, None]:
-        body = batch.model_dump_json(exclude_defaults=True).encode()
-        headers = {"content-type": "application/json"}
-        try:
-            async with self.client.stream(
-                "POST", "/batch", content=body, headers=headers
-            ) as response:
-                await self._check(response)
-                async for line in _lines(response.aiter_bytes()):
-                    yield EVENTS.validate_json(line)
-        except httpx.TransportError as error:
-            raise ModelServerLost(self.url, _describe(error)) from error
-        except ValidationError as error:
-            raise ModelServerFault(self.url, f"an event cannot be read ({error})") from error
-
-    async def _check(self, response: httpx.Response) -> None:
-        if response.status_code == 200:
-            return
-        if response.status_code == 503:
-            raise ModelServerBusy(
-                f"The model server at {self.url} takes no requests right now.",
-                _retry_after_s(response.headers.get("retry-after", "")),
-            )
-        text = (await response.aread()).decode(errors="replace")
-        raise ModelServerFault(self.url, f"POST /batch answered {response.status_code} {text}")
-
-    async def _delete(self, request_id: str) -> None:
-        try:
-            await self.client.delete(f"/requests/{request_id}", timeout=PROBE_TIMEOUT_S)
-        except httpx.HTTPError as error:
-            log.warning("cancelling %s at %s failed: %s", request_id, self.url, _describe(error))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    transport: httpx.AsyncBaseTransport | None = None
+    resolve: Resolve = resolve
 
 
 class Upstream:
-    """All model servers. The one with the least outstanding work gets the next batch."""
+    """Servers come and go as their addresses do; one that goes finishes what it has."""
 
     def __init__(
         self,
         urls: Sequence[str],
         max_concurrent_batches: int,
+        metrics: Metrics,
         *,
-        transport: httpx.AsyncBaseTransport | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        network: Network | None = None,
         ready_wait_s: float = READY_WAIT_S,
     ) -> None:
         self.on_change: Callable[[], None] = lambda: None
-        self.servers = [ModelServer(url, self._changed, transport) for url in urls]
-        self._max_concurrent_batches = max_concurrent_batches
+        self.servers: list[ModelServer] = []
+        self.leaving: list[ModelServer] = []
         self.ready_wait_s = ready_wait_s
-        self.down_since: float | None = clock()
-        self._clock = clock
+        self._down_since = time.monotonic()
+        self._max_concurrent_batches = max_concurrent_batches
+        self._metrics = metrics
+        self._network = network or Network()
+        self._directory = Directory(urls, self._network.resolve)
         self._ready = asyncio.Event()
-        self._probes: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
     @property
@@ -208,22 +78,80 @@ class Upstream:
     @property
     def reason(self) -> str:
         """Why none is ready."""
-        return "; ".join(server.reason for server in self.servers if not server.ready)
+        down = [server.reason for server in self.servers if not server.ready]
+        return "; ".join(down + self._directory.failures)
 
     @property
     def info(self) -> Info | None:
         """The limits of a ready server, else the last ones known."""
-        known = sorted(self.servers, key=lambda server: not server.ready)
-        return next((server.info for server in known if server.info), None)
+        ready = (server.info for server in self.servers if server.ready)
+        return next(ready, None) or next((each.info for each in self.servers if each.info), None)
 
-    def pick(self) -> ModelServer | None:
-        """A ready server that may be sent another batch."""
-        free = [
-            server
-            for server in self.servers
-            if server.ready and server.num_in_flight < self._max_concurrent_batches
+    @property
+    def models(self) -> list[Info]:
+        """One for each model that is served, by name."""
+        served = [server.info for server in self.servers if server.ready and server.info]
+        known = {info.model_name: info for info in served or filter(None, [self.info])}
+        return list(known.values())
+
+    @property
+    def states(self) -> list[ServerState]:
+        """What an operator is shown, those that finish what they have at the end."""
+        return [
+            {
+                "url": each.url,
+                "ready": each.ready,
+                "listed": each in self.servers,
+                "model_id": each.model_id,
+                "outstanding": each.num_outstanding,
+            }
+            for each in self.servers + self.leaving
         ]
-        return min(free, key=lambda server: server.num_outstanding, default=None)
+
+    def free(self) -> list[ModelServer]:
+        """Those that may be sent another batch."""
+        limit = self._max_concurrent_batches
+        return [each for each in self.servers if each.ready and each.num_in_flight < limit]
+
+    def take(self, free: Sequence[ModelServer], generation: Generation) -> ModelServer | None:
+        """The one of these that gets a request, and is charged with it. None may continue an answer
+        that began on another model.
+        """
+        fit = [each for each in free if generation.model_id in (None, each.model_id)]
+        if not fit:
+            return None
+        prompt = placement.chunks(generation.request) if len(self.servers) > 1 else []
+        places = [server.place for server in fit]
+        chosen = fit[placement.choose(places, prompt, time.monotonic())]
+        chosen.take(generation, prompt)
+        return chosen
+
+    def least_busy(self) -> ModelServer:
+        """For what needs no slot. Raises NoModelServer."""
+        ready = [server for server in self.servers if server.ready]
+        if not ready:
+            raise NoModelServer(self.reason)
+        return min(ready, key=lambda server: server.num_outstanding)
+
+    def waits_until(self, generation: Generation) -> float | None:
+        """When a request has waited long enough for a server that may take it. None: one is ready,
+        whose place is worth any wait; or it was accepted before, and waits until its deadline for a
+        server that may still come back with its model.
+        """
+        own = [each for each in self.servers if _may_be_of(each, generation.model_id)]
+        if any(server.ready for server in own):
+            return None
+        if generation.accepted:
+            return 0.0 if self.ready and not own else None
+        down_since = max((server.down_since for server in own), default=self._down_since)
+        return max(generation.arrived, down_since) + self.ready_wait_s
+
+    def refusal(self, generation: Generation) -> GatewayError:
+        """Why no server takes a request."""
+        if generation.model_id is None or not self.ready:
+            return NoModelServer(self.reason)
+        others = {str(server.model_id) for server in self.servers if server.ready}
+        return ModelChanged(generation.model_id, ", ".join(sorted(others)))
 
     async def wait_ready(self, timeout_s: float) -> Info:
         """Wait a while for a model server; its limits, or NoModelServer."""
@@ -236,34 +164,85 @@ class Upstream:
         return self.info
 
     def start(self) -> None:
-        self._probes = [asyncio.create_task(self._watch(server)) for server in self.servers]
+        self._adopt()
+        for name in self._directory.names:
+            self._spawn(self._follow(name))
 
     async def aclose(self) -> None:
         self._closing = True
-        for task in self._probes:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._probes, return_exceptions=True)
-        for server in self.servers:
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for server in self.servers + self.leaving:
             await server.aclose()
+
+    async def _follow(self, name: str) -> None:
+        while not self._closing:
+            try:
+                await self._directory.look_up(name, self._is_dead)
+                self._adopt()
+            except Exception:
+                log.exception("looking up %s failed. This is a bug.", name)
+            await asyncio.sleep(LOOK_UP_INTERVAL_S)
+
+    def _is_dead(self, address: Address) -> bool:
+        return any(each.dead for each in self.servers if each.address == address)
+
+    def _adopt(self) -> None:
+        """Take in who is new in the directory; who is no longer in it may finish what it has."""
+        listed = self._directory.addresses
+        for server in [each for each in self.servers if each.address not in listed]:
+            log.info("model server %s is no longer listed", server.url)
+            self.servers.remove(server)
+            self.leaving.append(server)
+            server.suspected.set()
+        known = {server.address for server in self.servers}
+        for address in [each for each in listed if each not in known]:
+            self.servers.append(self._returned(address) or self._new(address))
+        self._changed()
+
+    def _returned(self, address: Address) -> ModelServer | None:
+        server = next((each for each in self.leaving if each.address == address), None)
+        if server is not None:
+            self.leaving.remove(server)
+        return server
+
+    def _new(self, address: Address) -> ModelServer:
+        server = ModelServer(address, self._metrics, self._changed, self._network.transport)
+        self._spawn(self._watch(server))
+        return server
 
     async def _watch(self, server: ModelServer) -> None:
         # Python 3.10 may take a cancellation for the end of httpx's own timeout.
-        while not self._closing:
+        while not self._closing and not (server in self.leaving and server.idle):
             try:
                 await server.probe()
             except Exception:
                 log.exception("probing %s failed. This is a bug.", server.url)
-            await wait(server.suspected, PROBE_INTERVAL_S)
+            await wait(server.suspected, server.probe_delay_s(random.random()))
             server.suspected.clear()
+        if server in self.leaving:
+            self.leaving.remove(server)
+            server.forget()
+            await server.aclose()
 
     def _changed(self) -> None:
         if self.ready:
-            self.down_since = None
             self._ready.set()
-        elif self.down_since is None:
-            self.down_since = self._clock()
+        elif self._ready.is_set():
+            self._down_since = time.monotonic()
             self._ready.clear()
         self.on_change()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _may_be_of(server: ModelServer, model_id: str | None) -> bool:
+    """Whether it has this model, or may when it answers; None: any will do."""
+    return model_id is None or server.model_id in (None, model_id)
 
 
 async def wait(event: asyncio.Event, timeout_s: float | None) -> None:
@@ -276,25 +255,3 @@ async def wait(event: asyncio.Event, timeout_s: float | None) -> None:
     finally:
         if alarm is not None:
             alarm.cancel()
-
-
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    rest = b""
-    async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.strip():
-                yield line
-    if rest.strip():
-        yield rest
-
-
-def _describe(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-def _retry_after_s(value: str) -> float:
-    try:
-        return min(max(0.0, float(value)), LONGEST_RETRY_AFTER_S)
-    except ValueError:
-        return 0.0

@@ -59,7 +59,8 @@ NOT_YET: dict[int | str, dict[str, Any]] = {status: REFUSALS[status] for status 
 
 @router.get("/models", summary="The model served", responses=NOT_YET)
 async def models(request: Request) -> ModelList:
-    return {"object": "list", "data": [_card(await gateway_of(request).info())]}
+    """Usually one; while model servers are replaced by those of another model, both."""
+    return {"object": "list", "data": [_card(info) for info in await _served(request)]}
 
 
 @router.get(
@@ -72,10 +73,16 @@ async def models(request: Request) -> ModelList:
     },
 )
 async def model(request: Request, model: str) -> ModelCard:
-    info = await gateway_of(request).info()
-    if model != info.model_name:
-        raise UnknownModel(model, info.model_name)
-    return _card(info)
+    served = {info.model_name: info for info in await _served(request)}
+    if model not in served:
+        raise UnknownModel(model, ", ".join(served))
+    return _card(served[model])
+
+
+async def _served(request: Request) -> list[Info]:
+    gateway = gateway_of(request)
+    await gateway.info()
+    return gateway.upstream.models
 
 
 def _card(info: Info) -> ModelCard:

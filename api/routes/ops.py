@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from typing_extensions import TypedDict
 
 from api.routes.respond import gateway_of
+from api.upstream import ServerState
 
 router = APIRouter(tags=["Operation"])
 
@@ -21,6 +22,7 @@ class Health(TypedDict):
 class Readiness(TypedDict):
     status: Literal["ready", "waiting", "draining"]
     reason: str | None
+    servers: list[ServerState]
 
 
 @router.get("/health", summary="The gateway is alive")
@@ -36,11 +38,12 @@ async def health() -> Health:
 )
 async def ready(request: Request) -> JSONResponse:
     gateway = gateway_of(request)
-    answer: Readiness = {"status": "ready", "reason": None}
+    upstream = gateway.upstream
+    answer: Readiness = {"status": "ready", "reason": None, "servers": upstream.states}
     if gateway.draining:
-        answer = {"status": "draining", "reason": "the gateway is shutting down"}
-    elif not gateway.upstream.ready:
-        answer = {"status": "waiting", "reason": gateway.upstream.reason}
+        answer |= {"status": "draining", "reason": "the gateway is shutting down"}
+    elif not upstream.ready:
+        answer |= {"status": "waiting", "reason": upstream.reason}
     return JSONResponse(answer, status_code=200 if answer["status"] == "ready" else 503)
 
 

@@ -12,6 +12,7 @@ from starlette.types import Scope
 from typing_extensions import TypedDict
 
 from api.routes.respond import gateway_of
+from api.upstream import ServerState
 
 router = APIRouter(tags=["Operation"])
 
@@ -58,6 +59,7 @@ class Service(TypedDict):
     medusa_heads: int | None
     medusa_mode: str | None
     warnings: list[str]
+    servers: list[ServerState]
     endpoints: list[str]
     docs: str
     metrics: str
@@ -107,6 +109,7 @@ def _service(request: Request) -> Service:
         "medusa_heads": info.heads if info else None,
         "medusa_mode": info.medusa_mode if info else None,
         "warnings": info.warnings if info else [],
+        "servers": upstream.states,
         "endpoints": ["/v1/completions", "/v1/chat/completions", "/v1/models", "/generate"],
         "docs": "/docs",
         "metrics": "/metrics",

@@ -85,17 +85,21 @@ async def count(request: GenerateRequest) -> AsyncIterator[Event | None]:
 
 
 class ScriptedServer:
-    """Records what it is sent; `refusals` are answered to /batch before any script runs."""
+    """Records what it is sent; `refusals` are answered to /batch before any script runs. While it
+    is `silent` it takes connections and says nothing.
+    """
 
     def __init__(self, script: Script = count, info: Info = INFO) -> None:
         self.script = script
         self.info = info
         self.ready = True
+        self.silent = False
         self.refusals: list[Response] = []
         self.batches: list[Batch] = []
         self.questions: list[Tokenize] = []
         self.cancelled: list[str] = []
         self.left: list[str] = []
+        self._open: set[asyncio.Queue[Event | None]] = set()
         self.app = Starlette(
             routes=[
                 Route("/batch", self._batch, methods=["POST"]),
@@ -110,6 +114,11 @@ class ScriptedServer:
     def requests(self) -> list[GenerateRequest]:
         return [request for batch in self.batches for request in batch.requests]
 
+    def drop(self) -> None:
+        """End every connection, as a process that is killed does."""
+        for events in self._open:
+            events.put_nowait(DROP)
+
     async def _batch(self, request: Request) -> Response:
         batch = Batch.model_validate_json(await request.body())
         self.batches.append(batch)
@@ -119,6 +128,7 @@ class ScriptedServer:
 
     async def _lines(self, batch: Batch) -> AsyncIterator[bytes]:
         events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._open.add(events)
         tasks = [asyncio.create_task(self._play(each, events)) for each in batch.requests]
         unfinished = {each.id for each in batch.requests}
         try:
@@ -127,6 +137,7 @@ class ScriptedServer:
                     unfinished.remove(event.id)
                 yield event.model_dump_json().encode() + b"\n"
         finally:
+            self._open.discard(events)
             self.left += sorted(unfinished)
             for task in tasks:
                 task.cancel()
@@ -149,5 +160,7 @@ class ScriptedServer:
         return JSONResponse(self.info.model_dump())
 
     async def _ready(self, request: Request) -> Response:
+        while self.silent:  # noqa: ASYNC110, nothing is to be waited for
+            await asyncio.sleep(0.01)
         status = "ready" if self.ready else "loading"
         return JSONResponse({"status": status}, status_code=200 if self.ready else 503)

@@ -9,7 +9,7 @@ import pytest
 from api.batcher import Batcher, Window
 from api.generation import Generation
 from api.metrics import Metrics
-from api.upstream import Upstream
+from api.upstream import Network, Upstream
 from model_server.protocol import Event, GenerateRequest
 from tests.api.scripted_server import INFO, ScriptedServer, accepted, done
 from tests.api.serving import gateway, until
@@ -188,8 +188,9 @@ async def test_choices_share_a_batch_and_spread_over_batches(server: ScriptedSer
 
 
 async def test_who_leaves_as_the_batch_leaves_is_not_sent(server: ScriptedServer) -> None:
-    upstream = Upstream(["http://server"], 4, transport=httpx.ASGITransport(server.app))
-    batcher = Batcher(Window(2, 60), upstream, Metrics(), time.monotonic)
+    network, metrics = Network(httpx.ASGITransport(server.app)), Metrics()
+    upstream = Upstream(["http://127.0.0.1"], 4, metrics, network=network)
+    batcher = Batcher(Window(2, 60), upstream, metrics, time.monotonic)
     batcher.start()
     upstream.start()
     await until(lambda: upstream.ready)

@@ -36,6 +36,8 @@ def test_names_are_plain_environment_variables(monkeypatch: pytest.MonkeyPatch) 
         ("REQUEST_TIMEOUT", "0"),
         ("MODEL_SERVER_URLS", "localhost:8001"),
         ("MODEL_SERVER_URLS", ","),
+        ("MODEL_SERVER_URLS", "http://models:port"),
+        ("MODEL_SERVER_URLS", "http://models:0"),
         ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "xml"),
         ("RATE_LIMIT_REQUESTS", "-1"),

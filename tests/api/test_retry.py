@@ -4,7 +4,7 @@ import pytest
 from tenacity import RetryCallState
 
 from api.errors import DeadlineExceeded, GatewayError, ModelServerBusy, ModelServerLost
-from api.retry import retrying
+from api.retry import Surroundings, retrying
 
 pytestmark = pytest.mark.anyio
 
@@ -36,17 +36,20 @@ def failing(*errors: GatewayError) -> tuple[Callable[[], Awaitable[str]], list[i
 
 
 async def run(
-    attempt: Callable[[], Awaitable[str]], time: FakeTime, attempts: int = 5, deadline: float = 600
+    attempt: Callable[[], Awaitable[str]],
+    time: FakeTime,
+    attempts: int = 5,
+    deadline: float = 600,
+    elsewhere: bool = False,
 ) -> tuple[str, list[RetryCallState]]:
     retries: list[RetryCallState] = []
-    policy = retrying(
-        attempts,
-        deadline,
+    around = Surroundings(
         clock=lambda: time.now,
         sleep=time.sleep,
+        elsewhere=lambda: elsewhere,
         on_retry=retries.append,
     )
-    return await policy(attempt), retries
+    return await retrying(attempts, deadline, around)(attempt), retries
 
 
 async def test_what_may_succeed_is_tried_again() -> None:
@@ -76,6 +79,14 @@ async def test_retry_after_is_honoured() -> None:
     time = FakeTime()
     await run(attempt, time)
     assert time.sleeps == [7]
+
+
+async def test_where_another_server_is_ready_the_first_wait_is_none() -> None:
+    attempt, _ = failing(ModelServerBusy("draining", 7), ModelServerBusy("draining", 7), LOST)
+    time = FakeTime()
+    await run(attempt, time, elsewhere=True)
+    assert time.sleeps[:2] == [0, 7]
+    assert time.sleeps[2] > 0
 
 
 async def test_no_attempt_begins_past_the_deadline() -> None:

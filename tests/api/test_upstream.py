@@ -1,270 +1,203 @@
-"""What the gateway makes of model servers that refuse, vanish, or come back."""
+"""Several model servers: who gets what, who comes and who goes."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
-import httpx
 import pytest
 from starlette.responses import Response
 
-from api.app import create_app
-from api.config import Settings
-from api.upstream import PROBE_INTERVAL_S
-from model_server.protocol import Event, GenerateRequest
-from tests.api import scripted_server
-from tests.api.scripted_server import DROP, INFO, ScriptedServer, accepted, count, token
-from tests.api.serving import gateway, until
+from api.placement import CHUNK_CHARS
+from tests.api.fleet import ANSWER, NAME, OTHER, away, fleet, holding, named_fleet
+from tests.api.scripted_server import INFO, ScriptedServer
+from tests.api.serving import gateway_over_sockets, listening, until
+from tests.api.test_discovery import Names
 
 pytestmark = pytest.mark.anyio
 
-ASK = {"prompt": "a", "max_tokens": 5}
-ANSWER = " 0 1 2 3 4"
+
+@pytest.fixture(autouse=True)
+def no_slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that became ready at different times are alike."""
+    monkeypatch.setattr("api.placement.SLOW_START_S", 1e-6)
 
 
-async def generate(client: httpx.AsyncClient) -> httpx.Response:
-    return await client.post("/generate", json=ASK, timeout=5)
+@pytest.fixture
+def quick_look_ups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.upstream.LOOK_UP_INTERVAL_S", 0.02)
 
 
-async def drop_at_once(request: GenerateRequest) -> AsyncIterator[Event | None]:
-    yield DROP
-
-
-def dropping_after(num_tokens: int) -> scripted_server.Script:
-    async def script(request: GenerateRequest) -> AsyncIterator[Event | None]:
-        if request.attempt > 1:
-            async for event in count(request):
-                yield event
-            return
-        yield accepted(request)
-        for index in range(num_tokens):
-            yield token(request, index)
-        yield DROP
-
-    return script
-
-
-async def test_a_busy_server_is_asked_again(server: ScriptedServer) -> None:
-    server.refusals = [Response(status_code=503)]
-    async with gateway(server) as client:
-        answer = await generate(client)
-    assert answer.json()["text"] == ANSWER
-    assert [request.attempt for request in server.requests] == [1, 2]
-
-
-async def test_a_server_that_stays_busy_is_503_with_retry_after(server: ScriptedServer) -> None:
-    server.refusals = [Response(status_code=503) for _ in range(2)]
-    async with gateway(server, retry_attempts=2) as client:
-        answer = await generate(client)
-    assert answer.status_code == 503
-    assert answer.headers["retry-after"] == "1"
-    assert answer.json()["error"]["code"] == "model_server_busy"
-
-
-async def test_a_connection_lost_before_anything_is_sent_again(server: ScriptedServer) -> None:
-    server.script = dropping_after(0)
-    async with gateway(server) as client:
-        answer = await generate(client)
-    assert answer.json()["text"] == ANSWER
-    assert [request.resume for request in server.requests] == [None, None]
-
-
-async def test_a_lost_answer_continues_behind_what_was_delivered(server: ScriptedServer) -> None:
-    server.script = dropping_after(3)
-    async with gateway(server) as client:
-        answer = await generate(client)
-    assert answer.json()["text"] == ANSWER
-    resume = server.requests[1].resume
-    assert resume is not None
-    assert (resume.tokens, resume.num_chars) == ([0, 1, 2], len(" 0 1 2"))
-
-
-async def test_a_server_that_was_lost_is_asked_at_once_whether_it_lives(
-    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("api.upstream.PROBE_INTERVAL_S", 60)
-    server.script = dropping_after(1)
-    async with gateway(server) as client:
-        answer = await generate(client)
-    assert answer.json()["text"] == ANSWER
-
-
-async def test_waiting_for_a_place_is_not_waiting_for_a_server(server: ScriptedServer) -> None:
+async def test_the_server_with_less_to_do_gets_the_next_request() -> None:
     release = asyncio.Event()
-
-    async def held(request: GenerateRequest) -> AsyncIterator[Event | None]:
-        await release.wait()
-        async for event in count(request):
-            yield event
-
-    server.script = held
-    limits = {"batch_size": 1, "max_concurrent_batches": 1}
-    async with gateway(server, ready_wait_s=0.1, **limits) as client:
-        asks = [asyncio.create_task(generate(client)) for _ in range(2)]
-        await asyncio.sleep(0.3)
-        assert len(server.batches) == 1
-        release.set()
-        assert [(await ask).status_code for ask in asks] == [200, 200]
-
-
-async def test_a_server_that_keeps_vanishing_is_502(server: ScriptedServer) -> None:
-    server.script = drop_at_once
-    async with gateway(server, retry_attempts=2) as client:
-        answer = await generate(client)
-    assert answer.status_code == 502
-    assert answer.json()["error"]["code"] == "model_server_lost"
-
-
-async def test_an_answer_is_not_continued_by_another_model(server: ScriptedServer) -> None:
-    script = dropping_after(2)
-
-    async def other_model(request: GenerateRequest) -> AsyncIterator[Event | None]:
-        server.info = INFO.model_copy(update={"model_id": "scripted-2"})
-        async for event in script(request):
-            yield event
-
-    server.script = other_model
-    async with gateway(server) as client:
-        answer = await generate(client)
-    assert answer.status_code == 502
-    assert "scripted-1" in answer.json()["error"]["message"]
-    assert len(server.batches) == 1
-
-
-async def test_a_refused_request_leaves_its_batch_alone(server: ScriptedServer) -> None:
-    async def refuse_b(request: GenerateRequest) -> AsyncIterator[Event | None]:
-        if request.prompt == "b":
-            yield scripted_server.refused(request, 400, "context_length_exceeded")
-            return
-        async for event in count(request):
-            yield event
-
-    server.script = refuse_b
-    async with gateway(server, max_wait_time=1, batch_size=2) as client:
-        good, bad = await asyncio.gather(
-            client.post("/generate", json=ASK),
-            client.post("/generate", json={**ASK, "prompt": "b", "stream": True}),
-        )
-    assert len(server.batches) == 1
-    assert good.json()["text"] == ANSWER
-    assert bad.status_code == 400
-    assert bad.headers["content-type"] == "application/json"
-    assert bad.json()["error"]["code"] == "context_length_exceeded"
-    assert bad.json()["error"]["param"] == "prompt"
-
-
-async def test_a_request_refused_for_now_is_sent_again(server: ScriptedServer) -> None:
-    async def draining(request: GenerateRequest) -> AsyncIterator[Event | None]:
-        if request.attempt == 1:
-            yield scripted_server.refused(request, 503, "draining")
-            return
-        async for event in count(request):
-            yield event
-
-    server.script = draining
-    async with gateway(server) as client:
-        assert (await generate(client)).json()["text"] == ANSWER
-
-
-@pytest.mark.parametrize(
-    "refusal", [Response("what?", status_code=422), Response('{"event": "nonsense"}\n')]
-)
-async def test_a_broken_contract_is_502_and_not_repeated(
-    server: ScriptedServer, refusal: Response
-) -> None:
-    server.refusals = [refusal]
-    async with gateway(server) as client:
-        answer = await generate(client)
-    assert answer.status_code == 502
-    assert answer.json()["error"]["code"] == "model_server_fault"
-    assert len(server.batches) == 1
-
-
-async def test_without_a_server_requests_wait_and_are_turned_away(server: ScriptedServer) -> None:
-    server.ready = False
-    async with gateway(server, ready_wait_s=0.1) as client:
-        answer = await generate(client)
-    assert answer.status_code == 503
-    assert int(answer.headers["retry-after"]) > 0
-    assert "loading" in answer.json()["error"]["message"]
-
-
-async def test_a_deadline_that_passes_without_a_server_is_503(server: ScriptedServer) -> None:
-    server.ready = False
-    async with gateway(server, request_timeout=0.1) as client:
-        answer = await generate(client)
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-
-
-async def test_who_waits_for_a_server_holds_a_permit(server: ScriptedServer) -> None:
-    server.ready = False
-    async with gateway(server, ready_wait_s=0.2, max_in_flight=2) as client:
-        answers = await asyncio.gather(*[generate(client) for _ in range(3)])
-    assert sorted(answer.status_code for answer in answers) == [429, 503, 503]
-
-
-async def test_a_server_that_goes_away_for_good_turns_the_queue_away(
-    server: ScriptedServer,
-) -> None:
-    async def die(request: GenerateRequest) -> AsyncIterator[Event | None]:
-        server.ready = False
-        yield DROP
-
-    server.script = die
-    async with gateway(server, ready_wait_s=0.2) as client:
-        answer = await generate(client)
-        ready = await client.get("/ready")
-    assert answer.status_code == 503
-    assert answer.json()["error"]["code"] == "no_model_server"
-    assert ready.status_code == 503
-    assert len(server.batches) == 1
-
-
-async def test_a_waiting_request_is_answered_when_a_server_comes(server: ScriptedServer) -> None:
-    server.ready = False
-    async with gateway(server) as client:
-        waiting = asyncio.create_task(generate(client))
-        await asyncio.sleep(0.05)
-        server.ready = True
-        assert (await waiting).json()["text"] == ANSWER
-
-
-async def test_limits_are_read_again_when_they_change(server: ScriptedServer) -> None:
-    async with gateway(server) as client:
-        await generate(client)
-        server.info = INFO.model_copy(update={"model_name": "other"})
-        await asyncio.sleep(PROBE_INTERVAL_S + 0.1)
-        assert (await generate(client)).json()["model"] == "other"
-
-
-class ByHost(httpx.AsyncBaseTransport):
-    """Several model servers behind one transport."""
-
-    def __init__(self, **servers: ScriptedServer) -> None:
-        self._transports = {
-            name: httpx.ASGITransport(server.app) for name, server in servers.items()
-        }
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._transports[request.url.host].handle_async_request(request)
-
-
-async def test_the_server_with_less_to_do_gets_the_next_batch() -> None:
-    release = asyncio.Event()
-
-    async def held(request: GenerateRequest) -> AsyncIterator[Event | None]:
-        await release.wait()
-        async for event in count(request):
-            yield event
-
-    one, two, down = ScriptedServer(held), ScriptedServer(held), ScriptedServer()
-    down.ready = False
-    settings = Settings(model_server_urls=("http://one", "http://two", "http://down"), batch_size=1)
-    app = create_app(settings, transport=ByHost(one=one, two=two, down=down))
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
-    async with app.router.lifespan_context(app), client:
-        await asyncio.sleep(0.05)
-        asks = [asyncio.create_task(generate(client)) for _ in range(4)]
+    one, two, down = ScriptedServer(holding(release)), ScriptedServer(holding(release)), away()
+    async with fleet(one, two, down, batch_size=1) as made:
+        asks = [made.ask() for _ in range(4)]
         await until(lambda: len(one.batches) + len(two.batches) == 4)
         assert (len(one.batches), len(two.batches), len(down.batches)) == (2, 2, 0)
         release.set()
         assert {(await ask).status_code for ask in asks} == {200}
+
+
+async def test_those_gathered_go_to_their_own_servers() -> None:
+    release = asyncio.Event()
+    one, two = ScriptedServer(holding(release)), ScriptedServer(holding(release))
+    async with fleet(one, two, max_wait_time=5) as made:
+        asks = [made.ask(prompt=letter) for letter in "abcd"]
+        await until(lambda: len(one.requests) + len(two.requests) == 4)
+        assert [len(each.batches) for each in (one, two)] == [1, 1]
+        release.set()
+        answers = [await ask for ask in asks]
+    assert {answer.headers["x-batch-size"] for answer in answers} == {"2"}
+    assert len({answer.headers["x-batch-id"] for answer in answers}) == 2
+
+
+async def test_what_begins_alike_goes_to_the_server_that_has_it() -> None:
+    one, two = ScriptedServer(), ScriptedServer()
+    async with fleet(one, two, batch_size=1) as made:
+        for round_ in range(6):
+            for letter in "ab":
+                await made.ask(prompt=letter * CHUNK_CHARS + str(round_))
+    for server in (one, two):
+        assert len({str(request.prompt)[0] for request in server.requests}) == 1
+        assert len(server.requests) == 6
+
+
+async def test_a_busy_holder_does_not_get_everything() -> None:
+    release = asyncio.Event()
+    one, two = ScriptedServer(holding(release)), ScriptedServer(holding(release))
+    async with fleet(one, two) as made:
+        asks = [made.ask(prompt="a" * CHUNK_CHARS) for _ in range(16)]
+        await until(lambda: len(one.requests) + len(two.requests) == 16)
+        assert len(one.requests) == len(two.requests) == 8
+        release.set()
+        assert {(await ask).status_code for ask in asks} == {200}
+
+
+async def test_an_operator_sees_every_server() -> None:
+    release = asyncio.Event()
+    one, two, down = (ScriptedServer(holding(release), each) for each in (INFO, OTHER, INFO))
+    down.ready = False
+    async with fleet(one, two, down, batch_size=1) as made:
+        asks = [made.ask() for _ in range(3)]
+        await until(lambda: len(one.requests) + len(two.requests) == 3)
+        ready = await made.client.get("/ready")
+        service = await made.client.get("/")
+        models = (await made.client.get("/v1/models")).json()["data"]
+        second = await made.client.get("/v1/models/other")
+        unknown = await made.client.get("/v1/models/third")
+        lines = await made.metrics()
+        release.set()
+        await asyncio.gather(*asks)
+        after = await made.metrics()
+    states = ready.json()["servers"]
+    assert ready.status_code == 200
+    assert service.json()["servers"] == states
+    assert [state["ready"] for state in states] == [True, True, False]
+    assert sorted(state["outstanding"] for state in states) == [0, 1, 2]
+    assert [state["model_id"] for state in states] == ["scripted-1", "scripted-2", None]
+    for state in states:
+        assert state["listed"]
+        label = f'{{server="{state["url"]}"}}'
+        assert f"medusa_gateway_model_server_ready{label} {float(state['ready'])}" in lines
+        requests = f"medusa_gateway_model_server_requests{label}"
+        assert f"{requests} {float(state['outstanding'])}" in lines
+        assert f"{requests} 0.0" in after
+    assert [model["id"] for model in models] == ["scripted", "other"]
+    assert second.json()["id"] == "other"
+    assert unknown.status_code == 404
+    assert "'scripted, other'" in unknown.json()["error"]["message"]
+
+
+async def test_a_question_is_asked_again_elsewhere() -> None:
+    one, two = ScriptedServer(), ScriptedServer()
+    async with fleet(one, two) as made:
+        one.ready, one.refusals = False, [Response(status_code=503)]
+        answer = await made.client.post("/tokenize", json={"prompt": "a"})
+    assert answer.json()["count"] == 2
+    assert (len(one.questions), len(two.questions)) == (1, 1)
+
+
+@pytest.mark.usefixtures("quick_look_ups")
+async def test_servers_come_and_go_with_their_name() -> None:
+    release = asyncio.Event()
+    one, two = ScriptedServer(holding(release)), ScriptedServer()
+    names = Names(models=["10.0.0.1"])
+    async with named_fleet(names, one, two) as made:
+        await until(lambda: made.num_ready == 1)
+        ask = made.ask()
+        await until(lambda: one.requests)
+        names.addresses = {"models": ["10.0.0.2"]}
+        await until(
+            lambda: [each.url for each in made.upstream.servers] == ["http://10.0.0.2:8001"]
+        )
+        await until(lambda: made.num_ready == 1)
+        assert (await made.ask(prompt="b")).status_code == 200
+        leaving = made.upstream.states[1]
+        assert (leaving["url"], leaving["listed"]) == ("http://10.0.0.1:8001", False)
+        assert leaving["outstanding"] == 1
+        assert any("10.0.0.1" in line for line in await made.metrics())
+        release.set()
+        assert (await ask).json()["text"] == ANSWER
+        await until(lambda: not made.upstream.leaving)
+        assert not any("10.0.0.1" in line for line in await made.metrics())
+    assert len(one.requests) == len(two.requests) == 1
+
+
+@pytest.mark.usefixtures("quick_look_ups")
+async def test_a_server_that_is_listed_again_stays() -> None:
+    release = asyncio.Event()
+    one = ScriptedServer(holding(release))
+    names = Names(models=["10.0.0.1"])
+    async with named_fleet(names, one, one) as made:
+        await until(lambda: made.num_ready == 1)
+        [server] = made.upstream.servers
+        ask = made.ask()
+        await until(lambda: one.requests)
+        names.addresses = {"models": ["10.0.0.2"]}
+        await until(lambda: made.upstream.leaving == [server])
+        names.addresses = {"models": ["10.0.0.1"]}
+        await until(lambda: made.upstream.servers == [server])
+        release.set()
+        assert (await ask).json()["text"] == ANSWER
+
+
+@pytest.mark.usefixtures("quick_look_ups")
+async def test_a_name_that_vanishes_keeps_its_servers_while_they_live(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.server.LOST_AFTER_S", 0.2)
+    one = ScriptedServer()
+    names = Names(models=["10.0.0.1"])
+    async with named_fleet(names, one) as made:
+        await until(lambda: made.num_ready == 1)
+        names.addresses = {}
+        await asyncio.sleep(0.3)
+        assert (await made.ask()).json()["text"] == ANSWER
+        one.ready = False
+        await until(lambda: not made.upstream.servers)
+        refused = await made.ask()
+        assert refused.status_code == 503
+        assert f"{NAME} cannot be looked up" in refused.json()["error"]["message"]
+        one.ready = True
+        names.addresses = {"models": ["10.0.0.1"]}
+        assert (await made.ask()).json()["text"] == ANSWER
+
+
+async def test_a_name_is_asked_beside_the_requests() -> None:
+    """A look-up that hangs holds nobody up."""
+
+    class Hanging(Names):
+        async def __call__(self, host: str, port: int) -> list[str]:
+            await asyncio.sleep(60)
+            return []
+
+    urls = (NAME, "http://10.0.0.1")
+    async with named_fleet(Hanging(), ScriptedServer(), urls=urls) as made:
+        assert (await made.ask()).json()["text"] == ANSWER
+
+
+async def test_a_name_is_looked_up_by_the_system(server: ScriptedServer) -> None:
+    async with listening(server.app) as url:
+        settings = {"model_server_urls": url.replace("127.0.0.1", "localhost")}
+        async with gateway_over_sockets(server, **settings) as (client, app):
+            assert (await client.post("/generate", json={"prompt": "a"})).status_code == 200
+            [state] = app.state.gateway.upstream.states
+    assert state["url"] == url

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,12 +51,20 @@ class Process:
 
 @dataclass(frozen=True)
 class Service:
-    """Gateway and model server."""
+    """A gateway and its model servers, of which there is mostly one."""
 
-    model_server: Process
+    model_servers: tuple[Process, ...]
     gateway: Process
-    model_url: str
+    model_urls: tuple[str, ...]
     url: str
+
+    @property
+    def model_server(self) -> Process:
+        return self.model_servers[0]
+
+    @property
+    def model_url(self) -> str:
+        return self.model_urls[0]
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
@@ -72,40 +80,60 @@ class Service:
     def wait_ready(self) -> None:
         wait_until(lambda: _is_ready(f"{self.url}/ready"), "the gateway to be ready")
 
-    def counter(self, name: str) -> float:
-        """A metric of the model server."""
-        text = httpx.get(f"{self.model_url}/metrics", trust_env=False).text
+    def wait_all_ready(self) -> None:
+        """Every model server, as the gateway sees them."""
+
+        def states() -> list[dict[str, Any]]:
+            return list(httpx.get(f"{self.url}/ready", trust_env=False).json()["servers"])
+
+        wait_until(lambda: all(each["ready"] for each in states()), "all model servers")
+
+    def counter(self, name: str, server: int = 0) -> float:
+        """A metric of a model server."""
+        text = httpx.get(f"{self.model_urls[server]}/metrics", trust_env=False).text
         lines = (line for line in text.splitlines() if line.startswith(f"medusa_server_{name} "))
         return float(next(lines).split()[1])
 
 
-@contextmanager
-def serve(model: Path, logs: Path, **settings: object) -> Iterator[Service]:
+def serve(model: Path, logs: Path, **settings: object) -> AbstractContextManager[Service]:
     """Both tiers over `model`, ready. Settings go to both."""
-    model_port, port = free_port(), free_port()
-    model_url, url = f"http://127.0.0.1:{model_port}", f"http://127.0.0.1:{port}"
+    return serve_several(1, model, logs, settings)
+
+
+@contextmanager
+def serve_several(
+    num_model_servers: int, model: Path, logs: Path, settings: dict[str, object]
+) -> Iterator[Service]:
+    """So many model servers behind one gateway, which is ready when one of them is."""
+    port, model_ports = free_port(), [free_port() for _ in range(num_model_servers)]
+    model_urls = tuple(f"http://127.0.0.1:{each}" for each in model_ports)
     defaults = {"n_threads": 1, "n_parallel": 8}
     upper = {
         "model_path": model,
-        "model_server_port": model_port,
-        "model_server_urls": model_url,
+        "model_server_urls": ",".join(model_urls),
         "host": "127.0.0.1",
         "port": port,
         **defaults,
         **settings,
     }
     service = Service(
-        Process("model_server", logs / f"model-server-{model_port}.log", **upper),
+        tuple(_model_server(logs, {**upper, "model_server_port": each}) for each in model_ports),
         Process("api", logs / f"gateway-{port}.log", **upper),
-        model_url,
-        url,
+        model_urls,
+        f"http://127.0.0.1:{port}",
     )
     try:
         service.wait_ready()
         yield service
     finally:
-        codes = service.gateway.stop(), service.model_server.stop()
-    assert codes == (0, 0), service.gateway.log + service.model_server.log
+        codes = [each.stop() for each in (service.gateway, *service.model_servers)]
+    logged = "".join(each.log for each in (service.gateway, *service.model_servers))
+    assert set(codes) == {0}, logged
+
+
+def _model_server(logs: Path, settings: dict[str, object]) -> Process:
+    port = settings["model_server_port"]
+    return Process("model_server", logs / f"model-server-{port}.log", **settings)
 
 
 def wait_until(condition: Any, what: str, timeout_s: float = START_TIMEOUT_S) -> None:

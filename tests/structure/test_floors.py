@@ -16,7 +16,8 @@ FLOORS = {
         ("api.config", "api.errors", "api.logs", "api.metrics", "api.traces"),
         ("api.schemas", "api.generation", "api.limits", "api.auth", "api.retry"),
         ("api.spans",),
-        ("api.flight", "api.server", "api.upstream"),
+        ("api.flight", "api.client", "api.discovery", "api.placement"),
+        ("api.server", "api.upstream"),
         ("api.batcher", "api.answer", "api.question"),
         ("api.gateway", "api.formats", "api.sse"),
         ("api.routes", "api.middleware", "api.door"),
@@ -58,6 +59,7 @@ RESERVED = {
 }
 
 PURE = [
+    "api.placement",
     "model_server.protocol",
     "model_server.sampling",
     "model_server.engine.kv",

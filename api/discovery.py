@@ -1,0 +1,99 @@
+"""Where the model servers are: the addresses in MODEL_SERVER_URLS, and those behind its names."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+# From a host name and a port to IP addresses. Raises OSError where there are none.
+Resolve = Callable[[str, int], Awaitable[Collection[str]]]
+
+log = logging.getLogger(__name__)
+
+
+async def resolve(host: str, port: int) -> Collection[str]:
+    """Ask the system: its hosts file, its DNS."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return {str(address[0]) for *_, address in found}
+
+
+@dataclass(frozen=True)
+class Address:
+    """One model server. `url` has an IP address; `host` is the name it was found by, with port."""
+
+    url: str
+    host: str | None = None
+
+
+class Directory:
+    """Every address known. A name that cannot be looked up keeps the ones it had."""
+
+    def __init__(self, urls: Sequence[str], resolve: Resolve) -> None:
+        self._resolve = resolve
+        self._found: dict[str, tuple[Address, ...]] = {}
+        self._failures: dict[str, str] = {}
+        for url in urls:
+            self._found[url] = (Address(url),) if _is_literal(url) else ()
+        self.names = [url for url in urls if not _is_literal(url)]
+        for name in self.names:
+            self._failures[name] = "has not been looked up yet"
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Each once, in the order of MODEL_SERVER_URLS."""
+        once: dict[str, Address] = {}
+        for found in self._found.values():
+            for address in found:
+                once.setdefault(address.url, address)
+        return list(once.values())
+
+    @property
+    def failures(self) -> list[str]:
+        """A sentence's part for each name without a good answer."""
+        return [f"{name} {what}" for name, what in self._failures.items()]
+
+    async def look_up(self, name: str, dead: Callable[[Address], bool]) -> None:
+        """Ask for a name's addresses. If there is no answer, those that are dead are forgotten."""
+        parts = urlsplit(name)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            found = await self._resolve(str(parts.hostname), port)
+            if not found:
+                raise OSError("it has no address")
+        except (OSError, UnicodeError) as error:
+            self._failed(name, f"cannot be looked up ({error})")
+            self._found[name] = tuple(each for each in self._found[name] if not dead(each))
+        else:
+            self._failures.pop(name, None)
+            self._found[name] = tuple(_at(name, ip) for ip in _one_each(found))
+
+    def _failed(self, name: str, what: str) -> None:
+        if self._failures.get(name) != what:
+            log.warning("%s %s", name, what)
+        self._failures[name] = what
+
+
+def _is_literal(url: str) -> bool:
+    try:
+        ip_address(str(urlsplit(url).hostname))
+    except ValueError:
+        return False
+    return True
+
+
+def _one_each(found: Collection[str]) -> list[str]:
+    """A server with addresses of both kinds is one server: then the IPv4 ones count."""
+    return sorted([ip for ip in found if ":" not in ip] or found)
+
+
+def _at(name: str, ip: str) -> Address:
+    parts = urlsplit(name)
+    user, at, host = parts.netloc.rpartition("@")
+    port = f":{parts.port}" if parts.port else ""
+    netloc = f"{user}{at}{f'[{ip}]' if ':' in ip else ip}{port}"
+    return Address(parts._replace(netloc=netloc).geturl(), host)

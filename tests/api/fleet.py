@@ -1,0 +1,139 @@
+"""A gateway in this process, before several scripted model servers in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from fastapi import FastAPI
+
+from api.app import create_app
+from api.config import Settings
+from api.discovery import Resolve
+from api.upstream import Upstream
+from model_server.protocol import Event, GenerateRequest, Info
+from tests.api.scripted_server import INFO, Script, ScriptedServer, count, text_of
+from tests.api.serving import QUICK, listening, stream_of, until
+
+ASK = {"prompt": "a", "max_tokens": 5}
+ANSWER = text_of(range(5))
+OTHER = INFO.model_copy(update={"model_id": "scripted-2", "model_name": "other"})
+NAME = "http://models:8001"
+
+
+@dataclass
+class Fleet:
+    """A gateway before several model servers, with a client of it and a look inside."""
+
+    client: httpx.AsyncClient
+    app: FastAPI
+
+    @property
+    def upstream(self) -> Upstream:
+        upstream: Upstream = self.app.state.gateway.upstream
+        return upstream
+
+    @property
+    def num_ready(self) -> int:
+        return sum(server.ready for server in self.upstream.servers)
+
+    def ask(self, **body: Any) -> asyncio.Task[httpx.Response]:
+        asking = self.client.post("/generate", json={**ASK, **body}, timeout=10)
+        return asyncio.create_task(asking)
+
+    async def metrics(self) -> list[str]:
+        """The lines about model servers."""
+        lines = (await self.client.get("/metrics")).text.splitlines()
+        return [line for line in lines if line.startswith("medusa_gateway_model_server")]
+
+
+class ByAddress(httpx.AsyncBaseTransport):
+    """Several model servers behind one transport, at 10.0.0.1 and so on."""
+
+    def __init__(self, servers: Sequence[ScriptedServer]) -> None:
+        self._transports = [httpx.ASGITransport(server.app) for server in servers]
+        self.names: set[tuple[str, str]] = set()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        # The second is what a certificate must be for.
+        name = request.extensions.get("sni_hostname", request.url.host)
+        self.names.add((request.headers["host"], name))
+        number = int(request.url.host.rpartition(".")[2])
+        return await self._transports[number - 1].handle_async_request(request)
+
+
+@asynccontextmanager
+async def fleet(*servers: ScriptedServer, **settings: Any) -> AsyncIterator[Fleet]:
+    """Over real connections, once the servers that can be ready are."""
+    async with AsyncExitStack() as stack:
+        urls = [await stack.enter_async_context(listening(each.app)) for each in servers]
+        app = create_app(Settings(**{**QUICK, "model_server_urls": tuple(urls), **settings}))
+        address = await stack.enter_async_context(listening(app))
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=address))
+        made = Fleet(client, app)
+        await until(lambda: made.num_ready == sum(each.ready for each in servers))
+        yield made
+
+
+@asynccontextmanager
+async def named_fleet(
+    names: Resolve, *servers: ScriptedServer, urls: tuple[str, ...] = (NAME,)
+) -> AsyncIterator[Fleet]:
+    """Servers at 10.0.0.1 and so on, looked up by the name "models"; no sockets."""
+    settings = Settings(max_wait_time=0.005, model_server_urls=urls)
+    transport = ByAddress(servers)
+    app = create_app(settings, transport=transport, resolve=names, ready_wait_s=1)
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+    async with app.router.lifespan_context(app), client:
+        yield Fleet(client, app)
+    parts = [urlsplit(url) for url in urls]
+    assert transport.names <= {(each.netloc, each.hostname) for each in parts}
+
+
+def holding(release: asyncio.Event, num_tokens: int = 0) -> Script:
+    """Gives so many tokens, and the rest when it is told to."""
+
+    async def script(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        events = count(request)
+        for _ in range(num_tokens + 1):
+            yield await anext(events)
+        await release.wait()
+        async for event in events:
+            yield event
+
+    return script
+
+
+async def begin(made: Fleet, first: ScriptedServer, then: ScriptedServer) -> None:
+    """Let the next request go to the one, then have the other ready, too."""
+    await until(lambda: first.requests)
+    await asyncio.sleep(0.05)
+    then.ready = True
+    await until(lambda: made.num_ready == 2)
+
+
+def die(server: ScriptedServer) -> None:
+    server.ready = False
+    server.drop()
+
+
+def away(info: Info = INFO) -> ScriptedServer:
+    """A server that is not ready yet."""
+    server = ScriptedServer(info=info)
+    server.ready = False
+    return server
+
+
+def text_in(answer: httpx.Response) -> str:
+    """Of /generate, whole or streamed."""
+    assert answer.status_code == 200
+    if answer.headers["content-type"] == "application/json":
+        return str(answer.json()["text"])
+    chunks = stream_of(answer)
+    assert not any("error" in chunk for chunk in chunks)
+    return "".join(chunk["text"] for chunk in chunks)
