@@ -41,7 +41,7 @@ class ModelServer:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.address = address
-        self.url = address.url
+        self.url = address.shown
         self.ready = False
         self.info: Info | None = None
         self.reason = f"{self.url} has not answered yet"
@@ -150,6 +150,7 @@ class ModelServer:
     def forget(self) -> None:
         """Show nothing of it any more."""
         for gauge in (self._metrics.server_ready, self._metrics.server_requests):
+            gauge.labels(self.url).set(0)  # all that goes where several workers share metrics
             gauge.remove(self.url)
 
     async def aclose(self) -> None:
