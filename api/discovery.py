@@ -29,6 +29,11 @@ class Address:
     url: str
     host: str | None = None
 
+    @property
+    def shown(self) -> str:
+        """The URL for logs, metrics and answers."""
+        return _without_user(self.url)
+
 
 class Directory:
     """Every address known. A name that cannot be looked up keeps the ones it had."""
@@ -55,7 +60,7 @@ class Directory:
     @property
     def failures(self) -> list[str]:
         """A sentence's part for each name without a good answer."""
-        return [f"{name} {what}" for name, what in self._failures.items()]
+        return [f"{_without_user(name)} {what}" for name, what in self._failures.items()]
 
     async def look_up(self, name: str, dead: Callable[[Address], bool]) -> None:
         """Ask for a name's addresses. If there is no answer, those that are dead are forgotten."""
@@ -74,8 +79,13 @@ class Directory:
 
     def _failed(self, name: str, what: str) -> None:
         if self._failures.get(name) != what:
-            log.warning("%s %s", name, what)
+            log.warning("%s %s", _without_user(name), what)
         self._failures[name] = what
+
+
+def _without_user(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _is_literal(url: str) -> bool:

@@ -41,7 +41,7 @@ class ModelServer:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.address = address
-        self.url = address.url
+        self.url = address.shown
         self.ready = False
         self.info: Info | None = None
         self.reason = f"{self.url} has not answered yet"

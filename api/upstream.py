@@ -160,8 +160,10 @@ class Upstream:
                 await self._ready.wait()
         except TimeoutError:
             raise NoModelServer(self.reason) from None
-        assert self.info is not None, "a ready server has told its limits. This is a bug."
-        return self.info
+        info = self.info
+        if info is None:  # it left its name while this woke up
+            raise NoModelServer(self.reason)
+        return info
 
     def start(self) -> None:
         self._adopt()
@@ -182,7 +184,7 @@ class Upstream:
                 await self._directory.look_up(name, self._is_dead)
                 self._adopt()
             except Exception:
-                log.exception("looking up %s failed. This is a bug.", name)
+                log.exception("looking up a name failed. This is a bug.")
             await asyncio.sleep(LOOK_UP_INTERVAL_S)
 
     def _is_dead(self, address: Address) -> bool:

@@ -72,6 +72,14 @@ async def test_the_rest_of_an_address_stays(url: str, port: int, found: str) -> 
     assert str(directory.addresses[0].host).startswith("models")
 
 
+async def test_a_password_is_not_shown() -> None:
+    url = "http://me:secret@models:1"
+    directory = Directory([url], Names())
+    await directory.look_up(url, alive)
+    assert "http://models:1 cannot" in directory.failures[0]
+    assert Address("http://me:secret@10.0.0.1:1").shown == "http://10.0.0.1:1"
+
+
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
