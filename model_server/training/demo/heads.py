@@ -26,7 +26,7 @@ RECIPE = {
     "--text-tokens": 512,
     "--heads": 5,
     "--blocks": 2,
-    "--epochs": 1,
+    "--epochs": 2,
     "--learning-rate": 0.003,
     "--seed": 0,
 }
