@@ -91,15 +91,15 @@ class Gateway:
         timeout_s = self.settings.request_timeout
         stopwatch = Stopwatch(self.metrics, len(requests), time.monotonic)
 
-        def observe(index: int, event: Event) -> None:
-            stopwatch.observe(index, event)
-            admission.observe(requests[index], event)
+        def observe(index: int, events: Sequence[Event]) -> None:
+            stopwatch.observe(index, events)
+            admission.observe(requests[index], events)
 
         answer = Answer(
             request_id,
             requests,
             run=partial(self._run, time.monotonic() + timeout_s),
-            on_event=observe,
+            on_events=observe,
         )
         timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, answer)
         answer.on_close += [timer.cancel, partial(self._permits.give_back, len(requests))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -93,11 +93,12 @@ class Stopwatch:
         self._num_choices = num_choices
         metrics.running.inc(num_choices)
 
-    def observe(self, index: int, event: Event) -> None:
-        if isinstance(event, Tokens) and event.ids:
-            self._tokens(index, len(event.ids))
-        elif isinstance(event, Done):
-            self._metrics.prompt_tokens.inc(event.prompt_tokens)
+    def observe(self, index: int, events: Sequence[Event]) -> None:
+        """Note what came for a choice: what comes together is one delivery."""
+        if num_tokens := sum(len(event.ids) for event in events if isinstance(event, Tokens)):
+            self._tokens(index, num_tokens)
+        if isinstance(events[-1], Done):
+            self._metrics.prompt_tokens.inc(events[-1].prompt_tokens)
 
     def stop(self, outcome: str) -> None:
         self._metrics.running.dec(self._num_choices)

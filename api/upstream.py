@@ -123,8 +123,8 @@ class ModelServer:
         model_id = self.info.model_id if self.info else ""
         try:
             async with contextlib.aclosing(self._events(flight.batch)) as events:
-                async for event in events:
-                    flight.deliver(event, model_id)
+                async for together in events:
+                    flight.deliver(together, model_id)
             if flight.num_unfinished:
                 raise ModelServerLost(self.url, "it ended the answer early")
         except (ModelServerBusy, ModelServerLost) as lost:
@@ -140,7 +140,8 @@ class ModelServer:
         finally:
             flight.end(error)
 
-    async def _events(self, batch: Batch) -> AsyncGenerator[Event, None]:
+    async def _events(self, batch: Batch) -> AsyncGenerator[list[Event], None]:
+        """Events of a batch, those that arrived together in one list."""
         body = batch.model_dump_json(exclude_defaults=True).encode()
         headers = {"content-type": "application/json"}
         try:
@@ -148,8 +149,8 @@ class ModelServer:
                 "POST", "/batch", content=body, headers=headers
             ) as response:
                 await self._check(response)
-                async for line in _lines(response.aiter_bytes()):
-                    yield EVENTS.validate_json(line)
+                async for lines in _lines(response.aiter_bytes()):
+                    yield [EVENTS.validate_json(line) for line in lines]
         except httpx.TransportError as error:
             raise ModelServerLost(self.url, _describe(error)) from error
         except ValidationError as error:
@@ -278,15 +279,15 @@ async def wait(event: asyncio.Event, timeout_s: float | None) -> None:
             alarm.cancel()
 
 
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """The lines that each chunk completes."""
     rest = b""
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.strip():
-                yield line
+        if lines := [line for line in lines if line.strip()]:
+            yield lines
     if rest.strip():
-        yield rest
+        yield [rest]
 
 
 def _describe(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What the gateway costs by itself, before a model server that answers at once: `make bench-gateway`.
+"""What the gateway costs, before a model server that answers at once: `make bench-gateway`.
 
 One worker on a core of its own, with its defaults but MAX_WAIT_TIME=0. Latency is that of one
 request at a time, asked of the model server itself and through the gateway in turns. Each answer is
@@ -97,7 +97,9 @@ async def rate(port: int, num_tokens: int, seconds: float, *, stream: bool) -> f
     await asyncio.gather(*map(worker, range(CONNECTIONS)))
     started = time.perf_counter()
     until = started + seconds
-    done = [each for all_of in await asyncio.gather(*map(worker, range(CONNECTIONS))) for each in all_of]
+    done = [
+        each for all_of in await asyncio.gather(*map(worker, range(CONNECTIONS))) for each in all_of
+    ]
     ended = max(at for at, _ in done)
     for _, answer in done:
         check(answer, num_tokens)
