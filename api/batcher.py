@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
+import secrets
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,8 +34,9 @@ class Window:
         with suppress(ValueError):
             self._queue.remove(generation)
 
-    def first(self) -> Generation | None:
-        return self._queue[0] if self._queue else None
+    def first_new(self) -> Generation | None:
+        """The first that no model server has accepted yet."""
+        return next((each for each in self._queue if not each.accepted), None)
 
     def closes_at(self, num_free_slots: int = 0) -> float | None:
         """When the next batch may leave: a time that has passed if it is full, or if there is a
@@ -130,9 +131,11 @@ class Batcher:
         return server.info.slots - server.num_outstanding if server and server.info else 0
 
     def _give_up(self) -> float | None:
-        """Turn away who has waited too long for a server; seconds until the next one has."""
+        """Turn away who has waited too long for a server; seconds until the next one has. Answers
+        that were interrupted wait until their deadline.
+        """
         down_since = self._upstream.down_since
-        while down_since is not None and (first := self._window.first()):
+        while down_since is not None and (first := self._window.first_new()):
             until = max(first.arrived, down_since) + self._upstream.ready_wait_s
             if until > self._clock():
                 return until - self._clock()
@@ -141,7 +144,7 @@ class Batcher:
         return None
 
     def _send(self, server: ModelServer, batch: list[Generation]) -> None:
-        batch_id = uuid.uuid4().hex
+        batch_id = secrets.token_hex(16)
         batch = [each for each in batch if self._may_go_on(each, server)]
         for each in batch:
             each.carrier = Carrier(batch_id, len(batch), self._clock() - each.arrived)

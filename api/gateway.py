@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState
 from api.answer import Answer
 from api.batcher import Batcher, Window
 from api.config import Settings
-from api.errors import DeadlineExceeded, NoModelServer, ShuttingDown, translate
+from api.errors import DeadlineExceeded, GatewayError, NoModelServer, ShuttingDown, translate
 from api.generation import Generation
 from api.limits import Admission, Permits
 from api.metrics import Metrics, Stopwatch
@@ -155,7 +155,9 @@ class Gateway:
 
     async def _run(self, deadline: float, generation: Generation) -> None:
         """Send a request until an attempt succeeds or the policy gives up."""
-        await self._policy(deadline)(self._attempt, generation)
+        error = await self._batcher.submit(generation)
+        if error is not None:  # rarely, so that mostly no policy is made
+            await self._policy(deadline)(self._attempt, generation, [error])
 
     def _policy(self, deadline: float) -> AsyncRetrying:
         return retrying(
@@ -166,8 +168,9 @@ class Gateway:
             on_retry=self._count_retry,
         )
 
-    async def _attempt(self, generation: Generation) -> None:
-        error = await self._batcher.submit(generation)
+    async def _attempt(self, generation: Generation, earlier: list[GatewayError]) -> None:
+        """An attempt, or at first how an earlier one ended."""
+        error = earlier.pop() if earlier else await self._batcher.submit(generation)
         if error is not None:
             raise error
 

@@ -33,7 +33,7 @@ class Generation:
         self.ended: asyncio.Future[GatewayError | None]
         self._emit = emit
         self._attempts = 0
-        self._accepted = False
+        self.accepted = False
         self._tokens: list[int] = []
         self._num_chars = 0
 
@@ -62,14 +62,14 @@ class Generation:
 
     def deliver(self, events: Sequence[Event], model_id: str) -> None:
         """Hand events on. A later attempt's `accepted` is no news to the client."""
-        news = [event for event in events if not (self._accepted and isinstance(event, Accepted))]
+        news = [event for event in events if not (self.accepted and isinstance(event, Accepted))]
         for event in news:
             if isinstance(event, Tokens):
                 self.model_id = model_id
                 self._tokens += event.ids
                 self._num_chars += len(event.text)
             elif isinstance(event, Accepted):
-                self._accepted = True
+                self.accepted = True
         if news:
             self._emit(news)
 

@@ -94,9 +94,12 @@ class Stopwatch:
         metrics.running.inc(num_choices)
 
     def observe(self, index: int, events: Sequence[Event]) -> None:
-        """Note what came for a choice: what comes together is one delivery."""
-        if num_tokens := sum(len(event.ids) for event in events if isinstance(event, Tokens)):
-            self._tokens(index, num_tokens)
+        """Note what came for a choice, all at the same time."""
+        if counts := [
+            len(event.ids) for event in events if isinstance(event, Tokens) and event.ids
+        ]:
+            self._metrics.generation_tokens.inc(sum(counts))
+            self._deliveries(index, len(counts))
         if isinstance(events[-1], Done):
             self._metrics.prompt_tokens.inc(events[-1].prompt_tokens)
 
@@ -108,11 +111,12 @@ class Stopwatch:
         elif outcome == "disconnected":
             self._metrics.disconnects.inc()
 
-    def _tokens(self, index: int, num_tokens: int) -> None:
+    def _deliveries(self, index: int, number: int) -> None:
         now, last = self._clock(), self._last_tokens[index]
         self._last_tokens[index] = now
-        self._metrics.generation_tokens.inc(num_tokens)
         if last is None:
             self._metrics.ttft.observe(now - self._started)
         else:
             self._metrics.inter_token.observe(now - last)
+        for _ in range(number - 1):
+            self._metrics.inter_token.observe(0)

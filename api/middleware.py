@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
-import uuid
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
@@ -33,7 +33,7 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
-        unique = uuid.uuid4().hex
+        unique = secrets.token_hex(16)
         given = Headers(scope=scope).get("x-request-id", "")
         named = VALID_REQUEST_ID.fullmatch(given) is not None
         request_id = given if named else unique

@@ -13,6 +13,7 @@ import anyio
 import httpx
 from pydantic import ValidationError
 
+from api.connections import CONNECT_TIMEOUT_S, Connections
 from api.errors import (
     GatewayError,
     ModelServerBusy,
@@ -24,7 +25,6 @@ from api.flight import Flight
 from api.generation import Generation
 from model_server.protocol import EVENTS, Batch, Event, Info
 
-CONNECT_TIMEOUT_S = 5.0
 PROBE_INTERVAL_S = 0.5
 PROBE_TIMEOUT_S = 5.0
 READY_WAIT_S = 10.0
@@ -32,9 +32,6 @@ LONGEST_RETRY_AFTER_S = 60.0
 
 # An answer may take minutes before its first byte: what bounds it is the request's own deadline.
 STREAM_TIMEOUT = httpx.Timeout(30.0, connect=CONNECT_TIMEOUT_S, read=None, pool=None)
-# Idle connections go before the model server would close them (uvicorn: 5 s) under a request.
-LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=2.0)
-
 log = logging.getLogger(__name__)
 
 
@@ -57,9 +54,8 @@ class ModelServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self.client = httpx.AsyncClient(
             base_url=url,
-            transport=transport,
+            transport=transport or Connections(),
             timeout=STREAM_TIMEOUT,
-            limits=LIMITS,
             trust_env=False,
         )
 

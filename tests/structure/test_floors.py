@@ -13,7 +13,7 @@ from tests.structure.modules import ROOT, Module, is_in, modules
 # From the ground up. The deepest package named here decides; tier 1 sees one file of tier 2.
 FLOORS = {
     "api": [
-        ("api.config", "api.errors", "api.logs", "api.metrics"),
+        ("api.config", "api.errors", "api.logs", "api.metrics", "api.connections"),
         ("api.schemas", "api.generation", "api.limits", "api.auth", "api.retry"),
         ("api.flight", "api.server", "api.upstream"),
         ("api.batcher", "api.answer", "api.question"),
@@ -49,7 +49,8 @@ RESERVED = {
     ("asyncio", "anyio"): ("api", "model_server.app", "model_server.__main__"),
     ("httpx",): ("api",),
     ("huggingface_hub", "httpx2"): ("model_server.tools",),
-    ("uvicorn", "httptools"): ("api.__main__", "api.http_server", "model_server.__main__"),
+    ("uvicorn",): ("api.__main__", "api.http_server", "model_server.__main__"),
+    ("httptools",): ("api.http_server", "api.connections"),
 }
 
 PURE = [
