@@ -63,7 +63,7 @@ def test_the_next_batch_counts_from_its_own_first_request() -> None:
 
 def test_who_left_makes_room() -> None:
     filled = window("abc")
-    leaving = filled.first()
+    leaving = filled.first_new()
     assert leaving is not None
     filled.discard(leaving)
     filled.discard(leaving)

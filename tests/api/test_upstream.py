@@ -219,6 +219,39 @@ async def test_a_server_that_goes_away_for_good_turns_the_queue_away(
     assert len(server.batches) == 1
 
 
+@pytest.mark.parametrize("num_tokens", [0, 2])
+async def test_an_interrupted_answer_waits_for_a_server_until_its_deadline(
+    server: ScriptedServer, num_tokens: int
+) -> None:
+    script = dropping_after(num_tokens)
+
+    async def die(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        async for event in script(request):
+            server.ready = server.ready and event is not DROP
+            yield event
+
+    server.script = die
+    async with gateway(server, ready_wait_s=0.1) as client:
+        interrupted = asyncio.create_task(generate(client))
+        await until(lambda: server.batches and not server.ready)
+        assert (await generate(client)).status_code == 503
+        server.ready = True
+        assert (await interrupted).json()["text"] == ANSWER
+
+
+async def test_an_interrupted_answer_ends_at_its_deadline(server: ScriptedServer) -> None:
+    async def die(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        yield accepted(request)
+        server.ready = False
+        yield DROP
+
+    server.script = die
+    async with gateway(server, ready_wait_s=0.1, request_timeout=0.5) as client:
+        answer = await generate(client)
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "no_model_server"
+
+
 async def test_a_waiting_request_is_answered_when_a_server_comes(server: ScriptedServer) -> None:
     server.ready = False
     async with gateway(server) as client:

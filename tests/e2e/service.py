@@ -72,11 +72,17 @@ class Service:
     def wait_ready(self) -> None:
         wait_until(lambda: _is_ready(f"{self.url}/ready"), "the gateway to be ready")
 
+    def wait_up(self) -> None:
+        """Wait for the model server itself, whatever the gateway knows."""
+        wait_until(lambda: _is_ready(f"{self.model_url}/ready"), "the model server to be ready")
+
     def counter(self, name: str) -> float:
         """A metric of the model server."""
-        text = httpx.get(f"{self.model_url}/metrics", trust_env=False).text
-        lines = (line for line in text.splitlines() if line.startswith(f"medusa_server_{name} "))
-        return float(next(lines).split()[1])
+        return _metric(self.model_url, f"medusa_server_{name}")
+
+    def gateway_counter(self, name: str) -> float:
+        """A metric of the gateway."""
+        return _metric(self.url, f"medusa_gateway_{name}")
 
 
 @contextmanager
@@ -122,6 +128,11 @@ def stream_text(lines: Iterator[str]) -> str:
     assert data[-1] == "[DONE]"
     chunks = [json.loads(each) for each in data[:-1]]
     return "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
+
+
+def _metric(url: str, name: str) -> float:
+    text = httpx.get(f"{url}/metrics", trust_env=False).text
+    return float(next(line for line in text.splitlines() if line.startswith(f"{name} ")).split()[1])
 
 
 def _is_ready(url: str) -> bool:
