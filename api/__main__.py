@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -19,6 +20,8 @@ from api.config import Settings
 from api.http_server import LAST_WORDS_S, BoundedHttp, Server
 from api.schemas.refusal import refusal
 
+MAX_FILES = 65_536
+
 log = logging.getLogger("api")
 
 
@@ -29,6 +32,7 @@ def main() -> None:
         app = create_app(settings)
     except BadKeyFile as error:
         sys.exit(str(error))
+    _allow_connections()
     listening = _listen(settings.host, settings.port)
     config = uvicorn.Config(
         app,
@@ -59,6 +63,14 @@ def _settings() -> Settings:
         wrong = refusal(error.errors())
         name = str(wrong.param)
         sys.exit(str(wrong).replace(name, name.upper(), 1))
+
+
+def _allow_connections() -> None:
+    """Each is an open file, and of those a shell allows 1,024 where the system allows far more."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if most == resource.RLIM_INFINITY else min(most, MAX_FILES)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _listen(host: str, port: int) -> socket.socket:
