@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import anyio
@@ -157,15 +157,17 @@ class Gateway:
         """Send a request until an attempt succeeds or the policy gives up."""
         error = await self._batcher.submit(generation)
         if error is not None:  # rarely, so that mostly no policy is made
-            await self._policy(deadline)(self._attempt, generation, [error])
+            policy = self._policy(deadline, lambda: generation.num_delivered)
+            await policy(self._attempt, generation, [error])
 
-    def _policy(self, deadline: float) -> AsyncRetrying:
+    def _policy(self, deadline: float, progress: Callable[[], int] = lambda: 0) -> AsyncRetrying:
         return retrying(
             self.settings.retry_attempts,
             deadline,
             clock=time.monotonic,
             sleep=asyncio.sleep,
             on_retry=self._count_retry,
+            progress=progress,
         )
 
     async def _attempt(self, generation: Generation, earlier: list[GatewayError]) -> None:

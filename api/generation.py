@@ -42,6 +42,11 @@ class Generation:
         """Whether tokens have been delivered, so that another attempt resumes."""
         return bool(self._tokens)
 
+    @property
+    def num_delivered(self) -> int:
+        """Tokens, over all attempts."""
+        return len(self._tokens)
+
     def begin(self, now: float) -> asyncio.Future[GatewayError | None]:
         """Open the next attempt. Its future holds the error that ended it, or None; cancelled:
         nobody waits for it any more.

@@ -8,7 +8,6 @@ from tenacity import (
     AsyncRetrying,
     RetryCallState,
     retry_if_exception_type,
-    stop_after_attempt,
     wait_random_exponential,
 )
 from tenacity.stop import stop_base
@@ -32,6 +31,24 @@ class stop_before(stop_base):  # noqa: N801, like tenacity's own policies
 
     def __call__(self, state: RetryCallState) -> bool:
         return self._clock() + state.upcoming_sleep >= self._deadline
+
+
+class stop_without_progress(stop_base):  # noqa: N801
+    """Give up after so many attempts in a row that brought nothing. `progress` only ever grows: an
+    answer that goes on may be interrupted as often as its deadline allows.
+    """
+
+    def __init__(self, attempts: int, progress: Callable[[], int]) -> None:
+        self._attempts = attempts
+        self._progress = progress
+        self._seen = 0
+        self._in_vain = 0
+
+    def __call__(self, state: RetryCallState) -> bool:
+        now = self._progress()
+        self._in_vain = 1 if now > self._seen else self._in_vain + 1
+        self._seen = now
+        return self._in_vain >= self._attempts
 
 
 class wait_as_asked(wait_base):  # noqa: N801
@@ -60,11 +77,12 @@ def retrying(
     clock: Clock,
     sleep: Sleep,
     on_retry: Callable[[RetryCallState], None],
+    progress: Callable[[], int] = lambda: 0,
 ) -> AsyncRetrying:
     """The policy of one request; the last error is raised as it is."""
     return AsyncRetrying(
         retry=retry_if_exception_type(TryAgain),
-        stop=stop_after_attempt(attempts) | stop_before(deadline, clock),
+        stop=stop_without_progress(attempts, progress) | stop_before(deadline, clock),
         wait=wait_as_asked(),
         sleep=sleep,
         before_sleep=on_retry,

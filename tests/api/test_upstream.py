@@ -219,6 +219,22 @@ async def test_a_server_that_goes_away_for_good_turns_the_queue_away(
     assert len(server.batches) == 1
 
 
+async def test_an_answer_that_goes_on_is_resumed_as_often_as_it_takes(
+    server: ScriptedServer,
+) -> None:
+    async def one_token(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        events = [event async for event in count(request)]
+        for event in events[:2]:
+            yield event
+        yield events[-1] if len(events) == 3 else DROP
+
+    server.script = one_token
+    async with gateway(server, retry_attempts=2) as client:
+        answer = await client.post("/generate", json={**ASK, "max_tokens": 4}, timeout=10)
+    assert answer.json()["text"] == " 0 1 2 3"
+    assert [request.attempt for request in server.requests] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("num_tokens", [0, 2])
 async def test_an_interrupted_answer_waits_for_a_server_until_its_deadline(
     server: ScriptedServer, num_tokens: int

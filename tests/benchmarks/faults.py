@@ -2,18 +2,22 @@
 
 Clients ask for known answers, streamed and whole, greedy and seeded, while `kill -9` hits the model
 server at random moments and a supervisor starts it anew. An answer that fails, ends early or is not
-the known one to the last character is a failure. Both tiers are real; the model is the tiny twin.
+the known one to the last character is a failure. Who was told at the door to ask again later, since
+a restart took longer than requests are made to wait, asks again and is counted apart. Both tiers
+are real; the model is the tiny twin.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
 import signal
 import sys
 import tempfile
 import time
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +41,7 @@ class Outcome:
 
     kills: int = 0
     answers: int = 0
+    turned_away: int = 0
     failures: list[str] = field(default_factory=list)
     slowest_s: float = 0.0
 
@@ -56,14 +61,18 @@ async def seeded(client: httpx.AsyncClient, seed: int) -> tuple[Body, str]:
     return body, str(answer.raise_for_status().json()["choices"][0]["text"])
 
 
-async def ask(client: httpx.AsyncClient, body: Body, *, stream: bool) -> str:
-    """The text of an answer; AssertionError or httpx.HTTPError if it is no whole one."""
-    if not stream:
-        answer = await client.post("/v1/completions", json=body)
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["choices"][0]["text"])
-    async with client.stream("POST", "/v1/completions", json={**body, "stream": True}) as answer:
+async def ask(client: httpx.AsyncClient, body: Body, *, stream: bool) -> str | None:
+    """The text of an answer, None for `ask again later`; AssertionError or httpx.HTTPError if it
+    is no whole one.
+    """
+    request = client.build_request("POST", "/v1/completions", json={**body, "stream": stream})
+    answer = await client.send(request, stream=True)
+    async with aclosing(answer):
+        if answer.status_code == 503 and "retry-after" in answer.headers:
+            return None
         assert answer.status_code == 200, await answer.aread()
+        if not stream:
+            return str(json.loads(await answer.aread())["choices"][0]["text"])
         lines = [line async for line in answer.aiter_lines()]
     assert not any('"error"' in line for line in lines), lines[-3:]
     return stream_text(iter(lines))
@@ -95,7 +104,9 @@ class Trial:
             stream = self._rng.random() < 0.7
             started = time.perf_counter()
             try:
-                text = await ask(client, body, stream=stream)
+                while (text := await ask(client, body, stream=stream)) is None:
+                    outcome.turned_away += 1
+                    await asyncio.sleep(1)
                 assert text == expected, f"altered: {text!r} is not {expected!r}"
             except (AssertionError, httpx.HTTPError) as error:
                 outcome.failures.append(f"{'stream' if stream else 'whole'}: {error!r}"[:500])
@@ -130,6 +141,7 @@ def main() -> None:
         f"{report.machine()}, {report.now()}, --seed {args.seed}\n"
         f"{outcome.kills} kills, {args.clients} clients, {outcome.answers} answers of "
         f"{NUM_TOKENS} tokens, {resumes:.0f} resumed behind delivered tokens\n"
+        f"told to ask again: {outcome.turned_away}, as a restart took long\n"
         f"lost or altered: {len(outcome.failures)}; slowest {outcome.slowest_s:.1f} s\n"
     )
     print(text, *outcome.failures, sep="\n")
