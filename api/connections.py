@@ -5,6 +5,7 @@ receives, with httptools as the parser. Its own costs several times as much a re
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,19 +23,22 @@ MAX_IDLE = 32
 # What is received and not yet taken, at which no more is read from the socket.
 HIGH_WATER_BYTES = 1 << 20
 
-Origin = tuple[str, str, int | None]
+# Where to, and for https the name that the server's certificate must be for.
+Origin = tuple[str, int | None, str | None]
 
 
 class Connections(httpx.AsyncBaseTransport):
     """As many as there are requests at a time. Raises httpx.TransportError's like httpx's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        """`tls`: how certificates are checked; None: as httpx does."""
+        self._tls = tls
         self._idle = defaultdict[Origin, deque[Connection]](deque)
         self._open: set[Connection] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         timeouts: dict[str, float | None] = request.extensions.get("timeout", {})
-        connection = await self._take(request.url, timeouts.get("connect", CONNECT_TIMEOUT_S))
+        connection = await self._take(_origin(request), timeouts.get("connect", CONNECT_TIMEOUT_S))
         try:
             connection.send(request, await request.aread())
             with _patience(timeouts.get("read"), request):
@@ -62,8 +66,7 @@ class Connections(httpx.AsyncBaseTransport):
         connection.idle_since = time.monotonic()
         idle.append(connection)
 
-    async def _take(self, url: httpx.URL, timeout_s: float | None) -> Connection:
-        origin = (url.scheme, url.host, url.port)
+    async def _take(self, origin: Origin, timeout_s: float | None) -> Connection:
         idle = self._idle[origin]
         while idle and (idle[0].ended or time.monotonic() - idle[0].idle_since > MAX_IDLE_S):
             idle.popleft().close()
@@ -73,16 +76,18 @@ class Connections(httpx.AsyncBaseTransport):
         return await self._connect(origin, timeout_s)
 
     async def _connect(self, origin: Origin, timeout_s: float | None) -> Connection:
-        scheme, host, port = origin
-        tls = httpx.create_ssl_context() if scheme == "https" else None
+        host, port, name = origin
+        if name is not None and self._tls is None:
+            self._tls = httpx.create_ssl_context(trust_env=False)
         loop = asyncio.get_running_loop()
         try:
             with anyio.fail_after(timeout_s):
                 _, connection = await loop.create_connection(
                     lambda: Connection(origin, self._open.discard),
                     host,
-                    port or (443 if tls else 80),
-                    ssl=tls,
+                    port or (80 if name is None else 443),
+                    ssl=None if name is None else self._tls,
+                    server_hostname=name,
                 )
         except TimeoutError as error:
             raise httpx.ConnectTimeout(f"no connection within {timeout_s} s") from error
@@ -90,6 +95,12 @@ class Connections(httpx.AsyncBaseTransport):
             raise httpx.ConnectError(str(error)) from error
         self._open.add(connection)
         return connection
+
+
+def _origin(request: httpx.Request) -> Origin:
+    url = request.url
+    name = str(request.extensions.get("sni_hostname", url.host)) if url.scheme == "https" else None
+    return url.host, url.port, name
 
 
 class Connection(asyncio.Protocol):

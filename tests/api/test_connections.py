@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -121,6 +124,37 @@ async def test_an_answer_that_ends_early_is_an_error(parts: list[bytes] | None) 
     async with asking(answer) as (client, _):
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get("/")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Of the name `models`, signed by itself; and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    files = folder / "certificate.pem", folder / "key.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=models"
+    command += f" -addext subjectAltName=DNS:models -out {files[0]} -keyout {files[1]}"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    return files
+
+
+@pytest.mark.parametrize(("name", "fits"), [("models", True), ("others", False)])
+async def test_a_certificate_must_be_for_the_name(
+    certificate: tuple[Path, Path], name: str, fits: bool
+) -> None:
+    own = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    own.load_cert_chain(*certificate)
+    server = Server(lambda _: [OK])
+    listening = await asyncio.start_server(server.talk, "127.0.0.1", 0, ssl=own)
+    url = f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
+    transport = Connections(ssl.create_default_context(cafile=certificate[0]))
+    async with httpx.AsyncClient(transport=transport) as client:
+        asked = client.get(url, extensions={"sni_hostname": name})
+        if fits:
+            assert (await asked).text == "ok"
+        else:
+            with pytest.raises(httpx.ConnectError, match="certificate"):
+                await asked
+    listening.close()
 
 
 async def test_what_is_not_http_is_an_error() -> None:

@@ -219,55 +219,6 @@ async def test_a_server_that_goes_away_for_good_turns_the_queue_away(
     assert len(server.batches) == 1
 
 
-async def test_an_answer_that_goes_on_is_resumed_as_often_as_it_takes(
-    server: ScriptedServer,
-) -> None:
-    async def one_token(request: GenerateRequest) -> AsyncIterator[Event | None]:
-        events = [event async for event in count(request)]
-        for event in events[:2]:
-            yield event
-        yield events[-1] if len(events) == 3 else DROP
-
-    server.script = one_token
-    async with gateway(server, retry_attempts=2) as client:
-        answer = await client.post("/generate", json={**ASK, "max_tokens": 4}, timeout=10)
-    assert answer.json()["text"] == " 0 1 2 3"
-    assert [request.attempt for request in server.requests] == [1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("num_tokens", [0, 2])
-async def test_an_interrupted_answer_waits_for_a_server_until_its_deadline(
-    server: ScriptedServer, num_tokens: int
-) -> None:
-    script = dropping_after(num_tokens)
-
-    async def die(request: GenerateRequest) -> AsyncIterator[Event | None]:
-        async for event in script(request):
-            server.ready = server.ready and event is not DROP
-            yield event
-
-    server.script = die
-    async with gateway(server, ready_wait_s=0.1) as client:
-        interrupted = asyncio.create_task(generate(client))
-        await until(lambda: server.batches and not server.ready)
-        assert (await generate(client)).status_code == 503
-        server.ready = True
-        assert (await interrupted).json()["text"] == ANSWER
-
-
-async def test_an_interrupted_answer_ends_at_its_deadline(server: ScriptedServer) -> None:
-    async def die(request: GenerateRequest) -> AsyncIterator[Event | None]:
-        yield accepted(request)
-        server.ready = False
-        yield DROP
-
-    server.script = die
-    async with gateway(server, ready_wait_s=0.1, request_timeout=0.5) as client:
-        answer = await generate(client)
-    assert answer.status_code == 503
-    assert answer.json()["error"]["code"] == "no_model_server"
-
-
 async def test_a_waiting_request_is_answered_when_a_server_comes(server: ScriptedServer) -> None:
     server.ready = False
     async with gateway(server) as client:
