@@ -18,6 +18,9 @@ from api.gateway import Gateway
 MAX_HEADER_BYTES = 65_536
 HEADER_TIMEOUT_S = 30.0
 LINGER_S = 1.0
+# Objects made and not yet freed, at which cycles are looked for: a request makes hundreds, and the
+# default of 700 takes a tenth of its time.
+GC_THRESHOLD = 10_000
 TOO_LARGE = Problem(
     431, f"The request's headers are larger than {MAX_HEADER_BYTES} bytes.", "headers_too_large"
 )
@@ -39,6 +42,7 @@ class Server(uvicorn.Server):
         # What was made so far stays: collections need not look at it again and again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()

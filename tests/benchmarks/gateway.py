@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -169,6 +170,8 @@ def measure(port: int, stub: int, seconds: float) -> list[tuple[str, float, str,
 
 
 def main() -> None:
+    # Asked to end, leave through the `with` blocks: they end the servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.gateway", description=__doc__)
     parser.add_argument("--seconds", type=float, default=5, help="of each load")
     args = parser.parse_args()

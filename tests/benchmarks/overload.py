@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import statistics
 import sys
 import tempfile
@@ -157,6 +158,8 @@ async def load(service: Service, factor: float, seconds: float) -> tuple[list[st
 
 
 def main() -> None:
+    # Asked to end, leave through the `with` blocks: they end the servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.overload", description=__doc__
     )

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import resource
+import signal
 import socket
 import statistics
 import sys
@@ -150,6 +151,8 @@ async def compare(service: Service, turns: int, seconds: float) -> dict[str, lis
 
 
 def main() -> None:
+    # Asked to end, leave through the `with` blocks: they end the servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.strangers", description=__doc__
     )
