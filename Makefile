@@ -6,7 +6,7 @@ SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
 SHELL_FILES = deployment/setup.sh .ci/run $(wildcard tests/smoke.sh)
 
 .DEFAULT_GOAL := help
-.PHONY: help install model run chat test test-training fuzz check format heads demo-model demo-heads bench bench-speculation bench-peers bench-latency lock clean
+.PHONY: help install model run chat test test-training fuzz check format heads demo-model demo-heads bench bench-speculation bench-peers bench-latency bench-gateway prove-faults prove-overload prove-strangers lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,22 @@ bench-peers: ## Compare with llama.cpp's own server (ARGS="--quick" for a short 
 bench-latency: ## Measure who waits for whom: TTFT and inter-token times under load
 	@$(SETUP) dev
 	$(BIN)/python -m tests.benchmarks.latency $(ARGS)
+
+bench-gateway: ## Measure the gateway alone, on a core of its own, before a stub
+	@$(SETUP) dev
+	$(BIN)/python -m tests.benchmarks.gateway $(ARGS)
+
+prove-faults: ## kill -9 the model server under streaming clients: nothing may be lost
+	@$(SETUP) dev
+	$(BIN)/python -m tests.benchmarks.faults $(ARGS)
+
+prove-overload: ## A minute of ten times what the service can carry
+	@$(SETUP) dev
+	$(BIN)/python -m tests.benchmarks.overload $(ARGS)
+
+prove-strangers: ## Slow, silent and half-closed clients beside others: do these notice?
+	@$(SETUP) dev
+	$(BIN)/python -m tests.benchmarks.strangers $(ARGS)
 
 lock: ## Write requirements/*.txt anew from requirements/*.in
 	@$(SETUP) lock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import resource
 import socket
 import sys
 from ipaddress import ip_address
@@ -17,6 +18,8 @@ from api.schemas.refusal import refusal
 from api.traces import TracesMissing
 from api.workers import make_app, make_server, run_workers
 
+MAX_FILES = 65_536
+
 log = logging.getLogger("api")
 
 
@@ -27,6 +30,7 @@ def main() -> None:
         app = make_app(settings)  # several workers make their own, if it can be made
     except (BadKeyFile, TracesMissing) as error:
         sys.exit(str(error))
+    _allow_connections()
     listening = _listen(settings.host, settings.port)
     log.info("gateway on http://%s:%d, also for browsers", _reachable(settings.host), settings.port)
     log.info("model servers: %s", ", ".join(settings.model_server_urls))
@@ -46,6 +50,14 @@ def _settings() -> Settings:
         wrong = refusal(error.errors())
         name = str(wrong.param)
         sys.exit(str(wrong).replace(name, name.upper(), 1))
+
+
+def _allow_connections() -> None:
+    """Each is an open file, and of those a shell allows 1,024 where the system allows far more."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if most == resource.RLIM_INFINITY else min(most, MAX_FILES)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -11,10 +11,15 @@ from typing import Literal
 
 from api.errors import ClientGone, GatewayError
 from api.generation import Carrier, Generation
+from api.upstream import wait
 from model_server.protocol import Accepted, Done, Event, GenerateRequest
 
 Outcome = Literal["done", "failed", "disconnected"]
 Run = Callable[[Generation], Awaitable[None]]
+Indexed = tuple[int, Event]
+
+# Bounds what is rendered at once for one client while the others wait.
+MAX_BURST = 64
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +32,16 @@ class Answer:
         request_id: str,
         requests: Sequence[GenerateRequest],
         run: Run,
-        on_event: Callable[[int, Event], None],
+        on_events: Callable[[int, Sequence[Event]], None],
     ) -> None:
         self.on_close: list[Callable[[], object]] = []
         self.outcome: Outcome = "disconnected"
         self._run = run
-        self._on_event = on_event
+        self._on_events = on_events
         self._unfinished = len(requests)
         # Not bounded by itself: a slow client holds no more events than its max_tokens allows.
-        self._events: asyncio.Queue[tuple[int, Event] | GatewayError] = asyncio.Queue()
-        self._backlog: deque[tuple[int, Event]] = deque()
+        self._waiting: deque[Indexed | GatewayError] = deque()
+        self._arrived = asyncio.Event()
         self._generations = [
             Generation(request, request_id, partial(self._emit, index))
             for index, request in enumerate(requests)
@@ -56,23 +61,24 @@ class Answer:
 
     async def accepted(self) -> None:
         """Wait until the model server has accepted every choice; raise what refuses one."""
-        missing = self.num_choices
+        missing, seen = self.num_choices, list[Indexed]()
         while missing:
-            index, event = await self._next()
-            self._backlog.append((index, event))
-            missing -= isinstance(event, Accepted)
+            seen += await self._burst(None)
+            missing = self.num_choices - sum(isinstance(event, Accepted) for _, event in seen)
+        self._waiting.extendleft(reversed(seen))
 
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
+    async def bursts(self, quiet_s: float | None = None) -> AsyncIterator[list[Indexed]]:
+        """Whatever has come meanwhile, in order; nothing, where nothing has for `quiet_s`."""
         while self._unfinished:
-            index, event = self._backlog.popleft() if self._backlog else await self._next()
-            if isinstance(event, Done):
-                self._unfinished -= 1
-            yield index, event
+            burst = await self._burst(quiet_s)
+            self._unfinished -= sum(isinstance(event, Done) for _, event in burst)
+            yield burst
         self.outcome = "done"
 
     def abandon(self, error: GatewayError) -> None:
         """Stop every choice and let the reader raise this error."""
-        self._events.put_nowait(error)
+        self._waiting.append(error)
+        self._arrived.set()
         self._cancel()
 
     def close(self) -> None:
@@ -85,16 +91,26 @@ class Answer:
         for task in self._tasks:
             task.cancel()
 
-    async def _next(self) -> tuple[int, Event]:
-        item = await self._events.get()
-        if isinstance(item, GatewayError):
-            self.outcome = "disconnected" if isinstance(item, ClientGone) else "failed"
-            raise item
-        return item
+    async def _burst(self, quiet_s: float | None) -> list[Indexed]:
+        if not self._waiting:
+            self._arrived.clear()
+            await wait(self._arrived, quiet_s)
+        burst: list[Indexed] = []
+        while self._waiting and len(burst) < MAX_BURST:
+            item = self._waiting[0]
+            if isinstance(item, GatewayError):
+                if burst:
+                    break
+                self.outcome = "disconnected" if isinstance(item, ClientGone) else "failed"
+                raise item
+            self._waiting.popleft()
+            burst.append(item)
+        return burst
 
-    def _emit(self, index: int, event: Event) -> None:
-        self._on_event(index, event)
-        self._events.put_nowait((index, event))
+    def _emit(self, index: int, events: Sequence[Event]) -> None:
+        self._on_events(index, events)
+        self._waiting.extend((index, event) for event in events)
+        self._arrived.set()
 
     async def _drive(self, generation: Generation) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
+import secrets
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -172,7 +172,7 @@ class Batcher:
             self._send_part(server, part)
 
     def _send_part(self, server: ModelServer, part: list[Generation]) -> None:
-        batch_id = uuid.uuid4().hex
+        batch_id = secrets.token_hex(16)
         self._metrics.batch_size.observe(len(part))
         for each in part:
             each.carrier = Carrier(batch_id, len(part), self._clock() - each.arrived)

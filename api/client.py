@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
-from functools import cache
 from urllib.parse import urlsplit
 
 import httpx
 from pydantic import ValidationError
 
+from api.connections import CONNECT_TIMEOUT_S, Connections
 from api.discovery import Address
 from api.errors import ModelServerBusy, ModelServerFault, ModelServerLost
 from model_server.protocol import EVENTS, Batch, Event
 
-CONNECT_TIMEOUT_S = 5.0
 LONGEST_RETRY_AFTER_S = 60.0
 
 # An answer may take minutes before its first byte: what bounds it is the request's own deadline.
 STREAM_TIMEOUT = httpx.Timeout(30.0, connect=CONNECT_TIMEOUT_S, read=None, pool=None)
-# Idle connections go before the model server would close them (uvicorn: 5 s) under a request.
-LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=2.0)
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    """Made once: to read the system's certificates takes a while, in which nobody is served."""
-    return httpx.create_ssl_context(trust_env=False)
 
 
 def connect(address: Address, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
@@ -40,23 +30,26 @@ def connect(address: Address, transport: httpx.AsyncBaseTransport | None) -> htt
         base_url=address.url,
         headers={"host": address.host} if address.host else None,
         event_hooks={"request": [expect_name]} if address.host else None,
-        transport=transport,
-        verify=_tls(),
+        transport=transport or Connections(),
         timeout=STREAM_TIMEOUT,
-        limits=LIMITS,
         trust_env=False,
     )
 
 
-async def events(client: httpx.AsyncClient, url: str, batch: Batch) -> AsyncGenerator[Event, None]:
-    """Send a batch to the server at `url`. Raises ModelServerBusy, -Lost and -Fault."""
+async def events(
+    client: httpx.AsyncClient, url: str, batch: Batch
+) -> AsyncGenerator[list[Event], None]:
+    """Send a batch to the server at `url`; its events, those that arrived together in one list.
+
+    Raises ModelServerBusy, -Lost and -Fault.
+    """
     body = batch.model_dump_json(exclude_defaults=True).encode()
     headers = {"content-type": "application/json"}
     try:
         async with client.stream("POST", "/batch", content=body, headers=headers) as response:
             await _check(response, url)
-            async for line in _lines(response.aiter_bytes()):
-                yield EVENTS.validate_json(line)
+            async for lines in _lines(response.aiter_bytes()):
+                yield [EVENTS.validate_json(line) for line in lines]
     except httpx.TransportError as error:
         raise ModelServerLost(url, describe(error)) from error
     except ValidationError as error:
@@ -87,15 +80,15 @@ async def _check(response: httpx.Response, url: str) -> None:
     raise ModelServerFault(url, f"POST /batch answered {response.status_code} {text}")
 
 
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """The lines that each chunk completes."""
     rest = b""
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.strip():
-                yield line
+        if lines := [line for line in lines if line.strip()]:
+            yield lines
     if rest.strip():
-        yield rest
+        yield [rest]
 
 
 def _retry_after_s(value: str) -> float:

@@ -40,7 +40,7 @@ class Settings(BaseSettings):
         600, gt=0, le=86_400, description="Seconds after which a request is given up."
     )
     retry_attempts: int = Field(
-        5, ge=1, le=100, description="How often a request is sent to a model server at most."
+        5, ge=1, le=100, description="Attempts in a row that bring no token, at which one gives up."
     )
     max_in_flight: int = Field(
         256,

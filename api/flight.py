@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from api.errors import GatewayError, ModelServerBusy, Refused
@@ -38,20 +39,28 @@ class Flight:
     def num_unfinished(self) -> int:
         return sum(not each.ended.done() for each in self._unfinished.values())
 
-    def deliver(self, event: Event, model_id: str) -> None:
-        """Give an event to the request it belongs to."""
-        generation = self._unfinished.get(event.id)
-        if generation is None or generation.ended.done():
-            if isinstance(event, Accepted):
-                self._on_cancel(event.id)  # left before the model server knew of it
-            return
-        if isinstance(event, Failed):
-            generation.end(_failure(event))
-            return
-        generation.deliver(event, model_id)
-        if isinstance(event, Accepted):
-            self._acknowledge(event.id)
-        elif isinstance(event, Done):
+    def deliver(self, events: Iterable[Event], model_id: str) -> None:
+        """Give events that came together to the requests they belong to."""
+        of_each = defaultdict[str, list[Event]](list)
+        for event in events:
+            of_each[event.id].append(event)
+        for request_id, own in of_each.items():
+            generation = self._unfinished.get(request_id)
+            if generation is not None and not generation.ended.done():
+                self._deliver(generation, own, model_id)
+            elif isinstance(own[0], Accepted):
+                self._on_cancel(request_id)  # left before the model server knew of it
+
+    def _deliver(self, generation: Generation, events: list[Event], model_id: str) -> None:
+        last = events[-1]
+        failed = isinstance(last, Failed)
+        if delivered := events[:-1] if failed else events:
+            generation.deliver(delivered, model_id)
+        if isinstance(events[0], Accepted):
+            self._acknowledge(last.id)
+        if isinstance(last, Failed):
+            generation.end(_failure(last))
+        elif isinstance(last, Done):
             generation.end()
 
     def end(self, error: GatewayError) -> None:

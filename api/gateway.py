@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -17,7 +17,7 @@ from api import logs
 from api.answer import Answer
 from api.batcher import Batcher, Window
 from api.config import Settings
-from api.errors import DeadlineExceeded, NoModelServer, ShuttingDown, translate
+from api.errors import DeadlineExceeded, GatewayError, NoModelServer, ShuttingDown, translate
 from api.generation import Generation
 from api.limits import Admission, Permits
 from api.metrics import Metrics, Stopwatch
@@ -103,15 +103,15 @@ class Gateway:
         timeout_s = self.settings.request_timeout
         stopwatch = Stopwatch(self.metrics, len(requests), time.monotonic)
 
-        def observe(index: int, event: Event) -> None:
-            stopwatch.observe(index, event)
-            admission.observe(requests[index], event)
+        def observe(index: int, events: Sequence[Event]) -> None:
+            stopwatch.observe(index, events)
+            admission.observe(requests[index], events)
 
         answer = Answer(
             request_id,
             requests,
             run=partial(self._run, time.monotonic() + timeout_s),
-            on_event=self._watched(requests, observe),
+            on_events=self._watched(requests, observe),
         )
         timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, answer, request_id)
         answer.on_close += [timer.cancel, partial(self._permits.give_back, len(requests))]
@@ -176,22 +176,30 @@ class Gateway:
 
     async def _run(self, deadline: float, generation: Generation) -> None:
         """Send a request until an attempt succeeds or the policy gives up."""
-        await self._policy(deadline)(self._attempt, generation)
+        error = await self._submit(generation)
+        if error is not None:  # rarely, so that mostly no policy is made
+            policy = self._policy(deadline, lambda: generation.num_delivered)
+            await policy(self._attempt, generation, [error])
 
-    def _policy(self, deadline: float) -> AsyncRetrying:
+    def _policy(self, deadline: float, progress: Callable[[], int] = lambda: 0) -> AsyncRetrying:
         around = Surroundings(
             clock=time.monotonic,
             sleep=asyncio.sleep,
             elsewhere=lambda: self.upstream.ready,
             on_retry=self._count_retry,
+            progress=progress,
         )
         return retrying(self.settings.retry_attempts, deadline, around)
 
-    async def _attempt(self, generation: Generation) -> None:
+    async def _attempt(self, generation: Generation, earlier: list[GatewayError]) -> None:
+        """An attempt, or at first how an earlier one ended."""
+        error = earlier.pop() if earlier else await self._submit(generation)
+        if error is not None:
+            raise error
+
+    async def _submit(self, generation: Generation) -> GatewayError | None:
         with self._spans.attempt(generation) if self._spans else nullcontext():
-            error = await self._batcher.submit(generation)
-            if error is not None:
-                raise error
+            return await self._batcher.submit(generation)
 
     def _count_retry(self, state: RetryCallState) -> None:
         error = reason(state)

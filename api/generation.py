@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from api.errors import GatewayError
 from model_server.protocol import Accepted, Event, GenerateRequest, Resume, Tokens
+
+Emit = Callable[[Sequence[Event]], None]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Carrier:
 class Generation:
     """Survives its attempts: each continues behind the tokens that were already delivered."""
 
-    def __init__(self, request: GenerateRequest, group: str, emit: Callable[[Event], None]) -> None:
+    def __init__(self, request: GenerateRequest, group: str, emit: Emit) -> None:
         self.request = request
         self.group = group
         self.carrier: Carrier | None = None
@@ -39,6 +41,11 @@ class Generation:
     def has_begun(self) -> bool:
         """Whether tokens have been delivered, so that another attempt resumes."""
         return bool(self._tokens)
+
+    @property
+    def num_delivered(self) -> int:
+        """Tokens, over all attempts."""
+        return len(self._tokens)
 
     def begin(self, now: float) -> asyncio.Future[GatewayError | None]:
         """Open the next attempt. Its future holds the error that ended it, or None; cancelled:
@@ -58,17 +65,18 @@ class Generation:
         if not self.ended.done():
             self.ended.set_result(error)
 
-    def deliver(self, event: Event, model_id: str) -> None:
-        """Hand an event on. A later attempt's `accepted` is no news to the client."""
-        if isinstance(event, Tokens):
-            self.model_id = model_id
-            self._tokens += event.ids
-            self._num_chars += len(event.text)
-        elif isinstance(event, Accepted):
-            if self.accepted:
-                return
-            self.accepted = True
-        self._emit(event)
+    def deliver(self, events: Sequence[Event], model_id: str) -> None:
+        """Hand events on. A later attempt's `accepted` is no news to the client."""
+        news = [event for event in events if not (self.accepted and isinstance(event, Accepted))]
+        for event in news:
+            if isinstance(event, Tokens):
+                self.model_id = model_id
+                self._tokens += event.ids
+                self._num_chars += len(event.text)
+            elif isinstance(event, Accepted):
+                self.accepted = True
+        if news:
+            self._emit(news)
 
     def _resume(self) -> Resume | None:
         if not self.has_begun:

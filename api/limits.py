@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Literal
@@ -82,12 +82,13 @@ class Admission:
     budgets: list[Budget] = field(default_factory=list)
     refused: Unit | None = None
 
-    def observe(self, request: GenerateRequest, event: Event) -> None:
+    def observe(self, request: GenerateRequest, events: Iterable[Event]) -> None:
         """Count tokens as they become known; a prompt counts once however many choices it has."""
-        if isinstance(event, Accepted) and request.sampling.choice == 0:
-            self.used += event.prompt_tokens
-        elif isinstance(event, Tokens):
-            self.used += len(event.ids)
+        for event in events:
+            if isinstance(event, Accepted) and request.sampling.choice == 0:
+                self.used += event.prompt_tokens
+            elif isinstance(event, Tokens):
+                self.used += len(event.ids)
 
     def headers(self) -> dict[str, str]:
         """OpenAI's x-ratelimit headers, with what has been used up to now."""

@@ -37,7 +37,7 @@ def configure(level: str, form: str) -> None:
     handler.setFormatter(as_json if form == "json" else _Text(TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # At debug these show bodies.
-    for chatty in ("httpx", "httpcore", "sse_starlette", "asyncio"):
+    for chatty in ("httpx", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if level == "info":
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from prometheus_client import (
@@ -133,11 +133,15 @@ class Stopwatch:
         self._num_choices = num_choices
         metrics.running.inc(num_choices)
 
-    def observe(self, index: int, event: Event) -> None:
-        if isinstance(event, Tokens) and event.ids:
-            self._tokens(index, len(event.ids))
-        elif isinstance(event, Done):
-            self._metrics.prompt_tokens.inc(event.prompt_tokens)
+    def observe(self, index: int, events: Sequence[Event]) -> None:
+        """Note what came for a choice, all at the same time."""
+        if counts := [
+            len(event.ids) for event in events if isinstance(event, Tokens) and event.ids
+        ]:
+            self._metrics.generation_tokens.inc(sum(counts))
+            self._deliveries(index, len(counts))
+        if isinstance(events[-1], Done):
+            self._metrics.prompt_tokens.inc(events[-1].prompt_tokens)
 
     def stop(self, outcome: str) -> None:
         self._metrics.running.dec(self._num_choices)
@@ -147,11 +151,12 @@ class Stopwatch:
         elif outcome == "disconnected":
             self._metrics.disconnects.inc()
 
-    def _tokens(self, index: int, num_tokens: int) -> None:
+    def _deliveries(self, index: int, number: int) -> None:
         now, last = self._clock(), self._last_tokens[index]
         self._last_tokens[index] = now
-        self._metrics.generation_tokens.inc(num_tokens)
         if last is None:
             self._metrics.ttft.observe(now - self._started)
         else:
             self._metrics.inter_token.observe(now - last)
+        for _ in range(number - 1):
+            self._metrics.inter_token.observe(0)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import secrets
+import sys
 import time
-import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
@@ -33,7 +37,7 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
-        unique = uuid.uuid4().hex
+        unique = secrets.token_hex(16)
         given = Headers(scope=scope).get("x-request-id", "")
         named = VALID_REQUEST_ID.fullmatch(given) is not None
         request_id = given if named else unique
@@ -77,7 +81,7 @@ class BodyLimit:
 
     async def _read_in_time(self, headers: Headers, receive: Receive) -> bytes:
         try:
-            with anyio.fail_after(self._timeout_s):
+            async with _timeout(self._timeout_s):
                 return await self._read(headers, receive)
         except TimeoutError:
             raise SlowBody(self._timeout_s) from None
@@ -96,6 +100,17 @@ class BodyLimit:
                 raise BodyTooLarge(self._max_bytes)
             if not message.get("more_body", False):
                 return bytes(body)
+
+
+if sys.version_info >= (3, 11):
+    _timeout = asyncio.timeout
+else:
+
+    @asynccontextmanager
+    async def _timeout(seconds: float) -> AsyncIterator[None]:
+        """The same, at ten times the cost."""
+        with anyio.fail_after(seconds):
+            yield
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

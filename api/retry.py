@@ -9,7 +9,6 @@ from tenacity import (
     AsyncRetrying,
     RetryCallState,
     retry_if_exception_type,
-    stop_after_attempt,
     wait_random_exponential,
 )
 from tenacity.stop import stop_base
@@ -35,6 +34,24 @@ class stop_before(stop_base):  # noqa: N801, like tenacity's own policies
         return self._clock() + state.upcoming_sleep >= self._deadline
 
 
+class stop_without_progress(stop_base):  # noqa: N801
+    """Give up after so many attempts in a row that brought nothing. `progress` only ever grows: an
+    answer that goes on may be interrupted as often as its deadline allows.
+    """
+
+    def __init__(self, attempts: int, progress: Callable[[], int]) -> None:
+        self._attempts = attempts
+        self._progress = progress
+        self._seen = 0
+        self._in_vain = 0
+
+    def __call__(self, state: RetryCallState) -> bool:
+        now = self._progress()
+        self._in_vain = 1 if now > self._seen else self._in_vain + 1
+        self._seen = now
+        return self._in_vain >= self._attempts
+
+
 class wait_as_asked(wait_base):  # noqa: N801
     """Back off, exponentially and jittered, but never less than Retry-After says. The first time
     there is nothing to wait for if another server is ready: the one that failed is left out.
@@ -55,13 +72,14 @@ class wait_as_asked(wait_base):  # noqa: N801
 @dataclass(frozen=True)
 class Surroundings:
     """What a policy asks and tells. `elsewhere`: whether a server is ready, as none that has just
-    failed is.
+    failed is. `progress`: see stop_without_progress.
     """
 
     clock: Clock
     sleep: Sleep
     elsewhere: Callable[[], bool]
     on_retry: Callable[[RetryCallState], None]
+    progress: Callable[[], int] = lambda: 0
 
 
 def reason(state: RetryCallState) -> TryAgain:
@@ -75,7 +93,7 @@ def retrying(attempts: int, deadline: float, around: Surroundings) -> AsyncRetry
     """The policy of one request; the last error is raised as it is."""
     return AsyncRetrying(
         retry=retry_if_exception_type(TryAgain),
-        stop=stop_after_attempt(attempts) | stop_before(deadline, around.clock),
+        stop=stop_without_progress(attempts, around.progress) | stop_before(deadline, around.clock),
         wait=wait_as_asked(around.elsewhere),
         sleep=around.sleep,
         before_sleep=around.on_retry,

@@ -182,9 +182,9 @@ class ModelServer:
         try:
             sent = events(self.client, self.url, flight.batch)
             async with contextlib.aclosing(sent) as received:
-                async for event in received:
+                async for together in received:
                     self._heard = time.monotonic()
-                    flight.deliver(event, model_id)
+                    flight.deliver(together, model_id)
             if flight.num_unfinished:
                 raise ModelServerLost(self.url, "it ended the answer early")
         except TryAgain as lost:

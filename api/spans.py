@@ -19,7 +19,7 @@ from api.errors import GatewayError, Problem, translate
 from api.generation import Generation
 from model_server.protocol import Done, Event, GenerateRequest, Tokens
 
-Observe = Callable[[int, Event], None]
+Observe = Callable[[int, Sequence[Event]], None]
 
 
 class Spans:
@@ -37,9 +37,10 @@ class Spans:
         span.set_attributes(_asked(requests[0], model))
         answered = _Answered(span, requests)
 
-        def watched(index: int, event: Event) -> None:
-            answered.add(index, event)
-            observe(index, event)
+        def watched(index: int, events: Sequence[Event]) -> None:
+            for event in events:
+                answered.add(index, event)
+            observe(index, events)
 
         return watched
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+import math
+from collections.abc import AsyncIterator, Iterable, Mapping
 
-from sse_starlette import EventSourceResponse
-from sse_starlette.sse import AppStatus, SendTimeoutError
+import anyio
+from pydantic_core import to_json
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.answer import Answer
-from api.errors import GatewayError, translate
+from api.errors import ClientGone, GatewayError, translate
 from api.formats.format import Format, Json
 from api.spans import note_failure
 
@@ -20,53 +22,75 @@ SEND_TIMEOUT_S = 60.0
 # While there is nothing to say: proxies end connections that are silent for a minute.
 PING_INTERVAL_S = 15.0
 
+PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
+
+# No cache keeps a stream, and nginx does not hold its parts back.
+HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 log = logging.getLogger(__name__)
 
-# At shutdown open streams may finish: Gateway.drain bounds that, not sse-starlette.
-AppStatus.enable_automatic_graceful_drain = False
 
+class AnswerStream(Response):
+    """Watches for the client's leaving, and sends a comment while there is nothing to say.
 
-class AnswerStream(EventSourceResponse):
-    """Watches for the client's leaving, and sends a comment while there is nothing to say."""
+    Events that are there at the same time go out in one piece.
+    """
+
+    media_type = "text/event-stream"
 
     def __init__(self, answer: Answer, form: Format, headers: Mapping[str, str]) -> None:
-        super().__init__(
-            _events(answer, form),
-            headers=headers,
-            sep="\n",
-            ping=PING_INTERVAL_S,
-            send_timeout=SEND_TIMEOUT_S,
-        )
+        super().__init__(headers={**headers, **HEADERS})
+        del self.headers["content-length"]
         self._answer = answer
+        self._form = form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Not in the generator: one that never began has no `finally`.
+        watching = asyncio.create_task(self._watch(receive))
         try:
-            await super().__call__(scope, receive, send)
-        except SendTimeoutError:
-            log.info("a client took nothing for %g s, so its stream was ended", SEND_TIMEOUT_S)
+            await self._send(send)
+        except ClientGone:
+            pass
         finally:
+            watching.cancel()
             self._answer.close()
 
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._answer.abandon(ClientGone())
 
-async def _events(answer: Answer, form: Format) -> AsyncIterator[bytes]:
+    async def _send(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        with anyio.CancelScope() as patience:
+            async for data in _pieces(self._answer, self._form):
+                patience.deadline = anyio.current_time() + SEND_TIMEOUT_S
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+                patience.deadline = math.inf
+            await send({"type": "http.response.body", "body": DONE, "more_body": False})
+        if patience.cancelled_caught:
+            log.info("a client took nothing for %g s, so its stream was ended", SEND_TIMEOUT_S)
+
+
+async def _pieces(answer: Answer, form: Format) -> AsyncIterator[bytes]:
+    """What can be sent at once, each time; raises ClientGone."""
     try:
-        for chunk in form.opening():
-            yield _data(chunk)
-        async for index, event in answer:
-            for chunk in form.chunks(index, event):
-                yield _data(chunk)
-        for chunk in form.closing():
-            yield _data(chunk)
+        if opening := _data(form.opening()):
+            yield opening
+        async for burst in answer.bursts(PING_INTERVAL_S):
+            chunks = (chunk for index, event in burst for chunk in form.chunks(index, event))
+            if data := _data(chunks) if burst else PING:
+                yield data
+        if closing := _data(form.closing()):
+            yield closing
+    except ClientGone:
+        raise
     except GatewayError as error:
         problem = translate(error)
         note_failure(problem)
-        yield _data(problem.body)
-    yield DONE
+        yield _data([problem.body])
 
 
-def _data(chunk: Json) -> bytes:
-    text = json.dumps(chunk, ensure_ascii=False, separators=(",", ":"))
-    return b"data: " + text.encode() + b"\n\n"
+def _data(chunks: Iterable[Json]) -> bytes:
+    return b"".join([b"data: %b\n\n" % to_json(chunk) for chunk in chunks])

@@ -49,10 +49,11 @@ class Format(Protocol):
 async def collect(answer: Answer) -> list[Choice]:
     """All choices of an answer, whole."""
     choices = [Choice() for _ in range(answer.num_choices)]
-    async for index, event in answer:
-        if isinstance(event, Tokens):
-            choices[index].pieces.append(event.text)
-            choices[index].logprobs += event.logprobs or ()
-        elif isinstance(event, Done):
-            choices[index].done = event
+    async for burst in answer.bursts():
+        for index, event in burst:
+            if isinstance(event, Tokens):
+                choices[index].pieces.append(event.text)
+                choices[index].logprobs += event.logprobs or ()
+            elif isinstance(event, Done):
+                choices[index].done = event
     return choices

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from functools import cache
 from typing import Annotated, Any, ClassVar
 
 from pydantic import (
@@ -188,8 +189,7 @@ class GenerationBody(Body):
         return secrets.randbits(63) if self.seed is None else self.seed % 2**64
 
     def _request(self, request_id: str, source: Source, seed: int, choice: int) -> GenerateRequest:
-        names = Sampling.model_fields.keys() & GenerationBody.model_fields.keys() - {"seed"}
-        given = {name: getattr(self, name) for name in names}
+        given = {name: getattr(self, name) for name in _sampled()}
         return GenerateRequest(
             id=request_id,
             max_tokens=self._max_tokens(),
@@ -205,6 +205,12 @@ class GenerationBody(Body):
     def _check_ids(self, info: Info) -> None:
         check_tokens("stop_token_ids", self.stop_token_ids, info)
         check_tokens("logit_bias", self.logit_bias, info)
+
+
+@cache
+def _sampled() -> frozenset[str]:
+    """Fields that a body and the wire's Sampling have in common, but the seed."""
+    return frozenset(Sampling.model_fields.keys() & GenerationBody.model_fields.keys() - {"seed"})
 
 
 def check_tokens(field: str, ids: Any, info: Info) -> None:

@@ -12,12 +12,12 @@ REQUEST = GenerateRequest(id="a", prompt="a")
 
 async def test_a_later_attempt_resumes_behind_what_was_delivered() -> None:
     events: list[Event] = []
-    generation = Generation(REQUEST, "group", events.append)
+    generation = Generation(REQUEST, "group", events.extend)
     for attempt in (1, 2, 3):
         generation.begin(now=0.0)
         assert generation.request.attempt == attempt
-        generation.deliver(accepted(generation.request), "model")
-        generation.deliver(token(REQUEST, attempt), "model")
+        generation.deliver([accepted(generation.request)], "model")
+        generation.deliver([token(REQUEST, attempt)], "model")
     assert generation.request.resume == Resume(tokens=[1, 2], num_chars=4)
     assert [event.event for event in events] == ["accepted", "token", "token", "token"]
 

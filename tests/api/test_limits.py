@@ -123,9 +123,9 @@ async def test_tokens_are_charged_by_estimate_and_then_by_what_was_used(storage:
     admission = await limited.admit("key ann", 40)
     assert left(admission, "tokens") == 90
     request = GenerateRequest(id="a", prompt="a")
-    admission.observe(request, Accepted(id="a", prompt_tokens=4))
+    admission.observe(request, [Accepted(id="a", prompt_tokens=4)])
     assert left(admission, "tokens") == 96
-    admission.observe(request, Tokens(id="a", ids=[1, 2, 3], text="abc"))
+    admission.observe(request, [Tokens(id="a", ids=[1, 2, 3], text="abc")])
     await limited.settle(admission)
     after = await limited.admit("key ann", 0)
     assert left(after, "tokens") == 93
@@ -136,8 +136,8 @@ async def test_a_prompt_counts_once_and_each_choice_counts_its_tokens() -> None:
     admission = Admission("key ann")
     for choice in range(3):
         request = GenerateRequest(id="a", prompt="a", sampling=Sampling(choice=choice))
-        admission.observe(request, Accepted(id="a", prompt_tokens=10))
-        admission.observe(request, Tokens(id="a", ids=[1, 2], text="ab"))
+        admission.observe(request, [Accepted(id="a", prompt_tokens=10)])
+        admission.observe(request, [Tokens(id="a", ids=[1, 2], text="ab")])
     assert admission.used == 10 + 3 * 2
 
 

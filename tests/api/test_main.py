@@ -1,8 +1,10 @@
 """The process: one sentence when it cannot start, exit code 0 when it is told to stop."""
 
 import asyncio
+import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ from tests.api.processes import said, start, until_it_drains, until_it_listens, 
 from tests.api.scripted_server import ScriptedServer, accepted, token
 from tests.api.serving import listening, until
 from tests.ports import free_port
+from tests.structure.modules import ROOT
 
 pytestmark = pytest.mark.anyio
 
@@ -41,6 +44,33 @@ async def test_a_port_in_use_is_one_sentence(workers: int) -> None:
     assert process.returncode == 1
     assert sentence.count("\n") == 1
     assert sentence.startswith(f"127.0.0.1:{port} is in use")
+
+
+async def test_idle_connections_are_not_bounded_by_the_limit_of_a_shell() -> None:
+    port = free_port()
+    command = f"ulimit -S -n 64; exec {sys.executable} -m api"
+    environment = {**os.environ, "HOST": "127.0.0.1", "PORT": str(port)}
+    process = await asyncio.create_subprocess_exec("bash", "-c", command, cwd=ROOT, env=environment)
+    url = f"http://127.0.0.1:{port}/health"
+
+    async def alive() -> bool:
+        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+            try:
+                return (await client.get(url)).status_code == 200
+            except httpx.TransportError:
+                return False
+
+    try:
+        while not await alive():
+            assert process.returncode is None
+            await asyncio.sleep(0.02)
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(100)]
+        assert await alive()
+        for _, writer in idle:
+            writer.close()
+    finally:
+        process.terminate()
+        await process.wait()
 
 
 async def test_a_key_file_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:

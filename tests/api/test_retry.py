@@ -60,6 +60,21 @@ async def test_what_may_succeed_is_tried_again() -> None:
     assert all(0 < each <= 0.4 for each in time.sleeps)
 
 
+async def test_attempts_that_bring_something_do_not_count() -> None:
+    attempt, calls = failing(*[LOST] * 20)
+    time = FakeTime()
+    around = Surroundings(
+        clock=lambda: time.now,
+        sleep=time.sleep,
+        elsewhere=lambda: False,
+        on_retry=lambda _: None,
+        progress=lambda: min(calls[0], 10),
+    )
+    with pytest.raises(ModelServerLost):
+        await retrying(3, 600, around)(attempt)
+    assert calls[0] == 12  # the tenth is the last that brought something
+
+
 async def test_the_last_error_is_raised_when_attempts_run_out() -> None:
     attempt, calls = failing(*[ModelServerBusy("loading")] * 9)
     with pytest.raises(ModelServerBusy):

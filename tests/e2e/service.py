@@ -80,6 +80,10 @@ class Service:
     def wait_ready(self) -> None:
         wait_until(lambda: _is_ready(f"{self.url}/ready"), "the gateway to be ready")
 
+    def wait_up(self) -> None:
+        """Wait for the model server itself, whatever the gateway knows."""
+        wait_until(lambda: _is_ready(f"{self.model_url}/ready"), "the model server to be ready")
+
     def wait_all_ready(self) -> None:
         """Every model server, as the gateway sees them."""
 
@@ -90,9 +94,11 @@ class Service:
 
     def counter(self, name: str, server: int = 0) -> float:
         """A metric of a model server."""
-        text = httpx.get(f"{self.model_urls[server]}/metrics", trust_env=False).text
-        lines = (line for line in text.splitlines() if line.startswith(f"medusa_server_{name} "))
-        return float(next(lines).split()[1])
+        return _metric(self.model_urls[server], f"medusa_server_{name}")
+
+    def gateway_counter(self, name: str) -> float:
+        """A metric of the gateway."""
+        return _metric(self.url, f"medusa_gateway_{name}")
 
 
 def serve(model: Path, logs: Path, **settings: object) -> AbstractContextManager[Service]:
@@ -150,6 +156,11 @@ def stream_text(lines: Iterator[str]) -> str:
     assert data[-1] == "[DONE]"
     chunks = [json.loads(each) for each in data[:-1]]
     return "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
+
+
+def _metric(url: str, name: str) -> float:
+    text = httpx.get(f"{url}/metrics", trust_env=False).text
+    return float(next(line for line in text.splitlines() if line.startswith(f"{name} ")).split()[1])
 
 
 def _is_ready(url: str) -> bool:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests import twin
+from tests.benchmarks.faults import Trial
 from tests.e2e.service import Service, serve, stream_text, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -59,6 +60,13 @@ async def test_a_killed_model_server_loses_nothing(own: Service) -> None:
         assert await asyncio.gather(*streams) == [expected] * 3
         for answer in await asyncio.gather(*wholes):
             assert answer.json()["choices"][0]["text"] == expected
+
+
+async def test_nobody_notices_a_killed_model_server(own: Service) -> None:
+    """Streamed and whole, greedy and seeded: the short form of `make prove-faults`."""
+    outcome = await Trial(own, kills=1, requests=24, seed=1).run()
+    assert outcome.failures == []
+    assert (outcome.kills, outcome.answers >= 24) == (1, True)
 
 
 async def test_requests_wait_for_a_model_server_that_starts(own: Service) -> None:

@@ -13,7 +13,7 @@ from tests.structure.modules import ROOT, Module, is_in, modules
 # From the ground up. The deepest package named here decides; tier 1 sees one file of tier 2.
 FLOORS = {
     "api": [
-        ("api.config", "api.errors", "api.logs", "api.metrics", "api.traces"),
+        ("api.config", "api.errors", "api.logs", "api.metrics", "api.traces", "api.connections"),
         ("api.schemas", "api.generation", "api.limits", "api.auth", "api.retry"),
         ("api.spans",),
         ("api.flight", "api.client", "api.discovery", "api.placement"),
@@ -51,11 +51,8 @@ RESERVED = {
     ("asyncio", "anyio"): ("api", "model_server.app", "model_server.__main__"),
     ("httpx",): ("api",),
     ("huggingface_hub", "httpx2"): ("model_server.tools",),
-    ("uvicorn", "httptools"): (
-        "api.http_server",
-        "api.workers",
-        "model_server.__main__",
-    ),
+    ("uvicorn",): ("api.http_server", "api.workers", "model_server.__main__"),
+    ("httptools",): ("api.http_server", "api.connections"),
 }
 
 PURE = [

@@ -1,0 +1,78 @@
+"""Streams on real connections: what is written together, and that events stay apart."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from api.answer import MAX_BURST
+from model_server.protocol import Event, GenerateRequest
+from tests.api.scripted_server import ScriptedServer, accepted, done, refused, token
+from tests.api.serving import gateway_over_sockets
+
+pytestmark = pytest.mark.anyio
+
+
+async def pieces(server: ScriptedServer, num_tokens: int) -> list[str]:
+    """The HTTP chunks of a stream."""
+    async with (
+        gateway_over_sockets(server) as (client, _),
+        client.stream(
+            "POST", "/generate", json={"prompt": "a", "max_tokens": num_tokens, "stream": True}
+        ) as answer,
+    ):
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert answer.headers["cache-control"] == "no-store"
+        return [part.decode() async for part in answer.aiter_raw()]
+
+
+def texts(parts: list[str]) -> list[str]:
+    *events, last = "".join(parts).removesuffix("\n\n").split("\n\n")
+    assert last == "data: [DONE]"
+    return [json.loads(event.removeprefix("data: "))["text"] for event in events]
+
+
+async def test_events_that_come_together_stay_events_of_their_own(server: ScriptedServer) -> None:
+    number = 3 * MAX_BURST
+    parts = await pieces(server, number)
+    assert texts(parts) == [*(f" {index}" for index in range(number)), ""]
+    assert len(parts) < number / 4
+    assert max(part.count("data: ") for part in parts) >= MAX_BURST / 2
+
+
+async def test_an_event_does_not_wait_for_the_next() -> None:
+    shown = asyncio.Event()
+
+    async def step_by_step(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        yield accepted(request)
+        yield token(request, 0)
+        await shown.wait()
+        yield token(request, 1)
+        yield done(request)
+
+    async with (
+        gateway_over_sockets(ScriptedServer(step_by_step)) as (client, _),
+        client.stream(
+            "POST", "/generate", json={"prompt": "a", "max_tokens": 2, "stream": True}
+        ) as answer,
+    ):
+        parts = answer.aiter_text()
+        assert '" 0"' in await asyncio.wait_for(anext(parts), 5)
+        shown.set()
+        assert '" 1"' in "".join([part async for part in parts])
+
+
+async def test_a_failure_comes_behind_the_events_before_it() -> None:
+    async def fail(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        yield accepted(request)
+        yield token(request, 0)
+        yield token(request, 1)
+        yield refused(request, 500, "broken")
+
+    parts = await pieces(ScriptedServer(fail), 5)
+    first, second, error, last = "".join(parts).removesuffix("\n\n").split("\n\n")
+    assert ('" 0"' in first, '" 1"' in second, last) == (True, True, "data: [DONE]")
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "broken"
