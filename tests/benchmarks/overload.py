@@ -27,6 +27,7 @@ from tests.e2e.service import Service, serve
 FACTOR, SECONDS, SETTLED_S = 10, 60.0, 10.0
 MAX_REFUSAL_MS, MAX_HEALTH_MS, MAX_GROWTH = 50.0, 100.0, 0.05
 NUM_TOKENS, SLOTS, MAX_IN_FLIGHT = 64, 8, 16
+MAX_IDLE_S = 2.0  # then a connection is not used again: the gateway closes it after five
 HEALTH = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
 PROMPTS = [twin.prompt(8, seed) for seed in range(16)]
 
@@ -66,7 +67,7 @@ class Crowd:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._free: list[Connection] = []
+        self._free: list[tuple[float, Connection]] = []
         self._asking: set[asyncio.Task[None]] = set()
         self.seen = Seen()
 
@@ -103,13 +104,21 @@ class Crowd:
             await asyncio.sleep(0.1)
 
     async def _ask(self, number: int) -> None:
-        connection = self._free.pop() if self._free else await connect(self._port)
+        connection = await self._connection()
         try:
             self.seen.note(number, await connection.ask(ASKED[number]))
         except ConnectionError as error:
             self.seen.outcomes[repr(error)] += 1
         else:
-            self._free.append(connection)
+            self._free.append((time.perf_counter(), connection))
+
+    async def _connection(self) -> Connection:
+        while self._free:
+            since, connection = self._free.pop()
+            if time.perf_counter() - since < MAX_IDLE_S:
+                return connection
+            connection.close()
+        return await connect(self._port)
 
 
 async def sizes(service: Service, seconds: float) -> list[tuple[int, int]]:

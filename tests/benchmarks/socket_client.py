@@ -66,6 +66,9 @@ class Connection(asyncio.Protocol):
             self._answer.set_exception(exc or ConnectionError("the connection ended early"))
 
     def ask(self, asked: bytes) -> asyncio.Future[Answer]:
+        """Raises ConnectionError if the other side has closed the connection."""
+        if self._transport.is_closing():
+            raise ConnectionError("the connection was closed")
         self._answer = asyncio.get_running_loop().create_future()
         self._parts = []
         self._asked = time.perf_counter()
