@@ -135,7 +135,7 @@ def test_what_is_pasted_is_one_message(demo: Service, tmp_path: Path) -> None:
 def test_ctrl_c_cancels_at_the_model_server_and_the_chat_goes_on(
     demo: Service, tmp_path: Path
 ) -> None:
-    with chatting(demo, tmp_path, "--max-tokens", "1800") as person:
+    with chatting(demo, tmp_path, "--temperature", "0", "--max-tokens", "1800") as person:
         person.write("def f(x):\n")
         wait_until(lambda: demo.counter("num_requests_running") == 1, "the answer to begin")
         person.read_until(DRAFTED.encode())
