@@ -19,9 +19,7 @@ async def tokenize(
     request: Request, body: Annotated[TokenizeBody, Body(openapi_examples=examples.TOKENIZE)]
 ) -> Tokenized:
     """Exactly those that a completion or a chat of the same would begin with."""
-    gateway = gateway_of(request)
-    question = body.question(await gateway.info())
-    return Tokenized.model_validate_json(await gateway.ask("/tokenize", question))
+    return Tokenized.model_validate_json(await _ask(request, "/tokenize", body))
 
 
 @router.post("/detokenize", summary="Text of tokens")
@@ -29,6 +27,9 @@ async def detokenize(
     request: Request, body: Annotated[DetokenizeBody, Body(openapi_examples=examples.DETOKENIZE)]
 ) -> Detokenized:
     """What /tokenize gave comes back as it was; other special tokens by their texts."""
+    return Detokenized.model_validate_json(await _ask(request, "/detokenize", body))
+
+
+async def _ask(request: Request, path: str, body: TokenizeBody | DetokenizeBody) -> bytes:
     gateway = gateway_of(request)
-    question = body.question(await gateway.info())
-    return Detokenized.model_validate_json(await gateway.ask("/detokenize", question))
+    return await gateway.ask(path, body.question(await gateway.info()))

@@ -6,6 +6,8 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -144,7 +146,18 @@ async def test_an_address_behind_a_proxy_counts_if_the_proxy_is_trusted(
     assert statuses == [400, last]
 
 
-async def test_while_it_drains_probes_are_answered_and_requests_refused() -> None:
+@dataclass
+class Draining:
+    """A gateway that was told to stop while an answer is open, which `release` lets finish."""
+
+    client: httpx.AsyncClient
+    process: asyncio.subprocess.Process
+    answer: asyncio.Task[httpx.Response]
+    release: asyncio.Event
+
+
+@asynccontextmanager
+async def draining(number: signal.Signals) -> AsyncIterator[Draining]:
     release = asyncio.Event()
     server = ScriptedServer(partial(until_released, release))
     async with listening(server.app) as url:
@@ -152,39 +165,35 @@ async def test_while_it_drains_probes_are_answered_and_requests_refused() -> Non
         process = await start(PORT=port, MODEL_SERVER_URLS=url, MAX_WAIT_TIME=0)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
             await until_it_listens(client)
-            open_answer = asyncio.create_task(client.post("/generate", json=BODY))
+            answer = asyncio.create_task(client.post("/generate", json=BODY))
             await until(lambda: server.requests)
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(number)
             await until_it_drains(client)
-            refused = await client.post("/generate", json=BODY)
-            assert (await client.get("/health")).status_code == 200
-            release.set()
-            answer = await open_answer
-        stderr = await said(process)
+            yield Draining(client, process, answer, release)
+
+
+async def test_while_it_drains_probes_are_answered_and_requests_refused() -> None:
+    async with draining(signal.SIGTERM) as told:
+        refused = await told.client.post("/generate", json=BODY)
+        assert (await told.client.get("/health")).status_code == 200
+        told.release.set()
+        answer = await told.answer
+        stderr = await said(told.process)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert refused.json()["error"]["code"] == "shutting_down"
     assert answer.json()["text"] == " 0 1"
-    assert process.returncode == 0, stderr
+    assert told.process.returncode == 0, stderr
     assert "Traceback" not in stderr
 
 
 async def test_a_second_ctrl_c_ends_what_is_open() -> None:
-    server = ScriptedServer(partial(until_released, asyncio.Event()))
-    async with listening(server.app) as url:
-        port = free_port()
-        process = await start(PORT=port, MODEL_SERVER_URLS=url, MAX_WAIT_TIME=0)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-            await until_it_listens(client)
-            open_answer = asyncio.create_task(client.post("/generate", json=BODY))
-            await until(lambda: server.requests)
-            process.send_signal(signal.SIGINT)
-            await until_it_drains(client)
-            process.send_signal(signal.SIGINT)
-            await asyncio.wait([open_answer], timeout=10)
-        await said(process)
-    assert open_answer.done()
-    open_answer.exception()
-    assert process.returncode == 0
+    async with draining(signal.SIGINT) as told:
+        told.process.send_signal(signal.SIGINT)
+        await asyncio.wait([told.answer], timeout=10)
+        await said(told.process)
+    assert told.answer.done()
+    told.answer.exception()
+    assert told.process.returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

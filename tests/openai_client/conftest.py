@@ -9,7 +9,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from tests.e2e.service import Service, serve
-from tests.openai_client.serving import async_client, client
+from tests.openai_client.serving import async_client, client, gateway
 
 
 @pytest.fixture(scope="package")
@@ -23,6 +23,14 @@ def service(twin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def openai(service: Service) -> Iterator[OpenAI]:
     with client(service.url) as made:
         yield made
+
+
+@pytest.fixture(scope="package")
+def narrow(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A gateway that has place for one answer."""
+    logs = tmp_path_factory.mktemp("logs")
+    with gateway(service.model_url, logs, max_in_flight=1) as url:
+        yield url
 
 
 @pytest.fixture

@@ -24,14 +24,6 @@ from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
-def full(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    """Before a gateway that has place for one answer."""
-    logs = tmp_path_factory.mktemp("logs")
-    with gateway(service.model_url, logs, max_in_flight=1) as url, client(url) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
     """Before a gateway whose model server does not exist."""
     logs = tmp_path_factory.mktemp("logs")
@@ -105,10 +97,13 @@ def test_a_body_too_large_is_413(openai: OpenAI) -> None:
     assert (refused.value.status_code, refused.value.code) == (413, "body_too_large")
 
 
-def test_a_full_gateway_is_a_rate_limit(full: OpenAI) -> None:
-    with full.completions.create(
-        model=MODEL, prompt=PROMPT, max_tokens=4_000, stream=True
-    ) as stream:
+def test_a_full_gateway_is_a_rate_limit(narrow: str) -> None:
+    with (
+        client(narrow) as full,
+        full.completions.create(
+            model=MODEL, prompt=PROMPT, max_tokens=4_000, stream=True
+        ) as stream,
+    ):
         next(iter(stream))
         with pytest.raises(package.RateLimitError) as refused:
             full.completions.create(model=MODEL, prompt=PROMPT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Timer
 
@@ -15,18 +14,9 @@ from tests.openai_client.serving import (
     MODEL,
     PROMPT,
     client,
-    gateway,
     known,
     wait_running,
 )
-
-
-@pytest.fixture(scope="module")
-def narrow(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A gateway that has place for one answer."""
-    logs = tmp_path_factory.mktemp("logs")
-    with gateway(service.model_url, logs, max_in_flight=1) as url:
-        yield url
 
 
 def retries(request_headers: object) -> str:
