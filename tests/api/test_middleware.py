@@ -75,11 +75,11 @@ async def test_a_name_that_is_not_valid_is_replaced(server: ScriptedServer, name
 
 
 async def test_answers_say_how_long_they_took(server: ScriptedServer) -> None:
-    async with gateway(server, max_wait_time=0.05) as client:
+    async with gateway(server, max_wait_time=0.5) as client:
         answer = await client.post("/generate", json={"prompt": "a"})
         health = await client.get("/health")
-    assert int(health.headers["openai-processing-ms"]) < 50
-    assert 50 <= int(answer.headers["openai-processing-ms"]) < 5_000
+    assert int(health.headers["openai-processing-ms"]) < 500
+    assert 500 <= int(answer.headers["openai-processing-ms"]) < 5_000
 
 
 async def test_a_bug_is_500_in_openais_shape(

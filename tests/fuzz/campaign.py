@@ -26,7 +26,7 @@ CHECKS = (
 SETTINGS = {"max_wait_time": 0.005, "model_context_size": 256, "chat_template": "vicuna"}
 
 # What a case may take before it counts as hanging: 128 choices that fill the context take long.
-TIMEOUT_S = 120
+TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
