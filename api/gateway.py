@@ -178,16 +178,23 @@ class Gateway:
         """Send a request until an attempt succeeds or the policy gives up."""
         error = await self._submit(generation)
         if error is not None:  # rarely, so that mostly no policy is made
-            policy = self._policy(deadline, lambda: generation.num_delivered)
+            progress = lambda: generation.num_delivered  # noqa: E731
+            policy = self._policy(deadline, progress, lambda: generation.queued)
             await policy(self._attempt, generation, [error])
 
-    def _policy(self, deadline: float, progress: Callable[[], int] = lambda: 0) -> AsyncRetrying:
+    def _policy(
+        self,
+        deadline: float,
+        progress: Callable[[], int] = lambda: 0,
+        queued: Callable[[], bool] = lambda: False,
+    ) -> AsyncRetrying:
         around = Surroundings(
             clock=time.monotonic,
             sleep=asyncio.sleep,
             elsewhere=lambda: self.upstream.ready,
             on_retry=self._count_retry,
             progress=progress,
+            queued=queued,
         )
         return retrying(self.settings.retry_attempts, deadline, around)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from api.errors import GatewayError
-from model_server.protocol import Accepted, Event, GenerateRequest, Resume, Tokens
+from model_server.protocol import Accepted, Event, GenerateRequest, Resume, Started, Tokens
 
 Emit = Callable[[Sequence[Event]], None]
 
@@ -22,7 +22,10 @@ class Carrier:
 
 
 class Generation:
-    """Survives its attempts: each continues behind the tokens that were already delivered."""
+    """Survives its attempts: each continues behind the tokens that were already delivered.
+
+    `accepted`: by any attempt. `queued`: in this attempt a model server has it waiting for a slot.
+    """
 
     def __init__(self, request: GenerateRequest, group: str, emit: Emit) -> None:
         self.request = request
@@ -34,6 +37,7 @@ class Generation:
         self._emit = emit
         self._attempts = 0
         self.accepted = False
+        self.queued = False
         self._tokens: list[int] = []
         self._num_chars = 0
 
@@ -52,6 +56,7 @@ class Generation:
         nobody waits for it any more.
         """
         self._attempts += 1
+        self.queued = False
         self.arrived = now
         self.ended = asyncio.get_running_loop().create_future()
         if self._attempts > 1:
@@ -66,15 +71,23 @@ class Generation:
             self.ended.set_result(error)
 
     def deliver(self, events: Sequence[Event], model_id: str) -> None:
-        """Hand events on. A later attempt's `accepted` is no news to the client."""
-        news = [event for event in events if not (self.accepted and isinstance(event, Accepted))]
-        for event in news:
+        """Hand events on. A later attempt's `accepted` is no news to the client, nor a slot."""
+        news: list[Event] = []
+        for event in events:
+            if isinstance(event, Accepted):
+                self.queued = True
+                if self.accepted:
+                    continue
+                self.accepted = True
+            else:
+                self.queued = False
+            if isinstance(event, Started):
+                continue
             if isinstance(event, Tokens):
                 self.model_id = model_id
                 self._tokens += event.ids
                 self._num_chars += len(event.text)
-            elif isinstance(event, Accepted):
-                self.accepted = True
+            news.append(event)
         if news:
             self._emit(news)
 

@@ -36,16 +36,22 @@ class stop_before(stop_base):  # noqa: N801, like tenacity's own policies
 
 class stop_without_progress(stop_base):  # noqa: N801
     """Give up after so many attempts in a row that brought nothing. `progress` only ever grows: an
-    answer that goes on may be interrupted as often as its deadline allows.
+    answer that goes on may be interrupted as often as its deadline allows, and so may one that
+    never left the queue of a model server.
     """
 
-    def __init__(self, attempts: int, progress: Callable[[], int]) -> None:
+    def __init__(
+        self, attempts: int, progress: Callable[[], int], queued: Callable[[], bool]
+    ) -> None:
         self._attempts = attempts
         self._progress = progress
+        self._queued = queued
         self._seen = 0
         self._in_vain = 0
 
     def __call__(self, state: RetryCallState) -> bool:
+        if self._queued():
+            return False
         now = self._progress()
         self._in_vain = 1 if now > self._seen else self._in_vain + 1
         self._seen = now
@@ -72,7 +78,7 @@ class wait_as_asked(wait_base):  # noqa: N801
 @dataclass(frozen=True)
 class Surroundings:
     """What a policy asks and tells. `elsewhere`: whether a server is ready, as none that has just
-    failed is. `progress`: see stop_without_progress.
+    failed is. `progress`, `queued`: see stop_without_progress.
     """
 
     clock: Clock
@@ -80,6 +86,7 @@ class Surroundings:
     elsewhere: Callable[[], bool]
     on_retry: Callable[[RetryCallState], None]
     progress: Callable[[], int] = lambda: 0
+    queued: Callable[[], bool] = lambda: False
 
 
 def reason(state: RetryCallState) -> TryAgain:
@@ -91,9 +98,10 @@ def reason(state: RetryCallState) -> TryAgain:
 
 def retrying(attempts: int, deadline: float, around: Surroundings) -> AsyncRetrying:
     """The policy of one request; the last error is raised as it is."""
+    in_vain = stop_without_progress(attempts, around.progress, around.queued)
     return AsyncRetrying(
         retry=retry_if_exception_type(TryAgain),
-        stop=stop_without_progress(attempts, around.progress) | stop_before(deadline, around.clock),
+        stop=in_vain | stop_before(deadline, around.clock),
         wait=wait_as_asked(around.elsewhere),
         sleep=around.sleep,
         before_sleep=around.on_retry,

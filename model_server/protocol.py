@@ -203,6 +203,13 @@ class Accepted(Wire):
     cached_tokens: int = Field(0, description="Prompt tokens already in the KV cache.")
 
 
+class Started(Wire):
+    """The request has a slot. Until then whatever ends the model server was not its doing."""
+
+    event: Literal["started"] = "started"
+    id: str
+
+
 class ShownTree(Wire):
     """A step's draft tree, one entry a node, parents first. Node 0 is the text's last token."""
 
@@ -270,7 +277,7 @@ class Failed(Wire):
     param: str | None = Field(None, description="The request's field at fault.")
 
 
-Event = Annotated[Accepted | Tokens | Done | Failed, Field(discriminator="event")]
+Event = Annotated[Accepted | Started | Tokens | Done | Failed, Field(discriminator="event")]
 
 # Errors without their input: they are logged, and nobody's text belongs into a log.
 EVENTS: TypeAdapter[Event] = TypeAdapter(Event, config=ConfigDict(hide_input_in_errors=True))

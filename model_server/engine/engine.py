@@ -18,7 +18,7 @@ from model_server.engine.sequence import Sequence
 from model_server.errors import EngineError, RequestError
 from model_server.medusa.tree import DraftTree
 from model_server.metrics import Metrics
-from model_server.protocol import Accepted, Done, Event, Failed, Timings, Tokens
+from model_server.protocol import Accepted, Done, Event, Failed, Started, Timings, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -234,6 +234,7 @@ class Engine:
                 self._metrics.queue.observe(now - sequence.arrived_s)
                 self._metrics.prompt_tokens.inc(len(sequence.prompt))
                 self._metrics.cached_tokens.inc(sequence.num_cached)
+                self._emit(sequence, Started(id=sequence.id))
 
     def _end(self, sequence: Sequence) -> None:
         """Free all that a request holds."""

@@ -100,7 +100,7 @@ def holding(release: asyncio.Event, num_tokens: int = 0) -> Script:
 
     async def script(request: GenerateRequest) -> AsyncIterator[Event | None]:
         events = count(request)
-        for _ in range(num_tokens + 1):
+        for _ in range(num_tokens + 2):
             yield await anext(events)
         await release.wait()
         async for event in events:

@@ -22,6 +22,7 @@ from model_server.protocol import (
     Failed,
     GenerateRequest,
     Info,
+    Started,
     Timings,
     Tokenize,
     Tokens,
@@ -79,6 +80,7 @@ def refused(request: GenerateRequest, status: int, code: str) -> Failed:
 async def count(request: GenerateRequest) -> AsyncIterator[Event | None]:
     """The known answer: token i is " i", and a resumed request continues where it was."""
     yield accepted(request)
+    yield Started(id=request.id)
     for index in range(len(request.resume.tokens) if request.resume else 0, num_tokens(request)):
         yield token(request, index)
     yield done(request)

@@ -2,7 +2,7 @@ import pytest
 
 from api.errors import ModelServerBusy
 from api.generation import Generation
-from model_server.protocol import Event, GenerateRequest, Resume
+from model_server.protocol import Event, GenerateRequest, Resume, Started
 from tests.api.scripted_server import accepted, token
 
 pytestmark = pytest.mark.anyio
@@ -17,6 +17,9 @@ async def test_a_later_attempt_resumes_behind_what_was_delivered() -> None:
         generation.begin(now=0.0)
         assert generation.request.attempt == attempt
         generation.deliver([accepted(generation.request)], "model")
+        assert generation.queued
+        generation.deliver([Started(id="a")], "model")
+        assert not generation.queued
         generation.deliver([token(REQUEST, attempt)], "model")
     assert generation.request.resume == Resume(tokens=[1, 2], num_chars=4)
     assert [event.event for event in events] == ["accepted", "token", "token", "token"]

@@ -25,7 +25,7 @@ def dying_after(server: ScriptedServer, num_tokens: int) -> Script:
             for event in events:
                 yield event
             return
-        for event in events[: 1 + num_tokens]:
+        for event in events[: 2 + num_tokens]:
             yield event
         server.ready = False
         yield DROP
@@ -59,7 +59,7 @@ async def test_an_answer_that_goes_on_is_resumed_as_often_as_it_takes(
 ) -> None:
     async def one_token(request: GenerateRequest) -> AsyncIterator[Event | None]:
         yield accepted(request)
-        tokens_and_end = [event async for event in count(request)][1:]
+        tokens_and_end = [event async for event in count(request)][2:]
         yield tokens_and_end[0]
         yield tokens_and_end[1] if len(tokens_and_end) == 2 else DROP
 
@@ -68,3 +68,23 @@ async def test_an_answer_that_goes_on_is_resumed_as_often_as_it_takes(
         answer = await client.post("/generate", json=ASK, timeout=10)
     assert answer.json()["text"] == " 0 1 2 3 4"
     assert [request.attempt for request in server.requests] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("has_slot", [False, True])
+async def test_only_attempts_that_had_a_slot_are_counted(
+    server: ScriptedServer, has_slot: bool
+) -> None:
+    async def script(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        events = [event async for event in count(request)]
+        if request.attempt < 5:
+            for event in events[: 1 + has_slot]:
+                yield event
+            yield DROP
+        for event in events:
+            yield event
+
+    server.script = script
+    async with gateway(server, retry_attempts=2) as client:
+        answer = await client.post("/generate", json=ASK, timeout=20)
+    assert len(server.requests) == (2 if has_slot else 5)
+    assert answer.status_code == (502 if has_slot else 200)

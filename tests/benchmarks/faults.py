@@ -1,10 +1,10 @@
 """The model server is killed again and again, and nobody notices: `make prove-faults`.
 
-Clients ask for known answers, streamed and whole, greedy and seeded, while `kill -9` hits the model
-server at random moments and a supervisor starts it anew. An answer that fails, ends early or is not
-the known one to the last character is a failure. Who was told at the door to ask again later, since
-a restart took longer than requests are made to wait, asks again and is counted apart. Both tiers
-are real; the model is the tiny twin.
+Clients ask for known answers, streamed and whole, greedy and seeded, half of them waiting for a
+slot, while `kill -9` hits the model server at random moments and a supervisor starts it anew. An
+answer that fails, ends early or is not the known one to the last character is a failure. Who was
+told at the door to ask again later, since a restart took longer than requests are made to wait,
+asks again and is counted apart. Both tiers are real; the model is the tiny twin.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tests.benchmarks import report
 from tests.e2e.service import Service, serve, stream_text
 
 KILLS, REQUESTS, CLIENTS = 20, 500, 16
-NUM_TOKENS, NUM_SEEDS = 200, 8
-UP_S = (0.2, 5.0)  # how long the model server may run before it is killed again
+NUM_TOKENS, NUM_SEEDS = 300, 8
+UP_S = (0.1, 2.0)  # how long the model server may run before it is killed again
 
 Body = dict[str, Any]
 
@@ -135,7 +135,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as name:
         model = twin.write(Path(name) / "twin.gguf", file_type="F32")
-        with serve(model, Path(name), n_parallel=args.clients) as service:
+        with serve(model, Path(name), n_parallel=args.clients // 2) as service:
             trial = Trial(service, args.kills, args.requests, args.seed)
             outcome = asyncio.run(trial.run(args.clients))
             resumes = service.gateway_counter("resumes_total")

@@ -46,7 +46,7 @@ def _steps(batch: Any) -> list[bytes]:
     """The chunks of a batch's answer: all accepted, then a step after the other, then the end."""
     requests = {each["id"]: each["max_tokens"] for each in batch["requests"]}
     accepted = [_line("accepted", name, prompt_tokens=PROMPT_TOKENS) for name in requests]
-    chunks = [_chunk(accepted)]
+    chunks = [_chunk(accepted + [_line("started", name) for name in requests])]
     tokens = {name: _line("token", name, ids=[TOKEN], text=TEXT) for name in requests}
     for step in range(max(requests.values())):
         lines = [tokens[name] for name, total in requests.items() if step < total]

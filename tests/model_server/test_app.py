@@ -74,8 +74,8 @@ async def test_a_batch_is_answered_by_events_of_each_request(
     heard = events(answer)
     for name, count in (("a", 5), ("b", 9)):
         kinds = [event["event"] for event in heard[name]]
-        assert kinds == ["accepted", *["token"] * count, "done"]
-        ids = [token for event in heard[name][1:-1] for token in event["ids"]]
+        assert kinds == ["accepted", "started", *["token"] * count, "done"]
+        ids = [token for event in heard[name][2:-1] for token in event["ids"]]
         assert ids == twin.answer(PROMPT, count)
     assert server.streams == {}
 

@@ -105,6 +105,7 @@ def test_malformed_batches_are_refused(wrong: dict[str, Any]) -> None:
     "event",
     [
         {"event": "accepted", "id": "a", "prompt_tokens": 3},
+        {"event": "started", "id": "a"},
         {"event": "token", "id": "a", "ids": [1], "text": "é"},
         {"event": "done", "id": "a", "finish_reason": "stop", "prompt_tokens": 3,
          "completion_tokens": 1, "matched_stop": "\n"},

@@ -12,7 +12,7 @@ from model_server.engine.startup import Served
 from model_server.errors import EngineError
 from model_server.llama.batch import Batch
 from model_server.metrics import Metrics
-from model_server.protocol import Accepted, Done, Event, Failed, GenerateRequest, Tokens
+from model_server.protocol import Accepted, Done, Event, Failed, GenerateRequest, Started, Tokens
 from tests import twin
 from tests.model_server.engine.stack import Layout, Stack, stack
 
@@ -30,7 +30,7 @@ def test_events_come_in_order(made: Stack) -> None:
     made.submit("a", PROMPT, max_tokens=3, sampling=GREEDY)
     made.run()
     kinds = [type(event) for event in made.events["a"]]
-    assert kinds == [Accepted, Tokens, Tokens, Tokens, Done]
+    assert kinds == [Accepted, Started, Tokens, Tokens, Tokens, Done]
     assert made.text("a") == twin.text(twin.answer(PROMPT, 3))
     done = made.ending("a")
     assert isinstance(done, Done)
@@ -43,6 +43,8 @@ def test_acceptance_is_told_before_a_slot_is_free(made: Stack) -> None:
         made.submit(name, PROMPT, max_tokens=50, sampling=GREEDY)
     made.engine.step()
     assert [type(event) for event in made.events["c"]] == [Accepted]
+    made.run()
+    assert [type(event) for event in made.events["c"][:3]] == [Accepted, Started, Tokens]
 
 
 def test_a_cached_prompt_is_reported(made: Stack) -> None:
