@@ -8,10 +8,11 @@ from fastapi import APIRouter, Body, Request, Response
 
 from api.formats.generate import Generated, GenerateFormat
 from api.routes import examples
+from api.routes.json_route import JsonRoute
 from api.routes.respond import answers, respond
 from api.schemas.generate import GenerateBody
 
-router = APIRouter(tags=["Generate"])
+router = APIRouter(tags=["Generate"], route_class=JsonRoute)
 
 
 @router.post("/generate/", include_in_schema=False)

@@ -11,12 +11,13 @@ from api.errors import UnknownModel
 from api.formats.chat import ChatCompletion, ChatFormat
 from api.formats.completion import Completion, CompletionFormat
 from api.routes import examples
+from api.routes.json_route import JsonRoute
 from api.routes.respond import REFUSALS, ErrorBody, answers, gateway_of, respond
 from api.schemas.chat import ChatBody
 from api.schemas.completion import CompletionBody
 from model_server.protocol import Info
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"])
+router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
 
 
 class ModelCard(TypedDict):

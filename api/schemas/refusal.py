@@ -8,6 +8,7 @@ from typing import Any
 from api.errors import InvalidRequest
 
 MAX_SHOWN_CHARS = 60
+NO_OBJECT = "The body should be a JSON object, sent with content-type: application/json."
 
 
 def refusal(errors: Sequence[Any]) -> InvalidRequest:
@@ -20,10 +21,7 @@ def refusal(errors: Sequence[Any]) -> InvalidRequest:
             f"The body is not JSON: {error['ctx']['error']}.", code="invalid_json"
         )
     if not param:
-        return InvalidRequest(
-            "The body should be a JSON object, sent with content-type: application/json.",
-            code="invalid_json",
-        )
+        return InvalidRequest(NO_OBJECT, code="invalid_json")
     if kind == "missing":
         return InvalidRequest(f"{param} is missing.", param, "missing_required_parameter")
     sentence = error["msg"].removeprefix("Value error, ").replace("Input should", "should")

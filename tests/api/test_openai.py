@@ -204,9 +204,31 @@ async def test_models(server: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("application/json; charset=utf-8", 200),
+        ("Application/vnd.api+json", 200),
+        ("text/plain", 400),
+        ("application/x-www-form-urlencoded", 400),
+        (None, 400),
+    ],
+)
+async def test_a_body_is_sent_as_json(
+    server: ScriptedServer, kind: str | None, status: int
+) -> None:
+    headers = {"content-type": kind} if kind else {}
+    async with gateway(server) as client:
+        answer = await client.post("/v1/completions", content=b'{"prompt": "a"}', headers=headers)
+    assert answer.status_code == status
+    if status == 400:
+        assert "content-type: application/json" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
     ("content", "says"),
     [
         (b'{"prompt": "a"', "is not JSON"),
+        (b'{"prompt": "\xff"}', "is not JSON"),
         (b'["prompt"]', "should be a JSON object"),
         (b"", "should be a JSON object"),
         (b'{"prompt": "a", "temperature": NaN}', "temperature: should be a finite number"),

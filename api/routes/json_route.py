@@ -1,0 +1,60 @@
+"""Routes that read one JSON body."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
+
+from api.errors import InvalidRequest
+from api.schemas.refusal import NO_OBJECT, refusal
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class JsonRoute(APIRoute):
+    """For endpoints that take `request` and `body` and make their own response. The body is read
+    and checked here: FastAPI's way for any signature costs a tenth of a whole request.
+    """
+
+    def get_route_handler(self) -> Handler:
+        """The endpoint with its body; FastAPI's own handler where there is none."""
+        if self.body_field is None:
+            return super().get_route_handler()
+        endpoint, model = self.endpoint, self.body_field.field_info.annotation
+        assert isinstance(model, type), "the body is one model. This is a bug."
+        assert issubclass(model, BaseModel), "the body is one model. This is a bug."
+
+        async def handle(request: Request) -> Response:
+            body = parse(model, request.headers, await request.body())
+            response: Response = await endpoint(request=request, body=body)
+            return response
+
+        return handle
+
+
+def parse(model: type[BaseModel], headers: Headers, body: bytes) -> BaseModel:
+    """Raises InvalidRequest with one sentence."""
+    if not body or not _is_json(headers.get("content-type", "")):
+        raise InvalidRequest(NO_OBJECT, code="invalid_json")
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise InvalidRequest(f"The body is not JSON: {reason}.", code="invalid_json") from None
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise refusal(error.errors()) from None
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (
+        kind.startswith("application/") and kind.endswith("+json")
+    )
