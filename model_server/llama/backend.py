@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 from collections import deque
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -61,8 +63,10 @@ def build() -> str:
     return f"llama-cpp-python {llama_cpp.__version__} ({', '.join(used)})"
 
 
-def physical_cores() -> int:
-    """Physical cores this process may run on, counting hyper-threads of one core once."""
+def physical_cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Physical cores this process may run on, counting hyper-threads of one core once, and no more
+    than a container's CPU limit in `groups` allows.
+    """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     siblings = Path("/sys/devices/system/cpu")
     cores = {
@@ -70,4 +74,14 @@ def physical_cores() -> int:
         for cpu in allowed
         if (path := siblings / f"cpu{cpu}/topology/thread_siblings_list").exists()
     }
-    return len(cores) or len(allowed) or os.cpu_count() or 1
+    present = len(cores) or len(allowed) or os.cpu_count() or 1
+    return max(1, int(min(present, _cpu_limit(groups))))
+
+
+def _cpu_limit(groups: Path) -> float:
+    """CPUs' worth of time a second, by cgroup v2 or v1; inf: no limit."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with suppress(OSError):
+            quota, period = " ".join((groups / name).read_text() for name in names).split()
+            return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+    return math.inf

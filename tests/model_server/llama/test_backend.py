@@ -14,6 +14,29 @@ def test_cores_are_counted_within_what_this_process_may_use() -> None:
     assert 1 <= backend.physical_cores() <= len(os.sched_getaffinity(0))
 
 
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "150000 100000\n"}, 1),
+        ({"cpu.max": "10000 100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu.max": "6400000 100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_a_containers_limit_counts(
+    tmp_path: Path, files: dict[str, str], cores: int | None
+) -> None:
+    """None: as many as there are."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    present = backend.physical_cores(tmp_path / "none")
+    assert backend.physical_cores(tmp_path) == (present if cores is None else cores)
+
+
 def test_the_build_names_the_binding_and_the_processor() -> None:
     assert backend.build().startswith("llama-cpp-python 0.3.36 (CPU")
 
