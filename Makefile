@@ -6,7 +6,7 @@ SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
 SHELL_FILES = deployment/setup.sh .ci/run $(wildcard tests/smoke.sh)
 
 .DEFAULT_GOAL := help
-.PHONY: help install model run chat test test-training fuzz check format heads demo-model demo-heads bench bench-speculation bench-peers bench-latency bench-gateway prove-faults prove-overload prove-strangers lock clean
+.PHONY: help install model run chat test test-training fuzz check format heads demo-model demo-heads bench bench-speculation bench-peers bench-latency bench-gateway prove-faults prove-overload prove-strangers up down docker-test lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +97,18 @@ prove-overload: ## A minute of ten times what the service can carry
 prove-strangers: ## Slow, silent and half-closed clients beside others: do these notice?
 	@$(SETUP) dev
 	$(BIN)/python -m tests.benchmarks.strangers $(ARGS)
+
+up: ## Serve with Docker Compose, in the background; builds the images the first time
+	docker compose up --build --detach --wait
+
+down: ## Stop what `make up` started
+	docker compose down
+
+docker-test: ## Build the images, run them, break them (needs a running Docker with Compose)
+	@docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1 || \
+		{ echo "make: Docker with Compose v2 is not running here, so nothing was tested." >&2; exit 1; }
+	@$(SETUP) dev
+	@$(BIN)/python -m pytest -m docker tests/docker $(ARGS)
 
 lock: ## Write requirements/*.txt anew from requirements/*.in
 	@$(SETUP) lock

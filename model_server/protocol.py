@@ -111,14 +111,10 @@ class GenerateRequest(Wire):
     stop_tokens: list[int] = Field(default_factory=list, max_length=MAX_STOP_STRINGS)
     ignore_eos: bool = False
     speculation: Speculation = Field(default_factory=Speculation)
-    logprobs: int | None = Field(
-        None, ge=0, le=MAX_LOGPROBS, description="How many alternatives to report a token."
-    )
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="Alternatives a token.")
     resume: Resume | None = None
     trace: dict[str, Text] = Field(
-        default_factory=dict,
-        max_length=16,
-        description="The caller's span, as OpenTelemetry's propagators write it: traceparent, ...",
+        default_factory=dict, max_length=16, description="The caller's span: traceparent, ..."
     )
 
     @model_validator(mode="after")

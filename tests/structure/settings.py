@@ -19,6 +19,23 @@ PROCESSES: dict[str, type[BaseSettings]] = {
     "Model server": model_server.config.Settings,
     "Gateway": api.config.Settings,
 }
+COMPOSE = (
+    "# ---- Docker Compose",
+    "",
+    "# What `docker compose` reads: this for an NVIDIA GPU; :deployment/compose.monitoring.yml",
+    "# adds Prometheus and Grafana. MODEL_PATH is a path in /models then.",
+    "#COMPOSE_FILE=docker-compose.yml:deployment/compose.cuda.yml",
+    "",
+    "# Folder or volume mounted at /models.",
+    "#MODELS=models",
+    "",
+    "# Folder or volume mounted at /keys, for API_KEYS_FILE=/keys/NAME.",
+    "#KEYS=keys",
+    "",
+    "# Memory that each tier may use.",
+    "#GATEWAY_MEMORY=1g",
+    "#MODEL_SERVER_MEMORY=16g",
+)
 DEMO_MODEL = str(model_server.config.DEMO_MODEL.relative_to(ROOT))
 
 
@@ -66,6 +83,7 @@ def env_example() -> str:
             if name not in seen:
                 lines += ["", f"# {description}", f"#{name}={value}"]
                 seen.add(name)
+    lines += ["", *COMPOSE]
     return "\n".join(lines) + "\n"
 
 

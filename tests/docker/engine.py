@@ -1,0 +1,116 @@
+"""The Docker engine through its own command line: a project of the repository's compose file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.e2e.service import wait_until
+from tests.ports import free_port
+
+ROOT = Path(__file__).parents[2]
+COMMAND_TIMEOUT_S = 3_600  # a first build takes long
+START_TIMEOUT_S = 120
+
+
+def docker(*arguments: str, env: dict[str, str] | None = None) -> str:
+    """What it prints on stdout. AssertionError with everything it said where it fails."""
+    done = subprocess.run(
+        ["docker", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+    )
+    assert done.returncode == 0, f"docker {' '.join(arguments)}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Project:
+    """The services of the compose file under a name of their own, on a port of their own."""
+
+    name: str
+    env: dict[str, str]
+    port: int = field(default_factory=free_port)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def compose(self, *arguments: str) -> str:
+        env = {**self.env, "PORT": str(self.port), "COMPOSE_FILE": str(ROOT / "docker-compose.yml")}
+        return docker("compose", "--project-name", self.name, *arguments, env=env)
+
+    def up(self, *arguments: str) -> None:
+        """Start what is not running, and wait until the service answers."""
+        self.compose("up", "--detach", "--no-build", *arguments)
+        self.wait_ready()
+
+    def wait_ready(self, num_servers: int = 1) -> None:
+        def ready() -> bool:
+            return [each["ready"] for each in self.servers()].count(True) == num_servers
+
+        wait_until(ready, f"{num_servers} model servers to be ready", START_TIMEOUT_S)
+
+    def servers(self) -> list[dict[str, Any]]:
+        """The model servers as the gateway sees them."""
+        try:
+            answer = httpx.get(f"{self.url}/ready", trust_env=False, timeout=5)
+        except httpx.TransportError:
+            return []
+        return list(answer.json()["servers"])
+
+    def containers(self, service: str) -> list[str]:
+        """Ids of the running ones."""
+        return self.compose("ps", "--quiet", service).split()
+
+    def client(self, timeout_s: float = 120) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=self.url,
+            timeout=timeout_s,
+            limits=httpx.Limits(max_connections=None),
+            trust_env=False,
+        )
+
+
+def inspect(container: str) -> dict[str, Any]:
+    """What the engine knows of a container or an image."""
+    return dict(json.loads(docker("inspect", container))[0])
+
+
+def kill_main_process(container: str) -> None:
+    """End it from outside, as a crash does: the engine's own kill counts as a stop."""
+    pid = inspect(container)["State"]["Pid"]
+    assert pid > 1, f"{container} is not running"
+    os.kill(pid, 9)
+
+
+@contextmanager
+def project(name: str, **env: str) -> Iterator[Project]:
+    """Its services, not yet started; nothing is left of them afterwards."""
+    made = Project(f"medusa-test-{name}-{os.getpid()}", env)
+    try:
+        yield made
+    except BaseException:
+        print(made.compose("logs", "--no-color", "--tail", "200"))
+        raise
+    finally:
+        made.compose("down", "--volumes", "--remove-orphans", "--timeout", "60")
+
+
+def seconds_until(condition: Any, what: str) -> float:
+    """How long it takes until a condition holds."""
+    started = time.monotonic()
+    wait_until(condition, what, START_TIMEOUT_S)
+    return time.monotonic() - started

@@ -1,0 +1,132 @@
+"""`docker compose up` with a tiny model: answers, crashes, replicas, an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import twin
+from tests.benchmarks.faults import ask
+from tests.docker.crowd import crowd
+from tests.docker.engine import (
+    Project,
+    docker,
+    inspect,
+    kill_main_process,
+    project,
+    seconds_until,
+)
+
+pytestmark = [pytest.mark.anyio, pytest.mark.docker]
+
+NUM_TOKENS = 1_000
+SMOKE = Path(__file__).parents[1] / "smoke.sh"
+COUNT = """
+import re, urllib.request
+page = urllib.request.urlopen("http://127.0.0.1:8001/metrics").read().decode()
+found = re.findall(r"^medusa_server_request_success_total{[^}]*} (\\S+)", page, re.M)
+print(int(sum(map(float, found))))
+"""
+
+
+def num_answered(container: str) -> int:
+    """Requests that a model server has finished."""
+    return int(docker("exec", container, "python3", "-c", COUNT))
+
+
+def is_healthy(container: str) -> bool:
+    return bool(inspect(container)["State"]["Health"]["Status"] == "healthy")
+
+
+def test_it_answers_as_the_smoke_test_expects(service: Project) -> None:
+    done = subprocess.run(["bash", str(SMOKE), service.url], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+async def test_a_crash_loses_nothing(service: Project) -> None:
+    [container] = service.containers("model-server")
+    started = seconds_until(lambda: is_healthy(container), "it to be healthy")
+    async with crowd(service) as clients:
+        for _ in range(3):
+            await clients.more(4)
+            await asyncio.to_thread(kill_main_process, container)
+            back_s = await asyncio.to_thread(
+                seconds_until, lambda: is_healthy(container), "it to be back"
+            )
+            print(f"healthy {back_s:.1f} s after the crash (first: {started:.1f} s)")
+        await clients.more(8)
+    assert service.containers("model-server") == [container]
+
+
+async def test_replicas_share_the_work_and_may_go(service: Project) -> None:
+    service.up("--scale", "model-server=3", "--no-recreate")
+    await asyncio.to_thread(service.wait_ready, 3)
+    containers = service.containers("model-server")
+    assert len(containers) == 3
+    before = [num_answered(each) for each in containers]
+    async with crowd(service, 12) as clients:
+        await clients.more(180)
+    shares = [num_answered(each) - old for each, old in zip(containers, before, strict=True)]
+    print("answered by each:", shares)
+    even = sum(shares) / 3
+    assert all(abs(share - even) <= 0.2 * even for share in shares)
+
+    async with crowd(service) as clients:
+        await clients.more(8)
+        await asyncio.to_thread(kill_main_process, containers[2])
+        await asyncio.to_thread(service.wait_ready, 3)
+        answered = num_answered(containers[2])
+        await clients.more(40)
+        assert num_answered(containers[2]) > answered
+        await asyncio.to_thread(service.up, "--scale", "model-server=2", "--no-recreate")
+        await clients.more(16)
+    assert len(service.containers("model-server")) == 2
+
+
+async def test_a_gateway_that_is_stopped_finishes_its_answers(twin_env: dict[str, str]) -> None:
+    prompt = twin.prompt(8)
+    body = {"prompt": prompt, "max_tokens": NUM_TOKENS, "temperature": 0}
+    with project("drain", **twin_env) as own:
+        own.up()
+        [container] = own.containers("gateway")
+        async with own.client() as http:
+            asked = [asyncio.create_task(ask(http, body, stream=bool(i % 2))) for i in range(8)]
+            await asyncio.sleep(0.5)
+            stopping = asyncio.create_task(asyncio.to_thread(own.compose, "stop", "gateway"))
+            await asyncio.sleep(0)
+            assert not any(each.done() for each in asked)
+            answers = await asyncio.gather(*asked)
+        await stopping
+        assert answers == [twin.text(twin.answer(prompt, NUM_TOKENS))] * 8
+        assert inspect(container)["State"]["ExitCode"] == 0
+
+
+def test_a_code_change_builds_no_llama_cpp(images: None, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    for name in ("api", "model_server", "requirements", "deployment"):
+        subprocess.run(["cp", "-r", str(root / name), str(tmp_path)], check=True)
+    for name in ("docker-compose.yml", ".dockerignore"):
+        subprocess.run(["cp", str(root / name), str(tmp_path)], check=True)
+    for module in ("api/app.py", "model_server/app.py"):
+        with (tmp_path / module).open("a") as file:
+            file.write(f"\n# changed by process {os.getpid()}\n")
+    done = subprocess.run(
+        ["docker", "compose", "--project-directory", str(tmp_path), "--progress", "plain", "build"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "GATEWAY_IMAGE": "medusa-gateway:changed",
+            "MODEL_SERVER_IMAGE": "medusa-model-server:changed",
+        },
+        capture_output=True,
+        text=True,
+    )
+    log = done.stdout + done.stderr
+    assert done.returncode == 0, log
+    assert "Building wheel" not in log
+    assert "Installing collected packages" not in log
+    docker("image", "rm", "medusa-gateway:changed", "medusa-model-server:changed")

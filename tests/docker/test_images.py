@@ -1,0 +1,88 @@
+"""What the images hold, and what a container of them may do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.docker.engine import Project, docker, inspect
+
+pytestmark = pytest.mark.docker
+
+GATEWAY, MODEL_SERVER = "medusa-gateway:latest", "medusa-model-server:cpu"
+MAX_GATEWAY_BYTES = 80_000_000
+CPU = Path("/proc/cpuinfo").read_text()
+
+# Which file the loader took for the CPU's kernels.
+KERNELS = """
+import llama_cpp
+print(*{line.split()[-1] for line in open("/proc/self/maps") if "libggml-cpu" in line})
+"""
+
+
+def run(image: str, code: str, *options: str) -> str:
+    """What Python code prints in a new container."""
+    return docker("run", "--rm", *options, "--entrypoint", "python3", image, "-c", code)
+
+
+def num_bytes(image: str) -> int:
+    return int(inspect(image)["Size"])
+
+
+def test_the_gateway_is_small(images: None) -> None:
+    base = os.environ.get("BASE_IMAGE") or "python:3.11-slim-bookworm"
+    added = num_bytes(GATEWAY) - num_bytes(base)
+    print(f"{added / 1e6:.0f} MB on top of {base}")
+    assert added <= MAX_GATEWAY_BYTES
+    assert run(GATEWAY, "import importlib.util as u; print(u.find_spec('llama_cpp'))") == "None\n"
+
+
+@pytest.mark.parametrize("image", [GATEWAY, MODEL_SERVER])
+def test_images_say_how_to_run_them(images: None, image: str) -> None:
+    config = inspect(image)["Config"]
+    assert config["User"] == "10001:10001"
+    assert config["StopSignal"] == "SIGTERM"
+    assert config["Healthcheck"]["Test"][0] == "CMD"
+
+
+@pytest.mark.parametrize("image", [GATEWAY, MODEL_SERVER])
+@pytest.mark.parametrize("tool", ["gcc", "g++", "cc", "cmake", "git"])
+def test_images_hold_no_build_tools(images: None, image: str, tool: str) -> None:
+    assert run(image, f"import shutil; print(shutil.which('{tool}'))") == "None\n"
+
+
+@pytest.mark.parametrize("service_name", ["gateway", "model-server"])
+def test_containers_write_nowhere_but_to_tmp(service: Project, service_name: str) -> None:
+    [container] = service.containers(service_name)
+    script = (
+        "id -u; for d in / /app /opt /etc /models /keys /home /var/tmp /tmp; do "
+        "[ -d $d ] && touch $d/x 2>/dev/null && echo $d; done; true"
+    )
+    assert docker("exec", container, "sh", "-c", script).split() == ["10001", "/tmp"]
+
+
+@pytest.mark.parametrize("service_name", ["gateway", "model-server"])
+def test_containers_have_no_privileges(service: Project, service_name: str) -> None:
+    [container] = service.containers(service_name)
+    status = docker("exec", container, "cat", "/proc/1/status")
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0
+    assert fields["NoNewPrivs"] == "1"
+
+
+def test_the_model_server_is_not_published(service: Project) -> None:
+    [container] = service.containers("model-server")
+    assert not any(inspect(container)["NetworkSettings"]["Ports"].values())
+    no_way_out = "import socket; socket.create_connection(('1.1.1.1', 53), 3)"
+    tried = subprocess.run(["docker", "exec", container, "python3", "-c", no_way_out], check=False)
+    assert tried.returncode == 1
+
+
+@pytest.mark.skipif("avx512vl" not in CPU, reason="this CPU has no AVX-512")
+def test_kernels_are_those_of_the_cpu(images: None) -> None:
+    hidden = "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX512VL"
+    assert "glibc-hwcaps/x86-64-v4/libggml-cpu.so.0" in run(MODEL_SERVER, KERNELS)
+    assert "lib/libggml-cpu.so.0" in run(MODEL_SERVER, KERNELS, "--env", hidden)
