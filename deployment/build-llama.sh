@@ -6,18 +6,22 @@ set -eu
 
 pin=$1
 shift
-mkdir -p /wheels /hwcaps /tmp/llama
+mkdir -p /wheels /glibc-hwcaps /tmp/llama
 cd /tmp/llama
 pip download --no-cache-dir --no-deps --no-binary llama-cpp-python --requirement "$pin"
 export CMAKE_BUILD_PARALLEL_LEVEL="${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}"
 CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF $*" \
     pip wheel --no-cache-dir --no-deps --wheel-dir /wheels ./*.tar.gz
-[ "$(uname -m)" = x86_64 ] || exit 0
+case "$(uname -m) $*" in
+*GGML_NATIVE=ON*) exit 0 ;; # for this very CPU already
+x86_64*) ;;
+*) exit 0 ;;
+esac
 
 tar --extract --strip-components=1 --file ./*.tar.gz
 cmake -S vendor/llama.cpp -B build -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
     -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF \
     -DLLAMA_BUILD_EXAMPLES=OFF -DGGML_NATIVE=OFF -DGGML_AVX512=ON
 cmake --build build --target ggml-cpu
-mkdir /hwcaps/x86-64-v4
-cp build/bin/libggml-cpu.so.0 /hwcaps/x86-64-v4/
+mkdir /glibc-hwcaps/x86-64-v4
+cp build/bin/libggml-cpu.so.0 /glibc-hwcaps/x86-64-v4/

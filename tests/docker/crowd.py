@@ -10,9 +10,15 @@ from dataclasses import dataclass, field
 import httpx
 
 from tests.benchmarks.faults import ask, greedy
-from tests.docker.engine import Project
+from tests.docker.engine import Service, docker
 
 NUM_QUESTIONS = 8
+COUNT = """
+import re, urllib.request
+page = urllib.request.urlopen("http://127.0.0.1:8001/metrics").read().decode()
+found = re.findall(r"^medusa_server_request_success_total{[^}]*} (\\S+)", page, re.M)
+print(int(sum(map(float, found))))
+"""
 
 
 @dataclass
@@ -47,7 +53,7 @@ class Crowd:
 
 
 @asynccontextmanager
-async def crowd(service: Project, num_clients: int = 8) -> AsyncIterator[Crowd]:
+async def crowd(service: Service, num_clients: int = 8) -> AsyncIterator[Crowd]:
     """They ask while one is inside; afterwards every answer has come and was right."""
     made = Crowd()
     async with service.client() as http:
@@ -58,3 +64,22 @@ async def crowd(service: Project, num_clients: int = 8) -> AsyncIterator[Crowd]:
             made.stopping = True
             await asyncio.gather(*clients)
     assert made.failures == []
+
+
+async def shares(service: Service, containers: list[str], num_answers: int) -> list[int]:
+    """How many of so many answers each of these model servers gave."""
+    before = [num_answered(each) for each in containers]
+    async with crowd(service, 12) as clients:
+        await clients.more(num_answers)
+    return [num_answered(each) - old for each, old in zip(containers, before, strict=True)]
+
+
+def is_even(parts: list[int]) -> bool:
+    """Whether no part is a fifth away from the mean."""
+    mean = sum(parts) / len(parts)
+    return all(abs(part - mean) <= 0.2 * mean for part in parts)
+
+
+def num_answered(container: str) -> int:
+    """Requests that a model server has finished."""
+    return int(docker("exec", container, "python3", "-c", COUNT))

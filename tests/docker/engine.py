@@ -37,8 +37,8 @@ def docker(*arguments: str, env: dict[str, str] | None = None) -> str:
 
 
 @dataclass(frozen=True)
-class Project:
-    """The services of the compose file under a name of their own, on a port of their own."""
+class Service:
+    """Both tiers somewhere, on a port of this machine."""
 
     name: str
     env: dict[str, str]
@@ -47,15 +47,6 @@ class Project:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    def compose(self, *arguments: str) -> str:
-        env = {**self.env, "PORT": str(self.port), "COMPOSE_FILE": str(ROOT / "docker-compose.yml")}
-        return docker("compose", "--project-name", self.name, *arguments, env=env)
-
-    def up(self, *arguments: str) -> None:
-        """Start what is not running, and wait until the service answers."""
-        self.compose("up", "--detach", "--no-build", *arguments)
-        self.wait_ready()
 
     def wait_ready(self, num_servers: int = 1) -> None:
         def ready() -> bool:
@@ -71,10 +62,6 @@ class Project:
             return []
         return list(answer.json()["servers"])
 
-    def containers(self, service: str) -> list[str]:
-        """Ids of the running ones."""
-        return self.compose("ps", "--quiet", service).split()
-
     def client(self, timeout_s: float = 120) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             base_url=self.url,
@@ -82,6 +69,41 @@ class Project:
             limits=httpx.Limits(max_connections=None),
             trust_env=False,
         )
+
+
+class Project(Service):
+    """The services of the compose file."""
+
+    def compose(self, *arguments: str) -> str:
+        env = {**self.env, "PORT": str(self.port), "COMPOSE_FILE": str(ROOT / "docker-compose.yml")}
+        return docker("compose", "--project-name", self.name, *arguments, env=env)
+
+    def up(self, *arguments: str) -> None:
+        """Start what is not running, and wait until the service answers."""
+        self.compose("up", "--detach", "--no-build", *arguments)
+        wait_until(self.servers, "the gateway", START_TIMEOUT_S)
+
+    def containers(self, service: str) -> list[str]:
+        """Ids of the running ones."""
+        return self.compose("ps", "--quiet", service).split()
+
+
+class Stack(Service):
+    """The services of Swarm's stack file."""
+
+    def deploy(self) -> None:
+        env = {**self.env, "PORT": str(self.port)}
+        file = "deployment/swarm/stack.yml"
+        docker("stack", "deploy", "--resolve-image", "never", "-c", file, self.name, env=env)
+
+    def containers(self, service: str) -> list[str]:
+        """Ids of the running ones."""
+        of_it = f"label=com.docker.swarm.service.name={self.name}_{service}"
+        return docker("ps", "--quiet", "--no-trunc", "--filter", of_it).split()
+
+    def update(self, service: str, *options: str) -> None:
+        """Change a service, replica by replica, and wait until that is done."""
+        docker("service", "update", "--quiet", *options, f"{self.name}_{service}")
 
 
 def inspect(container: str) -> dict[str, Any]:

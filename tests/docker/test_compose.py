@@ -11,7 +11,7 @@ import pytest
 
 from tests import twin
 from tests.benchmarks.faults import ask
-from tests.docker.crowd import crowd
+from tests.docker.crowd import crowd, is_even, num_answered, shares
 from tests.docker.engine import (
     Project,
     docker,
@@ -25,17 +25,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.docker]
 
 NUM_TOKENS = 1_000
 SMOKE = Path(__file__).parents[1] / "smoke.sh"
-COUNT = """
-import re, urllib.request
-page = urllib.request.urlopen("http://127.0.0.1:8001/metrics").read().decode()
-found = re.findall(r"^medusa_server_request_success_total{[^}]*} (\\S+)", page, re.M)
-print(int(sum(map(float, found))))
-"""
-
-
-def num_answered(container: str) -> int:
-    """Requests that a model server has finished."""
-    return int(docker("exec", container, "python3", "-c", COUNT))
 
 
 def is_healthy(container: str) -> bool:
@@ -67,13 +56,9 @@ async def test_replicas_share_the_work_and_may_go(service: Project) -> None:
     await asyncio.to_thread(service.wait_ready, 3)
     containers = service.containers("model-server")
     assert len(containers) == 3
-    before = [num_answered(each) for each in containers]
-    async with crowd(service, 12) as clients:
-        await clients.more(180)
-    shares = [num_answered(each) - old for each, old in zip(containers, before, strict=True)]
-    print("answered by each:", shares)
-    even = sum(shares) / 3
-    assert all(abs(share - even) <= 0.2 * even for share in shares)
+    parts = await shares(service, containers, 180)
+    print("answered by each:", parts)
+    assert is_even(parts)
 
     async with crowd(service) as clients:
         await clients.more(8)
