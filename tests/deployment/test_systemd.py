@@ -110,3 +110,13 @@ def test_the_gateway_does_not_fall_with_a_model_server() -> None:
         assert any(MODEL_SERVER in value.split() for value in values(GATEWAY, option))
     for option in ("Requires", "BindsTo", "PartOf", "Requisite"):
         assert values(GATEWAY, option) == []
+
+
+def test_both_tiers_are_protected_alike() -> None:
+    """But for their names, where their settings come from, and what DRAIN_TIMEOUT is for."""
+    own = re.compile(r"^(#.*|)$|^(Environment|EnvironmentFile|ExecStart|User)=")
+    services = [(UNITS / unit).read_text().partition("[Service]")[2] for unit in TIERS]
+    first, second = (
+        [each for each in text.splitlines() if not own.match(each)] for text in services
+    )
+    assert first == second
