@@ -1,4 +1,4 @@
-"""`make run`: start the model server and the gateway, say where to look, stop both together.
+"""`make run`: start both tiers, say where to look, stop them together; `run.py TIER`: become one.
 
 Settings come from the environment, then from `.env` if there is one. Standard library only.
 MODEL is a GGUF file, or a folder, or a folder's name in models/. A folder's base is served with its
@@ -7,6 +7,7 @@ medusa-heads.gguf if it has that; QUANT chooses where there are several bases.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
@@ -25,6 +27,7 @@ HEADS_FILE = "medusa-heads.gguf"
 LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_TIMEOUT_S = 40
+TIERS = {"model-server": "model_server", "gateway": "api"}
 PROGRESS_EVERY_S = 10
 
 
@@ -45,16 +48,22 @@ def read_env_file(path: Path) -> dict[str, str]:
     return {name.strip(): value.strip().strip("'\"") for name, _, value in pairs}
 
 
-def environment() -> dict[str, str]:
-    """What both processes get: `.env`, overridden by the environment, overridden by MODEL.
-
-    Raises CannotStart when MODEL and QUANT don't lead to one file.
-    """
+def settings() -> dict[str, str]:
+    """What both processes get: `.env`, overridden by the environment."""
     given = {name: value for name, value in os.environ.items() if value}
     env = {**read_env_file(ROOT / ".env"), **given}
     env.setdefault("PORT", "8000")
     env.setdefault("MODEL_SERVER_PORT", "8001")
     env.setdefault("MODEL_SERVER_URLS", f"http://127.0.0.1:{env['MODEL_SERVER_PORT']}")
+    return env
+
+
+def environment() -> dict[str, str]:
+    """The settings, overridden by MODEL.
+
+    Raises CannotStart when MODEL and QUANT don't lead to one file.
+    """
+    env = settings()
     if env.get("MODEL"):
         choose_model(env, env["MODEL"], env.get("QUANT", ""))
     elif env.get("QUANT"):
@@ -127,7 +136,7 @@ def check_port(name: str, port: str, host: str) -> None:
         except OSError as error:
             raise CannotStart(
                 f"Port {port} can't be used ({error.strerror}): stop the program that uses it, "
-                f"or choose another with `make run {name}={int(port) % 65_000 + 10}`."
+                f"or choose another, such as {name}={int(port) % 65_000 + 10}."
             ) from None
 
 
@@ -211,7 +220,16 @@ def _ask_to_stop(number: int, frame: FrameType | None) -> None:
     raise Stop
 
 
-def main() -> int:
+def become(tier: str) -> NoReturn:
+    """Turn into one tier's own process: signals and the exit code are that one's."""
+    # The gateway needs no model: its MODEL may be on another machine.
+    env = settings() if tier == "gateway" else environment()
+    os.chdir(ROOT)
+    os.execve(sys.executable, [sys.executable, "-m", TIERS[tier]], env)
+
+
+def run_both() -> int:
+    """Both tiers until someone asks to stop, or one of them ends. Returns the exit code."""
     for number in STOP_SIGNALS:
         signal.signal(number, _ask_to_stop)
     processes = Processes()
@@ -222,14 +240,22 @@ def main() -> int:
         processes.start("model server", "model_server", env)
         processes.start("gateway", "api", env)
         return watch(processes, env)
-    except CannotStart as error:
-        print(error, file=sys.stderr)
-        return 1
     except Stop:
         print("\nStopping: open answers may finish. Ctrl-C again stops at once.", flush=True)
         return 0
     finally:
         processes.stop()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tier", nargs="?", choices=TIERS, help="this one alone; else both")
+    tier = parser.parse_args().tier
+    try:
+        return become(tier) if tier else run_both()
+    except CannotStart as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv and brings it up to the lock files: setup.sh serve|dev|train|lock. Quick when it is.
+# Makes .venv and brings it up to the lock files, quick when it is: setup.sh gateway|serve|dev|train|lock.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,8 +12,17 @@ unset PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
 
 say() { printf '%s\n' "$*"; }
 fail() {
-    printf 'make: %s\n' "$*" >&2
+    printf 'setup.sh: %s\n' "$*" >&2
     exit 1
+}
+
+# Both tiers may be started at once in a new checkout: the second waits for the first.
+take_turns() {
+    command -v flock >/dev/null || return 0
+    exec 9<deployment/setup.sh
+    flock --nonblock 9 && return
+    say "Waiting for another setup.sh."
+    flock 9 || true # not on every network file system
 }
 
 check_python() {
@@ -113,14 +122,16 @@ lock_all() {
 }
 
 check_python
+take_turns
 make_venv
 case ${1:-} in
 serve | dev | train) install_llama ;;
 esac
 case ${1:-} in
+gateway) install gateway requirements/gateway.txt ;;
 serve) install serve requirements.txt requirements/gateway.txt requirements/model-server.txt ;;
 dev) install dev requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/dev.txt ;;
 train) install train requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/train.in ;;
 lock) lock_all ;;
-*) fail "usage: setup.sh serve|dev|train|lock" ;;
+*) fail "usage: setup.sh gateway|serve|dev|train|lock" ;;
 esac
