@@ -111,11 +111,29 @@ def inspect(container: str) -> dict[str, Any]:
     return dict(json.loads(docker("inspect", container))[0])
 
 
+def is_healthy(container: str) -> bool:
+    state = inspect(container)["State"]
+    return bool(state["Running"] and state["Health"]["Status"] == "healthy")
+
+
 def kill_main_process(container: str) -> None:
     """End it from outside, as a crash does: the engine's own kill counts as a stop."""
     pid = inspect(container)["State"]["Pid"]
     assert pid > 1, f"{container} is not running"
     os.kill(pid, 9)
+
+
+def crash(container: str) -> float:
+    """Kill it, and wait until the engine has it back: seconds until it is healthy."""
+    started = inspect(container)["State"]["StartedAt"]
+    killed = time.monotonic()
+    kill_main_process(container)
+
+    def is_back() -> bool:
+        return inspect(container)["State"]["StartedAt"] != started and is_healthy(container)
+
+    wait_until(is_back, "it to be back", START_TIMEOUT_S)
+    return time.monotonic() - killed
 
 
 @contextmanager
@@ -129,10 +147,3 @@ def project(name: str, **env: str) -> Iterator[Project]:
         raise
     finally:
         made.compose("down", "--volumes", "--remove-orphans", "--timeout", "60")
-
-
-def seconds_until(condition: Any, what: str) -> float:
-    """How long it takes until a condition holds."""
-    started = time.monotonic()
-    wait_until(condition, what, START_TIMEOUT_S)
-    return time.monotonic() - started
