@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 PREFIX = "medusa_server"
 _STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _WAIT_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_ROW_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
 _SHARE_STEPS = 200
 
 
@@ -45,6 +46,12 @@ class Metrics:
             "The same by position in the draft, from 0.",
             "position",
         )
+        by_mode = self._counter(
+            "spec_decode_steps",
+            "Steps of requests by their draft: plain (none), chain, tree (several paths).",
+            "mode",
+        )
+        self.steps = {mode: by_mode.labels(mode) for mode in ("plain", "chain", "tree")}
         self.finished = self._counter(
             "request_success", "Requests ended, by reason; abort: cancelled.", "finished_reason"
         )
@@ -52,6 +59,9 @@ class Metrics:
             "request_failures", "Requests refused or failed, by reason.", "reason"
         )
         self.step = self._histogram("step_seconds", "One step of the engine.", _STEP_BUCKETS)
+        self.decode_rows = self._histogram(
+            "step_decode_rows", "Rows of a step's decode, those of drafts included.", _ROW_BUCKETS
+        )
         self.queue = self._histogram(
             "request_queue_time_seconds", "A request's wait for a slot.", _WAIT_BUCKETS
         )
@@ -71,10 +81,21 @@ class Metrics:
         self.step.observe(step_s)
         self._shares.append((step_s - decode_s) / step_s)
 
-    def observe_drafts(self, num_drafts: Sequence[int], num_accepted: Sequence[int]) -> None:
-        """Take what one step drafted for each request, and how much of it was accepted."""
-        if not any(num_drafts):
+    def observe_drafts(
+        self, num_drafts: Sequence[int], num_paths: Sequence[int], num_accepted: Sequence[int]
+    ) -> None:
+        """Take what one step drafted for each request, in so many paths, and what was accepted."""
+        if not num_drafts:
             return
+        self.decode_rows.observe(len(num_drafts) + sum(num_drafts))
+        num_plain, num_trees = num_drafts.count(0), sum(number > 1 for number in num_paths)
+        num_chains = len(num_drafts) - num_plain - num_trees
+        for mode, number in (("plain", num_plain), ("chain", num_chains), ("tree", num_trees)):
+            self.steps[mode].inc(number)
+        if num_plain < len(num_drafts):
+            self._count_drafts(num_drafts, num_accepted)
+
+    def _count_drafts(self, num_drafts: Sequence[int], num_accepted: Sequence[int]) -> None:
         self.drafts.inc(sum(count > 0 for count in num_drafts))
         self.draft_tokens.inc(sum(num_drafts))
         self.accepted_tokens.inc(sum(num_accepted))

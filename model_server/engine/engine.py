@@ -146,7 +146,7 @@ class Engine:
         for result, tree, accepted in zip(results, trees, num_accepted, strict=True):
             result.sequence.drafting.counts.add(tree.num_nodes - 1, max(tree.depths), accepted)
         self._metrics.generation_tokens.inc(sum(len(result.tokens) for result in results))
-        self._metrics.observe_drafts(num_drafts, num_accepted)
+        self._metrics.observe_drafts(num_drafts, [tree.num_leaves for tree in trees], num_accepted)
 
     def _heard(self, result: Result) -> list[Event]:
         """What the client hears of a step."""
