@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from math import nan
 from statistics import median
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -26,6 +27,10 @@ class Metrics:
         self.python_share = self._gauge(
             "step_python_share", "(step - decode) / step, median of the last 200 steps."
         )
+        self.head_accuracy = self._gauge(
+            "head_accuracy", "How often the first head's best was right, of the last 200; 0 to 1."
+        )
+        self.head_accuracy.set(nan)
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of admitted requests.")
         self.cached_tokens = self._counter(
             "prefix_cache_hits", "Prompt tokens found in the KV cache."

@@ -264,6 +264,7 @@ class Engine:
         self._metrics.running.set(len(self.scheduler.running))
         self._metrics.waiting.set(len(self.scheduler.waiting))
         self._metrics.kv_usage.set(kv.num_used / kv.num_cells)
+        self._metrics.head_accuracy.set(self.scheduler.drafter.alarm.share)
         self._metrics.preemptions.inc(self.scheduler.num_preemptions - self._num_preemptions)
         self._num_preemptions = self.scheduler.num_preemptions
 

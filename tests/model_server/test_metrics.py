@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from math import isnan
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -63,3 +65,7 @@ def test_every_mode_is_shown_before_the_first_step() -> None:
         sample(Metrics(), "spec_decode_steps_total", mode=mode)
         for mode in ("plain", "chain", "tree")
     ] == [0, 0, 0]
+
+
+def test_heads_that_nobody_has_judged_have_no_accuracy() -> None:
+    assert isnan(sample(Metrics(), "head_accuracy"))
