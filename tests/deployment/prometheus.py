@@ -39,20 +39,19 @@ def program(name: str) -> str:
 class Prometheus:
     """Asked through its HTTP API."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
 
     def answers(self) -> bool:
         """Whether it can be asked."""
         try:
-            return httpx.get(f"{self._url}/-/ready", trust_env=False).status_code == 200
+            return self._client.get("/-/ready").status_code == 200
         except httpx.TransportError:
             return False
 
     def query(self, expression: str) -> list[float]:
         """The values that it has now, those that are no number left out."""
-        asked = {"query": expression}
-        answer = httpx.post(f"{self._url}/api/v1/query", data=asked, trust_env=False).json()
+        answer = self._client.post("/api/v1/query", data={"query": expression}).json()
         assert answer["status"] == "success", (expression, answer)
         values = [float(each["value"][1]) for each in answer["data"]["result"]]
         return [value for value in values if not isnan(value)]
@@ -78,9 +77,10 @@ def watching(targets: Mapping[str, list[str]], rules: Path, folder: Path) -> Ite
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
-        prometheus = Prometheus(f"http://{address}")
-        wait_until(prometheus.answers, "Prometheus to answer")
-        yield prometheus
+        with httpx.Client(base_url=f"http://{address}", trust_env=False) as client:
+            prometheus = Prometheus(client)
+            wait_until(prometheus.answers, "Prometheus to answer")
+            yield prometheus
     finally:
         process.terminate()
         process.wait(timeout=30)
