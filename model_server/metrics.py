@@ -21,6 +21,14 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._shares: deque[float] = deque(maxlen=_SHARE_STEPS)
+        self._gauges()
+        self._totals()
+        self._speculation()
+        self._endings()
+        self._times()
+
+    def _gauges(self) -> None:
         self.running = self._gauge("num_requests_running", "Requests in slots.")
         self.waiting = self._gauge("num_requests_waiting", "Requests waiting for a slot.")
         self.kv_usage = self._gauge("kv_cache_usage_perc", "Share of the KV pool in use, 0 to 1.")
@@ -31,6 +39,8 @@ class Metrics:
             "head_accuracy", "How often the first head's best was right, of the last 200; 0 to 1."
         )
         self.head_accuracy.set(nan)
+
+    def _totals(self) -> None:
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of admitted requests.")
         self.cached_tokens = self._counter(
             "prefix_cache_hits", "Prompt tokens found in the KV cache."
@@ -41,6 +51,8 @@ class Metrics:
         )
         self.batches = self._counter("batches", "POST /batch calls taken.")
         self.batch_requests = self._counter("batch_requests", "Requests they held.")
+
+    def _speculation(self) -> None:
         self.drafts = self._counter("spec_decode_num_drafts", "Steps of requests with a draft.")
         self.draft_tokens = self._counter("spec_decode_num_draft_tokens", "Tokens drafted.")
         self.accepted_tokens = self._counter(
@@ -57,12 +69,16 @@ class Metrics:
             "mode",
         )
         self.steps = {mode: by_mode.labels(mode) for mode in ("plain", "chain", "tree")}
+
+    def _endings(self) -> None:
         self.finished = self._counter(
             "request_success", "Requests ended, by reason; abort: cancelled.", "finished_reason"
         )
         self.failures = self._counter(
             "request_failures", "Requests refused or failed, by reason.", "reason"
         )
+
+    def _times(self) -> None:
         self.step = self._histogram("step_seconds", "One step of the engine.", _STEP_BUCKETS)
         self.decode_rows = self._histogram(
             "step_decode_rows", "Rows of a step's decode, those of drafts included.", _ROW_BUCKETS
@@ -79,7 +95,6 @@ class Metrics:
         self.e2e = self._histogram(
             "e2e_request_latency_seconds", "From arrival to the last token.", _WAIT_BUCKETS
         )
-        self._shares: deque[float] = deque(maxlen=_SHARE_STEPS)
 
     def observe_step(self, step_s: float, decode_s: float) -> None:
         """Take the times of one step that decoded something."""

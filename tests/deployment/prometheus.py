@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from tests.e2e.service import wait_until
 from tests.ports import free_port

@@ -26,7 +26,7 @@ def sample_names(registry: CollectorRegistry) -> set[str]:
         f"{each._name}{suffix}"
         for each in registry._collector_to_names
         if isinstance(each, MetricWrapperBase)
-        for suffix in SUFFIXES[each._type]
+        for suffix in SUFFIXES[str(each._type)]
     }
 
 
