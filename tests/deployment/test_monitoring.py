@@ -62,9 +62,9 @@ def test_an_expression_names_only_metrics_that_are_scraped(expression: str) -> N
 
 def test_the_variables_name_metrics_that_are_scraped() -> None:
     scraped = set().union(*(sample_names(each) for each in REGISTRIES.values()))
-    asked = [each["definition"] for each in DASHBOARD["templating"]["list"] if "definition" in each]
-    assert asked
-    assert set().union(*map(names, asked)) <= scraped
+    variables = {each["name"]: each["query"] for each in DASHBOARD["templating"]["list"]}
+    assert variables["datasource"] == "prometheus"
+    assert names(variables["server"]["query"]) <= scraped
 
 
 def test_alerts_name_reasons_that_the_gateway_gives() -> None:
@@ -154,6 +154,14 @@ def test_the_overlay_is_locked_down() -> None:
         assert service["cap_drop"] == ["ALL"]
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
         assert service["healthcheck"]["test"]
+
+
+def test_prometheus_is_in_a_network_of_each_tier_and_of_grafana() -> None:
+    services = read(ROOT / "docker-compose.yml")["services"]
+    services |= read(ROOT / "deployment" / "compose.monitoring.yml")["services"]
+    networks = {name: set(each.get("networks", ["default"])) for name, each in services.items()}
+    for name in ("gateway", "model-server", "grafana"):
+        assert networks["prometheus"] & networks[name]
 
 
 def test_the_overlay_mounts_what_is_there() -> None:
