@@ -13,7 +13,7 @@ import yaml
 
 from api.errors import STATUS
 from tests import twin, twin_heads
-from tests.deployment.prometheus import Prometheus, promtool, watching
+from tests.deployment.prometheus import Prometheus, program, promtool, watching
 from tests.e2e.service import Service, serve, wait_until
 from tests.structure.metrics import REGISTRIES, sample_names
 from tests.structure.modules import ROOT
@@ -156,6 +156,14 @@ def test_the_overlay_is_locked_down() -> None:
         assert service["healthcheck"]["test"]
 
 
+def test_grafana_keeps_its_plugins_and_has_no_known_password() -> None:
+    grafana = read(ROOT / "deployment" / "compose.monitoring.yml")["services"]["grafana"]
+    settings = grafana["environment"]
+    assert settings["GF_SECURITY_ADMIN_PASSWORD"].startswith("${GRAFANA_ADMIN_PASSWORD:?")
+    assert settings["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert settings["GF_PLUGINS_PREINSTALL_DISABLED"] == "true"
+
+
 def test_prometheus_is_in_a_network_of_each_tier_and_of_grafana() -> None:
     services = read(ROOT / "docker-compose.yml")["services"]
     services |= read(ROOT / "deployment" / "compose.monitoring.yml")["services"]
@@ -179,6 +187,7 @@ def test_the_overlay_mounts_what_is_there() -> None:
 
 
 def test_every_panel_shows_something_of_a_service_at_work(twin_path: Path, tmp_path: Path) -> None:
+    program("prometheus")
     heads = twin_heads.write(tmp_path / "heads.gguf")
     with serve(twin_path, tmp_path, medusa_path=heads, max_wait_time=0.01) as service:
         hosts = {"gateway": service.url, "model-server": service.model_url}
