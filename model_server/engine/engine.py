@@ -146,7 +146,7 @@ class Engine:
         for result, tree, accepted in zip(results, trees, num_accepted, strict=True):
             result.sequence.drafting.counts.add(tree.num_nodes - 1, max(tree.depths), accepted)
         self._metrics.generation_tokens.inc(sum(len(result.tokens) for result in results))
-        self._metrics.observe_drafts(num_drafts, num_accepted)
+        self._metrics.observe_drafts(num_drafts, [tree.num_leaves for tree in trees], num_accepted)
 
     def _heard(self, result: Result) -> list[Event]:
         """What the client hears of a step."""
@@ -264,6 +264,7 @@ class Engine:
         self._metrics.running.set(len(self.scheduler.running))
         self._metrics.waiting.set(len(self.scheduler.waiting))
         self._metrics.kv_usage.set(kv.num_used / kv.num_cells)
+        self._metrics.head_accuracy.set(self.scheduler.drafter.alarm.share)
         self._metrics.preemptions.inc(self.scheduler.num_preemptions - self._num_preemptions)
         self._num_preemptions = self.scheduler.num_preemptions
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from math import nan
 
 log = logging.getLogger(__name__)
 
@@ -12,10 +13,13 @@ _LEAST_SHARE = 0.02
 
 
 class AcceptanceAlarm:
-    """Watches the first head: how often its best candidate came true."""
+    """Watches the first head: how often its best candidate came true. `share`: of the last 200
+    tokens; not a number before.
+    """
 
     def __init__(self) -> None:
         self._recent: deque[bool] = deque(maxlen=_WINDOW)
+        self.share = nan
         self.warning: str | None = None
 
     def observe(self, hit: bool) -> None:
@@ -23,12 +27,12 @@ class AcceptanceAlarm:
         self._recent.append(hit)
         if len(self._recent) < _WINDOW:
             return
-        share = sum(self._recent) / _WINDOW
-        if share >= _LEAST_SHARE:
+        self.share = sum(self._recent) / _WINDOW
+        if self.share >= _LEAST_SHARE:
             self.warning = None
         elif self.warning is None:
             self.warning = (
-                f"the first Medusa head was right about {share:.1%} of the last {_WINDOW} tokens: "
-                "MEDUSA_PATH was most likely trained for another model; drafting stays off"
+                f"the first Medusa head was right about {self.share:.1%} of the last {_WINDOW} "
+                "tokens: MEDUSA_PATH was most likely trained for another model; drafting stays off"
             )
             log.warning("%s", self.warning)

@@ -72,6 +72,7 @@ async def test_every_metric_is_moved_by_requests(twin_path: Path, tmp_path: Path
     assert seen[f"{PREFIX}_request_success_total length"] == 5
     assert seen[f"{PREFIX}_request_failures_total {wrong.json()['error']['code']}"] == 1
     assert seen[f"{PREFIX}_e2e_request_latency_seconds_count"] == 5
+    assert 0 <= seen[f"{PREFIX}_head_accuracy"] <= 1
     assert seen[f"{PREFIX}_inter_token_latency_seconds_count"] > 4 * NUM_TOKENS / 2
 
 

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from math import isnan
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from model_server.metrics import PREFIX, Metrics
 
 
-def sample(metrics: Metrics, name: str) -> float:
+def sample(metrics: Metrics, name: str, **labels: str) -> float:
     for family in text_string_to_metric_families(metrics.render().decode()):
         for found in family.samples:
-            if found.name == f"{PREFIX}_{name}":
+            if found.name == f"{PREFIX}_{name}" and found.labels.items() >= labels.items():
                 return float(found.value)
     raise AssertionError(f"no sample {name}")
 
@@ -38,3 +40,32 @@ def test_two_servers_do_not_share_counts() -> None:
     first, second = Metrics(), Metrics()
     first.batches.inc()
     assert sample(second, "batches_total") == 0
+
+
+def test_a_step_counts_its_rows_and_how_each_request_drafted() -> None:
+    metrics = Metrics()
+    metrics.observe_drafts([], [], [])  # a step that only prefills
+    metrics.observe_drafts([0, 0], [1, 1], [0, 0])
+    metrics.observe_drafts([0, 2, 5, 3], [1, 1, 3, 2], [0, 2, 1, 0])
+    assert sample(metrics, "step_decode_rows_count") == 2
+    assert sample(metrics, "step_decode_rows_sum") == 2 + 4 + 10
+    by_mode = {
+        mode: sample(metrics, "spec_decode_steps_total", mode=mode) for mode in metrics.steps
+    }
+    assert by_mode == {"plain": 3, "chain": 1, "tree": 2}
+    assert sample(metrics, "spec_decode_num_drafts_total") == 3
+    assert sample(metrics, "spec_decode_num_draft_tokens_total") == 10
+    assert sample(metrics, "spec_decode_num_accepted_tokens_total") == 3
+    per_pos = "spec_decode_num_accepted_tokens_per_pos_total"
+    assert [sample(metrics, per_pos, position=each) for each in "01"] == [2, 1]
+
+
+def test_every_mode_is_shown_before_the_first_step() -> None:
+    assert [
+        sample(Metrics(), "spec_decode_steps_total", mode=mode)
+        for mode in ("plain", "chain", "tree")
+    ] == [0, 0, 0]
+
+
+def test_heads_that_nobody_has_judged_have_no_accuracy() -> None:
+    assert isnan(sample(Metrics(), "head_accuracy"))

@@ -17,6 +17,19 @@ REGISTRIES = {
 }
 
 
+SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+
+
+def sample_names(registry: CollectorRegistry) -> set[str]:
+    """The names that are scraped, those of labels that have not come up yet too."""
+    return {
+        f"{each._name}{suffix}"
+        for each in registry._collector_to_names
+        if isinstance(each, MetricWrapperBase)
+        for suffix in SUFFIXES[str(each._type)]
+    }
+
+
 def rows(registry: CollectorRegistry) -> list[str]:
     """A row for each metric: name as it is scraped, type, labels, meaning."""
     # The public way lists samples, and a metric with labels has none yet.

@@ -138,8 +138,10 @@ def test_heads_of_another_model_are_given_up_with_a_word(
     layout = replace(ROOMY, heads=heads(tmp_path, NONE), step_s={1: 0.001, 512: 0.01})
     with stack(twin_path, layout, drafts(rows=4)) as made:
         ask(made, 2, 150)
-        warning = made.scheduler.drafter.alarm.warning
+        alarm = made.scheduler.drafter.alarm
+    warning = alarm.warning
     assert warning is not None
+    assert alarm.share < 0.02
     assert "MEDUSA_PATH" in warning
     assert warning in caplog.text
 
