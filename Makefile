@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
-SHELL_FILES = deployment/setup.sh .ci/run $(wildcard tests/smoke.sh)
+SHELL_FILES = $(wildcard deployment/*.sh) .ci/run tests/smoke.sh
 
 .DEFAULT_GOAL := help
 .PHONY: help install model run chat test test-training fuzz check format heads demo-model demo-heads bench bench-speculation bench-peers bench-latency bench-gateway prove-faults prove-overload prove-strangers up down docker-test lock clean
