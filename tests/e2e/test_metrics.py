@@ -73,13 +73,13 @@ async def test_every_metric_is_moved_by_requests(twin_path: Path, tmp_path: Path
     assert seen[f"{PREFIX}_request_failures_total {wrong.json()['error']['code']}"] == 1
     assert seen[f"{PREFIX}_e2e_request_latency_seconds_count"] == 5
     assert 0 <= seen[f"{PREFIX}_head_accuracy"] <= 1
-    assert seen[f"{PREFIX}_inter_token_latency_seconds_count"] > 4 * (NUM_TOKENS - 1)
+    assert seen[f"{PREFIX}_inter_token_latency_seconds_count"] >= 4 * (NUM_TOKENS / 2 - 1)
 
 
 async def crowd(service: Service, client: httpx.AsyncClient) -> dict[str, float]:
     """Four answers of one prompt, where two have a slot and the pool has room for one."""
-    plain = body(twin.prompt(200), speculation={"mode": "off"})
-    asks = [client.post("/v1/completions", json=plain) for _ in range(4)]
+    asked = body(twin.prompt(200), speculation={"max_tokens_per_step": 2})
+    asks = [client.post("/v1/completions", json=asked) for _ in range(4)]
     answers = asyncio.gather(*asks)
     seen = await until_seen(service, "num_requests_waiting", "num_requests_running")
     assert {answer.status_code for answer in await answers} == {200}
