@@ -38,7 +38,10 @@ class Door:
 
         async def send_with_budgets(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(admission.headers())
+                headers = MutableHeaders(scope=message)
+                headers.update(admission.headers())
+                if self._gateway.draining:
+                    headers["connection"] = "close"  # the next request may find another gateway
             await send(message)
 
         try:

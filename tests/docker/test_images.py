@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.docker.engine import Project, docker, inspect
+from tests import twin
+from tests.docker.engine import START_TIMEOUT_S, Project, docker, inspect, is_healthy
+from tests.e2e.service import wait_until
 
 pytestmark = pytest.mark.docker
 
 GATEWAY, MODEL_SERVER = "medusa-gateway:latest", "medusa-model-server:cpu"
 MAX_GATEWAY_BYTES = 80_000_000
 CPU = Path("/proc/cpuinfo").read_text()
+
+QEMU = shutil.which("qemu-x86_64-static")
+PROMPT = [1, 50, 60]
+ASK = f"""
+import json, urllib.request
+asked = {{"id": "a", "prompt_tokens": {PROMPT}, "max_tokens": 8, "sampling": {{"temperature": 0}}}}
+body = json.dumps({{"id": "b", "requests": [asked]}}).encode()
+kind = {{"content-type": "application/json"}}
+request = urllib.request.Request("http://127.0.0.1:8001/batch", body, kind)
+print(urllib.request.urlopen(request).read().decode().strip())
+"""
 
 # Which file the loader took for the CPU's kernels.
 KERNELS = """
@@ -85,4 +100,20 @@ def test_the_model_server_is_not_published(service: Project) -> None:
 def test_kernels_are_those_of_the_cpu(images: None) -> None:
     hidden = "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX512VL"
     assert "glibc-hwcaps/x86-64-v4/libggml-cpu.so.0" in run(MODEL_SERVER, KERNELS)
-    assert "lib/libggml-cpu.so.0" in run(MODEL_SERVER, KERNELS, "--env", hidden)
+    assert "/opt/llama/libggml-cpu.so.0" in run(MODEL_SERVER, KERNELS, "--env", hidden)
+
+
+@pytest.mark.skipif(not QEMU, reason="needs qemu-x86_64-static (Debian's qemu-user-static)")
+def test_a_cpu_with_avx2_is_enough(twin_env: dict[str, str]) -> None:
+    """An emulated Haswell: what it does not have ends the process."""
+    options = ["--volume", f"{QEMU}:/qemu:ro", "--volume", f"{twin_env['MODELS']}:/models:ro"]
+    options += ["--env", f"MODEL_PATH={twin_env['MODEL_PATH']}", "--entrypoint", "/qemu"]
+    command = ["-cpu", "Haswell", "/opt/venv/bin/python3", "-m", "model_server"]
+    container = docker("run", "--detach", *options, MODEL_SERVER, *command).strip()
+    try:
+        wait_until(lambda: is_healthy(container), "it to be healthy", START_TIMEOUT_S)
+        events = docker("exec", container, "python3", "-c", ASK).splitlines()
+    finally:
+        docker("rm", "--force", container)
+    tokens = [token for event in map(json.loads, events) for token in event.get("ids", [])]
+    assert tokens == twin.answer(PROMPT, 8)
