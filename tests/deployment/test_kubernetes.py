@@ -65,12 +65,13 @@ def settings(
     return SETTINGS[name](), environment
 
 
-def test_the_api_server_would_take_them(manifests: Manifests, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["1.30", "1.37"])
+def test_the_api_server_would_take_them(manifests: Manifests, tmp_path: Path, version: str) -> None:
     validate = tool("kubernetes-validate")
     if validate is None:
         pytest.skip("kubernetes-validate is not installed")
     (tmp_path / "all.yaml").write_text(manifests.text)
-    said = run(validate, "--strict", tmp_path / "all.yaml")
+    said = run(validate, "--strict", "--kubernetes-version", version, tmp_path / "all.yaml")
     unknown = set(re.findall(r"schema for kind (\w+)", said))
     assert unknown <= CUSTOM
     known = [each for each in manifests.all if each["kind"] not in CUSTOM]
