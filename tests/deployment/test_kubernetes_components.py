@@ -101,12 +101,15 @@ def test_replicas_that_cannot_share_a_volume_or_gpu_are_replaced_without_a_surge
             assert spec["replicas"] == 1
 
 
-def test_threads_leave_a_core_of_the_limit(rendered: Rendered) -> None:
-    for names in ([], ["vicuna-7b"], ["vicuna-7b", "nvidia-gpu"]):
+def test_a_model_server_has_the_cores_and_memory_that_it_counts_on(rendered: Rendered) -> None:
+    for names in ([], ["vicuna-7b"], ["nvidia-gpu"], ["vicuna-7b", "nvidia-gpu"]):
         manifests = rendered(names)
         pod = manifests.pod("model-server")
-        threads = int(manifests.environment(pod)["N_THREADS"])
-        assert 1 <= threads < int(pod.server["resources"]["limits"]["cpu"])
+        for container in pod.containers:
+            requests, limits = (container["resources"][each] for each in ("requests", "limits"))
+            assert requests == {name: limits[name] for name in ("cpu", "memory")}
+        limit = pod.server["resources"]["limits"]["cpu"]
+        assert int(manifests.environment(pod)["N_THREADS"]) == int(limit) > 0
 
 
 def test_a_gpu_is_asked_for_by_what_decodes_alone(rendered: Rendered) -> None:
