@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv and brings it up to the lock files, quick when it is: setup.sh gateway|serve|dev|train|lock.
+# Makes .venv and brings it up to the lock files, quick when it is:
+# setup.sh gateway|serve|dev|checks|train|lock.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -125,13 +126,14 @@ check_python
 take_turns
 make_venv
 case ${1:-} in
-serve | dev | train) install_llama ;;
+serve | dev | checks | train) install_llama ;;
 esac
 case ${1:-} in
 gateway) install gateway requirements/gateway.txt ;;
 serve) install serve requirements.txt requirements/gateway.txt requirements/model-server.txt ;;
 dev) install dev requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/dev.txt ;;
+checks) install checks requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/dev.txt requirements/checks.in ;;
 train) install train requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/train.in ;;
 lock) lock_all ;;
-*) fail "usage: setup.sh gateway|serve|dev|train|lock" ;;
+*) fail "usage: setup.sh gateway|serve|dev|checks|train|lock" ;;
 esac

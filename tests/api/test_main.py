@@ -180,6 +180,7 @@ async def test_while_it_drains_probes_are_answered_and_requests_refused() -> Non
         answer = await told.answer
         stderr = await said(told.process)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.headers["connection"] == "close"  # elsewhere there may be another gateway
     assert refused.json()["error"]["code"] == "shutting_down"
     assert answer.json()["text"] == " 0 1"
     assert told.process.returncode == 0, stderr

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from tests.deployment.programs import run, tool
 from tests.structure.modules import ROOT
 
 KUBERNETES = ROOT / "deployment" / "kubernetes"
@@ -22,20 +20,6 @@ COMPONENTS = ("vicuna-7b", "nvidia-gpu", "api-keys", "monitoring", "autoscaling"
 
 Manifest = dict[str, Any]
 Labels = dict[str, str]
-
-
-def tool(*names: str) -> str | None:
-    """The first of these programs that is installed beside Python, or on PATH."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return next(filter(None, (shutil.which(name, path=path) for name in names)), None)
-
-
-def run(*command: str | Path) -> str:
-    """What a program prints. Fails with all of it where that includes a complaint."""
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert not done.stderr, done.stderr
-    return done.stdout
 
 
 def render(folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.deployment.programs import tool
 from tests.e2e.service import wait_until
 from tests.ports import free_port
 
@@ -30,9 +30,9 @@ def promtool(*arguments: str | Path) -> str:
 
 def program(name: str) -> str:
     """Its path, or the test is skipped."""
-    found = shutil.which(name)
+    found = tool(name)
     if found is None:
-        pytest.skip(f"there is no {name} on the PATH (Debian: apt install prometheus)")
+        pytest.skip(f"there is no {name} (Debian: apt install prometheus)")
     return found
 
 

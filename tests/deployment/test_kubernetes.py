@@ -23,10 +23,9 @@ from tests.deployment.manifests import (
     Manifests,
     Pod,
     render,
-    run,
-    tool,
     with_components,
 )
+from tests.deployment.programs import run, tool
 
 pytestmark = pytest.mark.skipif(
     tool("kustomize", "kubectl") is None,

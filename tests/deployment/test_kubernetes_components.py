@@ -17,9 +17,9 @@ from tests.deployment.manifests import (
     KUBERNETES,
     Manifests,
     render,
-    tool,
     with_components,
 )
+from tests.deployment.programs import tool
 from tests.structure import metrics
 
 pytestmark = pytest.mark.skipif(
