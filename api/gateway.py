@@ -178,15 +178,11 @@ class Gateway:
         """Send a request until an attempt succeeds or the policy gives up."""
         error = await self._submit(generation)
         if error is not None:  # rarely, so that mostly no policy is made
-            progress = lambda: generation.num_delivered  # noqa: E731
-            policy = self._policy(deadline, progress, lambda: generation.queued)
+            policy = self._policy(deadline, generation.progress)
             await policy(self._attempt, generation, [error])
 
     def _policy(
-        self,
-        deadline: float,
-        progress: Callable[[], int] = lambda: 0,
-        queued: Callable[[], bool] = lambda: False,
+        self, deadline: float, progress: Callable[[], int | None] = lambda: 0
     ) -> AsyncRetrying:
         around = Surroundings(
             clock=time.monotonic,
@@ -194,7 +190,6 @@ class Gateway:
             elsewhere=lambda: self.upstream.ready,
             on_retry=self._count_retry,
             progress=progress,
-            queued=queued,
         )
         return retrying(self.settings.retry_attempts, deadline, around)
 

@@ -22,10 +22,7 @@ class Carrier:
 
 
 class Generation:
-    """Survives its attempts: each continues behind the tokens that were already delivered.
-
-    `accepted`: by any attempt. `queued`: in this attempt a model server has it waiting for a slot.
-    """
+    """Survives its attempts: each continues behind the tokens that were already delivered."""
 
     def __init__(self, request: GenerateRequest, group: str, emit: Emit) -> None:
         self.request = request
@@ -37,7 +34,7 @@ class Generation:
         self._emit = emit
         self._attempts = 0
         self.accepted = False
-        self.queued = False
+        self._queued = False
         self._tokens: list[int] = []
         self._num_chars = 0
 
@@ -46,17 +43,16 @@ class Generation:
         """Whether tokens have been delivered, so that another attempt resumes."""
         return bool(self._tokens)
 
-    @property
-    def num_delivered(self) -> int:
-        """Tokens, over all attempts."""
-        return len(self._tokens)
+    def progress(self) -> int | None:
+        """Tokens delivered, over all attempts; None: a model server has it waiting for a slot."""
+        return None if self._queued else len(self._tokens)
 
     def begin(self, now: float) -> asyncio.Future[GatewayError | None]:
         """Open the next attempt. Its future holds the error that ended it, or None; cancelled:
         nobody waits for it any more.
         """
         self._attempts += 1
-        self.queued = False
+        self._queued = False
         self.arrived = now
         self.ended = asyncio.get_running_loop().create_future()
         if self._attempts > 1:
@@ -75,12 +71,12 @@ class Generation:
         news: list[Event] = []
         for event in events:
             if isinstance(event, Accepted):
-                self.queued = True
+                self._queued = True
                 if self.accepted:
                     continue
                 self.accepted = True
             else:
-                self.queued = False
+                self._queued = False
             if isinstance(event, Started):
                 continue
             if isinstance(event, Tokens):

@@ -35,24 +35,21 @@ class stop_before(stop_base):  # noqa: N801, like tenacity's own policies
 
 
 class stop_without_progress(stop_base):  # noqa: N801
-    """Give up after so many attempts in a row that brought nothing. `progress` only ever grows: an
-    answer that goes on may be interrupted as often as its deadline allows, and so may one that
-    never left the queue of a model server.
+    """Give up after so many attempts in a row that brought nothing. `progress` only ever grows, or
+    is None after an attempt that could bring nothing: an answer that goes on, or waits its turn,
+    may be interrupted as often as its deadline allows.
     """
 
-    def __init__(
-        self, attempts: int, progress: Callable[[], int], queued: Callable[[], bool]
-    ) -> None:
+    def __init__(self, attempts: int, progress: Callable[[], int | None]) -> None:
         self._attempts = attempts
         self._progress = progress
-        self._queued = queued
         self._seen = 0
         self._in_vain = 0
 
     def __call__(self, state: RetryCallState) -> bool:
-        if self._queued():
-            return False
         now = self._progress()
+        if now is None:
+            return False
         self._in_vain = 1 if now > self._seen else self._in_vain + 1
         self._seen = now
         return self._in_vain >= self._attempts
@@ -78,15 +75,14 @@ class wait_as_asked(wait_base):  # noqa: N801
 @dataclass(frozen=True)
 class Surroundings:
     """What a policy asks and tells. `elsewhere`: whether a server is ready, as none that has just
-    failed is. `progress`, `queued`: see stop_without_progress.
+    failed is. `progress`: see stop_without_progress.
     """
 
     clock: Clock
     sleep: Sleep
     elsewhere: Callable[[], bool]
     on_retry: Callable[[RetryCallState], None]
-    progress: Callable[[], int] = lambda: 0
-    queued: Callable[[], bool] = lambda: False
+    progress: Callable[[], int | None] = lambda: 0
 
 
 def reason(state: RetryCallState) -> TryAgain:
@@ -98,10 +94,9 @@ def reason(state: RetryCallState) -> TryAgain:
 
 def retrying(attempts: int, deadline: float, around: Surroundings) -> AsyncRetrying:
     """The policy of one request; the last error is raised as it is."""
-    in_vain = stop_without_progress(attempts, around.progress, around.queued)
     return AsyncRetrying(
         retry=retry_if_exception_type(TryAgain),
-        stop=in_vain | stop_before(deadline, around.clock),
+        stop=stop_without_progress(attempts, around.progress) | stop_before(deadline, around.clock),
         wait=wait_as_asked(around.elsewhere),
         sleep=around.sleep,
         before_sleep=around.on_retry,

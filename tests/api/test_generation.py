@@ -17,9 +17,9 @@ async def test_a_later_attempt_resumes_behind_what_was_delivered() -> None:
         generation.begin(now=0.0)
         assert generation.request.attempt == attempt
         generation.deliver([accepted(generation.request)], "model")
-        assert generation.queued
+        assert generation.progress() is None
         generation.deliver([Started(id="a")], "model")
-        assert not generation.queued
+        assert generation.progress() == attempt - 1
         generation.deliver([token(REQUEST, attempt)], "model")
     assert generation.request.resume == Resume(tokens=[1, 2], num_chars=4)
     assert [event.event for event in events] == ["accepted", "token", "token", "token"]
