@@ -55,6 +55,7 @@ def test_the_model_server_is_not_published() -> None:
 
 def test_the_cuda_overlay_serves_what_it_fetches() -> None:
     overlay = services("deployment/compose.cuda.yml")
+    assert overlay["fetch"]["build"] == overlay["model-server"]["build"]
     [preset, _, quant, _, folder] = overlay["fetch"]["command"]
     assert overlay["model-server"]["environment"][0].startswith("MODEL_PATH=")
     path = re.sub(r".*:-(.*)}", r"\1", overlay["model-server"]["environment"][0])
