@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import nan
 from statistics import median
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -14,6 +16,27 @@ _STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 _WAIT_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _ROW_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
 _SHARE_STEPS = 200
+_MOST_UNCOUNTED = 16  # steps
+
+
+class RequestPart(NamedTuple):
+    """One request in one step; `num_paths`: of its draft tree."""
+
+    num_tokens: int
+    num_drafts: int
+    num_paths: int
+    num_accepted: int
+
+
+@dataclass
+class StepRecord:
+    """What a step did and how long it took; `waits_s`: between two steps that gave tokens."""
+
+    step_s: float = 0.0
+    computed_s: float = 0.0
+    num_preemptions: int = 0
+    parts: list[RequestPart] = field(default_factory=list)
+    waits_s: list[float] = field(default_factory=list)
 
 
 class Metrics:
@@ -22,6 +45,8 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._shares: deque[float] = deque(maxlen=_SHARE_STEPS)
+        self._steps: deque[StepRecord] = deque()
+        self._counting = threading.Lock()
         self._gauges()
         self._totals()
         self._speculation()
@@ -38,7 +63,7 @@ class Metrics:
         self.head_accuracy = self._gauge(
             "head_accuracy", "How often the first head's best was right, of the last 200; 0 to 1."
         )
-        self.head_accuracy.set(nan)
+        self.head_accuracy.set(nan)  # until there are heads
 
     def _totals(self) -> None:
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of admitted requests.")
@@ -96,35 +121,39 @@ class Metrics:
             "e2e_request_latency_seconds", "From arrival to the last token.", _WAIT_BUCKETS
         )
 
-    def observe_step(self, step_s: float, decode_s: float) -> None:
-        """Take the times of one step that decoded something."""
-        self.step.observe(step_s)
-        self._shares.append((step_s - decode_s) / step_s)
+    def note_step(self, record: StepRecord) -> None:
+        """Take one step. It is counted before the next scrape, with others: that is cheaper."""
+        self._steps.append(record)
+        if len(self._steps) >= _MOST_UNCOUNTED:
+            self._count_steps()
 
-    def observe_drafts(
-        self, num_drafts: Sequence[int], num_paths: Sequence[int], num_accepted: Sequence[int]
-    ) -> None:
-        """Take what one step drafted for each request, in so many paths, and what was accepted."""
-        if not num_drafts:
-            return
-        self.decode_rows.observe(len(num_drafts) + sum(num_drafts))
-        num_plain, num_trees = num_drafts.count(0), sum(number > 1 for number in num_paths)
-        num_chains = len(num_drafts) - num_plain - num_trees
-        for mode, number in (("plain", num_plain), ("chain", num_chains), ("tree", num_trees)):
-            self.steps[mode].inc(number)
-        if num_plain < len(num_drafts):
-            self._count_drafts(num_drafts, num_accepted)
+    def _count_steps(self) -> None:
+        with self._counting:
+            while self._steps:
+                self._count_step(self._steps.popleft())
 
-    def _count_drafts(self, num_drafts: Sequence[int], num_accepted: Sequence[int]) -> None:
-        self.drafts.inc(sum(count > 0 for count in num_drafts))
-        self.draft_tokens.inc(sum(num_drafts))
-        self.accepted_tokens.inc(sum(num_accepted))
-        for position in range(max(num_accepted)):
-            count = sum(accepted > position for accepted in num_accepted)
-            self.accepted_per_pos.labels(position).inc(count)
+    def _count_step(self, record: StepRecord) -> None:
+        self.step.observe(record.step_s)
+        self._shares.append((record.step_s - record.computed_s) / record.step_s)
+        self.preemptions.inc(record.num_preemptions)
+        for wait_s in record.waits_s:
+            self.inter_token.observe(wait_s)
+        if record.parts:
+            self.decode_rows.observe(sum(1 + part.num_drafts for part in record.parts))
+        for part in record.parts:
+            self.generation_tokens.inc(part.num_tokens)
+            mode = "tree" if part.num_paths > 1 else "chain" if part.num_drafts else "plain"
+            self.steps[mode].inc()
+            if part.num_drafts:
+                self.drafts.inc()
+                self.draft_tokens.inc(part.num_drafts)
+                self.accepted_tokens.inc(part.num_accepted)
+            for position in range(part.num_accepted):
+                self.accepted_per_pos.labels(position).inc()
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
+        self._count_steps()
         if self._shares:
             self.python_share.set(median(self._shares))
         return generate_latest(self.registry)

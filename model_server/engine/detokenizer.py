@@ -25,22 +25,30 @@ class Detokenizer:
         `skip_chars` were delivered by an earlier attempt and are not shown again.
         """
         self._stops = [stop for stop in stops if stop]
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._unread = b""  # the beginning of a character
         self._held = ""
         self._strip_space = strip_space
         self._skip_chars = skip_chars
+        self._watchful = bool(self._stops or strip_space or skip_chars)
 
     def add(self, piece: bytes) -> Text:
         """Take the bytes of the next token."""
-        return self._release(self._decoder.decode(piece))
+        text = self._decode(piece)
+        return self._release(text) if self._watchful else Text(text)
 
     def finish(self) -> Text:
         """Give what was held back; an unfinished character becomes U+FFFD."""
-        released = self._release(self._decoder.decode(b"", final=True))
+        released = self._release(self._decode(b"", final=True))
         if released.matched_stop is not None:
             return released
         tail, self._held = self._held, ""
         return Text(released.text + self._skip(tail))
+
+    def _decode(self, piece: bytes, *, final: bool = False) -> str:
+        known = self._unread + piece
+        text, num_read = codecs.utf_8_decode(known, "replace", final)
+        self._unread = known[num_read:]
+        return text
 
     def _release(self, new: str) -> Text:
         if self._strip_space and new:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from model_server.engine.plan import NO_HEADS, HeadRun
 from model_server.engine.sequence import Accepted, Sequence
 from model_server.medusa.alarm import AcceptanceAlarm
-from model_server.medusa.confidence import CopyConfidence, Proposal
+from model_server.medusa.confidence import CopyConfidence, Proposal, Ranking
 from model_server.medusa.lookup import MAX_DRAFT, NOTHING
 from model_server.medusa.policy import Load, Policy
 from model_server.medusa.tree import PLAIN, Candidates, DraftTree
@@ -34,8 +34,7 @@ class DraftOptions:
     lookup: bool = True
 
 
-@dataclass(frozen=True)
-class Room:
+class Room(NamedTuple):
     """What is left for drafts: rows of the step, leaves of a tree, KV positions seen.
 
     `unready`: requests whose prompt ends in this very step; they can't branch yet.
@@ -76,23 +75,18 @@ class Drafter:
     def update(self, results: Iterable[Accepted]) -> None:
         """Score what was proposed against what came, and take the new proposals."""
         confidence = self.policy.confidence
-        scored: list[tuple[Proposal, list[int]]] = []
-        new: list[tuple[Sequence, Proposal]] = []
         for result in results:
             drafting = result.sequence.drafting
             found, drafting.found = drafting.found, NOTHING
             if found.tokens:
                 self._copies.observe(found.tokens, found.num_matched, result.tokens)
-            scored += _all_came(result.sequence)
+            scored = _all_came(result.sequence)
+            for proposal, came in scored:
+                self.alarm.observe(proposal.ids[0][0] == came[0])
+            confidence.observe(scored)
             if result.proposal is not None:
-                new.append((result.sequence, result.proposal))
-        for proposal, came in scored:
-            self.alarm.observe(bool(proposal.ids[0, 0] == came[0]))
-        confidence.observe(scored)
-        ranked = confidence.ranked([proposal for _, proposal in new])
-        for (sequence, proposal), by_depth in zip(new, ranked, strict=True):
-            sequence.drafting.propose(proposal, by_depth)
-            self.policy.note_proposal(proposal.log_probs)
+                drafting.propose(result.proposal, Ranking(confidence, result.proposal))
+                self.policy.note_proposal(result.proposal)
 
     def _heads(self, wanting: list[Sequence], load: Load) -> HeadRun:
         if not wanting or not self.policy.confidence.num_heads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from model_server.medusa.confidence import Proposal
 from model_server.medusa.lookup import NOTHING, Found, Lookup
@@ -15,20 +16,20 @@ class Drafting:
 
     def __init__(self) -> None:
         self.lookup = Lookup()
-        self.by_depth: list[Ranked] = []
+        self.by_depth: Sequence[Ranked] = ()
         self.position = 0
         self.unscored: deque[Proposal] = deque()
         self.found: Found = NOTHING
         self.counts = AcceptanceCounts()
 
-    def propose(self, proposal: Proposal, by_depth: list[Ranked]) -> None:
+    def propose(self, proposal: Proposal, by_depth: Sequence[Ranked]) -> None:
         """Take what the heads say about the tokens from `proposal.position` on."""
         self.by_depth, self.position = by_depth, proposal.position
         self.unscored.append(proposal)
 
-    def proposed(self, position: int) -> list[Ranked]:
+    def proposed(self, position: int) -> Sequence[Ranked]:
         """The heads' candidates for the tokens from `position` on, if they are known."""
-        return self.by_depth if position == self.position else []
+        return self.by_depth if position == self.position else ()
 
 
 class AcceptanceCounts:

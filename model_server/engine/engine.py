@@ -17,7 +17,7 @@ from model_server.engine.sequence import Accepted as Result
 from model_server.engine.sequence import Sequence
 from model_server.errors import EngineError, RequestError
 from model_server.medusa.tree import DraftTree
-from model_server.metrics import Metrics
+from model_server.metrics import Metrics, RequestPart, StepRecord
 from model_server.protocol import Accepted, Done, Event, Failed, Started, Timings, Tokens
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,13 @@ class Engine:
         self._events: dict[Sink, list[Event]] = {}
         self._num_submitted = 0
         self._num_preemptions = 0
+        self._record = StepRecord()
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        metrics.running.set_function(lambda: len(scheduler.running))
+        metrics.waiting.set_function(lambda: len(scheduler.waiting))
+        metrics.kv_usage.set_function(lambda: scheduler.kv.usage)
+        metrics.head_accuracy.set_function(lambda: scheduler.drafter.alarm.share)
 
     def start(self) -> None:
         """Begin stepping."""
@@ -95,10 +100,10 @@ class Engine:
         started = time.perf_counter()
         self._take_inbox()
         if self.scheduler.has_work:
+            self._record = StepRecord()
             plan = self._advance()
             self._observe(plan, time.perf_counter() - started)
         self._flush()
-        self._publish()
 
     def _loop(self) -> None:
         while True:
@@ -133,20 +138,20 @@ class Engine:
             self._fail_all(error)
             return plan
         self._runner.apply(self.scheduler.update(plan, results))
-        self._count(results, [decoded.tree for decoded in plan.decode])
-        for result in results:
+        for decoded, result in zip(plan.decode, results, strict=True):
+            self._count(decoded.tree, result)
             self._emit(result.sequence, *self._heard(result))
             if result.error is not None or result.sequence.finish_reason is not None:
                 self._end(result.sequence)
         return plan
 
-    def _count(self, results: list[Result], trees: list[DraftTree]) -> None:
-        num_drafts = [tree.num_nodes - 1 for tree in trees]
-        num_accepted = [sum(result.from_draft) for result in results]
-        for result, tree, accepted in zip(results, trees, num_accepted, strict=True):
-            result.sequence.drafting.counts.add(tree.num_nodes - 1, max(tree.depths), accepted)
-        self._metrics.generation_tokens.inc(sum(len(result.tokens) for result in results))
-        self._metrics.observe_drafts(num_drafts, [tree.num_leaves for tree in trees], num_accepted)
+    def _count(self, tree: DraftTree, result: Result) -> None:
+        part = RequestPart(
+            len(result.tokens), tree.num_nodes - 1, tree.num_leaves, sum(result.from_draft)
+        )
+        self._record.parts.append(part)
+        counts = result.sequence.drafting.counts
+        counts.add(part.num_drafts, max(tree.depths), part.num_accepted)
 
     def _heard(self, result: Result) -> list[Event]:
         """What the client hears of a step."""
@@ -158,7 +163,7 @@ class Engine:
                 sequence.first_token_s = now
                 self._metrics.ttft.observe(now - sequence.arrived_s)
             else:
-                self._metrics.inter_token.observe(now - sequence.last_token_s)
+                self._record.waits_s.append(now - sequence.last_token_s)
             sequence.last_token_s = now
             from_draft = result.from_draft if any(result.from_draft) else []
             events.append(
@@ -181,17 +186,21 @@ class Engine:
 
     def _observe(self, plan: Plan, step_s: float) -> None:
         """Tell the metrics and the draft policy how long a step took, and where."""
-        times = self._runner.times
-        computed_s = times.decode_s + times.heads_s
-        self._metrics.observe_step(step_s, computed_s)
+        times, record = self._runner.times, self._record
+        record.step_s, record.computed_s = step_s, times.decode_s + times.heads_s
+        record.num_preemptions = self.scheduler.num_preemptions - self._num_preemptions
+        self._num_preemptions = self.scheduler.num_preemptions
+        self._metrics.note_step(record)
         self.scheduler.drafter.policy.note_step(
             step_s,
-            step_s - computed_s,
+            step_s - record.computed_s,
             drafted=plan.num_drafts > 0,
             probe_s=times.heads_s if plan.heads.probe else 0.0,
         )
 
     def _take_inbox(self) -> None:
+        if not self._inbox:
+            return
         with self._wakeup:
             arrived = list(self._inbox)
             self._inbox.clear()
@@ -227,8 +236,7 @@ class Engine:
 
     def _note_admissions(self, plan: Plan) -> None:
         now = time.monotonic()
-        chunks, trees = plan.prefill, plan.decode
-        for sequence in (*(c.sequence for c in chunks), *(t.sequence for t in trees)):
+        for sequence in plan.sequences:
             if sequence.admitted_s is None:
                 sequence.admitted_s = now
                 self._metrics.queue.observe(now - sequence.arrived_s)
@@ -258,15 +266,6 @@ class Engine:
         for sink, events in self._events.items():
             sink(events)
         self._events.clear()
-
-    def _publish(self) -> None:
-        kv = self.scheduler.kv
-        self._metrics.running.set(len(self.scheduler.running))
-        self._metrics.waiting.set(len(self.scheduler.waiting))
-        self._metrics.kv_usage.set(kv.num_used / kv.num_cells)
-        self._metrics.head_accuracy.set(self.scheduler.drafter.alarm.share)
-        self._metrics.preemptions.inc(self.scheduler.num_preemptions - self._num_preemptions)
-        self._num_preemptions = self.scheduler.num_preemptions
 
 
 def failed(request_id: str, error: RequestError) -> Failed:

@@ -67,6 +67,11 @@ class KvCache:
         return self.num_cells - len(self._free_cells)
 
     @property
+    def usage(self) -> float:
+        """Share of the cells in use, 0 to 1."""
+        return self.num_used / self.num_cells
+
+    @property
     def num_seqs_held(self) -> int:
         """Sequence ids in use, live and cached."""
         return len(self._live) + len(self._cached)

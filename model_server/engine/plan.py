@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from model_server.engine.kv_ops import KvOp
@@ -10,8 +9,7 @@ from model_server.engine.sequence import Sequence
 from model_server.medusa.tree import DraftTree
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Prompt rows of one sequence: its tokens start..end-1."""
 
     sequence: Sequence
@@ -30,8 +28,7 @@ class DecodeTree(NamedTuple):
     leaf_ids: list[int]
 
 
-@dataclass(frozen=True)
-class HeadRun:
+class HeadRun(NamedTuple):
     """Which requests get proposals from how many heads at the end of the step.
 
     A `probe` only finds out how good the heads are these days.
@@ -45,14 +42,18 @@ class HeadRun:
 NO_HEADS = HeadRun()
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """One step: bring the KV cache into shape, prefill, decode a tree a sequence, propose."""
 
     ops: list[KvOp]
     prefill: list[Chunk]
     decode: list[DecodeTree]
     heads: HeadRun = NO_HEADS
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """Those that the step moves on."""
+        return [c.sequence for c in self.prefill] + [tree.sequence for tree in self.decode]
 
     @property
     def num_prefill_rows(self) -> int:

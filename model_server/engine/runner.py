@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.engine.kv_ops import Clear, Copy, KvOp, Remove
+from model_server.engine.kv_ops import KvOp
 from model_server.engine.plan import DecodeTree, HeadRun, Plan
 from model_server.engine.sequence import Accepted, Sequence
 from model_server.engine.verifier import Verifier
 from model_server.llama.batch import Batch
 from model_server.llama.context import MAX_BATCH_ROWS, Context
-from model_server.medusa.confidence import Proposal
+from model_server.medusa.confidence import proposals
 from model_server.medusa.cost import CostCurve, Costs
 from model_server.medusa.heads import NUM_RANKS, Heads
 
@@ -61,17 +61,12 @@ class Runner:
 
     def apply(self, ops: Iterable[KvOp]) -> None:
         """Bring llama.cpp's KV cache to where the ledger is."""
-        context = self.context
         for op in ops:
-            match op:
-                case Remove():
-                    context.remove(op.seq, op.start)
-                case Copy():
-                    context.copy(op.source, op.target, op.start, op.end)
-                case Clear():
-                    context.clear()
+            op.apply(self.context)
 
     def _prefill(self, plan: Plan) -> None:
+        if not plan.prefill:
+            return
         self._batch.clear()
         for chunk in plan.prefill:
             tokens = chunk.sequence.tokens[chunk.start : chunk.end]
@@ -98,6 +93,7 @@ class Runner:
         num_rows = self._batch.num_rows
         if not num_rows:
             return
+        self._batch.seal()
         started = time.perf_counter()
         self.context.decode(self._batch)
         self.context.synchronize()
@@ -113,11 +109,13 @@ class Runner:
         last = [rows[i][results[i].nodes[-1]] for i in wanted]
         started = time.perf_counter()
         hidden: NDArray[np.float32] = self.context.hidden(self._batch.num_rows)[last]
-        proposals = self._heads.propose(hidden, run.num_heads, NUM_RANKS)
+        found = self._heads.propose(hidden, run.num_heads, NUM_RANKS)
         self.times.heads_s = time.perf_counter() - started
         self._costs.heads.observe(run.num_heads, len(wanted), self.times.heads_s)
-        for i, ids, log_probs in zip(wanted, proposals.ids, proposals.log_probs, strict=True):
-            proposal = Proposal(ids, log_probs, len(results[i].sequence.tokens))
+        positions = [len(results[i].sequence.tokens) for i in wanted]
+        for i, proposal in zip(
+            wanted, proposals(found.ids, found.log_probs, positions), strict=True
+        ):
             results[i] = results[i]._replace(proposal=proposal)
         return results
 

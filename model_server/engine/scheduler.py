@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from model_server.engine.drafter import Drafter, Room
 from model_server.engine.kv import MIN_SHARED_TOKENS, KvCache, common_prefix
@@ -159,7 +159,7 @@ class Scheduler:
             leaf_ids = self.kv.leaves.of(sequence.seq, tree.num_leaves)
             plan.decode.append(DecodeTree(sequence, tree, leaf_ids))
         self.kv.reserve(plan.num_prefill_rows + plan.num_decode_rows, plan.ops)
-        return replace(plan, heads=heads)
+        return plan._replace(heads=heads)
 
     def _prefill_rows(self) -> int:
         unready = [s for s in self.running if s.num_pending > 1]

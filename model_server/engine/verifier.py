@@ -47,12 +47,13 @@ class Verifier:
                     break
         except RequestError as problem:
             error = problem
+        nodes, tokens, from_draft = map(list, zip(*drawn, strict=True)) if drawn else ([0], [], [])
         return Accepted(
             sequence,
-            [each.token for each in drawn],
+            tokens,
             "".join(texts),
-            [each.node for each in drawn] or [0],
-            [each.from_draft for each in drawn],
+            nodes,
+            from_draft,
             self._logprobs(sequence, logits, drawn),
             error,
             tree=self._shown(decoded, drawn),

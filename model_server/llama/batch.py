@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 import llama_cpp
 import numpy as np
-from numpy.typing import NDArray
 
 _ID_BYTES = 4
 
 
 class Batch:
-    """Up to `max_rows` rows. A row is a token at a position, seen by its sequences."""
+    """Up to `max_rows` rows. A row is a token at a position, seen by its sequences.
+
+    Rows are gathered in lists; `seal` copies them to the buffers of `struct` at once.
+    """
 
     def __init__(self, max_rows: int, max_seqs_per_row: int = 1) -> None:
         self.max_rows = max_rows
-        self.num_rows = self._num_ids = 0
         self._tokens = np.zeros(max_rows, np.int32)
         self._positions = np.zeros(max_rows, np.int32)
         self._num_seqs = np.zeros(max_rows, np.int32)
@@ -27,10 +28,21 @@ class Batch:
         self._outputs = np.zeros(max_rows, np.int8)
         self._ids_address = self._ids.ctypes.data
         self.struct = self._make_struct()
+        self.clear()
 
     def clear(self) -> None:
         """Drop all rows."""
-        self.num_rows = self._num_ids = 0
+        self._row_tokens: list[int] = []
+        self._row_positions: list[int] = []
+        self._row_outputs: list[bool] = []
+        self._row_num_seqs: list[int] = []
+        self._row_ids: list[int] = []
+        self.struct.n_tokens = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Rows so far."""
+        return len(self._row_tokens)
 
     def add(self, token: int, position: int, seqs: Sequence[int], *, output: bool) -> int:
         """Append one row and give its index; `output` asks for its logits."""
@@ -45,8 +57,8 @@ class Batch:
         output: bool,
     ) -> range:
         """Append rows, each with its own sequences, and give their indices."""
-        rows = self._append(tokens, positions, output=output)
-        return self._add_ids(rows, [seq for row in seqs for seq in row], list(map(len, seqs)))
+        self._row_ids += [seq for row in seqs for seq in row]
+        return self._append(tokens, positions, map(len, seqs), output=output)
 
     def add_tree(
         self,
@@ -56,38 +68,45 @@ class Batch:
         leaf_ids: Sequence[int],
     ) -> range:
         """Append output rows; the sequences of each are those of its `leaves`."""
-        rows = self._append(tokens, positions, output=True)
-        ids = [leaf_ids[leaf] for row in leaves for leaf in row]
-        return self._add_ids(rows, ids, list(map(len, leaves)))
+        self._row_ids += [leaf_ids[leaf] for row in leaves for leaf in row]
+        return self._append(tokens, positions, map(len, leaves), output=True)
 
-    def add_span(self, tokens: Sequence[int], position: int, seq: int) -> None:
+    def add_span(self, tokens: Sequence[int], position: int, seq: int) -> range:
         """Append consecutive rows of one sequence, without outputs: a chunk of a prompt."""
-        positions = np.arange(position, position + len(tokens))
-        rows = self._append(tokens, positions, output=False)
-        self._num_seqs[rows] = 1
-        self._ids[self._num_ids] = seq
-        self._seq_rows[rows] = self._ids_address + _ID_BYTES * self._num_ids
-        self._num_ids += 1
+        num_rows = len(tokens)
+        self._row_ids += [seq] * num_rows
+        positions = range(position, position + num_rows)
+        return self._append(tokens, positions, [1] * num_rows, output=False)
 
-    def _add_ids(self, rows: slice, ids: Sequence[int], counts: Sequence[int]) -> range:
-        """Sequence ids of all rows in turn, and how many each row has."""
-        first, self._num_ids = self._num_ids, self._num_ids + len(ids)
-        self._ids[first : self._num_ids] = ids
-        self._num_seqs[rows] = counts
-        starts = accumulate(counts[:-1], initial=first)
-        self._seq_rows[rows] = [self._ids_address + _ID_BYTES * start for start in starts]
-        return range(rows.start, rows.stop)
+    def seal(self) -> None:
+        """Bring `struct` up to the rows so far."""
+        num_rows, num_ids = self.num_rows, len(self._row_ids)
+        if self.struct.n_tokens == num_rows:
+            return
+        self._tokens[:num_rows] = self._row_tokens
+        self._positions[:num_rows] = self._row_positions
+        self._outputs[:num_rows] = self._row_outputs
+        self._num_seqs[:num_rows] = self._row_num_seqs
+        self._ids[:num_ids] = self._row_ids
+        starts = accumulate(self._row_num_seqs[:-1], initial=0)
+        self._seq_rows[:num_rows] = [self._ids_address + _ID_BYTES * start for start in starts]
+        self.struct.n_tokens = num_rows
 
     def _append(
-        self, tokens: Sequence[int], positions: Sequence[int] | NDArray[np.int_], *, output: bool
-    ) -> slice:
-        rows = slice(self.num_rows, self.num_rows + len(tokens))
-        assert rows.stop <= self.max_rows, "more rows than a batch holds. This is a bug."
-        self._tokens[rows] = tokens
-        self._positions[rows] = positions
-        self._outputs[rows] = output
-        self.num_rows = rows.stop
-        return rows
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        num_seqs: Iterable[int],
+        *,
+        output: bool,
+    ) -> range:
+        first = self.num_rows
+        self._row_tokens += tokens
+        assert self.num_rows <= self.max_rows, "more rows than a batch holds. This is a bug."
+        self._row_positions += positions
+        self._row_num_seqs += num_seqs
+        self._row_outputs += [output] * len(tokens)
+        return range(first, self.num_rows)
 
     def _make_struct(self) -> llama_cpp.llama_batch:
         batch = llama_cpp.llama_batch()

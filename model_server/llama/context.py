@@ -23,6 +23,13 @@ _CELL_BLOCK = 256
 
 _NO_POOLING = 0  # enum llama_pooling_type
 _KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}  # enum ggml_type
+# Dozens of short calls a step: letting go of the interpreter in each invites others to take it.
+_HOLDING = ctypes.PyDLL("", handle=llama_cpp.llama_cpp._lib._handle)
+_seq_cp = _HOLDING.llama_memory_seq_cp
+_seq_cp.argtypes, _seq_cp.restype = llama_cpp.llama_memory_seq_cp.argtypes, None
+_seq_rm = _HOLDING.llama_memory_seq_rm
+_seq_rm.argtypes, _seq_rm.restype = llama_cpp.llama_memory_seq_rm.argtypes, ctypes.c_bool
+
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 
 
@@ -55,6 +62,7 @@ class Context:
         self.pointer = _create(model, options)
         self.num_cells = int(llama_cpp.llama_n_ctx(self.pointer))
         self._memory = llama_cpp.llama_get_memory(self.pointer)
+        self._gives_embeddings = False
 
     def close(self) -> None:
         """Free the context."""
@@ -62,7 +70,7 @@ class Context:
 
     def decode(self, batch: Batch) -> None:
         """Run the rows of `batch`. Raises EngineError when llama.cpp can't."""
-        batch.struct.n_tokens = batch.num_rows
+        batch.seal()
         code = llama_cpp.llama_decode(self.pointer, batch.struct)
         if code:
             raise EngineError(
@@ -78,7 +86,9 @@ class Context:
 
     def set_embeddings(self, wanted: bool) -> None:
         """Whether decodes also give the state behind every row, which must then be an output."""
-        llama_cpp.llama_set_embeddings(self.pointer, wanted)
+        if wanted != self._gives_embeddings:
+            llama_cpp.llama_set_embeddings(self.pointer, wanted)
+            self._gives_embeddings = wanted
 
     def hidden(self, num_outputs: int) -> NDArray[np.float32]:
         """State after the final norm, (num_outputs, hidden size), of a decode with embeddings on.
@@ -93,11 +103,11 @@ class Context:
 
     def copy(self, source: int, target: int, start: int, end: int) -> None:
         """Let `target` share the cells of `source` at positions start..end-1. Metadata only."""
-        llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, end)
+        _seq_cp(self._memory, source, target, start, end)
 
     def remove(self, seq: int, start: int, end: int = -1) -> None:
         """Take positions start..end-1 (-1: to the end) from a sequence."""
-        llama_cpp.llama_memory_seq_rm(self._memory, seq, start, end)
+        _seq_rm(self._memory, seq, start, end)
 
     def clear(self) -> None:
         """Empty the KV pool."""
@@ -109,10 +119,9 @@ class Context:
 
 
 def _rows(pointer: Any, num_rows: int, num_columns: int) -> NDArray[np.float32]:
-    address = ctypes.cast(pointer, ctypes.c_void_p).value
-    if address is None:
+    if not pointer:
         raise EngineError("llama.cpp gave no outputs")
-    return _view(address, num_rows, num_columns)
+    return _view(ctypes.addressof(pointer.contents), num_rows, num_columns)
 
 
 @lru_cache(maxsize=256)  # llama.cpp mostly writes to where it wrote before

@@ -66,6 +66,7 @@ class Sampler:
         self._changes_logits = bool(bias) or self._penalties.active
         self._filters = _make_filters(params)
         self._grammar = _make_grammar(vocab, params)
+        self.constrained = self._grammar is not None  # a grammar must be asked about every token
 
     def close(self) -> None:
         """Free llama.cpp's part of the state."""
@@ -76,11 +77,6 @@ class Sampler:
 
     def __del__(self) -> None:
         self.close()
-
-    @property
-    def constrained(self) -> bool:
-        """Whether a grammar must be asked about every token."""
-        return self._grammar is not None
 
     def see_prompt(self, tokens: Iterable[int]) -> None:
         """Take the prompt into the repeat penalty's window."""

@@ -18,16 +18,19 @@ class AcceptanceAlarm:
     """
 
     def __init__(self) -> None:
-        self._recent: deque[bool] = deque(maxlen=_WINDOW)
+        self._recent: deque[bool] = deque()
+        self._num_hits = 0
         self.share = nan
         self.warning: str | None = None
 
     def observe(self, hit: bool) -> None:
         """Take one proposal; warns once when the share gets too low, and takes it back later."""
         self._recent.append(hit)
+        self._num_hits += hit
         if len(self._recent) < _WINDOW:
             return
-        self.share = sum(self._recent) / _WINDOW
+        self.share = self._num_hits / _WINDOW
+        self._num_hits -= self._recent.popleft()
         if self.share >= _LEAST_SHARE:
             self.warning = None
         elif self.warning is None:

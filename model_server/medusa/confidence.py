@@ -7,7 +7,9 @@ copied runs, by the length of their match. Both start from a prior and follow wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import starmap
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -28,14 +30,22 @@ _COPY_PRIOR_SHORT, _COPY_PRIOR_LONG = 0.2, 0.8
 
 
 class Proposal(NamedTuple):
-    """What the heads proposed behind one token: (heads, k) ids and log probabilities, best first.
+    """What the heads proposed behind one token: by head, ids best first, and the bin of each.
 
     `position`: index in the request's tokens of the token that head 0 proposes.
     """
 
-    ids: NDArray[np.int32]
-    log_probs: NDArray[np.float32]
+    ids: list[list[int]]
+    bins: list[list[int]]
     position: int
+
+
+def proposals(
+    ids: NDArray[np.int32], log_probs: NDArray[np.float32], positions: Sequence[int]
+) -> list[Proposal]:
+    """Of arrays (requests, heads, k), those of each request. Lists: single values are wanted."""
+    each = zip(ids.tolist(), bins(log_probs).tolist(), positions, strict=True)
+    return list(starmap(Proposal, each))
 
 
 class HeadConfidence:
@@ -55,54 +65,61 @@ class HeadConfidence:
             count = table[1].astype(np.float64)
             share = (table[0] * count + share * _PRIOR_COUNT) / (count + _PRIOR_COUNT)
         self.num_heads = num_heads
-        # By head and bin, flat.
-        self._shares: list[float] = share.ravel().tolist()
-        self._counts: list[float] = np.minimum(count + _PRIOR_COUNT, _MEMORY).ravel().tolist()
-        self._first_keys = NUM_BINS * np.arange(num_heads)[:, None]
+        # By head and bin.
+        self._shares: list[list[float]] = share.tolist()
+        self._counts: list[list[float]] = np.minimum(count + _PRIOR_COUNT, _MEMORY).tolist()
 
     def probabilities(self, log_probs: NDArray[np.float32]) -> NDArray[np.float64]:
         """(..., heads, k) head log probabilities to the same shape of calibrated ones."""
-        return np.array(self._shares)[self._keys(log_probs)]
+        heads = np.arange(log_probs.shape[-2])[:, None]
+        return np.array(self._shares)[heads, bins(log_probs)]
 
-    def ranked(self, proposals: Sequence[Proposal]) -> list[list[Ranked]]:
-        """Candidates of each by depth, best first, with probabilities of at most 1 together.
+    def ranked(self, proposal: Proposal, head: int) -> Ranked:
+        """A head's candidates, best first, with probabilities of at most 1 together."""
+        shares = self._shares[head]
+        found = [shares[each] for each in proposal.bins[head]]
+        if (total := sum(found)) > 1:
+            found = [share / total for share in found]
+        both = zip(proposal.ids[head], found, strict=True)
+        return sorted(both, key=itemgetter(1), reverse=True)
 
-        All proposals are of one number of heads.
-        """
-        if not proposals:
-            return []
-        ids = np.array([proposal.ids for proposal in proposals])
-        probabilities = self.probabilities(np.array([p.log_probs for p in proposals]))
-        probabilities /= np.maximum(probabilities.sum(axis=2, keepdims=True), 1)
-        order = np.argsort(-probabilities, axis=2, kind="stable")
-        order += np.arange(0, ids.size, ids.shape[2]).reshape(*ids.shape[:2], 1)
-        by_rank, shares = ids.ravel()[order].tolist(), probabilities.ravel()[order].tolist()
-        return [
-            [list(zip(*row, strict=True)) for row in zip(*each, strict=True)]
-            for each in zip(by_rank, shares, strict=True)
-        ]
-
-    def observe(self, scored: Sequence[tuple[Proposal, Sequence[int]]]) -> None:
+    def observe(self, scored: Iterable[tuple[Proposal, Sequence[int]]]) -> None:
         """Score proposals against the tokens that came."""
-        shares, counts = self._shares, self._counts
         for proposal, came in scored:
-            keys = self._keys(proposal.log_probs).tolist()
+            by_head = zip(
+                proposal.ids, proposal.bins, came, self._shares, self._counts, strict=False
+            )
             # Heads behind the first that was wrong were never asked for what came.
-            for ids, places, token in zip(proposal.ids.tolist(), keys, came, strict=False):
+            for ids, places, token, shares, counts in by_head:
                 for candidate, place in zip(ids, places, strict=True):
-                    counts[place] = count = min(counts[place] + 1, _MEMORY)
-                    shares[place] += ((candidate == token) - shares[place]) / count
+                    if counts[place] < _MEMORY:
+                        counts[place] = min(counts[place] + 1, _MEMORY)
+                    shares[place] += ((candidate == token) - shares[place]) / counts[place]
                 if token not in ids:
                     break
 
-    def _keys(self, log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Places in the flat lists of shares and counts."""
-        return bins(log_probs) + self._first_keys[: log_probs.shape[-2]]
+
+class Ranking(Sequence[Ranked]):
+    """A proposal's candidates by depth. Ranked where a tree gets that deep: few do."""
+
+    def __init__(self, confidence: HeadConfidence, proposal: Proposal) -> None:
+        self._confidence = confidence
+        self._proposal = proposal
+        self._known: list[Ranked | None] = [None] * len(proposal.ids)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __getitem__(self, depth: int) -> Ranked:  # type: ignore[override]  # never a slice
+        if (ranked := self._known[depth]) is None:
+            self._known[depth] = ranked = self._confidence.ranked(self._proposal, depth)
+        return ranked
 
 
 def bins(log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
     """The bin of each log probability, in the order of a head file's calibration table."""
-    return np.searchsorted(_INNER_EDGES, log_probs, side="right")
+    found: NDArray[np.int64] = _INNER_EDGES.searchsorted(log_probs, side="right")
+    return found
 
 
 class CopyConfidence:

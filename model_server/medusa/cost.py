@@ -30,7 +30,8 @@ _LONG_AGO = 16  # decodes
 _LARGEST_SURPRISE = 4.0  # one stall of the machine must not look like a new price
 _SETTLED = 30  # decodes of a bucket, after which surprises are the row count's
 _AS_GOOD = 0.9  # few large steps are preferred to many small ones
-_FORGETTING_RATE = 1 / 500  # a count that is thought too dear is never tried: doubts must fade
+# A count that is thought too dear is never tried: doubts must fade.
+_FORGET_EVERY, _FORGETTING_SHARE = 16, 16 / 500  # decodes
 
 _PRICED = np.array([*range(1, TILE_ROWS), *ROWS[6:]])
 _PLACE = {rows: place for place, rows in enumerate(_PRICED.tolist())}
@@ -45,17 +46,19 @@ class CostCurve:
     def __init__(self, measured: Mapping[int, float]) -> None:
         """`measured`: seconds by row count, with one row among them."""
         known = _without_noise(measured)
-        self._start = _interpolate(_PRICED, np.array(list(known)), np.array(list(known.values())))
-        self._points = self._start.copy()
+        start = _interpolate(_PRICED, np.array(list(known)), np.array(list(known.values())))
+        self._start: list[float] = start.tolist()
+        self._points = list(self._start)
         self._scale: dict[tuple[bool, int], float] = {}
         self._num_seen: Counter[tuple[bool, int]] = Counter()
+        self._num_decodes = 0
         self._last_seen: dict[int, int] = {}  # by rows, in decodes
 
     def seconds(self, num_rows: int, kv_length: float = 0.0) -> float:
         """Predicted time of one decode; 0 for no rows."""
         place = _PLACE.get(num_rows)
-        known = self._points[place] if place is not None else self._base(np.array(num_rows))
-        return float(known) * self._scale_at(_bucket(num_rows, kv_length))
+        known = self._points[place] if place is not None else float(self._base(np.array(num_rows)))
+        return known * self._scale_at(_bucket(num_rows, kv_length))
 
     def steps(self, first: int, last: int, kv_length: float = 0.0) -> NDArray[np.float64]:
         """Predicted times of decodes of `first` to `last` rows."""
@@ -71,13 +74,18 @@ class CostCurve:
         rate = _LEARNING_RATE if self._num_seen[bucket] else _FIRST_LEARNING_RATE
         self._scale[bucket] = self._scale_at(bucket) * ratio**rate
         if num_rows in _PLACE and self._num_seen[bucket] >= _SETTLED:
-            self._points += _FORGETTING_RATE * (self._start - self._points)
             self._points[_PLACE[num_rows]] *= ratio ** self._rate_of(num_rows)
         self._num_seen[bucket] += 1
-        self._last_seen[num_rows] = self._num_seen.total()
+        self._num_decodes += 1
+        self._last_seen[num_rows] = self._num_decodes
+        if self._num_decodes % _FORGET_EVERY == 0:
+            self._points = [
+                now + _FORGETTING_SHARE * (start - now)
+                for start, now in zip(self._start, self._points, strict=True)
+            ]
 
     def _rate_of(self, num_rows: int) -> float:
-        age = self._num_seen.total() - self._last_seen.get(num_rows, 0)
+        age = self._num_decodes - self._last_seen.get(num_rows, 0)
         return _FIRST_LEARNING_RATE if age >= _LONG_AGO else _LEARNING_RATE
 
     def best_rows(
@@ -94,10 +102,12 @@ class CostCurve:
         return max((rows for rows, rate in rates.items() if rate >= _AS_GOOD * best), default=1)
 
     def _base(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        return _interpolate(rows, _PRICED, self._points)
+        return _interpolate(rows, _PRICED, np.array(self._points))
 
     def _scale_at(self, bucket: tuple[bool, int]) -> float:
         """The bucket's own scale, or that of the nearest known one below it."""
+        if (own := self._scale.get(bucket)) is not None:
+            return own
         tiled, length = bucket
         known = (self._scale.get((tiled, shorter)) for shorter in range(length, -1, -1))
         return next((scale for scale in known if scale is not None), 1.0)

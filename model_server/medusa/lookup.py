@@ -8,15 +8,14 @@ as in zlib, and the longest match among the latest few wins.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MIN_MATCH, MAX_MATCH = 2, 12
 MAX_DRAFT = 16
 _MAX_PLACES = 16  # looked at in one search
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """Tokens to draft, in order, and how many tokens before them match."""
 
     tokens: list[int]

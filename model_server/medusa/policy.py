@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.medusa.confidence import HeadConfidence
+from model_server.medusa.confidence import HeadConfidence, Proposal, Ranking
 from model_server.medusa.cost import CostCurve, HeadCosts
 from model_server.medusa.tree import Candidates, Choice, best_first
 
@@ -37,8 +37,7 @@ _PLAIN_EVERY = 32  # steps: what drafts are compared with is measured, not only 
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(NamedTuple):
     """The step at hand: requests that decode, the KV length they see, draft rows there is room for.
 
     There is at least one request; without any there is nothing to decide.
@@ -60,7 +59,7 @@ class Policy:
         self.decode = decode
         self.head_costs = head_costs
         self.confidence = confidence
-        self._seen: deque[NDArray[np.float32]] = deque(maxlen=_NUM_REMEMBERED)
+        self._seen: deque[Proposal] = deque(maxlen=_NUM_REMEMBERED)
         self._num_seen = 0
         # By requests in a step:
         self._rates: dict[int, Floats] = {}  # tokens a second, by heads
@@ -92,10 +91,10 @@ class Policy:
         most = self.confidence.num_heads
         return most > 0 and self._probe_credit_s >= self._heads_s(most, 1)
 
-    def note_proposal(self, log_probs: NDArray[np.float32]) -> None:
-        """Remember what heads are sure of these days: (heads, k) log probabilities."""
-        if len(log_probs) == self.confidence.num_heads:
-            self._seen.append(log_probs)
+    def note_proposal(self, proposal: Proposal) -> None:
+        """Remember what heads are sure of these days."""
+        if len(proposal.ids) == self.confidence.num_heads:
+            self._seen.append(proposal)
             self._num_seen += 1
 
     def note_step(self, step_s: float, overhead_s: float, *, drafted: bool, probe_s: float) -> None:
@@ -144,10 +143,8 @@ class Policy:
         requests, most = load.num_requests, self.confidence.num_heads
         first = self._num_steps[requests] // _REVIEW_STEPS * requests
         seen = [self._seen[(first + i) % len(self._seen)] for i in range(requests)]
-        shares = -np.sort(-self.confidence.probabilities(np.stack(seen)))
         step = [
-            Candidates([list(enumerate(row)) for row in rows], (), most, MAX_NODES)
-            for rows in shares.tolist()
+            Candidates(Ranking(self.confidence, proposal), (), most, MAX_NODES) for proposal in seen
         ]
         heads_s = np.array([self._heads_s(heads, requests) for heads in range(most + 1)])
         rates = _replay(step, self._step_s(load), heads_s)

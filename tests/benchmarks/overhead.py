@@ -66,13 +66,6 @@ def measure(served: Served, args: argparse.Namespace) -> list[dict[str, float]]:
     """Milliseconds of each of the last steps outside of llama_decode and the heads, by stage."""
     steps: list[dict[str, float]] = []
     watch = Stopwatch()
-
-    def note_step(_step_s: float, overhead_s: float, *, drafted: bool, probe_s: float) -> None:
-        assert drafted
-        stages = {**watch.spent, "rest": overhead_s - sum(watch.spent.values())}
-        steps.append({stage: 1e3 * seconds for stage, seconds in stages.items()})
-        watch.spent.clear()
-
     served.engine.stop()  # its thread: from here on it is stepped by hand
     decode(served, args, 1, 10_000)  # so that the prefixes are cached, and all start together
     decode(served, args, NUM_CELLS // args.requests - args.prefix, args.steps)
@@ -80,15 +73,22 @@ def measure(served: Served, args: argparse.Namespace) -> list[dict[str, float]]:
     with ExitStack() as patched:
         for stage, owner, method in (
             ("draft", scheduler, "schedule"),
+            ("draft", runner._batch, "seal"),
             ("verify", runner._verifier, "verify"),
             ("commit", scheduler, "update"),
             ("commit", runner, "apply"),
             ("learn", scheduler.drafter, "update"),
         ):
             patched.enter_context(watch.on(stage, owner, method))
-        patched.enter_context(patch.object(scheduler.drafter.policy, "note_step", note_step))
         for _ in range(args.steps):
+            watch.spent.clear()
+            started = time.perf_counter()
             served.engine.step()
+            step_s = time.perf_counter() - started
+            own_s = step_s - runner.times.decode_s - runner.times.heads_s
+            stages = {**watch.spent, "rest": own_s - sum(watch.spent.values())}
+            steps.append({stage: 1e3 * seconds for stage, seconds in stages.items()})
+            assert runner._batch.num_rows == args.requests * args.rows
     assert len(scheduler.running) == args.requests
     return steps
 
@@ -107,6 +107,15 @@ def kv_operations(served: Served, args: argparse.Namespace) -> float:
         return 1e3 * (time.perf_counter() - started)
 
     return statistics.median(once() for _ in range(20))
+
+
+def judged(what: str, steps: list[float]) -> str:
+    """Milliseconds by step in one line, against the bound."""
+    median, highest = statistics.median(steps), statistics.quantiles(steps, n=20)[-1]
+    return (
+        f"{what}: median {median:.3f}, mean {statistics.fmean(steps):.3f}, 95 % below "
+        f"{highest:.3f}; at most {BOUND_MS}  {'ok' if median <= BOUND_MS else 'MISSED'}"
+    )
 
 
 def main() -> None:
@@ -132,15 +141,15 @@ def main() -> None:
     finally:
         served.close()
     whole = [sum(step.values()) for step in steps]
-    median, highest = statistics.median(whole), statistics.quantiles(whole, n=20)[-1]
-    verdict = "ok" if median <= BOUND_MS else "MISSED"
+    drafting = [sum(step.values()) - step["rest"] for step in steps]
     stages = [f"  {name:8s}{statistics.median(s[name] for s in steps):.3f}" for name in steps[0]]
     text = "\n".join(
         (
             f"{report.machine()}, {report.now()}, {time.perf_counter() - started:.0f} s",
             f"{args.requests} requests of {args.prefix} tokens, {args.rows} rows each, greedy, ms:",
             *stages,
-            f"median {median:.3f}, 95 % below {highest:.3f}; at most {BOUND_MS}  {verdict}",
+            judged("all but the rest", drafting),
+            judged("whole", whole),
             f"32 KV operations, as a measure of the machine: {kv_ms:.2f}",
         )
     )

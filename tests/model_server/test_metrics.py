@@ -5,7 +5,7 @@ from math import isnan
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from model_server.metrics import PREFIX, Metrics
+from model_server.metrics import PREFIX, Metrics, RequestPart, StepRecord
 
 
 def sample(metrics: Metrics, name: str, **labels: str) -> float:
@@ -19,16 +19,16 @@ def sample(metrics: Metrics, name: str, **labels: str) -> float:
 def test_the_python_share_is_a_median_of_the_last_steps() -> None:
     metrics = Metrics()
     for _ in range(250):
-        metrics.observe_step(1.0, 0.5)
+        metrics.note_step(StepRecord(1.0, 0.5))
     for _ in range(150):
-        metrics.observe_step(1.0, 0.75)
+        metrics.note_step(StepRecord(1.0, 0.75))
     assert sample(metrics, "step_python_share") == pytest.approx(0.25)
     assert sample(metrics, "step_seconds_count") == 400
 
 
 def test_names_carry_over_from_known_dashboards() -> None:
     metrics = Metrics()
-    metrics.generation_tokens.inc(3)
+    metrics.note_step(StepRecord(1.0, 0.5, parts=[RequestPart(3, 4, 2, 2)]))
     metrics.finished.labels("stop").inc()
     for name in ("generation_tokens_total", "request_success_total"):
         assert sample(metrics, name) > 0
@@ -44,9 +44,10 @@ def test_two_servers_do_not_share_counts() -> None:
 
 def test_a_step_counts_its_rows_and_how_each_request_drafted() -> None:
     metrics = Metrics()
-    metrics.observe_drafts([], [], [])  # a step that only prefills
-    metrics.observe_drafts([0, 0], [1, 1], [0, 0])
-    metrics.observe_drafts([0, 2, 5, 3], [1, 1, 3, 2], [0, 2, 1, 0])
+    plain, chain, tree = RequestPart(1, 0, 1, 0), RequestPart(3, 2, 1, 2), RequestPart(2, 5, 3, 1)
+    metrics.note_step(StepRecord(1.0, 0.5))  # one that only prefills
+    metrics.note_step(StepRecord(1.0, 0.5, parts=[plain, plain]))
+    metrics.note_step(StepRecord(1.0, 0.5, parts=[plain, chain, tree, RequestPart(1, 3, 2, 0)]))
     assert sample(metrics, "step_decode_rows_count") == 2
     assert sample(metrics, "step_decode_rows_sum") == 2 + 4 + 10
     by_mode = {
@@ -56,6 +57,7 @@ def test_a_step_counts_its_rows_and_how_each_request_drafted() -> None:
     assert sample(metrics, "spec_decode_num_drafts_total") == 3
     assert sample(metrics, "spec_decode_num_draft_tokens_total") == 10
     assert sample(metrics, "spec_decode_num_accepted_tokens_total") == 3
+    assert sample(metrics, "generation_tokens_total") == 9
     per_pos = "spec_decode_num_accepted_tokens_per_pos_total"
     assert [sample(metrics, per_pos, position=each) for each in "01"] == [2, 1]
 

@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.medusa.confidence import HeadConfidence, Proposal
+from model_server.medusa.confidence import HeadConfidence, Ranking, proposals
 from model_server.medusa.tree import Candidates, best_first
 from model_server.tools.doctor.track import Track
 
@@ -57,9 +57,10 @@ def _accepted_everywhere(
     """(positions, heads, TREE_ROWS) drafts accepted by a step from each position."""
     rows, num_heads, _ = track.ids.shape
     positions = range(max(rows - num_heads + 1, 0))
-    proposals = [Proposal(track.ids[at], track.log_probs[at], at) for at in positions]
+    ids, log_probs = track.ids[: len(positions)], track.log_probs[: len(positions)]
     found = np.empty((len(positions), num_heads, len(TREE_ROWS)), np.int64)
-    for at, by_depth in enumerate(confidence.ranked(proposals)):
+    for at, proposal in enumerate(proposals(ids, log_probs, positions)):
+        by_depth = list(Ranking(confidence, proposal))
         came = track.answer[at + 1 : at + 1 + num_heads].tolist()
         for heads in range(1, num_heads + 1):
             candidates = Candidates(by_depth[:heads], (), heads, most_leaves)

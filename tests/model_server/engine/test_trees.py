@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -138,4 +137,4 @@ def _crossed(plan: Plan) -> Plan:
                 tree.leaves[one], tree.leaves[other] = tree.leaves[other], tree.leaves[one]
                 break
         decode.append(decoded._replace(tree=tree))
-    return replace(plan, decode=decode)
+    return plan._replace(decode=decode)

@@ -11,6 +11,7 @@ def test_rows_reach_the_struct_that_llama_cpp_reads() -> None:
     batch = Batch(8, max_seqs_per_row=3)
     assert batch.add(7, 4, [2, 5, 6], output=True) == 0
     assert batch.add(8, 5, [2], output=False) == 1
+    batch.seal()
     struct: Any = batch.struct
     assert [struct.token[i] for i in range(2)] == [7, 8]
     assert [struct.pos[i] for i in range(2)] == [4, 5]
@@ -25,6 +26,7 @@ def test_a_span_is_consecutive_rows_without_outputs() -> None:
     batch.add(1, 0, [9], output=True)
     batch.add_span([4, 5, 6], 10, 3)
     assert batch.num_rows == 4
+    batch.seal()
     struct: Any = batch.struct
     assert [struct.token[i] for i in range(1, 4)] == [4, 5, 6]
     assert [struct.pos[i] for i in range(1, 4)] == [10, 11, 12]
@@ -38,6 +40,7 @@ def test_a_cleared_batch_forgets_its_outputs() -> None:
     batch.clear()
     assert batch.num_rows == 0
     batch.add_span([5], 3, 1)
+    batch.seal()
     struct: Any = batch.struct
     assert (struct.logits[0], struct.pos[0]) == (0, 3)
 

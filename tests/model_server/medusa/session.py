@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from model_server.medusa.confidence import HeadConfidence, Proposal
+from model_server.medusa.confidence import HeadConfidence, Proposal, Ranking, proposals
 from model_server.medusa.cost import CostCurve, HeadCosts
 from model_server.medusa.policy import Load, Policy
 from model_server.medusa.tree import PLAIN, Candidates, Choice
@@ -98,7 +98,8 @@ class Session:
     def _candidates(self, proposal: Proposal | None) -> Candidates:
         if proposal is None:
             return PLAIN
-        return Candidates(self.confidence.ranked([proposal])[0], max_depth=NUM_HEADS, max_leaves=16)
+        ranking = Ranking(self.confidence, proposal)
+        return Candidates(ranking, max_depth=NUM_HEADS, max_leaves=16)
 
     def _verify(self, request: int, choices: list[Choice]) -> float:
         """Score what was proposed for the request; the tokens that it was to bring."""
@@ -117,7 +118,7 @@ class Session:
             return 0.0
         for request in range(num_requests):
             self.proposals[request] = proposal = self._propose(request, heads)
-            self.policy.note_proposal(proposal.log_probs)
+            self.policy.note_proposal(proposal)
         seconds = self._noisy(self.true_heads.seconds(heads, num_requests))
         self.policy.head_costs.observe(heads, num_requests, seconds)
         return seconds
@@ -133,7 +134,8 @@ class Session:
             self.rng.choices(ranks, [*row, max(1 - sum(row), 0)])[0] for row in self.shares[request]
         ]
         ids = np.tile(np.arange(NUM_RANKS, dtype=np.int32), (heads, 1))
-        return Proposal(ids, np.log(said).astype(np.float32), 0)
+        (proposal,) = proposals(ids[None], np.log(said).astype(np.float32)[None], [0])
+        return proposal
 
     def _noisy(self, seconds: float) -> float:
         return seconds * max(self.rng.gauss(1, self.noise), 0.5)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -9,7 +11,9 @@ from model_server.medusa.confidence import (
     CopyConfidence,
     HeadConfidence,
     Proposal,
+    Ranking,
     bins,
+    proposals,
 )
 from model_server.medusa.lookup import MAX_DRAFT, MAX_MATCH
 
@@ -21,6 +25,13 @@ def _log_probs(rng: np.random.Generator, num_heads: int) -> NDArray[np.float32]:
     sharpness = 10 ** rng.uniform(-2, 0.5, (num_heads, 1))
     weights = np.sort(rng.gamma(sharpness, size=(num_heads, NUM_RANKS)) + 1e-9)[:, ::-1]
     return np.asarray(np.log(weights / weights.sum(axis=1, keepdims=True)), np.float32)
+
+
+def _proposal(ids: list[list[int]] | NDArray[np.int32], log_probs: Any) -> Proposal:
+    """Of one request; `log_probs`: like `ids`, or one for all."""
+    every = np.broadcast_to(np.asarray(log_probs, np.float32), np.shape(ids))
+    (proposal,) = proposals(np.asarray(ids, np.int32)[None], every[None], [0])
+    return proposal
 
 
 def _true_shares(log_probs: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -38,7 +49,7 @@ def _step(
     for row, shares in zip(ids, _true_shares(log_probs), strict=True):
         drawn = rng.choice(NUM_RANKS + 1, p=[*shares, 1 - shares.sum()])
         tokens.append(int(row[drawn]) if drawn < NUM_RANKS and right else 99)
-    return Proposal(ids, log_probs, 0), tokens
+    return _proposal(ids, log_probs), tokens
 
 
 def _trained(num_steps: int, num_heads: int = 3) -> HeadConfidence:
@@ -97,13 +108,13 @@ def test_old_observations_fade() -> None:
 
 def test_a_head_is_scored_only_behind_heads_that_were_right() -> None:
     confidence = HeadConfidence(3)
-    ids = np.array([[1, 2], [3, 4], [5, 6]], np.int32)
-    proposal = Proposal(ids, np.full((3, 2), -1, np.float32), 0)
+    log_probs = np.full((3, 2), -1, np.float32)
+    proposal = _proposal([[1, 2], [3, 4], [5, 6]], log_probs)
 
     def moved(*came: list[int]) -> list[bool]:
-        before = confidence.probabilities(proposal.log_probs)
+        before = confidence.probabilities(log_probs)
         confidence.observe([(proposal, tokens) for tokens in came])
-        return list((confidence.probabilities(proposal.log_probs) != before).any(axis=1))
+        return list((confidence.probabilities(log_probs) != before).any(axis=1))
 
     assert moved([2, 9, 5]) == [True, True, False]
     assert moved([1]) == [True, False, False]
@@ -114,10 +125,10 @@ def test_a_head_is_scored_only_behind_heads_that_were_right() -> None:
 
 def test_heads_keep_apart() -> None:
     confidence = HeadConfidence(2)
-    proposal = Proposal(np.array([[1], [2]], np.int32), np.full((2, 1), -0.5, np.float32), 0)
+    log_probs = np.full((2, 1), -0.5, np.float32)
     for _ in range(100):
-        confidence.observe([(proposal, [1, 9])])
-    first, second = confidence.probabilities(proposal.log_probs)[:, 0]
+        confidence.observe([(_proposal([[1], [2]], log_probs), [1, 9])])
+    first, second = confidence.probabilities(log_probs)[:, 0]
     assert first > 0.95
     assert second < 0.05
 
@@ -137,11 +148,11 @@ def test_a_table_from_the_file_is_the_prior() -> None:
 def test_ranked_candidates_are_sorted_by_what_was_measured() -> None:
     """A head that is wrong where it is sure: its second choice comes first."""
     confidence = HeadConfidence(1)
-    proposal = Proposal(np.array([[7, 8]], np.int32), np.log([[0.8, 0.15]]).astype(np.float32), 0)
-    assert [token for token, _ in confidence.ranked([proposal])[0][0]] == [7, 8]
+    proposal = _proposal([[7, 8]], np.log([[0.8, 0.15]]))
+    assert [token for token, _ in confidence.ranked(proposal, 0)] == [7, 8]
     for _ in range(100):
         confidence.observe([(proposal, [8])])
-    ((ranked,),) = confidence.ranked([proposal])
+    ranked = confidence.ranked(proposal, 0)
     assert [token for token, _ in ranked] == [8, 7]
     assert ranked[0][1] > 0.9
     assert type(ranked[0][0]) is int
@@ -149,8 +160,20 @@ def test_ranked_candidates_are_sorted_by_what_was_measured() -> None:
 
 def test_ranked_candidates_promise_no_more_than_certainty() -> None:
     confidence = HeadConfidence(1, (np.full((1, NUM_BINS), 0.6), np.full((1, NUM_BINS), 1e6)))
-    proposal = Proposal(np.array([[1, 2, 3]], np.int32), np.full((1, 3), -1.1, np.float32), 0)
-    assert sum(p for _, p in confidence.ranked([proposal])[0][0]) == pytest.approx(1)
+    proposal = _proposal([[1, 2, 3]], -1.1)
+    assert sum(p for _, p in confidence.ranked(proposal, 0)) == pytest.approx(1)
+
+
+def test_a_ranking_holds_what_was_known_when_a_tree_got_that_deep() -> None:
+    confidence = HeadConfidence(2)
+    proposal = _proposal([[7, 8], [5, 6]], np.log([[0.8, 0.15]] * 2))
+    ranking = Ranking(confidence, proposal)
+    before = ranking[0]
+    for _ in range(100):
+        confidence.observe([(proposal, [8, 6])])
+    assert ranking[0] == before
+    assert [token for token, _ in ranking[1]] == [6, 5]
+    assert len(ranking) == 2
 
 
 def test_longer_matches_are_believed_more() -> None:
