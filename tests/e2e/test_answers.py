@@ -89,7 +89,7 @@ async def test_four_long_streams_do_not_lock_out_a_fifth(service: Service) -> No
         for seed in range(4):  # alone, so that each is a batch of its own
             prompt = twin.prompt(8, seed=seed)
             tasks.append(
-                asyncio.create_task(client.post("/v1/completions", json=body(prompt, 1_000)))
+                asyncio.create_task(client.post("/v1/completions", json=body(prompt, 2_000)))
             )
             await asyncio.sleep(0.12)
         fifth = await client.post("/v1/completions", json=body(twin.prompt(8, seed=9), 1))
