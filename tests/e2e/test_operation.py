@@ -17,7 +17,7 @@ import pytest
 
 from api.auth import new_key
 from tests import twin
-from tests.e2e.service import Service, serve, wait_until
+from tests.e2e.service import Process, Service, serve, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -123,14 +123,19 @@ async def test_both_tiers_log_the_request_and_neither_its_text(own: Service) -> 
     assert done[-1]["decode_ms"] > 0
 
 
+def num_logged(process: Process, start: str) -> int:
+    """Lines of a request whose id begins like that."""
+    ids = [json.loads(line).get("request_id") for line in process.log.splitlines()]
+    return sum(str(each).startswith(start) for each in ids)
+
+
 async def test_a_clients_own_id_leads_to_both_tiers(own: Service) -> None:
     async with client(own) as asking:
         for _ in range(2):
             headers = {"x-request-id": "mine-1"}
             await asking.post("/v1/completions", json=body(4), headers=headers)
     for process, start in ((own.gateway, "mine-1"), (own.model_server, "mine-1.")):
-        ids = [json.loads(line).get("request_id") for line in process.log.splitlines()]
-        assert sum(str(each).startswith(start) for each in ids) == 2
+        wait_until(lambda: num_logged(process, start) == 2, f"two of {start} in the log", 5)  # noqa: B023
 
 
 async def test_prompts_are_logged_if_that_is_switched_on(twin_path: Path, tmp_path: Path) -> None:
