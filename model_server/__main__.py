@@ -14,11 +14,16 @@ from types import FrameType
 import uvicorn
 
 from model_server import logs, traces
-from model_server.app import Server, create_app
 from model_server.config import Settings, read_settings
-from model_server.engine.startup import load
 from model_server.errors import SettingError, StartError
-from model_server.spans import Spans
+
+try:
+    from model_server.app import Server, create_app
+    from model_server.engine.startup import load
+    from model_server.spans import Spans
+except (OSError, RuntimeError) as error:
+    hint = "; containers get the NVIDIA driver by --gpus all" if "libcuda" in str(error) else ""
+    sys.exit(f"model server: llama.cpp can't be loaded: {error}{hint}")
 
 _DRAIN_S = 30
 

@@ -135,3 +135,24 @@ def test_listening_on_any_loopback_address(host: str) -> None:
 def test_an_address_that_is_not_ours_is_refused() -> None:
     with pytest.raises(SettingError, match=r"192\.0\.2\.1:0 can't be listened on"):
         listen(Settings(model_server_host="192.0.2.1", model_server_port=0))
+
+
+def test_libraries_that_are_not_there_are_named(tmp_path: Path) -> None:
+    said = refused(llama_cpp_lib_path=tmp_path)
+    assert said.startswith("model server: llama.cpp can't be loaded: ")
+    assert "llama" in said
+
+
+def test_a_missing_driver_is_named(tmp_path: Path) -> None:
+    """A build for GPUs where there is none: its library asks for one that nothing provides."""
+    sources = tmp_path / "driver.c", tmp_path / "llama.c"
+    sources[0].write_text("int cuInit(void) { return 0; }\n")
+    sources[1].write_text("int cuInit(void);\nint llama(void) { return cuInit(); }\n")
+    driver = tmp_path / "libcuda.so.1"
+    build = ["cc", "-shared", "-fPIC", "-o"]
+    subprocess.run([*build, driver, "-Wl,-soname,libcuda.so.1", sources[0]], check=True)
+    subprocess.run([*build, tmp_path / "libllama.so", sources[1], driver], check=True)
+    driver.unlink()
+    assert refused(llama_cpp_lib_path=tmp_path).endswith(
+        "; containers get the NVIDIA driver by --gpus all"
+    )
