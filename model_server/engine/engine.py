@@ -108,7 +108,7 @@ class Engine:
     def _loop(self) -> None:
         while True:
             with self._wakeup:
-                while not (self._stopping or self._has_something_to_do()):
+                while not (self._stopping or self._inbox or self.scheduler.has_work):
                     self._wakeup.wait()
                 if self._stopping:
                     return
@@ -125,9 +125,6 @@ class Engine:
             self._flush()
         finally:
             self._on_crash()
-
-    def _has_something_to_do(self) -> bool:
-        return bool(self._inbox or self.scheduler.has_work)
 
     def _advance(self) -> Plan:
         plan = self.scheduler.schedule()

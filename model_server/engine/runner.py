@@ -49,9 +49,9 @@ class Runner:
         self.times = StepTimes()
         self.apply(plan.ops)
         self._prefill(plan)
-        rows = self._decode(plan)
-        if not rows:
+        if not plan.decode:
             return []
+        rows = self._decode(plan)
         logits = self.context.logits(self._batch.num_rows)
         results = [
             self._verifier.verify(decoded, logits[mine.start : mine.stop])
@@ -90,16 +90,13 @@ class Runner:
         return self._batch.add_tree(tree.tokens, positions, tree.leaves, decoded.leaf_ids)
 
     def _timed_decode(self, cost: CostCurve, kv_length: float) -> None:
-        num_rows = self._batch.num_rows
-        if not num_rows:
-            return
         self._batch.seal()
         started = time.perf_counter()
         self.context.decode(self._batch)
         self.context.synchronize()
         seconds = time.perf_counter() - started
         self.times.decode_s += seconds
-        cost.observe(num_rows, kv_length, seconds)
+        cost.observe(self._batch.num_rows, kv_length, seconds)
 
     def _propose(self, run: HeadRun, results: list[Accepted], rows: list[range]) -> list[Accepted]:
         """Run the heads on the state behind each request's last accepted row."""
