@@ -47,7 +47,9 @@ class Progress:
         self._shown_s = now
         line = self._line(done, now, first) + (f", {note}" if note else "")
         start, end = (_CLEAR_LINE, "") if self._terminal else ("", "\n")
-        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
+        # In one write: a signal between a line and its end would leave them apart.
+        sys.stderr.write(f"{start}{line}{end}")
+        sys.stderr.flush()
 
     def tell(self, line: str) -> None:
         """A line of its own that stays."""

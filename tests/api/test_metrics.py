@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import anyio
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -55,8 +56,10 @@ async def test_every_metric_is_moved_by_requests() -> None:
         app,
     ):
         asked = asyncio.create_task(client.post("/generate", json=BODY))
-        await until(lambda: app.state.gateway.in_flight == 1)
-        seen = await moved(client)
+        seen: set[str] = set()
+        with anyio.fail_after(5):
+            while not {f"{PREFIX}_num_requests_{each}" for each in ("waiting", "running")} <= seen:
+                seen |= await moved(client)
         assert (await asked).json()["text"] == " 0 1 2"
         leaving = asyncio.create_task(client.post("/generate", json={"prompt": "long"}))
         await until(lambda: server.requests[-1].prompt == "long")
