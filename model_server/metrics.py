@@ -63,7 +63,7 @@ class Metrics:
         self.head_accuracy = self._gauge(
             "head_accuracy", "How often the first head's best was right, of the last 200; 0 to 1."
         )
-        self.head_accuracy.set(nan)  # until there are heads
+        self.head_accuracy.set(nan)  # until an engine knows
 
     def _totals(self) -> None:
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of admitted requests.")
