@@ -6,7 +6,7 @@ SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
 SHELL_FILES = $(wildcard deployment/*.sh) .ci/run tests/smoke.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help install model run chat test test-training fuzz check format heads demo-model demo-heads bench bench-speculation bench-peers bench-latency bench-gateway prove-faults prove-overload prove-strangers up down docker-check docker-test lock clean
+.PHONY: help install model run chat test test-training fuzz check format heads demo-model demo-heads bench bench-speculation bench-peers bench-latency bench-gateway prove-faults prove-overload prove-strangers up down docker-check audit docker-test lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -107,6 +107,12 @@ down: ## Stop what `make up` started
 docker-check: ## Check Dockerfiles, compose and stack files, Kubernetes manifests and alerts
 	@$(SETUP) checks
 	@$(BIN)/python -m pytest -rs tests/deployment
+
+# No diskcache is without this hole; llama-cpp-python imports it, and nothing here lets it write.
+audit: ## Compare the locked packages with PyPI's list of known security holes
+	@$(SETUP) checks
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --ignore-vuln CVE-2025-69872 \
+		$(patsubst %,--requirement=requirements/%.txt,gateway model-server traces)
 
 docker-test: ## Build the images, run them, break them (needs a running Docker with Compose)
 	@docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1 || \

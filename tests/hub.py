@@ -1,6 +1,7 @@
 """A small Hugging Face hub on loopback, with faults: what a downloader asks for, over real HTTP.
 
 As on the real one, a file's address redirects to another host, which serves its bytes.
+`python hub.py FOLDER`, in a container called `hub` and `bytes`, serves FOLDER/OWNER/REPO/FILE.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 
 COMMIT = "c0ffee" + "0" * 34
 _CHUNK_BYTES = 65_536
@@ -47,7 +50,9 @@ class Asked:
 class Hub:
     """Serves files by OWNER/REPO/FILE. `asked` holds the requests for bytes."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 0, bytes_host: str = "localhost"
+    ) -> None:
         self.files: dict[str, Path] = {}
         self.digests: dict[str, str] = {}
         self.faults = Faults()
@@ -61,17 +66,30 @@ class Hub:
             def hub(self) -> Hub:
                 return hub
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((host, port), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{host}:{self.port}"
+        self.bytes_url = f"http://{bytes_host}:{self.port}/bytes"
 
     def add(self, name: str, path: Path) -> None:
         self.files[name] = path
-        self.digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(_CHUNK_BYTES):
+                digest.update(block)
+        self.digests[name] = digest.hexdigest()
+
+    def add_all(self, folder: Path) -> None:
+        """Every file OWNER/REPO/FILE below a folder."""
+        for path in folder.glob("*/*/*"):
+            self.add(path.relative_to(folder).as_posix(), path)
 
     def start(self) -> None:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def serve_forever(self) -> None:
+        self._server.serve_forever(poll_interval=0.02)
 
     def stop(self) -> None:
         self.faults.resume.set()
@@ -127,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
             {
                 "X-Repo-Commit": COMMIT,
                 "X-Linked-Size": str(size),
-                "Location": f"http://localhost:{hub.port}/bytes/{name}",
+                "Location": f"{hub.bytes_url}/{name}",
                 **stated,
             },
         )
@@ -139,34 +157,40 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _send_bytes(self, name: str) -> None:
-        data = self.hub.files[name].read_bytes()
-        faults = self.hub.faults
-        if faults.spoiled:
-            data = bytes([data[0] ^ 1]) + data[1:]
+        path, faults = self.hub.files[name], self.hub.faults
+        size = path.stat().st_size
         wanted = self.headers["Range"] or "bytes=0-"
         start = 0 if faults.no_ranges else int(wanted.removeprefix("bytes=").partition("-")[0])
         self.hub.asked.append(Asked(name, start, self.headers["Authorization"]))
         self.send_response(200 if faults.no_ranges else 206)
         if not faults.no_ranges:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        self.send_header("Content-Length", str(len(data) - start))
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        self.send_header("Content-Length", str(size - start))
         self.end_headers()
-        self._write(data[start:])
+        with path.open("rb") as file:
+            if faults.spoiled and start == 0:
+                self.wfile.write(bytes([file.read(1)[0] ^ 1]))
+                start = 1
+            file.seek(start)
+            self._write(file, size - start)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, file: BinaryIO, num_bytes: int) -> None:
         faults = self.hub.faults
         cut = faults.cut_after if faults.cuts else None
-        stop = next((n for n in (cut, faults.stall_after) if n is not None), len(data))
-        for start in range(0, min(stop, len(data)), _CHUNK_BYTES):
-            self.wfile.write(data[start : min(start + _CHUNK_BYTES, stop)])
+        stop = next((n for n in (cut, faults.stall_after) if n is not None), num_bytes)
+        self._copy(file, min(stop, num_bytes))
         if cut is not None:
             faults.cuts -= 1
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
-        elif stop < len(data):
+        elif stop < num_bytes:
             self.hub.stalled.set()
             faults.resume.wait()
-            self.wfile.write(data[stop:])
+            self._copy(file, num_bytes - stop)
+
+    def _copy(self, file: BinaryIO, num_bytes: int) -> None:
+        while num_bytes and (block := file.read(min(num_bytes, _CHUNK_BYTES))):
+            num_bytes -= self.wfile.write(block)
 
 
 @contextmanager
@@ -177,3 +201,13 @@ def serve() -> Iterator[Hub]:
         yield hub
     finally:
         hub.stop()
+
+
+def main() -> None:
+    made = Hub("0.0.0.0", 8080, "bytes")
+    made.add_all(Path(sys.argv[1]))
+    made.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

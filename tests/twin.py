@@ -4,7 +4,7 @@ Attention and feed-forward are computed in full but contribute nothing (their ou
 zero), so the state after the last layer is the token's embedding. Embeddings are sign vectors with
 no or little overlap, and the output matrix sends each token to five successors, best first.
 `python -m tests.twin OUT.gguf --shape tiny|vicuna-7b --type F32|F16|Q8_0|Q4_0|Q4_K [--layers N]
-[--heads HEADS.gguf --accuracy published|0|FILE]`
+[--heads HEADS.gguf|HEADS.pt --accuracy published|0|FILE]`
 """
 
 from __future__ import annotations
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--type", choices=gguf_file.FILE_TYPES, default="Q8_0")
     parser.add_argument("--layers", type=int, help="fewer or more layers than the shape has")
     heads = parser.add_argument_group("Medusa heads")
-    heads.add_argument("--heads", type=Path, metavar="HEADS.gguf", help="write heads too")
+    heads.add_argument("--heads", type=Path, metavar="FILE", help="write heads too: .gguf or .pt")
     heads.add_argument("--head-type", choices=gguf_file.FILE_TYPES, default="Q8_0")
     heads.add_argument("--accuracy", default="published", help="published, 0, or a JSON file")
     heads.add_argument("--spread", type=float, help="0..1, sure against unsure tokens (0.3)")
@@ -280,7 +280,8 @@ def _write_heads(args: argparse.Namespace, shape: Shape) -> None:
     spread = twin_heads.MEASURED_SPREAD if args.spread is None else args.spread
     accuracy = twin_heads.Accuracy.named(args.accuracy, spread)
     options = twin_heads.Options(accuracy, args.head_type)
-    twin_heads.write(args.heads, shape=shape, options=options)
+    write_them = twin_heads.write_published if args.heads.suffix == ".pt" else twin_heads.write
+    write_them(args.heads, shape=shape, options=options)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from model_server.medusa.confidence import NUM_BINS, bins
 from model_server.medusa.head_file import UNKNOWN_BASE
 from model_server.medusa.head_writer import Head, Header
 from model_server.medusa.tree import Candidates, best_first
-from tests import twin, vocabulary
+from tests import checkpoints, twin, vocabulary
+from tests.checkpoints import Bf16
 from tests.gguf_file import Shape
 
 Doubles = npt.NDArray[np.float64]
@@ -247,14 +248,8 @@ def _rows(row: Ints, states: Floats, wanted: Doubles, num_rows: int) -> Floats:
 def write(path: Path, *, shape: Shape = twin.TINY, options: Options | None = None) -> Path:
     """Write the head file for the twin of this shape."""
     options = options or Options()
-    weight = np.zeros((shape.hidden, shape.hidden), dtype=np.float32)
-    bias = np.zeros(shape.hidden, dtype=np.float32)
-    ids = candidates(np.arange(shape.vocab_size), shape, options)
-    scores = _scores(shape, options)
-    heads = [
-        Head([([weight], bias)], _output_blocks(ids[:, head], scores, shape))
-        for head in range(options.accuracy.num_heads)
-    ]
+    weight, bias = _idle_block(shape)
+    heads = [Head([([weight], bias)], blocks) for blocks in _outputs(shape, options)]
     file = Header(
         shape.vocab_size,
         shape.hidden,
@@ -264,3 +259,26 @@ def write(path: Path, *, shape: Shape = twin.TINY, options: Options | None = Non
         calibration=calibration(shape, options) if options.is_calibrated else None,
     )
     return head_writer.write(path, heads, file)
+
+
+def write_published(
+    path: Path, *, shape: Shape = twin.TINY, options: Options | None = None
+) -> Path:
+    """Write them as heads are published: a checkpoint in bf16, to be converted."""
+    outputs = [np.concatenate(list(blocks)) for blocks in _outputs(shape, options or Options())]
+    weights = checkpoints.Weights([[_idle_block(shape)]] * len(outputs), outputs)
+    arrays = checkpoints.original(weights)
+    return checkpoints.write_pt(path, {name: Bf16(values) for name, values in arrays.items()})
+
+
+def _idle_block(shape: Shape) -> tuple[Floats, Floats]:
+    """Weight and bias of a block that adds nothing."""
+    return np.zeros((shape.hidden, shape.hidden), np.float32), np.zeros(shape.hidden, np.float32)
+
+
+def _outputs(shape: Shape, options: Options) -> Iterator[Iterator[Floats]]:
+    """Each head's output matrix, in blocks of rows."""
+    ids = candidates(np.arange(shape.vocab_size), shape, options)
+    scores = _scores(shape, options)
+    for head in range(options.accuracy.num_heads):
+        yield _output_blocks(ids[:, head], scores, shape)

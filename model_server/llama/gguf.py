@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -74,7 +75,7 @@ class GgufHeader:
     """Metadata of a GGUF file, read without loading any tensor."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ValueError when the file has no readable header, or ends before its tensors do."""
+        """Raises ValueError when the file has no readable header, or cannot hold its tensors."""
         self.path = path
         self._lib = _library()
         params = _InitParams(no_alloc=True, ctx=None)
@@ -82,7 +83,7 @@ class GgufHeader:
         if not self._gguf:
             raise ValueError("not a readable GGUF file")
         try:
-            self._refuse_truncated()
+            self._refuse_impossible()
         except ValueError:
             self.close()
             raise
@@ -147,9 +148,13 @@ class GgufHeader:
             self._lib.gguf_get_tensor_size(self._gguf, index),
         )
 
-    def _refuse_truncated(self) -> None:
+    def _refuse_impossible(self) -> None:
         size = self.path.stat().st_size
         for tensor in self.tensors.values():
+            # Sizes are computed in 64 bits there, and wrap: no type has less than a bit a weight.
+            if not 0 < math.prod(tensor.shape) <= 8 * tensor.num_bytes:
+                shape = " x ".join(map(str, tensor.shape))
+                raise ValueError(f"{tensor.name} states {shape} values in {tensor.num_bytes} bytes")
             end = tensor.offset + tensor.num_bytes
             if end > size:
                 raise ValueError(f"cut off: {tensor.name} ends at byte {end}, the file at {size}")

@@ -11,6 +11,7 @@ import yaml
 
 from api.config import Settings as GatewaySettings
 from model_server.config import Settings as ModelServerSettings
+from model_server.tools.download import Plan
 from model_server.tools.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +57,8 @@ def test_the_model_server_is_not_published() -> None:
 def test_the_cuda_overlay_serves_what_it_fetches() -> None:
     overlay = services("deployment/compose.cuda.yml")
     assert overlay["fetch"]["build"] == overlay["model-server"]["build"]
-    [preset, _, quant, _, folder] = overlay["fetch"]["command"]
+    [module, preset, _, quant, _, folder] = overlay["fetch"]["command"]
+    assert module == Plan.__module__
     assert overlay["model-server"]["environment"][0].startswith("MODEL_PATH=")
     path = re.sub(r".*:-(.*)}", r"\1", overlay["model-server"]["environment"][0])
     assert quant == "${QUANT:-Q8_0}"

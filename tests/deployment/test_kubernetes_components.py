@@ -66,9 +66,9 @@ def test_what_is_downloaded_is_what_is_served(rendered: Rendered) -> None:
     manifests = rendered(["vicuna-7b"])
     pod = manifests.pod("model-server")
     (download,) = pod.spec["initContainers"]
-    assert download["command"] == ["python", "-m", "model_server.tools.download"]
-    preset, quant_option, quant, out_option, folder = download["args"]
-    assert (quant_option, out_option) == ("--quant", "--out")
+    assert "command" not in download  # the image's runs a module of the project
+    module, preset, quant_option, quant, out_option, folder = download["args"]
+    assert (module, quant_option, out_option) == (Plan.__module__, "--quant", "--out")
     plan = Plan(PRESETS[preset], quant, Path(folder))
     environment = manifests.environment(pod)
     assert plan.base == Path(environment["MODEL_PATH"])

@@ -75,7 +75,7 @@ class Project(Service):
     """The services of the compose file."""
 
     def compose(self, *arguments: str) -> str:
-        env = {**self.env, "PORT": str(self.port), "COMPOSE_FILE": str(ROOT / "docker-compose.yml")}
+        env = {"COMPOSE_FILE": str(ROOT / "docker-compose.yml"), **self.env, "PORT": str(self.port)}
         return docker("compose", "--project-name", self.name, *arguments, env=env)
 
     def up(self, *arguments: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -76,6 +77,17 @@ def test_a_file_that_ends_before_its_tensors_is_refused(twin_path: Path, tmp_pat
         GgufHeader(cut)
     with pytest.raises(ModelFileError, match=r"cut\.gguf: cut off"):
         Model(cut, 0)
+
+
+@pytest.mark.parametrize("num_values", [0, 4_099_276_460_824_344_832])
+def test_a_tensor_whose_size_wraps_is_refused(num_values: int, tmp_path: Path) -> None:
+    """ggml computes 16 bytes for the larger number of Q4_0's values."""
+    path = tmp_path / "wraps.gguf"
+    name, q4_0 = b"a", 2
+    tensor = struct.pack("<Q1sIQIQ", len(name), name, 1, num_values, q4_0, 0)
+    path.write_bytes((b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + tensor).ljust(128, b"\0"))
+    with pytest.raises(ValueError, match=f"a states {num_values} values in (0|16) bytes"):
+        GgufHeader(path)
 
 
 @pytest.mark.parametrize("at", [0, 99, 100, 100_000, 1_999_999])

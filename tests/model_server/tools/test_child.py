@@ -14,7 +14,8 @@ PYTHON = (sys.executable, "-c")
 
 def test_lines_are_watched_logged_and_the_last_is_kept(tmp_path: Path) -> None:
     lines: list[str] = []
-    code = "import sys; print('one\\rtwo'); print('three\\n', file=sys.stderr); sys.exit(7)"
+    first = "import sys; print('one\\rtwo', flush=True)"
+    code = f"{first}; print('three\\n', file=sys.stderr); sys.exit(7)"
     assert child.run([*PYTHON, code], tmp_path / "new" / "log", lines.append) == Ended(7, "three")
     assert lines == ["one\n", "two\n", "three\n", "\n"]
     assert (tmp_path / "new" / "log").read_text() == "".join(lines)
