@@ -22,8 +22,7 @@ try:
     from model_server.engine.startup import load
     from model_server.spans import Spans
 except (OSError, RuntimeError) as error:
-    hint = "; containers get the NVIDIA driver by --gpus all" if "libcuda" in str(error) else ""
-    sys.exit(f"model server: llama.cpp can't be loaded: {error}{hint}")
+    sys.exit(f"model server: llama.cpp can't be loaded: {error}")
 
 _DRAIN_S = 30
 

@@ -6,19 +6,26 @@ import ctypes
 import logging
 import math
 import os
+import sys
 from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import llama_cpp
 
+Signatures = Mapping[str, tuple[type | None, Sequence[type]]]
+
 log = logging.getLogger("llama.cpp")
+
+LIBRARIES = Path(os.environ.get("LLAMA_CPP_LIB_PATH") or Path(llama_cpp.__file__).parent / "lib")
 
 # Kept so that a failed load can be explained in one sentence.
 _last_errors: deque[str] = deque(maxlen=20)
 
 _GGML_LOG_WARN, _GGML_LOG_ERROR = 3, 4
+_SIZE, _TEXT = ctypes.c_size_t, ctypes.c_char_p
 
 
 def _on_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
@@ -33,11 +40,39 @@ def _on_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
 _LOG_CALLBACK = llama_cpp.llama_log_callback(_on_log)
 
 
+def library(name: str, signatures: Signatures) -> ctypes.CDLL:
+    """One of llama.cpp's libraries, such as "ggml-base", with typed functions.
+
+    Opened by soname: by path one would get a second copy, with its own registry.
+    """
+    suffix = "0.dylib" if sys.platform == "darwin" else "so.0"
+    lib = ctypes.CDLL(f"lib{name}.{suffix}")
+    for function_name, (restype, argtypes) in signatures.items():
+        function = getattr(lib, function_name)
+        function.restype, function.argtypes = restype, argtypes
+    return lib
+
+
 @cache
 def init() -> None:
     """Initialise llama.cpp once and route its log to `logging`, at debug level."""
     llama_cpp.llama_log_set(_LOG_CALLBACK, ctypes.c_void_p(0))
+    load = "ggml_backend_load_all_from_path"
+    ggml = library("ggml", {"ggml_backend_reg_count": (_SIZE, []), load: (None, [_TEXT])})
+    if not ggml.ggml_backend_reg_count():  # a build that chooses its kernels by the CPU's flags
+        ggml[load](os.fsencode(LIBRARIES))
     llama_cpp.llama_backend_init()
+
+
+def unusable_gpu() -> str:
+    """Why a library for GPUs that comes with this build can't be loaded; empty when none fails."""
+    for path in LIBRARIES.glob("libggml-*.so"):
+        if not path.name.startswith(("libggml-base", "libggml-cpu")):
+            try:
+                ctypes.CDLL(str(path))
+            except OSError as error:
+                return str(error)
+    return ""
 
 
 def clear_errors() -> None:

@@ -1,25 +1,21 @@
 """ggml through ctypes, on the very library instance that llama.cpp uses.
 
-Opened by soname after llama_cpp is imported: by path one would get a second copy, with its own
-registry. Here: devices, tensors that stay, and graphs that are built once and computed often.
+Devices, tensors that stay, and graphs that are built once and computed often.
 """
 
 from __future__ import annotations
 
 import ctypes
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NewType
 
-import llama_cpp  # noqa: F401  # loads the libraries that are opened by soname below
 import numpy as np
 from numpy.typing import NDArray
 
 from model_server.errors import EngineError, StartError
 from model_server.llama import backend
 
-Signatures = Mapping[str, tuple[type | None, Sequence[type]]]
 Tensor = NewType("Tensor", int)
 
 F32, I32 = 0, 26  # enum ggml_type
@@ -35,7 +31,7 @@ class _InitParams(ctypes.Structure):
     _fields_ = [("mem_size", _SIZE), ("mem_buffer", _POINTER), ("no_alloc", ctypes.c_bool)]
 
 
-_BASE: Signatures = {
+_BASE: backend.Signatures = {
     "ggml_init": (_POINTER, [_InitParams]),
     "ggml_free": (None, [_POINTER]),
     "ggml_tensor_overhead": (_SIZE, []),
@@ -78,24 +74,14 @@ _BASE: Signatures = {
 }
 
 
-def library(name: str, signatures: Signatures) -> ctypes.CDLL:
-    """One of llama.cpp's libraries, such as "ggml-base", with typed functions."""
-    suffix = "0.dylib" if sys.platform == "darwin" else "so.0"
-    lib = ctypes.CDLL(f"lib{name}.{suffix}")
-    for function_name, (restype, argtypes) in signatures.items():
-        function = getattr(lib, function_name)
-        function.restype, function.argtypes = restype, argtypes
-    return lib
-
-
 @cache
 def _base() -> ctypes.CDLL:
-    return library("ggml-base", _BASE)
+    return backend.library("ggml-base", _BASE)
 
 
 @cache
 def _registry() -> ctypes.CDLL:
-    return library("ggml", {"ggml_backend_dev_by_type": (_POINTER, [_INT])})
+    return backend.library("ggml", {"ggml_backend_dev_by_type": (_POINTER, [_INT])})
 
 
 def type_name(type_: int) -> str:

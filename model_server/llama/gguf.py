@@ -25,7 +25,7 @@ class _InitParams(ctypes.Structure):
     _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
 
 
-_SIGNATURES: ggml.Signatures = {
+_SIGNATURES: backend.Signatures = {
     "gguf_init_from_file": (_POINTER, [_TEXT, _InitParams]),
     "gguf_free": (None, [_POINTER]),
     "gguf_find_key": (_I64, [_POINTER, _TEXT]),
@@ -49,7 +49,7 @@ _SIGNATURES: ggml.Signatures = {
 @cache
 def _library() -> ctypes.CDLL:
     backend.init()  # else what is wrong with a file goes to stderr
-    return ggml.library("ggml-base", _SIGNATURES)
+    return backend.library("ggml-base", _SIGNATURES)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import llama_cpp
 
-from model_server.errors import ModelFileError
+from model_server.errors import ModelFileError, SettingError
 from model_server.llama import backend
 from model_server.llama.gguf import GgufHeader, base_fingerprint, fingerprint
 from model_server.llama.vocab import Vocab
@@ -23,8 +23,14 @@ class Model:
     """The weights and the vocabulary. Frees them on `close`."""
 
     def __init__(self, path: Path, n_gpu_layers: int, progress: Progress = lambda _: None) -> None:
-        """Load `path`; `progress` hears fractions from 0 to 1. Raises ModelFileError."""
+        """Load `path`; `progress` hears fractions from 0 to 1.
+
+        Raises ModelFileError; SettingError when layers are for a GPU that this build can't use.
+        """
         backend.init()
+        if n_gpu_layers and (reason := backend.unusable_gpu()):
+            hint = "containers get the NVIDIA driver by --gpus all; 0 serves on the CPU"
+            raise SettingError("N_GPU_LAYERS", f"no GPU can be used: {reason}; {hint}")
         self.path = path
         self._read_header(path)
         self.on_gpu = n_gpu_layers != 0 and backend.has_gpu()

@@ -16,6 +16,7 @@ import pytest
 from model_server.__main__ import listen
 from model_server.config import Settings
 from model_server.errors import SettingError
+from model_server.llama import backend
 from tests.model_server.llama.test_model import with_block_count
 from tests.ports import free_port
 
@@ -145,16 +146,36 @@ def test_libraries_that_are_not_there_are_named(tmp_path: Path) -> None:
     assert "llama" in said
 
 
-def test_a_missing_driver_is_named(tmp_path: Path) -> None:
-    """A build for GPUs where there is none: its library asks for one that nothing provides."""
-    sources = tmp_path / "driver.c", tmp_path / "llama.c"
+def test_a_missing_driver_is_named(broken_gpu: Path, twin_path: Path) -> None:
+    assert refused(model_path=twin_path, llama_cpp_lib_path=broken_gpu) == (
+        "model server: N_GPU_LAYERS: no GPU can be used: libcuda.so.1: cannot open shared object "
+        "file: No such file or directory; containers get the NVIDIA driver by --gpus all; "
+        "0 serves on the CPU"
+    )
+
+
+def test_without_layers_on_the_gpu_no_driver_is_missed(broken_gpu: Path, twin_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from model_server.llama.model import Model
+print(Model(Path({str(twin_path)!r}), 0).on_gpu)
+"""
+    env = {**os.environ, "LLAMA_CPP_LIB_PATH": str(broken_gpu)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
+@pytest.fixture
+def broken_gpu(tmp_path: Path) -> Path:
+    """llama.cpp's libraries and one for GPUs, which asks for a driver that nothing provides."""
+    for path in backend.LIBRARIES.glob("lib*.so*"):
+        (tmp_path / path.name).symlink_to(path)
+    sources = tmp_path / "driver.c", tmp_path / "gpu.c"
     sources[0].write_text("int cuInit(void) { return 0; }\n")
-    sources[1].write_text("int cuInit(void);\nint llama(void) { return cuInit(); }\n")
+    sources[1].write_text("int cuInit(void);\nint gpu(void) { return cuInit(); }\n")
     driver = tmp_path / "libcuda.so.1"
     build = ["cc", "-shared", "-fPIC", "-o"]
     subprocess.run([*build, driver, "-Wl,-soname,libcuda.so.1", sources[0]], check=True)
-    subprocess.run([*build, tmp_path / "libllama.so", sources[1], driver], check=True)
+    subprocess.run([*build, tmp_path / "libggml-cuda.so", sources[1], driver], check=True)
     driver.unlink()
-    assert refused(llama_cpp_lib_path=tmp_path).endswith(
-        "; containers get the NVIDIA driver by --gpus all"
-    )
+    return tmp_path
