@@ -128,16 +128,17 @@ def test_kernels_are_for_no_less_than_this_cpu(images: None) -> None:
 
 
 @pytest.mark.skipif(not QEMU, reason="needs qemu-x86_64-static (Debian's qemu-user-static)")
-def test_a_cpu_with_avx2_is_enough(twin_env: dict[str, str]) -> None:
-    """An emulated Haswell: what it does not have ends the process."""
+@pytest.mark.parametrize(("cpu", "kernels"), [("Haswell", "haswell"), ("Nehalem", "sse42")])
+def test_older_cpus_are_enough(cpu: str, kernels: str, twin_env: dict[str, str]) -> None:
+    """Emulated ones, with and without AVX2: what they do not have ends the process."""
     options = ["--volume", f"{QEMU}:/qemu:ro", "--volume", f"{twin_env['MODELS']}:/models:ro"]
     options += ["--env", f"MODEL_PATH={twin_env['MODEL_PATH']}", "--entrypoint", "/qemu"]
-    command = ["-cpu", "Haswell", "/opt/venv/bin/python3", "-m", "model_server"]
+    command = ["-cpu", cpu, "/opt/venv/bin/python3", "-m", "model_server"]
     container = docker("run", "--detach", *options, MODEL_SERVER, *command).strip()
     try:
         wait_until(lambda: is_healthy(container), "it to be healthy", START_TIMEOUT_S)
         events = docker("exec", container, "python3", "-c", ASK).splitlines()
-        assert "libggml-cpu-haswell.so" in docker("exec", container, "cat", "/proc/1/maps")
+        assert f"libggml-cpu-{kernels}.so" in docker("exec", container, "cat", "/proc/1/maps")
     finally:
         docker("rm", "--force", container)
     tokens = [token for event in map(json.loads, events) for token in event.get("ids", [])]
