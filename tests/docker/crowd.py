@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import anyio
 import httpx
 
 from tests.benchmarks.faults import ask, greedy
-from tests.docker.engine import Service, docker
+from tests.docker.engine import START_TIMEOUT_S, Service, docker
 
 NUM_QUESTIONS = 8
 COUNT = """
@@ -36,6 +37,12 @@ class Crowd:
         while self.num_right < enough:
             assert not self.failures, self.failures
             await asyncio.sleep(0.02)
+
+    async def until_used(self, container: str) -> None:
+        """Wait until a model server that came (back) has answered: it is given little at first."""
+        with anyio.fail_after(START_TIMEOUT_S):
+            while not await asyncio.to_thread(num_answered, container):
+                await self.more(1)
 
     async def client(self, http: httpx.AsyncClient, number: int) -> None:
         turn = number
