@@ -92,7 +92,9 @@ class Gateway:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(each) for each in self.log_path.read_text().splitlines()]
+        """Those that are whole: it may be read while one is being written."""
+        whole, _, _ = self.log_path.read_text().rpartition("\n")
+        return [json.loads(each) for each in whole.splitlines()]
 
     async def pid_behind(self, answer: httpx.Response) -> int:
         """Which worker gave an answer."""
