@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -16,6 +17,13 @@ import uvicorn
 from model_server import logs, traces
 from model_server.config import Settings, read_settings
 from model_server.errors import SettingError, StartError
+
+# A thread that waits for the others spins, by default for milliseconds. Where other processes want
+# the cores, say another model server, all wait for one that doesn't get to run: an answer of three
+# servers on one machine took 9.6 s, and takes 0.5 s so. One alone is as fast. Read by libgomp when
+# llama.cpp is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 try:
     from model_server.app import Server, create_app
@@ -91,10 +99,11 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def _load(settings: Settings, server: Server, web: _Uvicorn, failures: list[str]) -> None:
-    def progress(fraction: float) -> None:
+    def progress(fraction: float) -> bool:
         if int(fraction * 10) > int(server.loaded * 10):
             logs.say.info("loading %s: %.0f%%", settings.model_path.name, 100 * fraction)
         server.loaded = fraction
+        return not web.should_exit
 
     def crashed() -> None:
         failures.append("crashed")
@@ -103,9 +112,10 @@ def _load(settings: Settings, server: Server, web: _Uvicorn, failures: list[str]
     try:
         server.served = load(settings, server.metrics, progress, crashed)
     except StartError as error:
-        failures.append(str(error))
-        logs.say.error("%s", error)
-        web.should_exit = True
+        if not web.should_exit:  # else it was told to stop, and did
+            failures.append(str(error))
+            logs.say.error("%s", error)
+            web.should_exit = True
         return
     except Exception:
         logging.exception("loading failed. This is a bug.")
@@ -116,8 +126,9 @@ def _load(settings: Settings, server: Server, web: _Uvicorn, failures: list[str]
     gc.freeze()
     info = server.served.info
     logs.say.info(
-        "ready: %s, %d slots, context %d, %d KV cells, steps up to %.0f ms",
+        "ready: %s on the %s, %d slots, context %d, %d KV cells, steps up to %.0f ms",
         info.model_name,
+        "GPU" if server.served.model.on_gpu else "CPU",
         info.slots,
         info.context_size,
         info.kv_cache_tokens,

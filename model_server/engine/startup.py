@@ -102,8 +102,9 @@ def load(
     scheduler = Scheduler(kv, costs, limits, _drafter(settings, costs, heads))
     runner = Runner(context, Verifier(model.vocab), costs, heads)
     engine = Engine(scheduler, runner, metrics, on_crash)
+    own_kernels = [backend.kernels()] if settings.exact else []
     info = Info(
-        model_id=f"{model.fingerprint[:16]}-{options.mode}",
+        model_id="-".join((model.fingerprint[:16], options.mode, *own_kernels)),
         model_name=name,
         created=int(time.time()),
         build=backend.build(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import logging
 import math
 import os
@@ -25,7 +26,7 @@ LIBRARIES = Path(os.environ.get("LLAMA_CPP_LIB_PATH") or Path(llama_cpp.__file__
 _last_errors: deque[str] = deque(maxlen=20)
 
 _GGML_LOG_WARN, _GGML_LOG_ERROR = 3, 4
-_SIZE, _TEXT = ctypes.c_size_t, ctypes.c_char_p
+_SIZE, _TEXT, _POINTER = ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p
 
 
 def _on_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
@@ -57,22 +58,34 @@ def library(name: str, signatures: Signatures) -> ctypes.CDLL:
 def init() -> None:
     """Initialise llama.cpp once and route its log to `logging`, at debug level."""
     llama_cpp.llama_log_set(_LOG_CALLBACK, ctypes.c_void_p(0))
-    load = "ggml_backend_load_all_from_path"
-    ggml = library("ggml", {"ggml_backend_reg_count": (_SIZE, []), load: (None, [_TEXT])})
-    if not ggml.ggml_backend_reg_count():  # a build that chooses its kernels by the CPU's flags
-        ggml[load](os.fsencode(LIBRARIES))
+    if not _ggml().ggml_backend_reg_count():  # a build that chooses its kernels by the CPU's flags
+        _ggml().ggml_backend_load_all_from_path(os.fsencode(LIBRARIES))
     llama_cpp.llama_backend_init()
 
 
+@cache
+def _ggml() -> ctypes.CDLL:
+    signatures: Signatures = {
+        "ggml_backend_reg_count": (_SIZE, []),
+        "ggml_backend_reg_by_name": (_POINTER, [_TEXT]),
+        "ggml_backend_load_all_from_path": (None, [_TEXT]),
+    }
+    return library("ggml", signatures)
+
+
+@cache
 def unusable_gpu() -> str:
-    """Why a library for GPUs that comes with this build can't be loaded; empty when none fails."""
-    for path in LIBRARIES.glob("libggml-*.so"):
-        if not path.name.startswith(("libggml-base", "libggml-cpu")):
-            try:
-                ctypes.CDLL(str(path))
-            except OSError as error:
-                return str(error)
-    return ""
+    """Why a build for NVIDIA's GPUs can use none; empty where it can, or is none."""
+    init()
+    if has_gpu():
+        return ""
+    if _ggml().ggml_backend_reg_by_name(b"CUDA"):
+        return next((line for line in _last_errors if "CUDA" in line), "there is none")
+    try:
+        ctypes.CDLL(str(LIBRARIES / "libggml-cuda.so"))
+    except OSError as error:
+        return str(error) if (LIBRARIES / "libggml-cuda.so").exists() else ""
+    return "its library has another interface"
 
 
 def clear_errors() -> None:
@@ -89,6 +102,11 @@ def has_gpu() -> bool:
     """Whether this build of llama.cpp can use a GPU that is present."""
     init()
     return bool(llama_cpp.llama_supports_gpu_offload())
+
+
+def kernels() -> str:
+    """Names the instructions and devices that llama.cpp computes with: others round otherwise."""
+    return hashlib.sha256(llama_cpp.llama_print_system_info()).hexdigest()[:8]
 
 
 def build() -> str:

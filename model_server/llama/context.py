@@ -46,7 +46,7 @@ class ContextOptions:
 
     @property
     def mode(self) -> str:
-        """Names all that changes numbers: two servers of one mode give the same logits."""
+        """Names all settings that change numbers: on one kind of processor, others do not."""
         return f"{self.kv_type_k}-{self.kv_type_v}-flash-{self.flash_attention}"
 
 

@@ -16,7 +16,7 @@ from model_server.llama.vocab import Vocab
 
 _MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS: it ends the process outside of 1..512
 
-Progress = Callable[[float], None]
+Progress = Callable[[float], bool | None]  # False: stop loading
 
 
 class Model:
@@ -101,8 +101,7 @@ def _load(path: Path, n_gpu_layers: int, progress: Progress) -> llama_cpp.llama_
     params.n_gpu_layers = n_gpu_layers if backend.has_gpu() else 0
 
     def on_progress(fraction: float, _user_data: ctypes.c_void_p) -> bool:
-        progress(fraction)
-        return True
+        return progress(fraction) is not False
 
     callback = llama_cpp.llama_progress_callback(on_progress)
     params.progress_callback = callback

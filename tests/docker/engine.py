@@ -116,10 +116,12 @@ def is_healthy(container: str) -> bool:
     return bool(state["Running"] and state["Health"]["Status"] == "healthy")
 
 
-def kill_main_process(container: str) -> None:
+def kill_server(container: str) -> None:
     """End it from outside, as a crash does: the engine's own kill counts as a stop."""
-    pid = inspect(container)["State"]["Pid"]
-    assert pid > 1, f"{container} is not running"
+    init = int(inspect(container)["State"]["Pid"])
+    assert init > 1, f"{container} is not running"
+    [pid] = map(int, Path(f"/proc/{init}/task/{init}/children").read_text().split())
+    assert pid > 1
     os.kill(pid, 9)
 
 
@@ -127,7 +129,7 @@ def crash(container: str) -> float:
     """Kill it, and wait until the engine has it back: seconds until it is healthy."""
     started = inspect(container)["State"]["StartedAt"]
     killed = time.monotonic()
-    kill_main_process(container)
+    kill_server(container)
 
     def is_back() -> bool:
         return inspect(container)["State"]["StartedAt"] != started and is_healthy(container)

@@ -58,6 +58,10 @@ def test_what_was_fetched_is_served_with_its_heads(service: Project) -> None:
     assert speculation["num_accepted_draft_tokens"] > 0
 
 
+def test_another_model_is_not_fetched(service: Project) -> None:
+    assert service.compose("run", "--rm", "--env", "MODEL_PATH=/models/own.gguf", "fetch") == ""
+
+
 def test_a_later_start_fetches_nothing(service: Project) -> None:
     service.compose("stop")
     service.compose("start")

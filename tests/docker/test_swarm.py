@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.docker.crowd import crowd, is_even, shares
-from tests.docker.engine import START_TIMEOUT_S, Stack, docker, kill_main_process
+from tests.docker.engine import START_TIMEOUT_S, Stack, docker, kill_server
 from tests.e2e.service import wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
@@ -35,6 +35,9 @@ def stack(twin_env: dict[str, str]) -> Iterator[Stack]:
         yield made
     finally:
         docker("stack", "rm", made.name)
+        label = f"label=com.docker.stack.namespace={made.name}"
+        networks = ("network", "ls", "--quiet", "--filter", label)
+        wait_until(lambda: not docker(*networks), "its networks to go", START_TIMEOUT_S)
         docker("swarm", "leave", "--force")
 
 
@@ -48,7 +51,7 @@ async def test_a_killed_replica_is_replaced_and_used(stack: Stack) -> None:
     before = set(stack.containers("model-server"))
     async with crowd(stack) as clients:
         await clients.more(8)
-        await asyncio.to_thread(kill_main_process, min(before))
+        await asyncio.to_thread(kill_server, min(before))
         await asyncio.to_thread(_replaced, stack, before, 1)
         await asyncio.to_thread(stack.wait_ready, 3)
         [new] = set(stack.containers("model-server")) - before

@@ -73,7 +73,7 @@ def test_a_signal_ends_it_with_code_0(twin_path: Path, how: signal.Signals) -> N
         _, said = process.communicate(timeout=20)
     assert process.returncode == 0, said
     assert "Traceback" not in said
-    assert "ready: tiny twin, 8 slots, context 128, 256 KV cells" in said
+    assert "ready: tiny twin on the CPU, 8 slots, context 128, 256 KV cells" in said
     assert "loading" in said.splitlines()[0]
 
 

@@ -38,6 +38,9 @@ COMPOSE = (
     "# Memory that each tier may use.",
     "#GATEWAY_MEMORY=1g",
     "#MODEL_SERVER_MEMORY=16g",
+    "",
+    "# CPUs that each model server may use; 0: all. Several on one machine share them.",
+    "#MODEL_SERVER_CPUS=0",
 )
 DEMO_MODEL = str(model_server.config.DEMO_MODEL.relative_to(ROOT))
 

@@ -62,7 +62,7 @@ def test_exact_mode_fixes_the_numeric_mode(random_q8_path: Path) -> None:
     )  # fmt: skip
     loaded = load(settings, Metrics())
     loaded.close()
-    assert loaded.info.model_id.endswith("-f16-bf16-flash-on")
+    assert loaded.info.model_id.endswith(f"-f16-bf16-flash-on-{backend.kernels()}")
     assert (loaded.info.model_name, loaded.info.max_step_ms) == ("mine", 70)
     assert loaded.info.chat
 

@@ -41,6 +41,18 @@ def test_loading_is_heard(twin_path: Path) -> None:
     assert heard[-1] == 1.0
 
 
+def test_loading_can_be_stopped(twin_path: Path) -> None:
+    heard: list[float] = []
+
+    def stop(fraction: float) -> bool:
+        heard.append(fraction)
+        return False
+
+    with pytest.raises(ModelFileError, match="can't be loaded"):
+        Model(twin_path, 0, stop)
+    assert len(heard) == 1
+
+
 def test_weights_tell_files_apart_and_names_do_not(
     twin_path: Path, twin_q8_path: Path, tmp_path: Path
 ) -> None:
