@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -108,10 +107,10 @@ def test_containers_have_no_privileges(service: Project, service_name: str) -> N
 
 def test_the_model_server_is_not_published(service: Project) -> None:
     [container] = service.containers("model-server")
-    assert not any(inspect(container)["NetworkSettings"]["Ports"].values())
-    no_way_out = "import socket; socket.create_connection(('1.1.1.1', 53), 3)"
-    tried = subprocess.run(["docker", "exec", container, "python3", "-c", no_way_out], check=False)
-    assert tried.returncode == 1
+    seen = inspect(container)["NetworkSettings"]
+    assert not any(seen["Ports"].values())
+    [network] = seen["Networks"]
+    assert inspect(network)["Internal"]  # no way out
 
 
 def test_kernels_are_for_no_less_than_this_cpu(images: None) -> None:
