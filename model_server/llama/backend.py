@@ -58,14 +58,17 @@ def library(name: str, signatures: Signatures) -> ctypes.CDLL:
 def init() -> None:
     """Initialise llama.cpp once and route its log to `logging`, at debug level."""
     llama_cpp.llama_log_set(_LOG_CALLBACK, ctypes.c_void_p(0))
-    if not _ggml().ggml_backend_reg_count():  # a build that chooses its kernels by the CPU's flags
-        _ggml().ggml_backend_load_all_from_path(os.fsencode(LIBRARIES))
+    ggml = registry()
+    if not ggml.ggml_backend_reg_count():  # a build that chooses its kernels by the CPU's flags
+        ggml.ggml_backend_load_all_from_path(os.fsencode(LIBRARIES))
     llama_cpp.llama_backend_init()
 
 
 @cache
-def _ggml() -> ctypes.CDLL:
+def registry() -> ctypes.CDLL:
+    """What knows ggml's devices."""
     signatures: Signatures = {
+        "ggml_backend_dev_by_type": (_POINTER, [ctypes.c_int]),
         "ggml_backend_reg_count": (_SIZE, []),
         "ggml_backend_reg_by_name": (_POINTER, [_TEXT]),
         "ggml_backend_load_all_from_path": (None, [_TEXT]),
@@ -79,13 +82,15 @@ def unusable_gpu() -> str:
     init()
     if has_gpu():
         return ""
-    if _ggml().ggml_backend_reg_by_name(b"CUDA"):
+    if registry().ggml_backend_reg_by_name(b"CUDA"):
         return next((line for line in _last_errors if "CUDA" in line), "there is none")
+    path = LIBRARIES / "libggml-cuda.so"
     try:
-        ctypes.CDLL(str(LIBRARIES / "libggml-cuda.so"))
+        if path.exists():
+            ctypes.CDLL(str(path))
     except OSError as error:
-        return str(error) if (LIBRARIES / "libggml-cuda.so").exists() else ""
-    return "its library has another interface"
+        return str(error)
+    return ""
 
 
 def clear_errors() -> None:

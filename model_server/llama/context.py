@@ -46,7 +46,7 @@ class ContextOptions:
 
     @property
     def mode(self) -> str:
-        """Names all settings that change numbers: on one kind of processor, others do not."""
+        """Names all settings that change numbers. The kind of processor does, too."""
         return f"{self.kv_type_k}-{self.kv_type_v}-flash-{self.flash_attention}"
 
 

@@ -79,11 +79,6 @@ def _base() -> ctypes.CDLL:
     return backend.library("ggml-base", _BASE)
 
 
-@cache
-def _registry() -> ctypes.CDLL:
-    return backend.library("ggml", {"ggml_backend_dev_by_type": (_POINTER, [_INT])})
-
-
 def type_name(type_: int) -> str:
     """Name of a tensor type as people write it: F32, Q8_0, Q4_K."""
     name: bytes = _base().ggml_type_name(type_)
@@ -126,7 +121,7 @@ class Device:
         backend.init()
         self._lib = _base()
         kinds = (_GPU, _INTEGRATED_GPU) if on_gpu else (_CPU,)
-        found = map(_registry().ggml_backend_dev_by_type, kinds)
+        found = map(backend.registry().ggml_backend_dev_by_type, kinds)
         self._device = next((device for device in found if device), None)
         self.pointer = self._device and self._lib.ggml_backend_dev_init(self._device, None)
         if not self.pointer:

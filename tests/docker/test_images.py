@@ -60,7 +60,6 @@ def test_the_gateway_is_small(images: None) -> None:
 def test_images_say_how_to_run_them(images: None, image: str) -> None:
     config = inspect(image)["Config"]
     assert config["User"] == "10001:10001"
-    assert config["StopSignal"] == "SIGTERM"
     assert config["Healthcheck"]["Test"][0] == "CMD"
 
 
