@@ -55,6 +55,7 @@ async def test_replicas_share_the_work_and_may_go(service: Project) -> None:
         await asyncio.to_thread(crash, containers[2])
         await asyncio.to_thread(service.wait_ready, 3)
         await clients.until_used(containers[2])
+        await clients.more(40)
         await asyncio.to_thread(service.up, "--scale", "model-server=2", "--no-recreate")
         await clients.more(16)
     assert len(service.containers("model-server")) == 2

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,7 @@ def test_the_gateway_is_small(images: None) -> None:
 def test_images_say_how_to_run_them(images: None, image: str) -> None:
     config = inspect(image)["Config"]
     assert config["User"] == "10001:10001"
+    assert config.get("StopSignal", "SIGTERM") == "SIGTERM"
     assert config["Healthcheck"]["Test"][0] == "CMD"
 
 
@@ -109,7 +111,10 @@ def test_the_model_server_is_not_published(service: Project) -> None:
     seen = inspect(container)["NetworkSettings"]
     assert not any(seen["Ports"].values())
     [network] = seen["Networks"]
-    assert inspect(network)["Internal"]  # no way out
+    assert inspect(network)["Internal"]
+    no_way_out = "import socket; socket.create_connection(('1.1.1.1', 53), 3)"
+    tried = subprocess.run(["docker", "exec", container, "python3", "-c", no_way_out], check=False)
+    assert tried.returncode == 1
 
 
 def test_kernels_are_for_no_less_than_this_cpu(images: None) -> None:

@@ -56,6 +56,7 @@ async def test_a_killed_replica_is_replaced_and_used(stack: Stack) -> None:
         await asyncio.to_thread(stack.wait_ready, 3)
         [new] = set(stack.containers("model-server")) - before
         await clients.until_used(new)
+        await clients.more(40)
 
 
 async def test_a_replica_may_go_while_it_serves(stack: Stack) -> None:
