@@ -18,7 +18,7 @@ from torch import Tensor
 from model_server.errors import StartError
 from model_server.llama.gguf_writer import whole
 from model_server.training.corpus import NO_TARGET, Corpus, Examples
-from model_server.training.heads import HeadShape, MedusaHeads
+from model_server.training.heads import HeadShape, MedusaHeads, Trained
 from model_server.training.judge import HEAD_DISCOUNT, Figures, Judged, figures, judge
 
 WARM_UP_SHARE = 0.02
@@ -77,7 +77,9 @@ class Trainer:
                 f"{len(self._train.rows)} positions to learn from, {len(self._held_out.rows)} to "
                 "judge by: answers or texts are too short, both need some of 3 tokens"
             )
-        self.heads = MedusaHeads(recipe.shape, output.to(device)).to(device)
+        self._tokens = self._most_frequent(recipe.shape.vocab_size, len(output))
+        rows = output if self._tokens is None else output[torch.from_numpy(self._tokens)]
+        self.heads = MedusaHeads(recipe.shape, rows.to(device)).to(device)
         self._best = self._copy()
         self._optimizers = [
             torch.optim.AdamW(
@@ -98,7 +100,7 @@ class Trainer:
         """Optimizer steps so far."""
         return self.standing.epoch * self.steps_per_epoch + self.standing.batch
 
-    def run(self, checkpoint: Path, report: Report) -> MedusaHeads:
+    def run(self, checkpoint: Path, report: Report) -> Trained:
         """Train until the epochs are over or the held-out texts stop gaining; the best heads.
 
         Goes on from the checkpoint where there is one of this recipe.
@@ -111,7 +113,7 @@ class Trainer:
             report(self, self._end_epoch())
             self._save(checkpoint)
         self.heads.load_state_dict(self._best)
-        return self.heads
+        return Trained(self.heads, self._tokens)
 
     def evaluate(self) -> Figures:
         """On the held-out texts."""
@@ -227,8 +229,22 @@ class Trainer:
         self, examples: Examples, chosen: NDArray[np.int64] | slice
     ) -> tuple[Tensor, Tensor]:
         states = self._states[examples.rows[chosen]].astype(np.float32)
-        targets = torch.from_numpy(examples.targets[chosen])
+        targets = torch.from_numpy(self._output_rows(examples.targets[chosen]))
         return torch.from_numpy(states).to(self._device), targets.to(self._device)
+
+    def _output_rows(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The heads' rows for tokens, NO_TARGET for those that they can't say."""
+        if self._tokens is None:
+            return targets
+        places = np.minimum(np.searchsorted(self._tokens, targets), len(self._tokens) - 1)
+        return np.where(self._tokens[places] == targets, places, NO_TARGET)
+
+    def _most_frequent(self, size: int, vocab_size: int) -> NDArray[np.int64] | None:
+        """Ids of the tokens learnt from most often, in order; None where that would be all."""
+        if not 0 < size < vocab_size:
+            return None
+        counts = np.bincount(self._train.targets[:, 0], minlength=vocab_size)
+        return np.sort(np.argsort(-counts, kind="stable")[:size])
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.heads.state_dict().items()}
