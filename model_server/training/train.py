@@ -68,6 +68,7 @@ class Trainer:
         """
         torch.manual_seed(recipe.seed)
         self.recipe, self.standing, self._device = recipe, Standing(), device
+        self._in_bf16 = _multiplies_bf16(device)
         num_heads = recipe.shape.num_heads
         self._states = corpus.states()
         self._train = corpus.examples(num_heads, held_out=False)
@@ -195,7 +196,7 @@ class Trainer:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda"):
+        with torch.autocast(self._device, torch.bfloat16, enabled=self._in_bf16):
             logits = self.heads[i](states)
         loss, right = judge(logits.float(), targets)
         if num_targets := int((targets != NO_TARGET).sum()):
@@ -265,6 +266,12 @@ class Trainer:
             except RuntimeError as error:  # which hides what the disk said
                 raise (error.__context__ or error) from None
         return max(CHECKPOINT_EVERY_S, (time.monotonic() - started) / MAX_CHECKPOINT_SHARE)
+
+
+def _multiplies_bf16(device: str) -> bool:
+    """Whether BF16 products are quick: twice as F32's where a CPU has them."""
+    found = torch.cpu.get_capabilities()
+    return device == "cuda" or bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def _pool(num_heads: int) -> ThreadPoolExecutor:
