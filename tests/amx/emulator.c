@@ -24,7 +24,7 @@ enum { NP, P66, PF3, PF2 }; /* the prefix a VEX one stands for */
 
 typedef struct {
     uint8_t palette, start_row, reserved[14];
-    uint16_t colsb[NUM_TILES], no_colsb[8]; /* the width in bytes */
+    uint16_t colsb[NUM_TILES], no_colsb[8]; /* width in bytes */
     uint8_t rows[NUM_TILES], no_rows[8];
 } Config;
 
@@ -107,14 +107,13 @@ static bool decode(Instruction *in, const greg_t *registers) {
 static bool is_valid(int tile) { return tile < NUM_TILES && config.rows[tile]; }
 
 static int load_config(const void *address) {
-    static const Config none;
-    Config new;
+    Config new, known = {0}; /* as given; without what must be zero */
     memcpy(&new, address, sizeof new);
-    if (new.palette == 0) new = none;
-    bool wrong = new.palette > 1;
-    wrong |= memcmp(new.reserved, none.reserved, sizeof none.reserved) != 0;
-    wrong |= memcmp(new.no_colsb, none.no_colsb, sizeof none.no_colsb) != 0;
-    wrong |= memcmp(new.no_rows, none.no_rows, sizeof none.no_rows) != 0;
+    if (new.palette == 0) new = known;
+    known.palette = new.palette, known.start_row = new.start_row;
+    memcpy(known.colsb, new.colsb, sizeof known.colsb);
+    memcpy(known.rows, new.rows, sizeof known.rows);
+    bool wrong = new.palette > 1 || memcmp(&new, &known, sizeof new) != 0;
     for (int t = 0; t < NUM_TILES; t++)
         wrong |= new.rows[t] > MAX_ROWS || new.colsb[t] > MAX_COLSB || !new.rows[t] != !new.colsb[t];
     if (wrong) return SIGSEGV; /* a general protection fault */

@@ -142,7 +142,10 @@ def changed(byte: int, value: int) -> bytes:
         pytest.param(configuration({0: (16, 0)}), id="rows without width"),
         pytest.param(configuration({0: (0, 64)}), id="width without rows"),
         pytest.param(configuration({8: WHOLE}), id="a ninth tile"),
-        *(pytest.param(changed(byte, 1), id=f"reserved byte {byte}") for byte in (2, 15, 32, 47, 56)),
+        *(
+            pytest.param(changed(byte, 1), id=f"reserved byte {byte}")
+            for byte in (2, 15, 32, 47, 56)
+        ),
     ],
 )
 def test_a_wrong_configuration_is_refused(tiles: Tiles, config: bytes) -> None:

@@ -43,7 +43,7 @@ def configuration(shapes: Mapping[int, Shape], *, palette: int = 1, start_row: i
 
 @dataclass(frozen=True)
 class Ran:
-    """How a program ended, and what it left in `out`, when it came to its end."""
+    """How a program ended, and what it wrote: program.c the memory `out`, if it came so far."""
 
     code: int
     out: bytes
@@ -71,7 +71,7 @@ class Tiles:
         target = self._folder / f"{source.stem}-{len(self._programs)}"
         key = (str(source), *options)
         if key not in self._programs:
-            command = [self._compiler, str(source), "-o", str(target), "-pthread", *options, "-lm"]
+            command = [self._compiler, "-pthread", *options, str(source), "-o", str(target), "-lm"]
             done = subprocess.run(command, capture_output=True, text=True)
             if "no such instruction" in done.stderr or "unrecognized command" in done.stderr:
                 pytest.skip(f"{self._compiler} and its assembler are older than AMX")
@@ -82,11 +82,14 @@ class Tiles:
     def run(self, memory: Mapping[str, bytes], **macros: str) -> Ran:
         """What program.c does with this memory and these macros, PROGRAM first of all."""
         defined = [f'-D{name}="{" ".join(text.split())}"' for name, text in macros.items()]
-        binary = self.compile(SOURCES / "program.c", "-O1", "-no-pie", "-fno-pie", *defined)
         content = bytearray(_OUT)
         for name, given in memory.items():
             content[_PLACES[name] : _PLACES[name] + len(given)] = given
-        done = subprocess.run(
-            [binary], input=bytes(content), capture_output=True, env=self.environment
-        )
-        return Ran(done.returncode, done.stdout[_OUT:])
+        binary = self.compile(SOURCES / "program.c", "-O1", "-no-pie", "-fno-pie", *defined)
+        ran = self.execute(binary, bytes(content))
+        return Ran(ran.code, ran.out[_OUT:])
+
+    def execute(self, binary: Path, given: bytes = b"") -> Ran:
+        """Run a program, with the emulator where that is needed."""
+        done = subprocess.run([binary], input=given, capture_output=True, env=self.environment)
+        return Ran(done.returncode, done.stdout)
