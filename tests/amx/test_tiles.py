@@ -94,7 +94,7 @@ ASK = "; sttilecfg out(%rip)"
     ids=["unset", "set", "in use", "released", "palette 0"],
 )
 def test_the_configuration_can_be_asked(tiles: Tiles, program: str, left: bytes) -> None:
-    ran = tiles.run({**EVERY, "a": bytes([0, *range(1, 64)])}, PROGRAM=program + ASK)
+    ran = tiles.run(EVERY, PROGRAM=program + ASK)
     assert ran.code == 0
     assert ran.out[:64] == left
 
