@@ -25,7 +25,7 @@ FLOORS = {
         ("api.__main__", "api.chat"),
     ],
     "model_server": [
-        ("protocol", "config", "errors", "metrics"),
+        ("protocol", "config", "errors", "metrics", "kept"),
         ("sampling", "llama", "logs", "spans", "traces"),
         ("engine.kv", "engine.kv_ops", "engine.leaves", "engine.detokenizer", "medusa"),
         ("engine.sequence", "engine.drafting", "engine.plan"),
