@@ -155,6 +155,8 @@ function onService(now) {
   if (find("banner").textContent !== words) put("banner", words);
   find("banner").hidden = !words;
   find("max-tokens").max = now?.context_size ?? "";
+  if (now?.chat === false) find("complete").checked = true;
+  chooseTask();
   if (!running) enable();
 }
 
@@ -175,6 +177,5 @@ document.addEventListener("keydown", (event) => {
   const runs = event.key === "Enter" && (event.ctrlKey || event.metaKey);
   if (runs && !running) find("form").requestSubmit(find("generate"));
 });
-put("curl", `curl ${location.origin}/v1/completions --json '{"prompt": "def is_even(n):"}'`);
-chooseTask();
+find("curl").prepend(`curl ${location.origin}`);
 watch(onService);

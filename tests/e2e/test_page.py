@@ -42,6 +42,7 @@ def page(chromium: Browser, drafting: Service) -> Iterator[Page]:
 
 
 def fill(page: Page, mode: str = "tree", num_tokens: int = NUM_TOKENS) -> None:
+    page.get_by_label("Complete", exact=True).check()
     page.get_by_label("Text to continue").fill(twin.prompt_text(PROMPT))
     page.get_by_label("Tokens", exact=True).fill(str(num_tokens))
     page.get_by_label("Temperature").fill("0")
@@ -61,6 +62,23 @@ def answer(view: Locator) -> str:
 
 def known(num_tokens: int = NUM_TOKENS) -> str:
     return twin.text(twin.answer(PROMPT, num_tokens))
+
+
+def test_it_opens_on_a_chat_with_a_question(page: Page) -> None:
+    question = page.get_by_label("Your message").input_value()
+    assert question.endswith("?")
+    expect(page.locator("#curl")).to_contain_text("/v1/chat/completions --json")
+    expect(page.locator("#curl")).to_contain_text(f'"content": "{question}"')
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#status")).to_have_text(re.compile("^Done"))
+    assert page.locator(".turn.user").text_content() == question
+
+
+def test_without_a_chat_template_it_opens_on_texts(chromium: Browser, service: Service) -> None:
+    with opened(chromium, service.url) as page:
+        expect(page.get_by_label("Complete", exact=True)).to_be_checked()
+        expect(page.get_by_label("Text to continue")).to_be_visible()
+        expect(page.get_by_label("Chat", exact=True)).to_be_disabled()
 
 
 def test_an_answer_is_streamed_with_its_drafts_coloured(page: Page) -> None:
@@ -172,7 +190,7 @@ def test_keys_reach_everything_run_and_stop(page: Page) -> None:
     for _ in range(10):
         page.keyboard.press("Tab")
         order.append(page.evaluate("document.activeElement.id || document.activeElement.value"))
-    form = ["complete", "prompt", "max-tokens", "temperature", "mode", "generate", "race"]
+    form = ["chat", "prompt", "max-tokens", "temperature", "mode", "generate", "race"]
     assert order[:9] == [*form, "transcript", "canvas"]
     fill(page, mode="off", num_tokens=4_000)
     page.get_by_label("Text to continue").press("Control+Enter")
