@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     @property
     def shown_name(self) -> str:
         """What clients are told; empty: the GGUF's own name."""
-        return self.model_name or (self.model_path.stem if self.is_demo else "")
+        return self.model_name or (Path(self.model_path.stem).stem if self.is_demo else "")
 
     @property
     def gateway_is_local(self) -> bool:

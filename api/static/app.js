@@ -70,14 +70,14 @@ async function race() {
   put("verdict", "One after the other, on the same prompt.");
   const mode = find("mode").value === "off" ? "auto" : find("mode").value;
   const seed = Date.now();
-  const lanes = ["off", "on"].map((name) => new Lane(name, find("prompt").value));
+  const lead = find("chat").checked ? "" : find("prompt").value;
+  const lanes = ["off", "on"].map((name) => new Lane(name, lead));
   const [off, on] = lanes.map((lane) => lane.answer);
   const show = () => lanes.forEach((lane) => lane.show(Math.max(off.rate, on.rate)));
   put("status", "Running without Medusa, then with it.");
   await run(request("off", seed), lanes[0].view, off, show);
   await run(request(mode, seed), lanes[1].view, on, show);
-  put("verdict", verdict(off, on, mode, service?.medusa_heads));
-  put("status", find("verdict").textContent);
+  for (const id of ["verdict", "status"]) put(id, verdict(off, on, mode, service?.medusa_heads));
 }
 
 // Start or, by the same button, stop.

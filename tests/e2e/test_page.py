@@ -64,14 +64,23 @@ def known(num_tokens: int = NUM_TOKENS) -> str:
     return twin.text(twin.answer(PROMPT, num_tokens))
 
 
+def reply(num_tokens: int = NUM_TOKENS) -> str:
+    """To any chat: its prompt ends in the colon of `ASSISTANT:`."""
+    colon = vocabulary.token_ids(twin.TINY.vocab_size)[":"]
+    return twin.text(twin.answer([colon], num_tokens)).removeprefix(" ")
+
+
 def test_it_opens_on_a_chat_with_a_question(page: Page) -> None:
     question = page.get_by_label("Your message").input_value()
     assert question.endswith("?")
     expect(page.locator("#curl")).to_contain_text("/v1/chat/completions --json")
     expect(page.locator("#curl")).to_contain_text(f'"content": "{question}"')
+    page.get_by_role("button", name="Race").click()
+    expect(page.locator("#verdict")).to_have_text(re.compile("identical"))
+    assert page.locator("#lane-on .text").text_content() == reply(200)
     page.get_by_role("button", name="Generate").click()
     expect(page.locator("#status")).to_have_text(re.compile("^Done"))
-    assert page.locator(".turn.user").text_content() == question
+    assert page.locator(".turn").all_text_contents() == [question, reply(200)]
 
 
 def test_without_a_chat_template_it_opens_on_texts(chromium: Browser, service: Service) -> None:
@@ -171,15 +180,13 @@ def test_texts_that_part_are_said_to_part(page: Page) -> None:
 def test_a_chat_goes_on_until_it_is_cleared(page: Page) -> None:
     fill(page)
     page.get_by_label("Chat", exact=True).check()
-    colon = vocabulary.token_ids(twin.TINY.vocab_size)[":"]  # the template ends in ASSISTANT:
     for number in (1, 2):
         page.get_by_label("Your message").fill("Hello")
         page.get_by_role("button", name="Generate").click()
         expect(page.locator("#prompt")).to_have_value("")
         replies = page.locator(".turn:not(.user)")
         expect(replies).to_have_count(number)
-        said = twin.text(twin.answer([colon], NUM_TOKENS)).removeprefix(" ")
-        assert answer(replies.last) == said
+        assert answer(replies.last) == reply()
     page.get_by_role("button", name="New chat").click()
     expect(page.locator(".turn")).to_have_count(0)
 

@@ -19,7 +19,7 @@ def test_defaults_serve_the_demo_model_on_loopback() -> None:
 
 def test_heads_and_name_come_with_the_demo_model_alone() -> None:
     demo, other = Settings(), Settings(model_path=Path("other.gguf"))
-    assert (demo.heads_path, demo.shown_name) == (DEMO_HEADS, "SmolLM2-135M-Instruct.Q4_1")
+    assert (demo.heads_path, demo.shown_name) == (DEMO_HEADS, "SmolLM2-135M-Instruct")
     assert (other.heads_path, other.shown_name) == (None, "")
     own = Settings(medusa_path=Path("own.gguf"), model_name="mine")
     assert (own.heads_path, own.shown_name) == (Path("own.gguf"), "mine")
