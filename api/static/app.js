@@ -68,7 +68,6 @@ async function generate() {
 async function race() {
   look("lanes");
   put("verdict", "One after the other, on the same prompt.");
-  const mode = find("mode").value === "off" ? "auto" : find("mode").value;
   const seed = Date.now();
   const lead = find("chat").checked ? "" : find("prompt").value;
   const lanes = ["off", "on"].map((name) => new Lane(name, lead));
@@ -76,8 +75,8 @@ async function race() {
   const show = () => lanes.forEach((lane) => lane.show(Math.max(off.rate, on.rate)));
   put("status", "Running without Medusa, then with it.");
   await run(request("off", seed), lanes[0].view, off, show);
-  await run(request(mode, seed), lanes[1].view, on, show);
-  for (const id of ["verdict", "status"]) put(id, verdict(off, on, mode, service?.medusa_heads));
+  await run(request("auto", seed), lanes[1].view, on, show);
+  for (const id of ["verdict", "status"]) put(id, verdict(off, on, service?.medusa_heads));
 }
 
 // Start or, by the same button, stop.
