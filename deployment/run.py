@@ -29,6 +29,14 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_TIMEOUT_S = 40
 TIERS = {"model-server": "model_server", "gateway": "api"}
 PROGRESS_EVERY_S = 10
+WHAT_HELPS: dict[int, str] = {
+    signal.SIGILL: "llama.cpp was made for another processor: run `make clean && make run`.",
+    signal.SIGKILL: "Most likely the memory was full: choose a smaller model, such as QUANT=Q4_0, "
+    "or a smaller KV_CACHE_TOKENS.",
+    signal.SIGABRT: "llama.cpp gave up; its last lines above say why.",
+    signal.SIGSEGV: "Fetch the model file again; if that doesn't help, `make clean && make run`.",
+    signal.SIGBUS: "A file that it read is cut off or its disk fails: fetch the model file again.",
+}
 
 
 class Stop(Exception):
@@ -208,9 +216,20 @@ def watch(processes: Processes, env: dict[str, str]) -> int:
             shown = time.monotonic()
             print(f"Still loading ({shown - started:.0f} s).", flush=True)
         time.sleep(0.5)
-    name, code = ended
-    print(f"The {name} ended (exit code {code}), so everything stops.", file=sys.stderr)
-    return code if code > 0 else 1
+    print(ending(*ended), file=sys.stderr)
+    return max(ended[1], 1)
+
+
+def ending(name: str, code: int) -> str:
+    """How a process ended and what helps; a negative code is the signal that ended it."""
+    if code >= 0:
+        return f"The {name} ended (exit code {code}), so everything stops."
+    try:
+        signal_name = signal.Signals(-code).name
+    except ValueError:  # most real-time signals have none
+        signal_name = f"signal {-code}"
+    said = f"The {name} was ended by {signal_name}, so everything stops."
+    return f"{said} {WHAT_HELPS.get(-code, '')}".rstrip()
 
 
 def say_ready(port: str, *, with_key: bool) -> None:

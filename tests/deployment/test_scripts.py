@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from tests import twin
+from tests.deployment.programs import BUILT_BY
 from tests.e2e.service import wait_until
 from tests.ports import free_port
 from tests.structure import settings
@@ -26,7 +27,7 @@ from tests.structure.modules import ROOT
 
 MODEL_SERVER, GATEWAY = "server-llm.sh", "api-server.sh"
 SCRIPTS = (MODEL_SERVER, GATEWAY)
-COPIED = ("run.py", "setup.sh", *SCRIPTS)
+COPIED = ("run.py", "setup.sh", *BUILT_BY, *SCRIPTS)
 LINKED = ("api", "model_server", "requirements", "requirements.txt")
 LOCKS = {
     "serve": ("requirements.txt", "requirements/gateway.txt", "requirements/model-server.txt"),
@@ -51,12 +52,18 @@ def checkout(tmp_path: Path) -> Path:
         "^llama-cpp-python==.*", (root / "requirements/model-server.txt").read_text(), re.M
     )
     assert llama is not None
-    (root / ".venv" / ".llama").write_text(f"{llama[0]} ")
+    built_by = checksum(*(root / "deployment" / name for name in BUILT_BY))
+    (root / ".venv" / ".llama").write_text(f"{llama[0]}  {built_by}")
     for stamp, files in LOCKS.items():
-        locked = b"".join((root / each).read_bytes() for each in files)
-        key = subprocess.run("cksum", input=locked, capture_output=True, check=True).stdout
-        (root / ".venv" / f".{stamp}").write_bytes(key.rstrip())
+        (root / ".venv" / f".{stamp}").write_text(checksum(*(root / each for each in files)))
     return root
+
+
+def checksum(*paths: Path) -> str:
+    """What cksum says of their contents in a row."""
+    content = b"".join(path.read_bytes() for path in paths)
+    done = subprocess.run("cksum", input=content, capture_output=True, check=True)
+    return done.stdout.decode().rstrip()
 
 
 def command(
