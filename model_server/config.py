@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     @property
     def heads_path(self) -> Path | None:
         """The heads to load."""
-        return self.medusa_path or (DEMO_HEADS if self.is_demo and DEMO_HEADS.is_file() else None)
+        return self.medusa_path or (DEMO_HEADS if self.is_demo else None)
 
     @property
     def shown_name(self) -> str:
