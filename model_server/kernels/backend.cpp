@@ -1,12 +1,14 @@
 // The library as ggml sees it: a registry with one device, which takes what the operations support
 // and leaves the rest to the CPU's own backend. Its tensors lie in the CPU's memory.
 
+#include "attention.h"
 #include "cpu.h"
 #include "operation.h"
+#include "set_rows.h"
+#include "workspace.h"
 
 #include "ggml-backend-impl.h"
 
-#include <array>
 #include <atomic>
 #include <cstdint>
 #include <cstring>
@@ -16,7 +18,10 @@
 namespace medusa {
 namespace {
 
-constexpr std::array<Operation, 0> operations = {};
+constexpr Operation operations[] = {
+    {GGML_OP_FLASH_ATTN_EXT, supports_attention, attention},
+    {GGML_OP_SET_ROWS, supports_set_rows, set_rows},
+};
 
 std::atomic<uint64_t> num_computed[GGML_OP_COUNT];
 
@@ -38,7 +43,7 @@ bool is_view(ggml_op op) {
 
 struct Backend {
     ggml_backend base;
-    int num_threads;
+    Workspace workspace;
 };
 
 const char * name_of(ggml_backend_t) {
@@ -50,7 +55,7 @@ void free_backend(ggml_backend_t backend) {
 }
 
 ggml_status compute(ggml_backend_t backend, ggml_cgraph * graph) {
-    const int num_threads = static_cast<Backend *>(backend->context)->num_threads;
+    Workspace & workspace = static_cast<Backend *>(backend->context)->workspace;
     try {
         for (int i = 0; i < ggml_graph_n_nodes(graph); i++) {
             ggml_tensor * node = ggml_graph_node(graph, i);
@@ -59,7 +64,7 @@ ggml_status compute(ggml_backend_t backend, ggml_cgraph * graph) {
             }
             const Operation * operation = find(node->op);
             GGML_ASSERT(operation && "This is a bug: the device doesn't support this operation");
-            operation->compute(node, num_threads);
+            operation->compute(node, workspace);
             num_computed[node->op].fetch_add(1, std::memory_order_relaxed);
         }
     } catch (const std::bad_alloc &) {
@@ -69,7 +74,7 @@ ggml_status compute(ggml_backend_t backend, ggml_cgraph * graph) {
 }
 
 void set_num_threads(ggml_backend_t backend, int num_threads) {
-    static_cast<Backend *>(backend->context)->num_threads = num_threads;
+    static_cast<Backend *>(backend->context)->workspace.num_threads = num_threads;
 }
 
 ggml_backend_t open_backend(ggml_backend_dev_t device, const char *) {
@@ -78,7 +83,8 @@ ggml_backend_t open_backend(ggml_backend_dev_t device, const char *) {
     interface.get_name = name_of;
     interface.free = free_backend;
     interface.graph_compute = compute;
-    auto * backend = new Backend{{&guid, interface, device, nullptr}, omp_get_max_threads()};
+    auto * backend = new Backend{{&guid, interface, device, nullptr}, {}};
+    backend->workspace.num_threads = omp_get_max_threads();
     backend->base.context = backend;
     return &backend->base;
 }
