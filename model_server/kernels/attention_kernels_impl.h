@@ -15,6 +15,8 @@ namespace {
 
 constexpr int WIDTH = 16;
 constexpr int Q8_BLOCK = 32;
+constexpr int MAX_WAYS = 8;  // of the first cache: more cells a power of two apart displace another
+constexpr int MAX_SCORE_COLUMNS = std::min(NUM_DOTS, 4);  // with more, two cells' keys don't suffice
 
 // How the i-th sixteen values of a cell are read, by type.
 
@@ -40,11 +42,12 @@ struct Q8_0 {
     }
 };
 
-// Asks for the bytes of a cell's values `begin`..`end` - 1.
+// Asks for the bytes of a cell's values `begin`..`end` - 1. In the first cache they would displace
+// each other: cells lie a power of two apart.
 template <class Type>
 void prefetch(const char * cell, int begin, int end) {
     for (size_t byte = Type::bytes(begin); byte < Type::bytes(end); byte += 64) {
-        _mm_prefetch(cell + byte, _MM_HINT_T0);
+        _mm_prefetch(cell + byte, _MM_HINT_T1);
     }
 }
 
@@ -53,7 +56,7 @@ void prefetch(const char * cell, int begin, int end) {
 template <class Type, int COLUMNS>
 void scores(const Cells & cells, int head_size, const float * const * queries, float * const * out,
             const Cells & next) {
-    constexpr int AT_ONCE = NUM_DOTS / COLUMNS;
+    constexpr int AT_ONCE = std::min(NUM_DOTS / COLUMNS, MAX_WAYS);
     for (int first = 0; first < cells.size; first += AT_ONCE) {
         const char * keys[AT_ONCE];
         for (int i = 0; i < AT_ONCE; i++) {
@@ -148,14 +151,15 @@ constexpr int power_of_2_within(int n) {
 
 // The kernels for any number of columns: COLUMNS of them is the most, in one go.
 
-template <class Type, int COLUMNS = std::min(NUM_DOTS, MAX_COLUMNS)>
+template <class Type, int COLUMNS = MAX_SCORE_COLUMNS>
 void any_scores(const Cells & cells, int head_size, const float * const * queries,
                 float * const * out, int num_columns, const Cells & next) {
     if (num_columns == COLUMNS) {
         scores<Type, COLUMNS>(cells, head_size, queries, out, next);
     } else if (num_columns > COLUMNS) {
-        any_scores<Type>(cells, head_size, queries, out, COLUMNS, next);
-        any_scores<Type>(cells, head_size, queries + COLUMNS, out + COLUMNS, num_columns - COLUMNS, {});
+        const int half = (num_columns + 1) / 2, rest = num_columns - half;
+        any_scores<Type>(cells, head_size, queries, out, half, next);
+        any_scores<Type>(cells, head_size, queries + half, out + half, rest, {});
     } else if constexpr (COLUMNS > 1) {
         any_scores<Type, COLUMNS - 1>(cells, head_size, queries, out, num_columns, next);
     }
@@ -168,8 +172,9 @@ void any_sums(const Cells & cells, int head_size, const float * const * weights,
         constexpr int PARTS = std::min(power_of_2_within(MAX_SUM_VECS / COLUMNS), 8);
         sums_from<Type, COLUMNS, PARTS>(0, cells, head_size, weights, out, next);
     } else if (num_columns > COLUMNS) {
-        any_sums<Type>(cells, head_size, weights, out, COLUMNS, next);
-        any_sums<Type>(cells, head_size, weights + COLUMNS, out + COLUMNS, num_columns - COLUMNS, {});
+        const int half = (num_columns + 1) / 2, rest = num_columns - half;
+        any_sums<Type>(cells, head_size, weights, out, half, next);
+        any_sums<Type>(cells, head_size, weights + half, out + half, rest, {});
     } else if constexpr (COLUMNS > 1) {
         any_sums<Type, COLUMNS - 1>(cells, head_size, weights, out, num_columns, next);
     }
