@@ -3,7 +3,9 @@
 
 #include "attention.h"
 #include "cpu.h"
+#include "matmul.h"
 #include "operation.h"
+#include "packed_buffer.h"
 #include "set_rows.h"
 #include "workspace.h"
 
@@ -21,6 +23,8 @@ namespace {
 constexpr Operation operations[] = {
     {GGML_OP_FLASH_ATTN_EXT, supports_attention, attention},
     {GGML_OP_SET_ROWS, supports_set_rows, set_rows},
+    {GGML_OP_MUL_MAT, supports_mul_mat, mul_mat},
+    {GGML_OP_GET_ROWS, supports_get_rows, get_rows},
 };
 
 std::atomic<uint64_t> num_computed[GGML_OP_COUNT];
@@ -128,7 +132,7 @@ bool supports(ggml_backend_dev_t, const ggml_tensor * node) {
 }
 
 bool supports_buffers(ggml_backend_dev_t, ggml_backend_buffer_type_t type) {
-    return ggml_backend_buft_is_host(type);
+    return type == packed_buffer_type() || ggml_backend_buft_is_host(type);
 }
 
 // ---- registry
@@ -171,6 +175,8 @@ void * function(ggml_backend_reg_t, const char * name) {
         {"ggml_backend_set_n_threads", reinterpret_cast<void *>(set_num_threads)},
         {"medusa_num_computed", reinterpret_cast<void *>(count)},
         {"medusa_limit_cpu", reinterpret_cast<void *>(limit_cpu)},
+        {"medusa_packed_buffer_type", reinterpret_cast<void *>(packed_buffer_type)},
+        {"medusa_can_pack", reinterpret_cast<void *>(can_pack)},
     };
     for (const auto & each : functions) {
         if (std::strcmp(each.name, name) == 0) {

@@ -45,6 +45,7 @@ struct Workspace {
     WriteOrders write_orders;
     std::vector<MaskPlan> mask_plans;
     std::vector<Scratch> scratch;  // of each thread
+    Scratch panels;  // of quantized activations
 };
 
 }  // namespace medusa
