@@ -83,7 +83,7 @@ def load(
 ) -> Served:
     """Everything between settings and a started engine. Raises StartError."""
     own_kernels = _load_kernels(settings)
-    model = Model(settings.model_path, settings.n_gpu_layers, progress)
+    model = Model(settings.model_path, settings.n_gpu_layers, progress, own_kernels=own_kernels)
     context_size = _context_size(settings, model)
     options = replace(context_options(settings, context_size), own_kernels=own_kernels)
     context = Context(model, options)
@@ -118,7 +118,7 @@ def load(
         chat=intake.prompts.can_chat,
         exact=settings.exact,
         max_step_ms=round(max_step_s * 1_000, 1),
-        own_kernels=["attention"] if own_kernels and options.flash_attention == "on" else [],
+        own_kernels=_computed_by_own(model, options),
         heads=heads.num_heads if heads else 0,
         medusa_mode=settings.medusa_mode,
         warnings=_warnings(settings, blocks),
@@ -136,8 +136,13 @@ def _load_kernels(settings: Settings) -> bool:
     except SettingError as error:
         log.info("stock kernels alone: %s", error)
         return False
-    log.info("own kernels for attention: %s", kernels.path())
+    log.info("own kernels: %s", kernels.path())
     return True
+
+
+def _computed_by_own(model: Model, options: ContextOptions) -> list[str]:
+    with_attention = options.own_kernels and options.flash_attention == "on"
+    return [*(["attention"] if with_attention else []), *model.packed]
 
 
 def _check_exact(prober: Prober, key: kept.Key) -> None:

@@ -53,7 +53,9 @@ def ask(service: Service, question: str, mode: str, **more: object) -> list[str]
 
 
 def test_what_is_computed_by_them_is_told(service: Service) -> None:
-    assert info(service)["own_kernels"] == ["attention"]
+    named = info(service)["own_kernels"]
+    assert named[0] == "attention"
+    assert {"blk.*.attn_q.weight", "blk.*.ffn_down.weight", "token_embd.weight"} <= set(named)
 
 
 def test_a_chat_has_one_text(service: Service) -> None:
