@@ -6,7 +6,7 @@ SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
 SHELL_FILES = $(wildcard deployment/*.sh) .ci/run tests/smoke.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help install model run chat test test-training fuzz check format heads demo-model demo-heads bench bench-speculation bench-peers bench-latency bench-gateway prove-faults prove-overload prove-strangers up down docker-check audit docker-test lock clean
+.PHONY: help install model run chat test test-training fuzz check format heads bench bench-speculation bench-peers bench-latency bench-gateway prove-faults prove-overload prove-strangers up down docker-check audit docker-test lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,14 +57,6 @@ format: ## Format the code and fix what the linter can
 heads: ## Train Medusa heads: make heads ARGS="base.gguf heads.gguf --prompts prompts.txt"
 	@$(SETUP) train
 	$(BIN)/python -m model_server.training $(ARGS)
-
-demo-model: ## Train the demo model anew (installs PyTorch into .venv)
-	@$(SETUP) train
-	$(BIN)/python -m model_server.training.demo
-
-demo-heads: ## Train the demo model's heads anew (installs PyTorch into .venv)
-	@$(SETUP) train
-	$(BIN)/python -m model_server.training.demo.heads
 
 bench: ## The classic tables: F16, quantized, Medusa, dynamic batching
 	@$(SETUP) dev

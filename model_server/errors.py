@@ -3,6 +3,7 @@
 ModelServerError
 ├── StartError              the process ends with exit code 1 and this one sentence
 │   ├── SettingError        a setting is out of its limits
+│   ├── BuildError          this build of llama.cpp fails on this processor
 │   ├── ModelFileError      the GGUF can't be served
 │   ├── HeadFileError       the file of Medusa heads can't be used with this base
 │   ├── CheckpointError     a file of weights can't be converted
@@ -37,6 +38,18 @@ class SettingError(StartError):
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"{name}: {problem}")
         self.name = name
+
+
+class BuildError(StartError):
+    """This build of llama.cpp fails on this processor."""
+
+    exit_code = 3  # of the process that tries it and finds it wrong
+
+    def __init__(self, build: str, processor: str, problem: str) -> None:
+        super().__init__(
+            f"{build} fails on this processor ({processor}): {problem}; build it here with "
+            "`make clean && make run`, or use another image"
+        )
 
 
 class ModelFileError(StartError):

@@ -43,17 +43,25 @@ has_docs() { get /docs | grep -qi swagger && get /openapi.json | grep -q '"/v1/c
 has_models() { get /v1/models | grep -q '"object":"model"'; }
 has_metrics() { get /metrics | grep -q '^medusa_gateway_batch_size_count'; }
 
+can_chat() { get / | grep -q '"chat":true'; }
+
+chats() {
+    post /v1/chat/completions \
+        '{"messages": [{"role": "user", "content": "Name the capital of France."}], "max_tokens": 8}' |
+        grep -q '"role":"assistant"'
+}
+
 completes() {
-    post /v1/completions '{"prompt": "def fibonacci(n):", "max_tokens": 8, "temperature": 0}' |
+    post /v1/completions '{"prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}' |
         grep -q '"completion_tokens":[1-9]'
 }
 
 generates() {
-    post /generate '{"prompt": "def fibonacci(n):", "max_tokens": 8}' | grep -q '"total_ms":'
+    post /generate '{"prompt": "Once upon a time", "max_tokens": 8}' | grep -q '"total_ms":'
 }
 
 streams() {
-    post /v1/completions '{"prompt": "import ", "max_tokens": 8, "stream": true}' \
+    post /v1/completions '{"prompt": "Once upon a time", "max_tokens": 8, "stream": true}' \
         >"$work/stream" || return 1
     grep -q '^data: {"id":"cmpl-' "$work/stream" &&
         [ "$(grep '^data: ' "$work/stream" | tail -n 1)" = 'data: [DONE]' ]
@@ -68,7 +76,7 @@ refuses_clearly() {
 four_at_once() {
     local i
     for i in 1 2 3 4; do
-        post /v1/completions '{"prompt": "def f(x):", "max_tokens": 8}' \
+        post /v1/completions '{"prompt": "Once upon a time", "max_tokens": 8}' \
             --output /dev/null --dump-header "$work/headers.$i" &
     done
     wait
@@ -85,6 +93,11 @@ check "the gateway is alive" is_alive
 check "a model server is ready" is_ready
 check "/docs and its OpenAPI document are there" has_docs
 check "the model is listed" has_models
+if can_chat; then
+    check "a chat" chats
+else
+    echo "skip  a chat: the model has no chat template"
+fi
 check "a completion" completes
 check "/generate says where the time went" generates
 check "a stream ends in [DONE]" streams

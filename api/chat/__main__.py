@@ -15,6 +15,7 @@ from api.chat.screen import Screen, Tally, shows_colours
 from api.chat.talk import Question, Talk, converse
 
 URL = "http://127.0.0.1:8000"
+TEMPERATURE = 0.2  # OpenAI's default of 1 is too much for a small model
 HISTORY = ".medusa_chat_history"
 MAX_HISTORY = 1_000
 INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
@@ -84,7 +85,7 @@ def _line_editing() -> Iterator[None]:
 
 
 def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Fields of every request: those that were given, so that defaults stay the gateway's."""
+    """Fields of every request: of those not given, defaults are the gateway's."""
     names = ("model", "max_tokens", "temperature", "seed")
     given = {name: getattr(arguments, name) for name in names}
     fields = {name: value for name, value in given.items() if value is not None}
@@ -109,7 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", help="a name to send; the model served answers whatever it is")
     parser.add_argument("--system", default="", help="a chat's system message")
     parser.add_argument("--max-tokens", type=int, help="longest answer, in tokens")
-    parser.add_argument("--temperature", type=float, help="0 is greedy")
+    temperature = f"0 is greedy ({TEMPERATURE})"
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help=temperature)
     parser.add_argument("--seed", type=int, help="the same seed draws the same text")
     parser.add_argument(
         "--speculation", choices=("auto", "off", "chain", "tree"), help="how to draft ahead"

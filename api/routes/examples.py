@@ -1,10 +1,11 @@
-"""Bodies that /docs offers: short ones, that suit a small model of Python code."""
+"""Bodies that /docs offers: short ones, that suit a small model."""
 
 from __future__ import annotations
 
 from typing import Any
 
-FIBONACCI = "def fibonacci(n):\n"
+STORY = "Once upon a time, in a small village by the sea,"
+QUESTION = [{"role": "user", "content": "What is a black hole?"}]
 
 
 def _example(summary: str, **body: Any) -> dict[str, Any]:
@@ -12,22 +13,22 @@ def _example(summary: str, **body: Any) -> dict[str, Any]:
 
 
 COMPLETION: dict[str, Any] = {
-    "greedy": _example("Continue code", prompt=FIBONACCI, max_tokens=48, temperature=0),
-    "stream": _example("As a stream", prompt=FIBONACCI, max_tokens=48, temperature=0, stream=True),
+    "greedy": _example("Continue a text", prompt=STORY, max_tokens=48, temperature=0),
+    "stream": _example("As a stream", prompt=STORY, max_tokens=48, temperature=0, stream=True),
     "choices": _example(
         "Two choices for each of two prompts, drawn with a seed",
-        prompt=["import ", "class Stack:\n"],
+        prompt=["The sun is", "The moon is"],
         n=2,
         max_tokens=24,
         temperature=0.8,
         seed=7,
     ),
     "stop": _example(
-        "Until an empty line", prompt=FIBONACCI, max_tokens=96, temperature=0, stop=["\n\n"]
+        "Until the sentence ends", prompt=STORY, max_tokens=96, temperature=0, stop=["."]
     ),
     "plain": _example(
         "Without drafts: the same text, to compare",
-        prompt=FIBONACCI,
+        prompt=STORY,
         max_tokens=48,
         temperature=0,
         speculation={"mode": "off"},
@@ -36,21 +37,22 @@ COMPLETION: dict[str, Any] = {
 CHAT: dict[str, Any] = {
     "question": _example(
         "A question (needs a model with a chat template)",
-        messages=[{"role": "user", "content": "What is a list in Python?"}],
-        max_tokens=64,
-        temperature=0.7,
+        messages=QUESTION,
+        max_tokens=128,
+        temperature=0,
     ),
     "stream": _example(
         "As a stream, with token counts",
-        messages=[{"role": "user", "content": "What is a list in Python?"}],
-        max_tokens=64,
+        messages=QUESTION,
+        max_tokens=128,
+        temperature=0,
         stream=True,
         stream_options={"include_usage": True},
     ),
     "typical": _example(
         "Drafts need only be plausible: faster, and no longer exact",
-        messages=[{"role": "user", "content": "What is a list in Python?"}],
-        max_tokens=64,
+        messages=QUESTION,
+        max_tokens=128,
         temperature=0.7,
         speculation={"acceptance": "typical"},
     ),
@@ -58,16 +60,16 @@ CHAT: dict[str, Any] = {
 GENERATE: dict[str, Any] = {
     "tree": _example(
         "Draft trees that give at most four tokens a step",
-        prompt=FIBONACCI,
+        prompt=STORY,
         max_tokens=48,
         temperature=0,
         speculation={"mode": "tree", "max_tokens_per_step": 4},
     ),
-    "greedy": _example("Continue code", prompt=FIBONACCI, max_tokens=48, temperature=0),
-    "stream": _example("As a stream", prompt=FIBONACCI, max_tokens=48, temperature=0, stream=True),
+    "greedy": _example("Continue a text", prompt=STORY, max_tokens=48, temperature=0),
+    "stream": _example("As a stream", prompt=STORY, max_tokens=48, temperature=0, stream=True),
     "sampled": _example(
         "Every setting of the draw",
-        prompt="class Stack:\n",
+        prompt=STORY,
         max_tokens=48,
         temperature=0.8,
         top_p=0.95,
@@ -78,10 +80,10 @@ GENERATE: dict[str, Any] = {
     ),
 }
 TOKENIZE: dict[str, Any] = {
-    "prompt": _example("A prompt", prompt=FIBONACCI),
+    "prompt": _example("A prompt", prompt=STORY),
     "chat": _example(
         "A chat, spelled out (needs a model with a chat template)",
-        messages=[{"role": "user", "content": "What is a list in Python?"}],
+        messages=QUESTION,
         return_token_strs=True,
     ),
 }

@@ -68,16 +68,15 @@ async function generate() {
 async function race() {
   look("lanes");
   put("verdict", "One after the other, on the same prompt.");
-  const mode = find("mode").value === "off" ? "auto" : find("mode").value;
   const seed = Date.now();
-  const lanes = ["off", "on"].map((name) => new Lane(name, find("prompt").value));
+  const lead = find("chat").checked ? "" : find("prompt").value;
+  const lanes = ["off", "on"].map((name) => new Lane(name, lead));
   const [off, on] = lanes.map((lane) => lane.answer);
   const show = () => lanes.forEach((lane) => lane.show(Math.max(off.rate, on.rate)));
   put("status", "Running without Medusa, then with it.");
   await run(request("off", seed), lanes[0].view, off, show);
-  await run(request(mode, seed), lanes[1].view, on, show);
-  put("verdict", verdict(off, on, mode, service?.medusa_heads));
-  put("status", find("verdict").textContent);
+  await run(request("auto", seed), lanes[1].view, on, show);
+  for (const id of ["verdict", "status"]) put(id, verdict(off, on, service?.medusa_heads));
 }
 
 // Start or, by the same button, stop.
@@ -155,6 +154,8 @@ function onService(now) {
   if (find("banner").textContent !== words) put("banner", words);
   find("banner").hidden = !words;
   find("max-tokens").max = now?.context_size ?? "";
+  if (now?.chat === false) find("complete").checked = true;
+  chooseTask();
   if (!running) enable();
 }
 
@@ -175,6 +176,5 @@ document.addEventListener("keydown", (event) => {
   const runs = event.key === "Enter" && (event.ctrlKey || event.metaKey);
   if (runs && !running) find("form").requestSubmit(find("generate"));
 });
-put("curl", `curl ${location.origin}/v1/completions --json '{"prompt": "def is_even(n):"}'`);
-chooseTask();
+find("curl").prepend(`curl ${location.origin}`);
 watch(onService);

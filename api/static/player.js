@@ -10,9 +10,8 @@ const EXAMPLE = {
   accepted: [1, 3],
 };
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
-const [canvas, title, slider, label, button] = ["canvas", "tree-title", "step", "step-label", "replay"].map(
-  (id) => document.getElementById(id),
-);
+const ids = ["canvas", "tree-title", "step", "step-label", "replay"];
+const [canvas, title, slider, label, button] = ids.map((id) => document.getElementById(id));
 
 export class Player {
   #answer; #view; #drawn; #timer = null;

@@ -1,4 +1,4 @@
-// The same prompt without and with Medusa, one after the other, and an honest word about it.
+// The same prompt without drafts and with those that pay, one after the other, and an honest word.
 
 import { Answer, shortly } from "./answer.js";
 import { TextView } from "./text.js";
@@ -25,25 +25,24 @@ export class Lane {
   }
 }
 
-export function verdict(off, on, mode, heads) {
+export function verdict(off, on, heads) {
   if (Math.min(off.tokens, on.tokens) < FEW_TOKENS || !off.rate || !on.rate) {
     return `${on.tokens} tokens are too few to compare. Try again, or another prompt.`;
   }
-  return `${speed(on.rate / off.rate, on, mode, heads)} ${sameText(off.text, on.text)}`;
+  return `${speed(on.rate / off.rate, on, heads)} ${sameText(off.text, on.text)}`;
 }
 
-function speed(ratio, on, mode, heads) {
+function speed(ratio, on, heads) {
   const times = `${ratio.toFixed(2)} times the speed`;
   const perStep = `${on.perStep.toFixed(2)} tokens a step instead of one`;
-  if (!on.drafted && mode === "auto") {
+  if (!on.drafted) {
     const why = heads ? "drafts would not have paid on this machine" : "no Medusa heads are loaded";
     return `No gain here (${times}): ${why}, so the server decoded plainly. What differs is noise.`;
   }
   const more = ratio > on.perStep ? " That is more than steps explain: other work slowed the first run." : "";
   if (ratio > 1 + EVEN) return `With Medusa: ${times}, ${perStep}.${more}`;
   if (ratio > 1 - EVEN) return `Even (${times}): ${perStep}, and a step costs as much more.`;
-  const forced = mode === "auto" ? "A short run is noisy." : "Drafts were forced: try “what pays”.";
-  return `Medusa lost here: ${times}. ${forced}`;
+  return `Medusa lost here: ${times}. A short run is noisy.`;
 }
 
 function sameText(a, b) {

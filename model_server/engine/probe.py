@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from model_server.errors import StartError
 from model_server.llama.batch import Batch
 from model_server.llama.context import MAX_BATCH_ROWS, Context
-from model_server.medusa.cost import DRAFT_ROWS, ROWS, CostCurve
+from model_server.medusa.cost import DRAFT_ROWS, ROWS, CostCurve, Costs, HeadCosts
 from model_server.medusa.heads import NUM_RANKS, Heads
 
 _MEASURE_BUDGET_S = 3.0
@@ -20,22 +22,66 @@ HEAD_ROWS = (1, 2, 4, 8)
 _NUM_SEQS, _PREFIX_TOKENS = 4, 16
 _DECODE_ROWS = (*ROWS[:5], *DRAFT_ROWS, *ROWS[5:])
 
+# What was measured before is compared at one row, and at as many as this.
+_COMPARED_ROWS, _COMPARED_S = 8, 0.25
+_FAR_LESS = 1.5
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Seconds by row count: of prompt rows, of rows with logits, and of each number of heads."""
+
+    prefill: dict[int, float]
+    decode: dict[int, float]
+    heads: dict[int, dict[int, float]]
+
+    def costs(self, pace: float) -> Costs:
+        """Costs where all takes `pace` times as long."""
+
+        def at_pace(seconds: Mapping[int, float]) -> dict[int, float]:
+            return {rows: pace * each for rows, each in seconds.items()}
+
+        heads = HeadCosts({number: at_pace(each) for number, each in self.heads.items()})
+        return Costs(CostCurve(at_pace(self.prefill)), CostCurve(at_pace(self.decode)), heads)
+
 
 class Prober:
     """Uses an empty context and leaves it empty."""
 
-    def __init__(self, context: Context, vocab_size: int) -> None:
+    def __init__(
+        self, context: Context, vocab_size: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._clock = clock
         self._context = context
         self._tokens = np.random.default_rng(0).integers(0, vocab_size, MAX_BATCH_ROWS).tolist()
         self._batch = Batch(MAX_BATCH_ROWS)
+
+    def measure_all(self, heads: Heads | None) -> Measurements:
+        """What a start has to know of costs."""
+        prefill, decode = (self.measure(output=output) for output in (False, True))
+        return Measurements(prefill, decode, self.measure_heads(heads) if heads else {})
+
+    def pace(self, before: Measurements) -> float | None:
+        """How many times as long decodes take as before, by a few of them.
+
+        None when one takes far less. Whatever else runs makes times longer, never shorter, so then
+        it was they that were measured in a bad hour.
+        """
+        self._time(1, output=True)  # the first decode pages the weights in
+        ratios = [
+            self._steady_time(rows, output) / seconds[rows]
+            for output, seconds in ((False, before.prefill), (True, before.decode))
+            for rows in (1, _compared_rows(seconds))
+        ]
+        return median(ratios) if min(ratios) * _FAR_LESS >= 1 else None
 
     def measure(self, *, output: bool) -> dict[int, float]:
         """Seconds by row count, until the time for measuring is over."""
         measured: dict[int, float] = {}
         self._time(1, output)  # the first decode pages the weights in
-        started = time.perf_counter()
+        started = self._clock()
         for rows in _DECODE_ROWS if output else ROWS:
-            spent = time.perf_counter() - started
+            spent = self._clock() - started
             expected = 2 * CostCurve(measured).seconds(rows) if measured else 0.0
             if rows <= self._context.num_cells and spent + expected <= _MEASURE_BUDGET_S:
                 measured[rows] = self._steady_time(rows, output)
@@ -43,13 +89,13 @@ class Prober:
 
     def measure_heads(self, heads: Heads) -> dict[int, dict[int, float]]:
         """Seconds by number of heads and rows, until the time for measuring is over."""
-        started = time.perf_counter()
+        started = self._clock()
         measured: dict[int, dict[int, float]] = {}
         for num_heads in range(1, heads.num_heads + 1):
             measured[num_heads] = {}
             for rows in HEAD_ROWS:
                 measured[num_heads][rows] = self._head_time(heads, num_heads, rows)
-                if time.perf_counter() - started > _MEASURE_BUDGET_S:
+                if self._clock() - started > _MEASURE_BUDGET_S:
                     break
         return measured
 
@@ -90,10 +136,10 @@ class Prober:
     def _time(self, rows: int, output: bool) -> float:
         self._batch.clear()
         self._batch.add_rows(self._tokens[:rows], range(rows), [[0]] * rows, output=output)
-        started = time.perf_counter()
+        started = self._clock()
         self._context.decode(self._batch)
         self._context.synchronize()
-        seconds = time.perf_counter() - started
+        seconds = self._clock() - started
         self._context.clear()
         return seconds
 
@@ -101,7 +147,13 @@ class Prober:
         hidden = np.ones((rows, self._context.hidden_size), np.float32)
         times = []
         for _ in range(3):  # the first builds the graph
-            started = time.perf_counter()
+            started = self._clock()
             heads.propose(hidden, num_heads, NUM_RANKS)
-            times.append(time.perf_counter() - started)
+            times.append(self._clock() - started)
         return min(times)
+
+
+def _compared_rows(seconds: Mapping[int, float]) -> int:
+    """The most rows that don't take long."""
+    quick = (rows for rows, each in seconds.items() if each <= _COMPARED_S)
+    return max((rows for rows in quick if rows <= _COMPARED_ROWS), default=1)

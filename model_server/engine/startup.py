@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from model_server import kept, logs
 from model_server.config import Settings
 from model_server.engine.drafter import Drafter, DraftOptions
 from model_server.engine.engine import Engine
 from model_server.engine.intake import Intake
 from model_server.engine.kv import KvCache
 from model_server.engine.leaves import LeafBlocks, leaf_blocks
-from model_server.engine.probe import Prober
+from model_server.engine.probe import Measurements, Prober
 from model_server.engine.prompt import PromptEncoder, choose_template
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Limits, Scheduler
 from model_server.engine.tokenizer import Tokenizer
 from model_server.engine.verifier import Verifier
 from model_server.errors import SettingError
-from model_server.llama import backend
+from model_server.llama import backend, identity
 from model_server.llama.context import MAX_BATCH_ROWS, MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model, Progress
 from model_server.medusa.confidence import HeadConfidence
-from model_server.medusa.cost import TILE_ROWS, CostCurve, Costs, HeadCosts
+from model_server.medusa.cost import TILE_ROWS, Costs
 from model_server.medusa.heads import HeadOptions, Heads
 from model_server.medusa.policy import Policy
 from model_server.metrics import Metrics
@@ -84,14 +86,13 @@ def load(
     context_size = _context_size(settings, model)
     options = context_options(settings, context_size)
     context = Context(model, options)
-    prober = Prober(context, model.vocab.size)
-    if settings.exact:
-        prober.check_exact()
-    prefill, decode = (CostCurve(prober.measure(output=output)) for output in (False, True))
     heads = _heads(settings, model)
-    costs = Costs(prefill, decode, HeadCosts(prober.measure_heads(heads) if heads else {}))
+    prober, key = Prober(context, model.vocab.size), _conditions(settings, model, options, heads)
+    if settings.exact:
+        _check_exact(prober, key)
+    costs = _costs(prober, heads, key)
     max_step_s = (settings.max_step_ms or _default_step_ms(costs)) / 1_000
-    name = settings.model_name or model.name
+    name = settings.shown_name or model.name
     template = choose_template(
         model.chat_template, settings.chat_template, f"{name} {model.name} {model.path.stem}"
     )
@@ -122,6 +123,42 @@ def load(
     )
     engine.start()
     return Served(engine, intake, info, model, context, heads)
+
+
+def _check_exact(prober: Prober, key: kept.Key) -> None:
+    """Once for all starts under the same conditions. Raises StartError."""
+    if not kept.recall("exact", key, bool):
+        prober.check_exact()
+        kept.keep("exact", key, True)
+
+
+def _costs(prober: Prober, heads: Heads | None, key: kept.Key) -> Costs:
+    """What an earlier start measured, where it still holds; else it is measured now, and kept."""
+    measured = kept.recall("costs", key, Measurements)
+    pace = prober.pace(measured) if measured else None
+    if measured is None or pace is None:
+        logs.say.info("measuring what a step costs here; later starts only look whether it holds")
+        measured, pace = prober.measure_all(heads), 1.0
+        kept.keep("costs", key, asdict(measured))
+    return measured.costs(pace)
+
+
+def _conditions(
+    settings: Settings, model: Model, options: ContextOptions, heads: Heads | None
+) -> kept.Key:
+    """All that costs and exactness depend on."""
+    return {
+        "model": model.fingerprint,
+        "layers on the GPU": settings.n_gpu_layers if model.on_gpu else 0,
+        "context": asdict(options),
+        "heads": heads and (heads.fingerprint, heads.num_heads),
+        "build": identity.build(),
+        "kernels": backend.kernels(),
+        "processor": identity.processor(),
+        "devices": backend.devices(),
+        "cores": backend.physical_cores(),
+        "OpenMP": {name: os.environ[name] for name in sorted(os.environ) if "OMP_" in name},
+    }
 
 
 def context_options(settings: Settings, context_size: int) -> ContextOptions:

@@ -69,6 +69,8 @@ def registry() -> ctypes.CDLL:
     """What knows ggml's devices."""
     signatures: Signatures = {
         "ggml_backend_dev_by_type": (_POINTER, [ctypes.c_int]),
+        "ggml_backend_dev_count": (_SIZE, []),
+        "ggml_backend_dev_get": (_POINTER, [_SIZE]),
         "ggml_backend_reg_count": (_SIZE, []),
         "ggml_backend_reg_by_name": (_POINTER, [_TEXT]),
         "ggml_backend_load_all_from_path": (None, [_TEXT]),
@@ -107,6 +109,14 @@ def has_gpu() -> bool:
     """Whether this build of llama.cpp can use a GPU that is present."""
     init()
     return bool(llama_cpp.llama_supports_gpu_offload())
+
+
+def devices() -> list[str]:
+    """What llama.cpp can compute on, by the makers' names."""
+    init()
+    base = library("ggml-base", {"ggml_backend_dev_description": (_TEXT, [_POINTER])})
+    found = map(registry().ggml_backend_dev_get, range(registry().ggml_backend_dev_count()))
+    return [base.ggml_backend_dev_description(device).decode() for device in found]
 
 
 def kernels() -> str:

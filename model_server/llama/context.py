@@ -35,7 +35,11 @@ _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 
 @dataclass(frozen=True)
 class ContextOptions:
-    """How the context is laid out and computed."""
+    """How the context is laid out and computed.
+
+    `unified`: one pool of cells for all sequences, which may share some; else each has a part of
+    its own, and a row's attention walks no other's.
+    """
 
     num_cells: int
     num_seqs: int
@@ -43,6 +47,7 @@ class ContextOptions:
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
     flash_attention: str = "auto"
+    unified: bool = True
 
     @property
     def mode(self) -> str:
@@ -139,7 +144,7 @@ def _create(model: Model, options: ContextOptions) -> llama_cpp.llama_context_p:
     params.type_k = _KV_TYPES[options.kv_type_k]
     params.type_v = _KV_TYPES[options.kv_type_v]
     params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
-    params.kv_unified = True
+    params.kv_unified = options.unified
     params.pooling_type = _NO_POOLING
     params.no_perf = True
     backend.clear_errors()

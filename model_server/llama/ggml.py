@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
+from itertools import count, takewhile
 from typing import Any, NewType
 
 import numpy as np
@@ -64,7 +65,7 @@ _BASE: backend.Signatures = {
     "ggml_backend_dev_description": (_TEXT, [_POINTER]),
     "ggml_backend_dev_supports_op": (ctypes.c_bool, [_POINTER, _POINTER]),
     "ggml_backend_reg_get_proc_address": (_POINTER, [_POINTER, _TEXT]),
-    "ggml_backend_alloc_ctx_tensors": (_POINTER, [_POINTER, _POINTER]),
+    "ggml_backend_alloc_ctx_tensors_from_buft": (_POINTER, [_POINTER, _POINTER]),
     "ggml_backend_buffer_free": (None, [_POINTER]),
     "ggml_backend_buffer_clear": (None, [_POINTER, ctypes.c_uint8]),
     "ggml_backend_buffer_set_usage": (None, [_POINTER, _INT]),
@@ -138,19 +139,34 @@ class Device:
         """Whether the device can compute this node; ggml ends the process where it can't."""
         return bool(self._lib.ggml_backend_dev_supports_op(self._device, node))
 
+    def places(self) -> list[int]:
+        """Where weights may lie, in the order that llama.cpp tries: in layouts of the processor's
+        own (AMX's tiles, repacked rows), then as they are in the file, where all operations work.
+        """
+        places = [self._lib.ggml_backend_get_default_buffer_type(self.pointer)]
+        if address := self._function(b"ggml_backend_dev_get_extra_bufts"):
+            own = ctypes.CFUNCTYPE(ctypes.POINTER(_POINTER), _POINTER)(address)(self._device)
+            places = [*takewhile(bool, map(own.__getitem__, count())), *places]
+        return places
+
     def _set_threads(self, n_threads: int) -> None:
-        registry = self._lib.ggml_backend_dev_backend_reg(self._device)
-        name = b"ggml_backend_set_n_threads"
-        address = self._lib.ggml_backend_reg_get_proc_address(registry, name)
+        address = self._function(b"ggml_backend_set_n_threads")
         ctypes.CFUNCTYPE(None, _POINTER, _INT)(address)(self.pointer, n_threads)
+
+    def _function(self, name: bytes) -> int:
+        """Address of a function beside the common ones, 0 where the device has none of the name."""
+        registry = self._lib.ggml_backend_dev_backend_reg(self._device)
+        return self._lib.ggml_backend_reg_get_proc_address(registry, name) or 0
 
 
 class Weights:
     """Tensors that stay on a device: declared first, then allocated together, then filled."""
 
-    def __init__(self, device: Device, max_tensors: int) -> None:
+    def __init__(self, device: Device, max_tensors: int, place: int | None = None) -> None:
+        """`place`: one of the device's; by default the last, where all operations work."""
         self._lib = _base()
         self._device = device
+        self._place = place or self._lib.ggml_backend_get_default_buffer_type(device.pointer)
         self._context = _context(max_tensors * self._lib.ggml_tensor_overhead())
         self._buffer: int | None = None
 
@@ -160,7 +176,7 @@ class Weights:
 
     def allocate(self) -> None:
         """Allocate all declared tensors, filled with zeros. Raises StartError when too large."""
-        buffer = self._lib.ggml_backend_alloc_ctx_tensors(self._context, self._device.pointer)
+        buffer = self._lib.ggml_backend_alloc_ctx_tensors_from_buft(self._context, self._place)
         if not buffer:
             raise StartError(f"{self._device.name} has too little memory")
         self._buffer = buffer

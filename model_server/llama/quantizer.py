@@ -32,6 +32,7 @@ _UNROUNDED = ("F32", "F16", "BF16")
 # Those that need no importance matrix, with the bits that a weight of a 7B Llama takes.
 TYPES = {
     "F16": 16.0,
+    "BF16": 16.0,
     "Q8_0": 8.5,
     "Q6_K": 6.57,
     "Q5_K_M": 5.68,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from model_server.errors import EngineError, HeadFileError
 from model_server.llama import ggml
 from model_server.llama.ggml import Device, Graph, Tensor, Weights
+from model_server.llama.gguf import fingerprint
 from model_server.llama.model import Model
 from model_server.medusa import head_file, head_weights
 from model_server.medusa.head_file import Calibration
@@ -48,6 +49,7 @@ class Heads:
         """Raises HeadFileError when the file can't be used, StartError when memory is short."""
         file = head_file.read(path, base, any_base=options.any_base)
         self.num_heads = min(file.num_heads, options.max_heads or file.num_heads)
+        self.fingerprint = fingerprint(path, 0)
         self.calibration = _first(file.calibration, self.num_heads)
         self._tokens = file.tokens
         with ExitStack() as opened:

@@ -1,6 +1,6 @@
 """Medusa heads for any GGUF, trained against the very file that is served.
 
-BASE answers prompts, or reads texts, through the engine; its hidden states and the tokens that
+BASE answers prompts, its own or given ones, or reads texts; its hidden states and the tokens that
 followed are kept in a folder. PyTorch learns the heads from them, and OUT is written. After an
 interruption the same command goes on.
 """
@@ -11,15 +11,17 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model_server.config import read_settings
-from model_server.engine.startup import Served
+from model_server.engine.prompt import PromptEncoder, choose_template
+from model_server.engine.startup import context_options
 from model_server.errors import PromptsError, StartError
 from model_server.llama.gguf_writer import whole
+from model_server.llama.model import Model
 from model_server.medusa.head_file import MAX_BLOCKS, MAX_HEADS
-from model_server.tools.answers import loaded
 from model_server.tools.arguments import at_least, between
 from model_server.tools.convert_heads import TYPES, read_base
 from model_server.tools.doctor import examine as doctor
@@ -29,17 +31,17 @@ from model_server.tools.doctor.report import Report
 from model_server.tools.doctor.write_back import write_back
 from model_server.tools.outcome import exit_code
 from model_server.tools.progress import Progress
-from model_server.training import needs, sources
+from model_server.training import ask, needs, sources
 from model_server.training.collect import CollectOptions, Collector
 from model_server.training.corpus import Corpus
+from model_server.training.lanes import Lanes
 from model_server.training.sources import Source
 
 _MAX_EXAMINED = 40  # prompts
-_EXACT_ROOM = 2  # times as large a pool, which is started over whenever it is full
-_PROMPT_ROOM = 512  # cells of the KV pool for each prompt, about
+_PROMPT_ROOM = 512  # cells of the KV cache for each prompt, at most
 _SHOWN_CHARS = 60  # of a prompt that is refused
 _MAX_AT_ONCE = 128  # N_PARALLEL's limit
-_LEAST_CELLS = 4_096  # the pool must hold the largest context that is the default
+_CELL_BLOCK = 256  # a lane has whole blocks
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -54,6 +56,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     ):
         add(name, nargs="+", type=Path, default=[], metavar="PATH", help=what)
     for name, type_, default, what in (
+        ("--ask", at_least(0), 0, "prompts that BASE asks itself: no data are needed"),
         ("--num", at_least(0), 0, "prompts and pieces to take, by chance; 0: all"),
         ("--num-texts", at_least(0), 0, "windows of texts to take, by chance; 0: all"),
         ("--piece-tokens", at_least(2), 256, "of each piece to continue"),
@@ -64,6 +67,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         ("--held-out", between(0, 1), 0.05, "share of the data that heads are judged by"),
         ("--heads", at_least(1, MAX_HEADS), 5, "how many"),
         ("--blocks", at_least(0, MAX_BLOCKS), 1, "residual blocks of each head"),
+        ("--vocab", at_least(0), 0, "most frequent tokens, all that heads can say; 0: every one"),
         ("--epochs", at_least(1), 8, "passes over the data at most"),
         ("--patience", at_least(1), 2, "passes without a gain that end it"),
         ("--batch", at_least(1), 512, "positions a step"),
@@ -98,6 +102,38 @@ def build(args: argparse.Namespace) -> Report:
     return report
 
 
+class Author:
+    """BASE as it writes: its prompts' encoder, and lanes to write in. `close` frees all."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        """Raises StartError."""
+        settings = read_settings(model_path=args.base, exact=args.exact, model_context_size=0)
+        with Progress(f"loading {args.base.name}", 1) as progress:
+            self.model = model = Model(args.base, settings.n_gpu_layers, progress)
+        self.room = _room(args, model.context_size)
+        cells = args.at_once * self.room
+        options = context_options(
+            settings.model_copy(update={"kv_cache_tokens": cells}), context_size=self.room
+        )
+        self.lanes = Lanes(model, replace(options, num_seqs=args.at_once))
+        template = choose_template(
+            model.chat_template, settings.chat_template, f"{model.name} {model.path.stem}"
+        )
+        self.encoder = PromptEncoder(model.vocab, template, self.room)
+
+    def close(self) -> None:
+        """Free the context and the weights."""
+        self.lanes.close()
+        self.model.close()
+
+
+def _room(args: argparse.Namespace, context_size: int) -> int:
+    """Tokens of a lane: the longest prompt and its answer, in whole blocks, within the context."""
+    prompt = max(args.piece_tokens, _PROMPT_ROOM if args.prompts or args.ask else 0)
+    room = max(args.answer_tokens + prompt, args.text_tokens if args.texts else 0)
+    return int(min(-(-room // _CELL_BLOCK) * _CELL_BLOCK, context_size))
+
+
 @dataclass(frozen=True)
 class Data:
     """A corpus, and the prompts that were held out of it."""
@@ -108,18 +144,15 @@ class Data:
 
 def collect(args: argparse.Namespace) -> Data:
     """The data that the options name, collected as far as they weren't."""
-    served = _serve(args)
-    try:
-        chosen = _sources(args, served)
+    with closing(Author(args)) as author:
+        chosen = _sources(args, author)
         made = CollectOptions(args.answer_tokens, args.temperature, args.seed, args.held_out)
-        _same_data(args.work, {"base": served.model.fingerprint, **vars(made)}, chosen)
-        corpus = Corpus(args.work, served.model.hidden_size)
+        _same_data(args.work, {"base": author.model.fingerprint, **vars(made)}, chosen)
+        corpus = Corpus(args.work, author.model.hidden_size)
         needs.check_space(args, chosen[corpus.num_texts :])
         with Progress("collecting", len(chosen)) as progress:
-            Collector(served, corpus, made).run(chosen, progress)
+            Collector(author.lanes, corpus, made).run(chosen, progress)
         return Data(corpus, [source for source in chosen if source.held_out(args.held_out)])
-    finally:
-        served.close()
 
 
 def train(args: argparse.Namespace, corpus: Corpus) -> None:
@@ -131,7 +164,7 @@ def train(args: argparse.Namespace, corpus: Corpus) -> None:
     from model_server.training.train import Recipe, Trainer
 
     recipe = Recipe(
-        heads.HeadShape(args.heads, args.blocks, args.shared_output),
+        heads.HeadShape(args.heads, args.blocks, args.shared_output, args.vocab),
         epochs=args.epochs,
         patience=args.patience,
         batch_size=args.batch,
@@ -170,21 +203,7 @@ def doctor_options(args: argparse.Namespace, judged: Sequence[Source]) -> doctor
     )
 
 
-def _serve(args: argparse.Namespace) -> Served:
-    room = args.answer_tokens + max(args.piece_tokens, _PROMPT_ROOM if args.prompts else 0)
-    room = max(room, -(-_LEAST_CELLS // args.at_once))
-    settings = read_settings(
-        model_path=args.base,
-        medusa_mode="off",
-        n_parallel=args.at_once,
-        kv_cache_tokens=args.at_once * room * (_EXACT_ROOM if args.exact else 1),
-        exact=args.exact,
-        model_context_size=0,
-    )
-    return loaded(settings)
-
-
-def _sources(args: argparse.Namespace, served: Served) -> list[Source]:
+def _sources(args: argparse.Namespace, author: Author) -> list[Source]:
     """Prompts and pieces, then texts. Texts that are held out serve only where nothing else does.
 
     Raises StartError where there is nothing to learn from, or nothing to judge by, or where a
@@ -193,9 +212,10 @@ def _sources(args: argparse.Namespace, served: Served) -> list[Source]:
 
     def cut(paths: Sequence[Path], num_tokens: int, *, answered: bool) -> list[Source]:
         texts = sources.read_texts(paths)
-        return sources.pieces(texts, served.intake.vocab, num_tokens, answered=answered)
+        return sources.pieces(texts, author.model.vocab, num_tokens, answered=answered)
 
-    asked = sources.prompts(args.prompts, served.intake.prompts)
+    own = [_asked(args, author)] if args.ask else []
+    asked = sources.prompts([*args.prompts, *own], author.encoder)
     asked += cut(args.pieces, args.piece_tokens, answered=True)
     texts = cut(args.texts, args.text_tokens, answered=False)
     if asked:
@@ -206,13 +226,24 @@ def _sources(args: argparse.Namespace, served: Served) -> list[Source]:
     if not 0 < num_held_out < len(chosen):
         raise StartError(
             f"{len(chosen)} texts, {num_held_out} of them held out: both training and judging need "
-            "some, and all pieces of a file go together; give more by --prompts, --pieces or "
-            "--texts, or change --held-out"
+            "some, and all pieces of a file go together; give more by --ask, --prompts, --pieces "
+            "or --texts, or change --held-out"
         )
     for source in chosen:
         if source.answered:
-            _refuse_too_long(source, args.answer_tokens, served.info.context_size)
+            _refuse_too_long(source, args.answer_tokens, author.room)
     return chosen
+
+
+def _asked(args: argparse.Namespace, author: Author) -> Path:
+    """The file of prompts that BASE asked itself, made once."""
+    path: Path = args.work / f"asked-{args.ask}-{args.seed}.jsonl"
+    if not path.exists():
+        args.work.mkdir(parents=True, exist_ok=True)
+        ask.save(
+            path, ask.ask(args.ask, args.seed, author.lanes, author.encoder, author.model.vocab)
+        )
+    return path
 
 
 def _refuse_too_long(source: Source, answer_tokens: int, context_size: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,11 +21,15 @@ from model_server.tools.convert_heads import Base
 
 @dataclass(frozen=True)
 class HeadShape:
-    """`shared_output`: all heads use the base's own output matrix, which is not trained."""
+    """`shared_output`: all heads use the base's own output matrix, which is not trained.
+
+    `vocab_size`: the most frequent tokens, all that the heads can say; 0: the whole vocabulary.
+    """
 
     num_heads: int = 5
     num_blocks: int = 1
     shared_output: bool = False
+    vocab_size: int = 0
 
 
 class Head(nn.Module):
@@ -60,7 +65,7 @@ class MedusaHeads(nn.ModuleList):
     """Head i predicts the token i + 2 behind its state's own."""
 
     def __init__(self, shape: HeadShape, output: Tensor) -> None:
-        """`output`: the base's output matrix, (vocabulary, hidden size), F32."""
+        """`output`: rows of the base's output matrix, (tokens, hidden size), F32."""
         super().__init__(Head(shape, output) for _ in range(shape.num_heads))
 
 
@@ -81,7 +86,15 @@ def output_matrix(path: Path) -> Tensor:
     return torch.from_numpy(np.array(values).reshape(stored.shape))
 
 
-def write(heads: MedusaHeads, base: Base, path: Path, file_type: str) -> None:
+@dataclass(frozen=True)
+class Trained:
+    """`tokens`: ids that the rows of the heads' outputs stand for; None: all, in order."""
+
+    heads: MedusaHeads
+    tokens: NDArray[np.int64] | None = None
+
+
+def write(trained: Trained, base: Base, path: Path, file_type: str) -> None:
     """Write a head file that names its base. Raises OSError."""
     header = head_writer.Header(
         vocab_size=base.vocab_size,
@@ -89,8 +102,9 @@ def write(heads: MedusaHeads, base: Base, path: Path, file_type: str) -> None:
         file_type=file_type,
         base_fingerprint=base.fingerprint,
         name=f"Medusa heads for {base.path.stem}",
+        vocab_trim=None if trained.tokens is None else trained.tokens.astype(np.int32),
     )
-    head_writer.write(path, [_stored(head) for head in heads.cpu()], header)
+    head_writer.write(path, [_stored(head) for head in trained.heads.cpu()], header)
 
 
 def _stored(head: nn.Module) -> head_writer.Head:

@@ -30,7 +30,7 @@ def check(args: argparse.Namespace) -> None:
     base = read_base(args.base)
     refuse_type(args.base, base.hidden_size, args.type)
     weights = num_weights(args, base)
-    output = base.vocab_size * base.hidden_size
+    output = num_tokens(args, base) * base.hidden_size
     memory = in_words((weights * _MEMORY_COPIES + output) * _F32_BYTES)
     disk = in_words(_checkpoint_bytes(weights))
     print(
@@ -53,8 +53,13 @@ def check_space(args: argparse.Namespace, missing: Sequence[Source]) -> None:
 def num_weights(args: argparse.Namespace, base: Base) -> int:
     """Of all heads, as far as they are learnt."""
     block = base.hidden_size * (base.hidden_size + 1)
-    output = 0 if args.shared_output else base.vocab_size * base.hidden_size
+    output = 0 if args.shared_output else num_tokens(args, base) * base.hidden_size
     return int(args.heads * (args.blocks * block + output))
+
+
+def num_tokens(args: argparse.Namespace, base: Base) -> int:
+    """Tokens that the heads know."""
+    return min(args.vocab, base.vocab_size) if args.vocab else base.vocab_size
 
 
 def _checkpoint_bytes(weights: int) -> int:

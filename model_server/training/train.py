@@ -18,7 +18,7 @@ from torch import Tensor
 from model_server.errors import StartError
 from model_server.llama.gguf_writer import whole
 from model_server.training.corpus import NO_TARGET, Corpus, Examples
-from model_server.training.heads import HeadShape, MedusaHeads
+from model_server.training.heads import HeadShape, MedusaHeads, Trained
 from model_server.training.judge import HEAD_DISCOUNT, Figures, Judged, figures, judge
 
 WARM_UP_SHARE = 0.02
@@ -68,6 +68,7 @@ class Trainer:
         """
         torch.manual_seed(recipe.seed)
         self.recipe, self.standing, self._device = recipe, Standing(), device
+        self._in_bf16 = _multiplies_bf16(device)
         num_heads = recipe.shape.num_heads
         self._states = corpus.states()
         self._train = corpus.examples(num_heads, held_out=False)
@@ -77,7 +78,9 @@ class Trainer:
                 f"{len(self._train.rows)} positions to learn from, {len(self._held_out.rows)} to "
                 "judge by: answers or texts are too short, both need some of 3 tokens"
             )
-        self.heads = MedusaHeads(recipe.shape, output.to(device)).to(device)
+        self._tokens = self._most_frequent(recipe.shape.vocab_size, len(output))
+        rows = output if self._tokens is None else output[torch.from_numpy(self._tokens)]
+        self.heads = MedusaHeads(recipe.shape, rows.to(device)).to(device)
         self._best = self._copy()
         self._optimizers = [
             torch.optim.AdamW(
@@ -98,7 +101,7 @@ class Trainer:
         """Optimizer steps so far."""
         return self.standing.epoch * self.steps_per_epoch + self.standing.batch
 
-    def run(self, checkpoint: Path, report: Report) -> MedusaHeads:
+    def run(self, checkpoint: Path, report: Report) -> Trained:
         """Train until the epochs are over or the held-out texts stop gaining; the best heads.
 
         Goes on from the checkpoint where there is one of this recipe.
@@ -111,7 +114,7 @@ class Trainer:
             report(self, self._end_epoch())
             self._save(checkpoint)
         self.heads.load_state_dict(self._best)
-        return self.heads
+        return Trained(self.heads, self._tokens)
 
     def evaluate(self) -> Figures:
         """On the held-out texts."""
@@ -193,7 +196,7 @@ class Trainer:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda"):
+        with torch.autocast(self._device, torch.bfloat16, enabled=self._in_bf16):
             logits = self.heads[i](states)
         loss, right = judge(logits.float(), targets)
         if num_targets := int((targets != NO_TARGET).sum()):
@@ -227,8 +230,22 @@ class Trainer:
         self, examples: Examples, chosen: NDArray[np.int64] | slice
     ) -> tuple[Tensor, Tensor]:
         states = self._states[examples.rows[chosen]].astype(np.float32)
-        targets = torch.from_numpy(examples.targets[chosen])
+        targets = torch.from_numpy(self._output_rows(examples.targets[chosen]))
         return torch.from_numpy(states).to(self._device), targets.to(self._device)
+
+    def _output_rows(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The heads' rows for tokens, NO_TARGET for those that they can't say."""
+        if self._tokens is None:
+            return targets
+        places = np.minimum(np.searchsorted(self._tokens, targets), len(self._tokens) - 1)
+        return np.where(self._tokens[places] == targets, places, NO_TARGET)
+
+    def _most_frequent(self, size: int, vocab_size: int) -> NDArray[np.int64] | None:
+        """Ids of the tokens learnt from most often, in order; None where that would be all."""
+        if not 0 < size < vocab_size:
+            return None
+        counts = np.bincount(self._train.targets[:, 0], minlength=vocab_size)
+        return np.sort(np.argsort(-counts, kind="stable")[:size])
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.heads.state_dict().items()}
@@ -249,6 +266,12 @@ class Trainer:
             except RuntimeError as error:  # which hides what the disk said
                 raise (error.__context__ or error) from None
         return max(CHECKPOINT_EVERY_S, (time.monotonic() - started) / MAX_CHECKPOINT_SHARE)
+
+
+def _multiplies_bf16(device: str) -> bool:
+    """Whether BF16 products are quick: twice as F32's where a CPU has them."""
+    found = torch.cpu.get_capabilities()
+    return device == "cuda" or bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def _pool(num_heads: int) -> ThreadPoolExecutor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,31 +15,37 @@ from tests.twin_heads import Accuracy, Options
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "benchmarks"
 
-# As llama-cpp-python builds it (Release, this machine's instructions), less what only tools use.
-CMAKE_FLAGS = (
+DEPLOYMENT = ROOT / "deployment"
+
+# What the model server's build leaves out and llama-server needs.
+SERVER_FLAGS = (
     "-DCMAKE_BUILD_TYPE=Release",
-    "-DGGML_NATIVE=ON",
-    "-DBUILD_SHARED_LIBS=ON",
-    "-DLLAMA_BUILD_TESTS=OFF",
-    "-DLLAMA_BUILD_EXAMPLES=OFF",
-    "-DLLAMA_BUILD_APP=OFF",
-    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_BUILD_COMMON=ON",
+    "-DLLAMA_BUILD_TOOLS=ON",
+    "-DLLAMA_BUILD_SERVER=ON",
     "-DLLAMA_USE_PREBUILT_UI=OFF",
     "-DLLAMA_OPENSSL=OFF",
 )
 
 
 def llama_server(jobs: int) -> Path:
-    """The server's binary; built once, which takes some minutes."""
+    """llama.cpp's server, compiled as the model server's libraries are: once, some minutes."""
     folder = CACHE / llama_source.requirement().replace("==", "-")
-    binary = folder / "build" / "bin" / "llama-server"
+    compiled_by = [DEPLOYMENT / "CMakeLists.txt", DEPLOYMENT / "gcc-amx.h"]
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in compiled_by)).hexdigest()[:8]
+    build = folder / f"build-{key}"
+    binary = build / "bin" / "llama-server"
     if not binary.exists():
         source = llama_source.unpacked(folder / "source")
-        print(f"Building llama-server into {folder.relative_to(ROOT)}, once.", flush=True)
-        build = folder / "build"
-        _run(["cmake", "-S", str(source), "-B", str(build), *CMAKE_FLAGS])
+        print(f"Building llama-server into {build.relative_to(ROOT)}, once.", flush=True)
+        _run(configure(source, build, *SERVER_FLAGS))
         _run(["cmake", "--build", str(build), "--target", "llama-server", "-j", str(jobs)])
     return binary
+
+
+def configure(source: Path, build: Path, *flags: str) -> list[str]:
+    """cmake's command line for anything of llama.cpp's source, compiled as it is served."""
+    return ["cmake", "-S", str(DEPLOYMENT), "-B", str(build), f"-DLLAMA_CPP={source}", *flags]
 
 
 def _run(command: list[str]) -> None:

@@ -112,6 +112,7 @@ def running(side: Side) -> Iterator[Side]:
 @contextmanager
 def _started(process: Process, log: Path) -> Iterator[None]:
     env = {**os.environ, **process.env}
+    log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("wb") as out,
         subprocess.Popen(

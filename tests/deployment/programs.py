@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+BUILT_BY = ("build-llama.sh", "CMakeLists.txt", "gcc-amx.h")  # in deployment/: what makes llama.cpp
+
 
 def tool(*names: str) -> str | None:
     """The first of these programs that is installed beside Python, or on PATH."""

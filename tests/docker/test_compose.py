@@ -7,6 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests import twin
@@ -29,6 +30,18 @@ SMOKE = Path(__file__).parents[1] / "smoke.sh"
 def test_it_answers_as_the_smoke_test_expects(service: Project) -> None:
     done = subprocess.run(["bash", str(SMOKE), service.url], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_without_a_model_the_demo_answers(images: None) -> None:
+    question = {"role": "user", "content": "Name the capital of France."}
+    body = {"messages": [question], "temperature": 0}
+    with project("demo") as own:
+        own.up()
+        path = f"{own.url}/v1/chat/completions"
+        answer = httpx.post(path, json=body, trust_env=False, timeout=120).json()
+        heads = httpx.get(own.url, trust_env=False).json()["medusa_heads"]
+    assert answer["choices"][0]["message"]["content"] == "The capital of France is Paris."
+    assert heads > 0
 
 
 async def test_a_crash_loses_nothing(service: Project) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
@@ -101,14 +101,16 @@ class Service:
         return _metric(self.url, f"medusa_gateway_{name}")
 
 
-def serve(model: Path, logs: Path, **settings: object) -> AbstractContextManager[Service]:
-    """Both tiers over `model`, ready. Settings go to both."""
+def serve(
+    model: Path | Literal[""], logs: Path, **settings: object
+) -> AbstractContextManager[Service]:
+    """Both tiers over `model`, ready; `""`: the demo. Settings go to both."""
     return serve_several(1, model, logs, settings)
 
 
 @contextmanager
 def serve_several(
-    num_model_servers: int, model: Path, logs: Path, settings: dict[str, object]
+    num_model_servers: int, model: Path | Literal[""], logs: Path, settings: dict[str, object]
 ) -> Iterator[Service]:
     """So many model servers behind one gateway, which is ready when one of them is."""
     port, model_ports = free_port(), [free_port() for _ in range(num_model_servers)]

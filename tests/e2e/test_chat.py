@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from api.chat.screen import DRAFTED
-from model_server.config import DEMO_MODEL
 from tests.e2e.service import Service, serve, wait_until
 
 TIMEOUT_S = 30
@@ -26,7 +25,7 @@ STYLES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serve(DEMO_MODEL, tmp_path_factory.mktemp("logs"), medusa_mode="tree") as made:
+    with serve("", tmp_path_factory.mktemp("logs"), medusa_mode="tree") as made:
         yield made
 
 
@@ -77,7 +76,7 @@ def chatting(service: Service, home: Path, *arguments: str, **environment: str) 
     )
     person = Person(process, terminal)
     try:
-        assert "stdlib-demo" in person.read_until(PROMPT)
+        assert "SmolLM2-135M-Instruct" in person.read_until(PROMPT)
         yield person
     finally:
         process.kill()
@@ -98,45 +97,48 @@ OPTIONS = ("--temperature", "0", "--max-tokens", "24")
 
 
 def test_completions_are_coloured_and_counted(demo: Service, tmp_path: Path) -> None:
-    expected = greedy(demo, "/v1/completions", prompt="import os\nimport ")
+    expected = greedy(demo, "/v1/completions", prompt="1, 2, 3, 4, 5, 6,\n7, 8, ")
+    assert expected.startswith("9, 10, 11, 12, 13, ")
     with chatting(demo, tmp_path, "--complete", *OPTIONS) as person:
-        person.write("import os\\\n")
+        person.write("1, 2, 3, 4, 5, 6,\\\n")
         person.read_until(b". ")
-        shown = person.ask("import ")
+        shown = person.ask("7, 8, ")
         assert person.leave() == 0
     assert shown.count(DRAFTED) > 1
     plain = STYLES.sub("", shown)
-    assert f"import os\nimport {expected}\n24 tokens, " in plain
+    assert f"7, 8, {expected}\n24 tokens, " in plain
     assert re.search(r"tokens, [\d.]+ tokens/s, acceptance length [\d.]+, first token", plain)
 
 
 def test_a_chat_goes_on_and_its_history_lasts(demo: Service, tmp_path: Path) -> None:
-    first = {"role": "user", "content": "def f(x):"}
+    question = "Name the capital of France."
+    first = {"role": "user", "content": question}
     one = greedy(demo, "/v1/chat/completions", messages=[first])
+    assert one == "The capital of France is Paris."
     said = [first, {"role": "assistant", "content": one}, first]
     two = greedy(demo, "/v1/chat/completions", messages=said)
     with chatting(demo, tmp_path, *OPTIONS, NO_COLOR="1") as person:
-        assert f"\n{one}\n24 tokens" in STYLES.sub("", person.ask("def f(x):"))
+        assert f"\n{one}\n8 tokens" in STYLES.sub("", person.ask(question))
         shown = person.ask("\x1b[A")  # the arrow up brings the question back
         assert person.leave() == 0
-    assert f"\n{two}\n24 tokens" in STYLES.sub("", shown)
+    assert f"\n{two}\n8 tokens" in STYLES.sub("", shown)
     assert DRAFTED not in shown
     with chatting(demo, tmp_path, *OPTIONS) as person:
         assert one in STYLES.sub("", person.ask("\x1b[A"))
 
 
 def test_what_is_pasted_is_one_message(demo: Service, tmp_path: Path) -> None:
-    expected = greedy(demo, "/v1/completions", prompt="class A:\n\tdef ")
+    expected = greedy(demo, "/v1/completions", prompt="x\ty\nx\ty\nx\t")
     with chatting(demo, tmp_path, "--complete", *OPTIONS) as person:
-        shown = STYLES.sub("", person.ask("\x1b[200~class A:\n\tdef \x1b[201~"))
-    assert f"def {expected}\n24 tokens" in shown
+        shown = STYLES.sub("", person.ask("\x1b[200~x\ty\nx\ty\nx\t\x1b[201~"))
+    assert f"x\t{expected}\n24 tokens" in shown
 
 
 def test_ctrl_c_cancels_at_the_model_server_and_the_chat_goes_on(
     demo: Service, tmp_path: Path
 ) -> None:
     with chatting(demo, tmp_path, "--temperature", "0", "--max-tokens", "1800") as person:
-        person.write("def f(x):\n")
+        person.write("Write a long story about a cat.\n")
         wait_until(lambda: demo.counter("num_requests_running") == 1, "the answer to begin")
         person.read_until(DRAFTED.encode())
         person.write("\x03")

@@ -1,20 +1,33 @@
-"""What a newcomer meets: the demo model, and the examples that /docs offers."""
+"""What a newcomer meets: nothing is named, and the README's question is answered as it says."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
-from model_server.config import DEMO_MODEL
-from tests.e2e.service import Service, serve, stream_text
+from deployment import run
+from tests.e2e.service import Service, serve
+from tests.structure.modules import ROOT
+
+README = (ROOT / "README.md").read_text()
+ANSWER = "The capital of France is Paris."
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serve(DEMO_MODEL, tmp_path_factory.mktemp("logs")) as made:
+    with serve("", tmp_path_factory.mktemp("logs")) as made:
         yield made
+
+
+@pytest.fixture
+def client(demo: Service) -> Iterator[httpx.Client]:
+    with demo.client() as opened:
+        yield opened
 
 
 def examples(client: httpx.Client) -> list[tuple[str, dict[str, object]]]:
@@ -28,33 +41,61 @@ def examples(client: httpx.Client) -> list[tuple[str, dict[str, object]]]:
     return found
 
 
-def test_every_example_of_the_documentation_works(demo: Service) -> None:
-    with demo.client() as client:
-        tried = examples(client)
-        for path, body in tried:
-            answer = client.post(path, json=body)
-            assert answer.status_code == 200, f"{path} {body}: {answer.text}"
-            assert answer.text
+def shown(text: str) -> tuple[str, dict[str, Any]]:
+    """Path and body of the first curl in it."""
+    found = re.search(r"curl http://localhost:\d+(\S+) .*?-d '(.*?)'", text, re.DOTALL)
+    assert found is not None
+    return found[1], json.loads(found[2])
+
+
+def test_every_example_of_the_documentation_works(client: httpx.Client) -> None:
+    tried = examples(client)
+    for path, body in tried:
+        answer = client.post(path, json=body)
+        assert answer.status_code == 200, f"{path} {body}: {answer.text}"
+        assert answer.text
     assert {"/v1/completions", "/v1/chat/completions", "/generate"} <= {path for path, _ in tried}
 
 
-def test_the_demo_model_writes_python(demo: Service) -> None:
-    body = {"prompt": "import os\nimport ", "max_tokens": 12, "temperature": 0}
-    with demo.client() as client:
-        whole = client.post("/v1/completions", json=body).json()["choices"][0]["text"]
-        with client.stream("POST", "/v1/completions", json={**body, "stream": True}) as answer:
-            assert stream_text(answer.iter_lines()) == whole
-    compile("import " + whole.partition("\n")[0], "answer", "exec")
+def test_the_first_curl_is_answered_as_the_readme_says(
+    client: httpx.Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, body = shown(README)
+    answer = client.post(path, json=body)
+    [choice] = answer.json()["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (ANSWER, "stop")
+    [said] = re.findall(r"^# \.\.\. (.*) \.\.\.$", README, re.M)
+    assert said in answer.text
+    run.say_ready("8000", with_key=False)
+    assert shown(capsys.readouterr().out) == (path, body)
 
 
-def test_chats_go_through_the_models_own_template(demo: Service) -> None:
-    body = {
-        "messages": [{"role": "user", "content": "def f(x):"}],
-        "max_tokens": 8,
-        "temperature": 0,
-    }
-    with demo.client() as client:
-        answer = client.post("/v1/chat/completions", json=body).json()
-        raw = {"prompt": "def f(x):\n", "max_tokens": 8, "temperature": 0}
-        text = client.post("/v1/completions", json=raw).json()["choices"][0]["text"]
-    assert answer["choices"][0]["message"]["content"] == text
+@pytest.mark.parametrize("mode", ["auto", "off", "chain", "tree"])
+def test_a_stream_ends_where_the_model_ends_its_turn(client: httpx.Client, mode: str) -> None:
+    path, body = shown(README)
+    body |= {"stream": True, "speculation": {"mode": mode}}
+    with client.stream("POST", path, json=body) as answer:
+        data = [line[6:] for line in answer.iter_lines() if line.startswith("data: ")]
+    assert data.pop() == "[DONE]"
+    choices = [json.loads(each)["choices"][0] for each in data]
+    assert "".join(each["delta"].get("content", "") for each in choices) == ANSWER
+    assert [each["finish_reason"] for each in choices if each["finish_reason"]] == ["stop"]
+
+
+def test_chats_go_through_the_models_own_template(client: httpx.Client) -> None:
+    _, body = shown(README)
+    asked = {"messages": body["messages"], "return_token_strs": True}
+    prompt = client.post("/tokenize", json=asked).json()
+    text = "".join(prompt["token_strs"]).replace("Ġ", " ").replace("Ċ", "\n")
+    question = f"<|im_start|>user\n{body['messages'][0]['content']}<|im_end|>\n"
+    assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+    assert text.endswith(f"{question}<|im_start|>assistant\n")
+    raw = {"prompt": prompt["tokens"], "temperature": 0, "max_tokens": 32}
+    [choice] = client.post("/v1/completions", json=raw).json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == (ANSWER, "stop")
+
+
+def test_it_is_known_by_its_name_and_has_heads(client: httpx.Client) -> None:
+    [card] = client.get("/v1/models").json()["data"]
+    assert card["id"] == "SmolLM2-135M-Instruct"
+    assert card["medusa_heads"] > 0

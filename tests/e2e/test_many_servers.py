@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from model_server.config import DEMO_MODEL
 from tests import twin
 from tests.e2e.service import Service, serve_several, stream_text, wait_until
+from tests.models import STDLIB, STDLIB_HEADS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -31,8 +31,9 @@ def twins(twin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def demos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serve_several(2, DEMO_MODEL, tmp_path_factory.mktemp("logs"), {"exact": True}) as made:
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    settings = {"exact": True, "medusa_path": STDLIB_HEADS}
+    with serve_several(2, STDLIB, tmp_path_factory.mktemp("logs"), settings) as made:
         yield made
 
 
@@ -110,17 +111,17 @@ async def test_one_of_two_dies_and_every_answer_is_the_known_one(twins: Service)
         assert num_resumes(twins) > before
 
 
-async def test_one_of_two_dies_and_sampled_text_stays_the_same(demos: Service) -> None:
+async def test_one_of_two_dies_and_sampled_text_stays_the_same(exact: Service) -> None:
     """Attention speaks here: what was computed by the other server is computed anew, exactly."""
-    demos.wait_all_ready()
+    exact.wait_all_ready()
     bodies = [
         {"prompt": STARTS[n % 4], "max_tokens": 300, "seed": n, "ignore_eos": True}
         for n in range(NUM_STREAMS + NUM_WHOLES)
     ]
-    undisturbed, calm_s = await calm(demos, bodies)
+    undisturbed, calm_s = await calm(exact, bodies)
     rng = random.Random(2)
     for kill in range(NUM_KILLS):
-        before = num_resumes(demos)
-        texts = await answers_despite_a_kill(demos, bodies, kill % 2, rng.uniform(0, calm_s / 4))
+        before = num_resumes(exact)
+        texts = await answers_despite_a_kill(exact, bodies, kill % 2, rng.uniform(0, calm_s / 4))
         assert texts == undisturbed, json.dumps([texts, undisturbed])
-        assert num_resumes(demos) > before
+        assert num_resumes(exact) > before

@@ -96,6 +96,7 @@ def test_the_smoke_script_takes_a_key(own: Service) -> None:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
         assert f"{word}  a completion\n" in done.stdout, done.stdout
         assert f"{word}  the model is listed\n" in done.stdout
+        assert f"{word}  a chat\n" in done.stdout
 
 
 async def test_both_tiers_log_the_request_and_neither_its_text(own: Service) -> None:

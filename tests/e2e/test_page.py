@@ -31,7 +31,8 @@ def drafting(
     folder = tmp_path_factory.mktemp("page")
     heads = twin_heads.write(folder / "heads.gguf")
     settings = {"medusa_path": heads, "max_in_flight": 2, "chat_template": "vicuna"}
-    with serve(twin_path, folder, **settings) as made:
+    # Whether drafts pay, in a race, must not hang on the clock here.
+    with serve(twin_path, folder, medusa_mode="tree", **settings) as made:
         yield made
 
 
@@ -42,6 +43,7 @@ def page(chromium: Browser, drafting: Service) -> Iterator[Page]:
 
 
 def fill(page: Page, mode: str = "tree", num_tokens: int = NUM_TOKENS) -> None:
+    page.get_by_label("Complete", exact=True).check()
     page.get_by_label("Text to continue").fill(twin.prompt_text(PROMPT))
     page.get_by_label("Tokens", exact=True).fill(str(num_tokens))
     page.get_by_label("Temperature").fill("0")
@@ -61,6 +63,33 @@ def answer(view: Locator) -> str:
 
 def known(num_tokens: int = NUM_TOKENS) -> str:
     return twin.text(twin.answer(PROMPT, num_tokens))
+
+
+def reply(num_tokens: int = NUM_TOKENS) -> str:
+    """To any chat: its prompt ends in the colon of `ASSISTANT:`."""
+    colon = vocabulary.token_ids(twin.TINY.vocab_size)[":"]
+    return twin.text(twin.answer([colon], num_tokens)).removeprefix(" ")
+
+
+def test_it_opens_on_a_chat_with_a_question(page: Page) -> None:
+    question = page.get_by_label("Your message").input_value()
+    assert question.endswith("?")
+    expect(page.locator("#curl")).to_contain_text("/v1/chat/completions --json")
+    expect(page.locator("#curl")).to_contain_text(f'"content": "{question}"')
+    page.get_by_role("button", name="Race").click()
+    expect(page.locator("#verdict")).to_have_text(re.compile("identical"))
+    assert page.locator("#lane-on .text").text_content() == reply(200)
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#status")).to_have_text(re.compile("^Done"))
+    assert page.locator(".turn").all_text_contents() == [question, reply(200)]
+    assert page.locator(".turn mark").count() > 0
+
+
+def test_without_a_chat_template_it_opens_on_texts(chromium: Browser, service: Service) -> None:
+    with opened(chromium, service.url) as page:
+        expect(page.get_by_label("Complete", exact=True)).to_be_checked()
+        expect(page.get_by_label("Text to continue")).to_be_visible()
+        expect(page.get_by_label("Chat", exact=True)).to_be_disabled()
 
 
 def test_an_answer_is_streamed_with_its_drafts_coloured(page: Page) -> None:
@@ -119,27 +148,26 @@ def test_a_race_shows_both_answers_and_says_how_it_went(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rates", "drafted", "mode", "heads", "says"),
+    ("rates", "drafted", "heads", "says"),
     [
-        ((100, 150), 40, "auto", 5, r"^With Medusa: 1\.50 times the speed, 2\.00 tokens a step"),
-        ((100, 300), 40, "auto", 5, "other work slowed the first run"),
-        ((100, 97), 0, "auto", 5, r"^No gain here \(0\.97 .*would not have paid on this machine"),
-        ((100, 101), 0, "auto", 0, "no Medusa heads are loaded"),
-        ((100, 102), 40, "auto", 5, r"^Even \(1\.02"),
-        ((100, 50), 40, "auto", 5, r"^Medusa lost here: 0\.50 .*noisy"),
-        ((100, 50), 40, "tree", 5, r"^Medusa lost here: 0\.50 .*forced"),
-        ((100, 0), 40, "auto", 5, "too few to compare"),
+        ((100, 150), 40, 5, r"^With Medusa: 1\.50 times the speed, 2\.00 tokens a step"),
+        ((100, 300), 40, 5, "other work slowed the first run"),
+        ((100, 97), 0, 5, r"^No gain here \(0\.97 .*would not have paid on this machine"),
+        ((100, 101), 0, 0, "no Medusa heads are loaded"),
+        ((100, 102), 40, 5, r"^Even \(1\.02"),
+        ((100, 50), 40, 5, r"^Medusa lost here: 0\.50 .*noisy"),
+        ((100, 0), 40, 5, "too few to compare"),
     ],
 )
 def test_the_verdict_is_what_the_numbers_are(
-    page: Page, rates: tuple[int, int], drafted: int, mode: str, heads: int, says: str
+    page: Page, rates: tuple[int, int], drafted: int, heads: int, says: str
 ) -> None:
     off, on = (
         {"tokens": 80, "rate": rate, "text": "same", "drafted": drafted, "perStep": 2}
         for rate in rates
     )
     call = "async (given) => (await import('/static/race.js')).verdict(...given)"
-    assert re.search(says, page.evaluate(call, [off, on, mode, heads]))
+    assert re.search(says, page.evaluate(call, [off, on, heads]))
 
 
 def test_texts_that_part_are_said_to_part(page: Page) -> None:
@@ -147,21 +175,19 @@ def test_texts_that_part_are_said_to_part(page: Page) -> None:
         {"tokens": 80, "rate": 9, "text": t, "drafted": 9, "perStep": 2} for t in ("ab", "ac")
     )
     call = "async (given) => (await import('/static/race.js')).verdict(...given)"
-    assert "The texts part after 1 characters" in page.evaluate(call, [off, on, "auto", 5])
+    assert "The texts part after 1 characters" in page.evaluate(call, [off, on, 5])
 
 
 def test_a_chat_goes_on_until_it_is_cleared(page: Page) -> None:
     fill(page)
     page.get_by_label("Chat", exact=True).check()
-    colon = vocabulary.token_ids(twin.TINY.vocab_size)[":"]  # the template ends in ASSISTANT:
     for number in (1, 2):
         page.get_by_label("Your message").fill("Hello")
         page.get_by_role("button", name="Generate").click()
         expect(page.locator("#prompt")).to_have_value("")
         replies = page.locator(".turn:not(.user)")
         expect(replies).to_have_count(number)
-        said = twin.text(twin.answer([colon], NUM_TOKENS)).removeprefix(" ")
-        assert answer(replies.last) == said
+        assert answer(replies.last) == reply()
     page.get_by_role("button", name="New chat").click()
     expect(page.locator(".turn")).to_have_count(0)
 
@@ -172,7 +198,7 @@ def test_keys_reach_everything_run_and_stop(page: Page) -> None:
     for _ in range(10):
         page.keyboard.press("Tab")
         order.append(page.evaluate("document.activeElement.id || document.activeElement.value"))
-    form = ["complete", "prompt", "max-tokens", "temperature", "mode", "generate", "race"]
+    form = ["chat", "prompt", "max-tokens", "temperature", "mode", "generate", "race"]
     assert order[:9] == [*form, "transcript", "canvas"]
     fill(page, mode="off", num_tokens=4_000)
     page.get_by_label("Text to continue").press("Control+Enter")

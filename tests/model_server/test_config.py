@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from model_server.config import DEMO_MODEL, Settings, read_settings
+from model_server import config
+from model_server.config import DEMO_HEADS, DEMO_MODEL, Settings, read_settings
 from model_server.errors import SettingError
 
 
@@ -12,6 +15,23 @@ def test_defaults_serve_the_demo_model_on_loopback() -> None:
     assert settings.model_path == DEMO_MODEL
     assert settings.gateway_is_local
     assert settings.model_server_port == 8001
+
+
+def test_heads_and_name_come_with_the_demo_model_alone() -> None:
+    demo, other = Settings(), Settings(model_path=Path("other.gguf"))
+    assert (demo.heads_path, demo.shown_name) == (DEMO_HEADS, "SmolLM2-135M-Instruct")
+    assert (other.heads_path, other.shown_name) == (None, "")
+    own = Settings(medusa_path=Path("own.gguf"), model_name="mine")
+    assert (own.heads_path, own.shown_name) == (Path("own.gguf"), "mine")
+
+
+def test_a_demo_model_that_is_not_installed_is_missed_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(config, "DEMO_MODEL", None)
+    with pytest.raises(SettingError, match=r"^MODEL_PATH: no file .*`deployment/setup\.sh demo`$"):
+        read_settings()
+    assert read_settings(model_path="other.gguf").heads_path is None
 
 
 def test_the_environment_is_read_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ import pytest
 from openai import BadRequestError, LengthFinishReasonError, OpenAI
 from pydantic import BaseModel, Field
 
-from model_server.config import DEMO_MODEL
 from tests.e2e.service import serve
 from tests.openai_client.serving import MESSAGES, MODEL, client
 
@@ -36,9 +35,9 @@ class Drawing(BaseModel):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    """Before the model that is served when none is named: it was trained, and has Medusa heads."""
+    """Before the model that is served when none is named: it is trained, and has Medusa heads."""
     logs = tmp_path_factory.mktemp("logs")
-    with serve(DEMO_MODEL, logs, max_wait_time=0.005) as made, client(made.url) as opened:
+    with serve("", logs, max_wait_time=0.005) as made, client(made.url) as opened:
         yield opened
 
 

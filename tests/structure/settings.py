@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 import api.config
 import model_server.config
-from tests.structure.modules import ROOT
 
 PROCESSES: dict[str, type[BaseSettings]] = {
     "Model server": model_server.config.Settings,
@@ -42,14 +40,13 @@ COMPOSE = (
     "# CPUs that each model server may use; 0: all. Several on one machine share them.",
     "#MODEL_SERVER_CPUS=0",
 )
-DEMO_MODEL = str(model_server.config.DEMO_MODEL.relative_to(ROOT))
 
 
 def default(field: FieldInfo) -> str:
     """A default as it is written in the environment."""
-    value = field.get_default(call_default_factory=True)
-    if isinstance(value, Path):
-        return str(value.relative_to(ROOT) if value.is_absolute() else value)
+    if field.default_factory:
+        return ""  # looked for at start
+    value = field.default
     if isinstance(value, tuple):
         return ",".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -65,7 +62,7 @@ def rows(settings: type[BaseSettings]) -> dict[str, tuple[str, str]]:
 
 def in_words(value: str) -> str:
     """A default as README says it."""
-    return {"": "empty", DEMO_MODEL: "the demo model"}.get(value, f"`{value}`")
+    return f"`{value}`" if value else "empty"
 
 
 def table(settings: type[BaseSettings]) -> str:

@@ -25,7 +25,7 @@ FLOORS = {
         ("api.__main__", "api.chat"),
     ],
     "model_server": [
-        ("protocol", "config", "errors", "metrics"),
+        ("protocol", "config", "errors", "metrics", "kept"),
         ("sampling", "llama", "logs", "spans", "traces"),
         ("engine.kv", "engine.kv_ops", "engine.leaves", "engine.detokenizer", "medusa"),
         ("engine.sequence", "engine.drafting", "engine.plan"),
@@ -45,7 +45,7 @@ FLOORS["model_server"] = [
 RESERVED = {
     ("llama_cpp", "ctypes"): ("model_server.llama",),
     ("fastapi",): ("api.app", "api.routes", "api.workers", "model_server.app"),
-    ("torch", "tokenizers"): ("model_server.training", "model_server.tools"),
+    ("torch",): ("model_server.training", "model_server.tools"),
     ("matplotlib",): ("model_server.tools.doctor.picture",),
     ("numpy",): ("model_server",),
     ("asyncio", "anyio"): ("api", "model_server.app", "model_server.__main__"),

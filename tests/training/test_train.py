@@ -103,12 +103,12 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
         if trainer.num_steps == step:
             raise Interrupted
 
-    undisturbed = train.Trainer(*data, recipe, "cpu").run(tmp_path / "a.pt", silent)
+    undisturbed = train.Trainer(*data, recipe, "cpu").run(tmp_path / "a.pt", silent).heads
     first = train.Trainer(*data, recipe, "cpu")
     with pytest.raises(Interrupted):
         first.run(tmp_path / "b.pt", stop_at)
     second = train.Trainer(*data, recipe, "cpu")
-    resumed = second.run(tmp_path / "b.pt", silent)
+    resumed = second.run(tmp_path / "b.pt", silent).heads
     assert 0 < 40 < 3 * second.steps_per_epoch
     for name, value in undisturbed.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -144,6 +144,33 @@ def test_a_shared_output_is_left_to_the_base(twin_path: Path, tmp_path: Path) ->
     ]
 
 
+@pytest.mark.parametrize("shared", [(), ("--shared-output",)])
+def test_heads_of_few_tokens_name_them(
+    shared: tuple[str, ...], twin_path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "heads.gguf"
+    assert run(twin_path, out, "--vocab", "20", "--type", "F32", *shared) == 0
+    assert len(set(figures(out)["vocab_trim"].tolist())) == 20
+    assert ("head.0.output.weight" in figures(out)) == (not shared)
+
+
+def test_heads_of_few_tokens_know_the_frequent_ones(tmp_path: Path) -> None:
+    """A rare token counts as missed; a frequent one is found by its id, not by its row."""
+    corpus = Corpus(tmp_path, 4)
+    for held_out in (False, True):
+        tokens = [9, 9, 3, 7, 3, 7, 3, 7, 3, 7, 5]
+        states = np.zeros((len(tokens), 4), np.float32)
+        states[np.arange(0, len(tokens), 2), 0] = 1.0
+        corpus.append(states, tokens, held_out=held_out)
+    recipe = train.Recipe(
+        heads.HeadShape(num_heads=1, vocab_size=2), epochs=200, patience=200, learning_rate=0.1
+    )
+    trainer = train.Trainer(corpus, torch.randn(16, 4), recipe, "cpu")
+    trained = trainer.run(tmp_path / "checkpoint", silent)
+    assert trained.tokens.tolist() == [3, 7]
+    assert trainer.evaluate().accuracy.tolist() == [8 / 9]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_a_full_disk_is_said_when_a_checkpoint_is_written(data: Data, tmp_path: Path) -> None:
     recipe = train.Recipe(heads.HeadShape(num_heads=1), epochs=1, batch_size=64)
@@ -160,7 +187,7 @@ def test_the_best_heads_are_kept_apart(data: Data, tmp_path: Path) -> None:
     trainer = train.Trainer(*data, recipe, "cpu")
     best = {
         name: value.clone()
-        for name, value in trainer.run(tmp_path / "a", silent).state_dict().items()
+        for name, value in trainer.run(tmp_path / "a", silent).heads.state_dict().items()
     }
     with torch.no_grad():
         for parameter in trainer.heads.parameters():

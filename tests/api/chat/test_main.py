@@ -41,6 +41,7 @@ async def test_a_pipe_gets_the_plain_answer(server: ScriptedServer) -> None:
         assert await ask(url, "a", "--system", "s", "--temperature", "0") == (0, " 0 1 2 3 4\n", "")
     completion, chat = server.requests
     assert (completion.prompt, completion.sampling.seed) == ("a\nb", 7)
+    assert completion.sampling.temperature == 0.2
     assert (completion.speculation.mode, completion.speculation.show_tree) == ("off", False)
     assert chat.sampling.temperature == 0
     messages = [each.model_dump() for each in chat.messages or ()]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,7 +119,7 @@ class Layout:
     num_cells: int = 1_024
     num_slots: int = 8
     max_step_s: float = 0.0085
-    kv: dict[str, str] = field(default_factory=lambda: dict(F32))
+    kv: dict[str, Any] = field(default_factory=lambda: dict(F32))
     step_s: dict[int, float] = field(default_factory=lambda: {1: 0.001, 512: 0.512})
     ordered: bool = False
     heads: Path | None = None

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_server.config import DEMO_MODEL
 from tests.model_server.engine.stack import EXACT, Layout, Stack, stack
+from tests.models import STDLIB
 
 NUM_PROMPTS, PROMPT_TOKENS, ANSWER_TOKENS = 20, 100, 32
 LAYOUT = Layout(num_cells=2_048, num_slots=4, max_step_s=0.0405, kv=EXACT, ordered=True)
@@ -21,10 +21,10 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=["demo", "random"])
+@pytest.fixture(params=["stdlib", "random"])
 def model_path(request: pytest.FixtureRequest, random_q8_path: Path) -> Path:
-    """The demo model, and a model that forgives less: its logits are close to each other."""
-    return DEMO_MODEL if request.param == "demo" else random_q8_path
+    """A trained model, and a model that forgives less: its logits are close to each other."""
+    return STDLIB if request.param == "stdlib" else random_q8_path
 
 
 def prompts(made: Stack) -> list[list[int]]:

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from model_server.config import DEMO_MODEL
 from model_server.llama.model import Model
 from model_server.medusa.cost import Costs
 from model_server.medusa.heads import Heads
 from tests import random_heads, twin, twin_heads
 from tests.model_server.drafters import MakeDrafter, RandomDrafter, drafts, plain
 from tests.model_server.engine.stack import EXACT, Layout, Stack, stack
+from tests.models import STDLIB
 from tests.random_heads import Kind
 
 NUM_PROMPTS, PROMPT_TOKENS, ANSWER_TOKENS = 50, 40, 32
@@ -55,12 +55,12 @@ def walks(_: Stack) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def demo(models_dir: Path) -> Case:
-    """No heads were trained for it here: random ones are wrong nearly always."""
-    model = Model(DEMO_MODEL, 0)
+def trained(models_dir: Path) -> Case:
+    """Random heads, which are wrong nearly always."""
+    model = Model(STDLIB, 0)
     kind = Kind(file_type="Q8_0", hidden=model.hidden_size, vocab_size=model.vocab.size)
     model.close()
-    return Case(DEMO_MODEL, random_heads.write(models_dir / "demo-heads.gguf", kind), source)
+    return Case(STDLIB, random_heads.write(models_dir / "wrong-heads.gguf", kind), source)
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +94,13 @@ def with_right_paths(off: Stack) -> MakeDrafter:
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_demo_model_with_heads_and_copies(demo: Case, sampling: str) -> None:
-    assert check_same(demo, sampling, with_heads) > 20
+def test_trained_model_with_heads_and_copies(trained: Case, sampling: str) -> None:
+    assert check_same(trained, sampling, with_heads) > 20
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_demo_model_with_drafts_that_are_right(demo: Case, sampling: str) -> None:
-    assert check_same(demo, sampling, with_right_paths) > NUM_PROMPTS * ANSWER_TOKENS / 4
+def test_trained_model_with_drafts_that_are_right(trained: Case, sampling: str) -> None:
+    assert check_same(trained, sampling, with_right_paths) > NUM_PROMPTS * ANSWER_TOKENS / 4
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)

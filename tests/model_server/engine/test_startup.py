@@ -1,18 +1,25 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from model_server.config import Settings
-from model_server.engine import probe
+from model_server.engine import probe, startup
+from model_server.engine.probe import Prober
 from model_server.engine.startup import Served, context_options, load
 from model_server.errors import ModelFileError, SettingError, StartError
 from model_server.llama import backend
 from model_server.llama.context import MAX_SEQS
 from model_server.metrics import Metrics
-from tests import twin
+from tests import random_heads, twin
+from tests.model_server.engine.test_probe import Clock
+from tests.random_heads import Kind
+
+Start = Callable[..., tuple[bool, int]]  # whether costs were measured, and ms of 4 rows
 
 
 def test_info_states_the_limits(served: Served) -> None:
@@ -108,3 +115,99 @@ def test_measuring_ends_in_time(twin_path: Path, monkeypatch: pytest.MonkeyPatch
     loaded = load(Settings(model_path=twin_path, n_threads=1), Metrics())
     assert loaded.engine.scheduler.costs.decode.seconds(512) > 0
     loaded.close()
+
+
+@pytest.fixture
+def nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def start(
+    twin_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Start:
+    def started(decode_s: float, **fields: Any) -> tuple[bool, int]:
+        prober = partial(Prober, clock=Clock(decode_s))
+        monkeypatch.setattr(startup, "Prober", prober)
+        settings = {"model_path": twin_path, "n_threads": 1, "model_context_size": 64, **fields}
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            loaded = load(Settings(**settings), Metrics())
+        loaded.close()
+        cost_ms = 1_000 * loaded.engine.scheduler.costs.decode.seconds(4)
+        return "measuring" in caplog.text, round(cost_ms)
+
+    return started
+
+
+def test_costs_are_measured_once(nothing_kept: None, start: Start) -> None:
+    assert start(0.010) == (True, 10)
+    assert start(0.010) == (False, 10)
+    assert start(0.025) == (False, 25)  # a busy hour is no reason to
+    assert start(0.004) == (True, 4)  # a better one is
+    assert start(0.004) == (False, 4)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n_threads": 2},
+        {"flash_attention": "off"},
+        {"kv_cache_type": "f32"},
+        {"kv_cache_tokens": 512},
+        {"model_context_size": 65},
+    ],
+)
+def test_costs_of_other_settings_are_others(
+    nothing_kept: None, start: Start, fields: dict[str, Any]
+) -> None:
+    assert start(0.010)[0]
+    assert start(0.010, **fields)[0]
+    assert not start(0.010)[0]
+    assert not start(0.010, **fields)[0]
+
+
+def test_costs_of_other_files_and_heads_are_others(
+    nothing_kept: None, start: Start, twin_q8_path: Path, tmp_path: Path
+) -> None:
+    kind = Kind(hidden=twin.TINY.hidden, vocab_size=twin.TINY.vocab_size)
+    heads = random_heads.write(tmp_path / "heads.gguf", kind)
+    one = {"medusa_path": heads, "medusa_k_heads": 1}
+    for fields in ({}, {"model_path": twin_q8_path}, {"medusa_path": heads}, one):
+        assert start(0.010, **fields)[0]
+    for fields in ({}, {"model_path": twin_q8_path}, {"medusa_path": heads}, one):
+        assert not start(0.010, **fields)[0]
+
+
+@pytest.mark.parametrize("variable", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+def test_costs_of_threads_that_wait_otherwise_are_others(
+    nothing_kept: None, start: Start, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert start(0.010)[0]
+    monkeypatch.setenv(variable, "7")
+    assert start(0.010)[0]
+
+
+def test_exactness_is_checked_once(
+    nothing_kept: None, random_q8_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks: list[int] = []
+    check = Prober.check_exact
+
+    def counted(self: Prober) -> None:
+        checks.append(1)
+        check(self)
+
+    monkeypatch.setattr(Prober, "check_exact", counted)
+    for n_threads, num_checks in ((1, 1), (1, 1), (2, 2), (1, 2)):
+        settings = Settings(
+            model_path=random_q8_path, n_threads=n_threads, exact=True, model_context_size=128
+        )
+        load(settings, Metrics()).close()
+        assert len(checks) == num_checks
+
+
+def test_what_is_not_exact_is_refused_each_time(nothing_kept: None, twin_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(StartError, match="EXACT=true can't be kept"):
+            load(Settings(model_path=twin_path, n_threads=1, exact=True), Metrics())

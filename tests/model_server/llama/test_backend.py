@@ -41,6 +41,12 @@ def test_the_build_names_the_binding_and_the_processor() -> None:
     assert backend.build().startswith("llama-cpp-python 0.3.36 (CPU")
 
 
+def test_devices_have_names() -> None:
+    found = backend.devices()
+    assert len(found) > backend.has_gpu()
+    assert all(found)
+
+
 def test_the_first_error_of_an_attempt_explains_it(twin_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "renamed.gguf"
     path.write_bytes(twin_path.read_bytes().replace(b"output_norm", b"output_word"))

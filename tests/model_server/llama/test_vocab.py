@@ -1,12 +1,25 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from model_server.llama.model import Model
 from model_server.llama.vocab import Vocab
 from tests import twin, vocabulary
+from tests.models import STDLIB
 from tests.vocabulary import BOS, EOS
 
 SIZE = twin.TINY.vocab_size
+TEXTS = ["", "\0", "a\0b", "\ufffd", "🦙" * 1_000, "\n\r\t", "a\r\n\r\n  b \t \n", "é 中文 \u200d"]
+
+
+@pytest.fixture(scope="module")
+def bytes_vocab() -> Iterator[Vocab]:
+    """Byte-level BPE, as Llama 3's; the twin's is a SentencePiece one, as Llama 2's."""
+    model = Model(STDLIB, n_gpu_layers=0)
+    yield model.vocab
+    model.close()
 
 
 def test_the_size_is_the_files(vocab: Vocab) -> None:
@@ -34,10 +47,21 @@ def test_special_texts_become_tokens_only_when_asked_for(vocab: Vocab) -> None:
     assert vocab.tokenize("ba</s>", special=True)[-1] == EOS
 
 
-@pytest.mark.parametrize("text", ["", "\0", "a\0b", "\ufffd", "🦙" * 1_000, "\n\r\t"])
+@pytest.mark.parametrize("text", TEXTS)
 def test_any_text_comes_back_from_its_tokens(vocab: Vocab, text: str) -> None:
     raw = b"".join(map(vocab.piece, vocab.tokenize(text)))
     assert raw.removeprefix(b" ") == text.encode()
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "<|end_of_text|>", "def f(x):\n\treturn x\n"])
+def test_any_text_comes_back_from_byte_level_tokens(bytes_vocab: Vocab, text: str) -> None:
+    assert b"".join(map(bytes_vocab.piece, bytes_vocab.tokenize(text))) == text.encode()
+
+
+def test_a_byte_level_vocabulary_names_its_ends(bytes_vocab: Vocab) -> None:
+    assert bytes_vocab.end_tokens.tolist() == [1]
+    assert (bytes_vocab.bos, bytes_vocab.eos_text) == (0, "<|end_of_text|>")
+    assert not bytes_vocab.is_spm
 
 
 def test_ends_and_beginnings(vocab: Vocab) -> None:

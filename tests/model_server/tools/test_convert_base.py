@@ -30,7 +30,7 @@ from tests.structure.modules import ROOT
 
 pytestmark = pytest.mark.slow
 
-TEXT = ROOT / "model_server" / "demo" / "held_out.txt"
+TEXT = ROOT / "LICENSE"
 NUM_HEADS = 3
 
 

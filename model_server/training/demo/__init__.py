@@ -1,1 +1,0 @@
-"""The embedded demo model: corpus, tokenizer, training, GGUF, evaluation, model card."""

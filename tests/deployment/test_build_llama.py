@@ -1,0 +1,256 @@
+"""The one way to build llama.cpp, on a source of two files: what is installed, and when anew."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import files
+from tests.deployment.programs import BUILT_BY, run
+from tests.structure.modules import ROOT
+
+VERSION = "0.0.1"
+SOURCE = {
+    "CMakeLists.txt": """
+        cmake_minimum_required(VERSION 3.18)
+        set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+        set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+        add_library(ggml-base ggml.c)
+        add_library(llama llama.cpp)
+        target_link_libraries(llama ggml-base)
+        set_target_properties(ggml-base llama PROPERTIES VERSION 0.1.0 SOVERSION 0)
+    """,
+    "ggml.c": """
+        #ifndef GCC_AMX_H
+        #error no header was included first
+        #endif
+        int answer(void) { return 42; }
+    """,
+    "llama.cpp": """
+        #ifdef BROKEN
+        #error broken on purpose
+        #endif
+        #ifndef OPTION
+        #define OPTION none
+        #endif
+        #ifndef HEADER
+        #define HEADER "as it was"
+        #endif
+        #define TEXT(words) #words
+        #define TEXT_OF(macro) TEXT(macro)
+        extern "C" int answer(void);
+        extern "C" const char *said(void) {
+            return answer() == 42 ? "option " TEXT_OF(OPTION) ", header " HEADER : "wrong";
+        }
+    """,
+}
+PACKAGE = """
+import ctypes, pathlib
+library = ctypes.CDLL(str(pathlib.Path(__file__).parent / "lib" / "libllama.so"))
+library.said.restype = ctypes.c_char_p
+said = library.said().decode()
+"""
+PLAIN = "option none, header as it was"
+METADATA = f"Metadata-Version: 2.1\nName: llama_cpp_python\nVersion: {VERSION}\n"
+WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: false\nTag: py3-none-any\n"
+
+
+def write_source(path: Path) -> None:
+    """An archive laid out as llama-cpp-python's."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, text in SOURCE.items():
+            member = tarfile.TarInfo(f"llama_cpp_python-{VERSION}/vendor/llama.cpp/{name}")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+
+
+def write_wheel(folder: Path) -> None:
+    """The Python package, which pip would have to fetch tools for to make."""
+    folder.mkdir(parents=True)
+    about = f"llama_cpp_python-{VERSION}.dist-info"
+    with zipfile.ZipFile(folder / f"llama_cpp_python-{VERSION}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("llama_cpp/__init__.py", PACKAGE)
+        wheel.writestr(f"{about}/METADATA", METADATA)
+        wheel.writestr(f"{about}/WHEEL", WHEEL)
+        wheel.writestr(f"{about}/RECORD", "")
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with a new .venv, and all in it that would be fetched."""
+    root = tmp_path_factory.mktemp("build") / "a checkout"
+    (root / "deployment").mkdir(parents=True)
+    for name in ("setup.sh", *BUILT_BY):
+        shutil.copy(ROOT / "deployment" / name, root / "deployment")
+    (root / "requirements").mkdir()
+    (root / "requirements.txt").write_text("-r requirements/model-server.txt\n")
+    (root / "requirements" / "gateway.txt").touch()
+    (root / "requirements" / "model-server.txt").write_text(f"llama-cpp-python=={VERSION}\n")
+    (root / ".cache").mkdir()
+    write_source(root / ".cache" / f"llama_cpp_python-{VERSION}.tar.gz")
+    venv.create(root / ".venv", with_pip=True, symlinks=True)
+    write_wheel(root / ".venv" / "llama" / "wheels")
+    return root
+
+
+def command(root: Path, **given: str) -> tuple[list[str], dict[str, str]]:
+    """`setup.sh serve` without a network, and its environment."""
+    ninja = ROOT / ".venv" / "llama" / "ninja" / "bin"  # where the machine has none
+    path = f"{os.environ['PATH']}:{ninja}"
+    offline = {"PYTHON": sys.executable, "PIP_NO_INDEX": "1", "CMAKE_ARGS": "", "PATH": path}
+    line = ["bash", str(root / "deployment" / "setup.sh"), "serve"]
+    return line, {**os.environ, **offline, **given}
+
+
+def setup(root: Path, cmake_args: str = "", **given: str) -> subprocess.CompletedProcess[str]:
+    line, environment = command(root, CMAKE_ARGS=cmake_args, **given)
+    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def said(root: Path) -> str:
+    """What the installed package finds in its libraries."""
+    show = "import llama_cpp; print(llama_cpp.said)"
+    return run(root / ".venv" / "bin" / "python", "-c", show).rstrip()
+
+
+def append(root: Path, name: str, text: str) -> None:
+    with (root / "deployment" / name).open("a") as file:
+        file.write(text)
+
+
+def compiled(root: Path) -> set[str]:
+    """What the last build compiled, of the two files."""
+    log = (root / ".venv" / "build-llama.log").read_text()
+    return {name for name in ("ggml.c", "llama.cpp") if f"/{name}.o\n" in log}
+
+
+@pytest.fixture
+def checkout(fresh: Path) -> Iterator[Path]:
+    """One that is up to date, and is made so again afterwards."""
+    first = setup(fresh)
+    assert first.returncode == 0, first.stdout + first.stderr
+    yield fresh
+    for name in BUILT_BY:
+        shutil.copy(ROOT / "deployment" / name, fresh / "deployment")
+
+
+def test_a_package_gets_its_libraries(checkout: Path) -> None:
+    """Links stay links: a library under two names would be loaded twice."""
+    assert said(checkout) == PLAIN
+    [lib] = (checkout / ".venv").glob("lib/python*/site-packages/llama_cpp/lib")
+    assert {path.name: path.is_symlink() for path in lib.iterdir()} == {
+        f"lib{name}.so{suffix}": suffix != ".0.1.0"
+        for name in ("ggml-base", "llama")
+        for suffix in ("", ".0", ".0.1.0")
+    }
+    run(checkout / ".venv" / "bin" / "python", "-m", "pip", "check")
+
+
+def test_what_is_built_is_not_built_again(checkout: Path) -> None:
+    again = setup(checkout, CXX="/none/c++")
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", BUILT_BY)
+def test_what_the_build_depends_on_makes_it_stale(checkout: Path, name: str) -> None:
+    """A machine without a compiler is told so: it shows that one is wanted, quickly."""
+    append(checkout, name, "\n")
+    stale = setup(checkout, CXX="/none/c++")
+    assert stale.returncode == 1
+    assert stale.stderr.startswith("setup.sh: There is no /none/c++, and llama.cpp is built")
+
+
+def test_another_pin_makes_it_stale(checkout: Path) -> None:
+    locked = checkout / "requirements" / "model-server.txt"
+    text = locked.read_text()
+    locked.write_text(text.replace(VERSION, "0.0.2"))
+    try:
+        assert setup(checkout, CXX="/none/c++").returncode == 1
+    finally:
+        locked.write_text(text)
+
+
+def test_a_changed_header_is_compiled_in(checkout: Path) -> None:
+    append(checkout, "gcc-amx.h", '#define HEADER "changed"\n')
+    assert setup(checkout).returncode == 0
+    assert said(checkout) == "option none, header changed"
+    assert compiled(checkout) == {"ggml.c", "llama.cpp"}
+
+
+def test_a_changed_script_compiles_nothing_that_stays(checkout: Path) -> None:
+    append(checkout, "build-llama.sh", "# another line\n")
+    assert setup(checkout).stdout.startswith("Building llama.cpp from source")
+    assert compiled(checkout) == set()
+
+
+def test_options_reach_the_compiler_and_leave_again(checkout: Path) -> None:
+    """Quoted as for a shell, lists too; those of an earlier build do not stay."""
+    options = '-DCMAKE_CXX_FLAGS="-O1 -DOPTION=mine" -DARCHITECTURES=75;80'
+    done = setup(checkout, options)
+    assert done.returncode == 0, done.stderr
+    assert said(checkout) == "option mine, header as it was"
+    assert compiled(checkout) == {"llama.cpp"}
+    cache = checkout / ".venv" / "llama" / "build" / "CMakeCache.txt"
+    assert "ARCHITECTURES:UNINITIALIZED=75;80\n" in cache.read_text()
+    assert setup(checkout, options).stdout == ""
+    assert setup(checkout).returncode == 0
+    assert said(checkout) == PLAIN
+
+
+def test_a_build_that_fails_says_why_and_harms_nothing(checkout: Path) -> None:
+    failed = setup(checkout, "-DCMAKE_CXX_FLAGS=-DBROKEN")
+    assert failed.returncode == 1
+    assert "#error broken on purpose" in failed.stderr
+    assert failed.stderr.splitlines()[-1] == (
+        "setup.sh: llama.cpp could not be built: the last lines are above, "
+        "all of them in .venv/build-llama.log."
+    )
+    assert said(checkout) == PLAIN
+    assert setup(checkout).stdout == ""
+
+
+def test_progress_is_shown(checkout: Path) -> None:
+    """In place on a terminal, else a line now and then."""
+    append(checkout, "gcc-amx.h", "\n")
+    assert "  building llama.cpp: 100%\n" in setup(checkout).stdout
+    append(checkout, "gcc-amx.h", "\n")
+    ours, theirs = pty.openpty()
+    line, environment = command(checkout)
+    subprocess.run(line, env=environment, stdout=theirs, check=True, timeout=300)
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert "\r  building llama.cpp: 1 of " in shown
+    assert " (100%) \r\n" in shown
+
+
+@pytest.mark.parametrize("flags", [(), ("-DEVERY_CPU=ON",), files.SERVER_FLAGS])
+def test_the_header_is_included_wherever_llama_cpp_is_compiled(
+    checkout: Path, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    """In `.venv`, in the images and for the benchmarks' llama-server."""
+    source = checkout / ".cache" / f"llama_cpp_python-{VERSION}" / "vendor" / "llama.cpp"
+    build = ["cmake", "--build", str(tmp_path)]
+    for line in (files.configure(source, tmp_path, *flags), build):
+        done = subprocess.run(line, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_images_are_made_by_the_same_files() -> None:
+    copied = [f"deployment/{name}" for name in BUILT_BY]
+    dockerfile = (ROOT / "deployment" / "Dockerfile.model-server").read_text()
+    assert re.findall("^COPY (.*) /build/$", dockerfile, re.M) == [" ".join(copied)] * 2
+    sent = (ROOT / ".dockerignore").read_text().splitlines()
+    assert [name for name in copied if f"!{name}" not in sent] == []
