@@ -128,7 +128,7 @@ bool supports(ggml_backend_dev_t, const ggml_tensor * node) {
         return true;
     }
     const Operation * operation = find(node->op);
-    return operation && operation->supports(node);
+    return operation && cpu().isa != Isa::none && operation->supports(node);
 }
 
 bool supports_buffers(ggml_backend_dev_t, ggml_backend_buffer_type_t type) {
