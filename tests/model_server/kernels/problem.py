@@ -2,65 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.llama import backend, ggml, kernels
-from model_server.llama.ggml import F32, Device, Tensor
-
-F16, Q8_0, I64, BF16 = 1, 8, 27, 30  # enum ggml_type
-TYPES = {"f16": F16, "bf16": BF16, "q8_0": Q8_0}
+from model_server.llama import ggml
+from model_server.llama.ggml import F32, Device
+from tests.model_server.kernels.graphs import BF16, F16, Q8_0, Graph
 
 Floats = NDArray[np.float32]
 
-_POINTER, _INT, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t, ctypes.c_float
-_I64 = ctypes.c_int64
-_ACCELERATOR = 3  # enum ggml_backend_dev_type
-_SIGNATURES: backend.Signatures = {
-    "ggml_permute": (_POINTER, [_POINTER] * 2 + [_INT] * 4),
-    "ggml_flash_attn_ext": (_POINTER, [_POINTER] * 5 + [_FLOAT] * 3),
-    "ggml_flash_attn_ext_add_sinks": (None, [_POINTER] * 2),
-    "ggml_set_rows": (_POINTER, [_POINTER] * 4),
-    "ggml_view_4d": (_POINTER, [_POINTER] * 2 + [_I64] * 4 + [_SIZE] * 4),
-}
-
-
-@cache
-def _base() -> ctypes.CDLL:
-    return backend.library("ggml-base", _SIGNATURES)
-
-
-class KernelsDevice(Device):
-    """The device of our own library."""
-
-    def __init__(self, n_threads: int) -> None:
-        kernels.registry()
-        self._lib = ggml._base()
-        self._device = backend.registry().ggml_backend_dev_by_type(_ACCELERATOR)
-        self.pointer = self._lib.ggml_backend_dev_init(self._device, None)
-        self.name = "kernels"
-        self._set_threads(n_threads)
-
-
-class Graph(ggml.Graph):
-    """With what a KV cache needs."""
-
-    def call(self, function: str, *args: float) -> Tensor:
-        self._nodes.append(Tensor(getattr(_base(), function)(self._context, *args)))
-        return self._nodes[-1]
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
-        """q (rows, heads, values), k and v (cells, heads, values) to (rows, heads, values)."""
-        q, k, v = (self.call("ggml_permute", each, 0, 2, 1, 3) for each in (q, k, v))
-        return self.call("ggml_flash_attn_ext", q, k, v, mask, scale, 0.0, 0.0)
+TYPES = {"f16": F16, "bf16": BF16, "q8_0": Q8_0}
 
 
 @dataclass(frozen=True)
@@ -123,14 +78,6 @@ def stored(type_: int, values: Floats) -> Floats:
     return np.asarray(wide.reshape(values.shape), np.float32)
 
 
-@contextmanager
-def opened(n_threads: int, *, stock: bool = False) -> Iterator[Device]:
-    """The kernels' device, or the CPU's own."""
-    device = Device(n_threads) if stock else KernelsDevice(n_threads)
-    yield device
-    device.close()
-
-
 def solve(device: Device, problem: Problem) -> Floats:
     """The result (rows, heads, values)."""
     graph = Graph(device)
@@ -140,10 +87,10 @@ def solve(device: Device, problem: Problem) -> Floats:
     mask = graph.input(F16, *problem.mask.shape)
     out = graph.attend(q, k, v, mask, problem.scale)
     graph.allocate(out)
-    _fill(q, problem.q)
-    _fill(k, ggml.quantize(problem.k_type, _flat(problem.k)))
-    _fill(v, ggml.quantize(problem.v_type, _flat(problem.v)))
-    _fill(mask, problem.mask.astype(np.float16))
+    ggml.set_data(q, problem.q)
+    ggml.set_data(k, ggml.quantize(problem.k_type, _flat(problem.k)))
+    ggml.set_data(v, ggml.quantize(problem.v_type, _flat(problem.v)))
+    ggml.set_data(mask, problem.mask.astype(np.float16))
     graph.compute()
     result = ggml.get_data(out, np.empty(problem.q.shape, np.float32))
     graph.close()
@@ -168,7 +115,3 @@ def reference(problem: Problem) -> NDArray[np.float64]:
 
 def _flat(values: Floats) -> Floats:
     return values.reshape(-1, values.shape[-1])
-
-
-def _fill(tensor: Tensor, data: NDArray[Any]) -> None:
-    ggml.set_data(tensor, data)
