@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model_server.errors import StartError
 from model_server.llama import backend, ggml, kernels
 from model_server.llama.ggml import F32, I32, Device, Graph, Weights
-from tests.model_server.kernels.problem import KernelsDevice
+from tests.model_server.kernels.graphs import KernelsDevice
 
 TYPES = {
     "f16": 1,

@@ -10,7 +10,7 @@ import pytest
 
 from model_server.errors import StartError
 from model_server.llama import ggml, kernels
-from tests.model_server.kernels.problem import KernelsDevice
+from tests.model_server.kernels.graphs import KernelsDevice
 from tests.model_server.kernels.product import TYPES, Bytes, Floats, Matrix, opened
 
 # Outputs that don't fill a group of sixteen; the least block of values and a few.
