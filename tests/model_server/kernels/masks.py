@@ -10,7 +10,7 @@ Mask = NDArray[np.bool_]
 
 def causal(rows: int, prefix: int, cells: int) -> Mask:
     """A prompt's chunk behind a prefix."""
-    return np.arange(cells) <= prefix + np.arange(rows)[:, None]
+    return np.asarray(np.arange(cells) <= prefix + np.arange(rows)[:, None])
 
 
 def tree(rows: int, prefix: int, cells: int, seed: int = 0) -> Mask:
@@ -27,9 +27,9 @@ def tree(rows: int, prefix: int, cells: int, seed: int = 0) -> Mask:
 
 def requests(rows: int, length: int, cells: int) -> Mask:
     """Requests of one length, whose cells lie in turn."""
-    return (np.arange(cells) % rows == np.arange(rows)[:, None]) & (
-        np.arange(cells) < rows * length
-    )
+    mask = np.arange(cells) % rows == np.arange(rows)[:, None]
+    mask[:, rows * length :] = False
+    return np.asarray(mask)
 
 
 def forks(rows: int, prefix: int, length: int, cells: int) -> Mask:

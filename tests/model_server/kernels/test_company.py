@@ -42,7 +42,7 @@ def alone(device: Device, problem: Problem, row: int) -> Floats:
     sees = np.isfinite(problem.mask[row])
     cells = {name: getattr(problem, name)[sees] for name in ("k", "v")}
     one = replace(problem, q=problem.q[[row]], mask=problem.mask[[row]][:, sees], **cells)
-    return solve(device, one)[0]
+    return np.asarray(solve(device, one)[0])
 
 
 @pytest.mark.parametrize("mask", COMPANIES.values(), ids=list(COMPANIES))

@@ -29,7 +29,8 @@ def model(random_q8_path: Path) -> Iterator[Model]:
 
 @pytest.fixture(params=[("f16", "f16"), ("f16", "bf16"), ("q8_0", "q8_0")], ids="-".join)
 def context(model: Model, request: pytest.FixtureRequest) -> Iterator[Context]:
-    made = Context(model, ContextOptions(2_048, MAX_SEQS, 2, *request.param, "on"))
+    k_type, v_type = request.param
+    made = Context(model, ContextOptions(2_048, MAX_SEQS, 2, k_type, v_type, "on"))
     yield made
     made.close()
 
@@ -44,7 +45,7 @@ def decode(
     batch = Batch(512, 16)
     batch.add_rows(some, positions, seqs, output=True)
     context.decode(batch)
-    return context.logits(len(some)).copy()
+    return np.asarray(context.logits(len(some)).copy())
 
 
 def prefill(context: Context, some: Sequence[int], sizes: Sequence[int], seq: int = 0) -> Floats:
