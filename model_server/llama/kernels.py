@@ -19,6 +19,10 @@ _NAME = "libmedusa-kernels.so"
 _OTHER_PLACE = "CPU_KERNELS_LIB"
 
 _PACKED_TYPES = {1: 1, 30: 1, 2: 32, 3: 32, 8: 32, 12: 256, 14: 256}  # ggml_type: weights a block
+# Of a Llama. Matrices that other operations use as well must stay where those find them.
+_MULTIPLIED = re.compile(
+    r"blk\.\d+\.(attn_(q|k|v|qkv|output)|ffn_(gate|up|down))\.weight|(output|token_embd)\.weight"
+)
 _LAYER = re.compile(r"blk\.\d+\.")
 
 
@@ -71,7 +75,8 @@ def packed_weights(tensors: Mapping[str, StoredTensor]) -> list[str]:
     """
     names: dict[str, bool] = {}
     for name, tensor in tensors.items():
-        if len(tensor.shape) < 2 or (name == "token_embd.weight" and "output.weight" in tensors):
+        is_input = name == "token_embd.weight" and "output.weight" in tensors
+        if is_input or not _MULTIPLIED.fullmatch(name):
             continue
         kind = _LAYER.sub("blk.*.", name)
         names[kind] = names.get(kind, True) and _can_pack(tensor)
