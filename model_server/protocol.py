@@ -296,4 +296,5 @@ class Info(Wire):
     max_step_ms: float
     heads: int = Field(0, description="Medusa heads loaded.")
     medusa_mode: Literal["auto", "off", "chain", "tree"] = "auto"
+    own_kernels: list[str] = Field(default_factory=list, description="What our kernels compute.")
     warnings: list[str] = Field(default_factory=list, description="What an operator should see.")

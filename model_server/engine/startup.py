@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from model_server import kept, logs
 from model_server.config import Settings
@@ -22,7 +22,7 @@ from model_server.engine.scheduler import Limits, Scheduler
 from model_server.engine.tokenizer import Tokenizer
 from model_server.engine.verifier import Verifier
 from model_server.errors import SettingError
-from model_server.llama import backend, identity
+from model_server.llama import backend, identity, kernels
 from model_server.llama.context import MAX_BATCH_ROWS, MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model, Progress
 from model_server.medusa.confidence import HeadConfidence
@@ -82,9 +82,10 @@ def load(
     on_crash: Callable[[], None] = lambda: None,
 ) -> Served:
     """Everything between settings and a started engine. Raises StartError."""
-    model = Model(settings.model_path, settings.n_gpu_layers, progress)
+    own_kernels = _load_kernels(settings)
+    model = Model(settings.model_path, settings.n_gpu_layers, progress, own_kernels=own_kernels)
     context_size = _context_size(settings, model)
-    options = context_options(settings, context_size)
+    options = replace(context_options(settings, context_size), own_kernels=own_kernels)
     context = Context(model, options)
     heads = _heads(settings, model)
     prober, key = Prober(context, model.vocab.size), _conditions(settings, model, options, heads)
@@ -103,9 +104,9 @@ def load(
     scheduler = Scheduler(kv, costs, limits, _drafter(settings, costs, heads))
     runner = Runner(context, Verifier(model.vocab), costs, heads)
     engine = Engine(scheduler, runner, metrics, on_crash)
-    own_kernels = [backend.kernels()] if settings.exact else []
+    processor = [backend.kernels()] if settings.exact else []
     info = Info(
-        model_id="-".join((model.fingerprint[:16], options.mode, *own_kernels)),
+        model_id="-".join((model.fingerprint[:16], options.mode, *processor)),
         model_name=name,
         created=int(time.time()),
         build=backend.build(),
@@ -117,12 +118,31 @@ def load(
         chat=intake.prompts.can_chat,
         exact=settings.exact,
         max_step_ms=round(max_step_s * 1_000, 1),
+        own_kernels=_computed_by_own(model, options),
         heads=heads.num_heads if heads else 0,
         medusa_mode=settings.medusa_mode,
         warnings=_warnings(settings, blocks),
     )
     engine.start()
     return Served(engine, intake, info, model, context, heads)
+
+
+def _load_kernels(settings: Settings) -> bool:
+    """Load our own kernels, before the model, where they are wanted and the processor can."""
+    if settings.cpu_kernels == "off" or (settings.n_gpu_layers and backend.has_gpu()):
+        return False
+    try:
+        kernels.registry()
+    except SettingError as error:
+        log.info("stock kernels alone: %s", error)
+        return False
+    log.info("own kernels: %s", kernels.path())
+    return True
+
+
+def _computed_by_own(model: Model, options: ContextOptions) -> list[str]:
+    with_attention = options.own_kernels and options.flash_attention == "on"
+    return [*(["attention"] if with_attention else []), *model.packed]
 
 
 def _check_exact(prober: Prober, key: kept.Key) -> None:
@@ -169,6 +189,8 @@ def context_options(settings: Settings, context_size: int) -> ContextOptions:
         raise SettingError("KV_CACHE_TOKENS", problem)
     flash = settings.flash_attention
     kv_type_k = kv_type_v = settings.kv_cache_type
+    if settings.cpu_kernels == "auto" and flash == "auto":
+        flash = "on"  # AUTO means off to llama.cpp where another device computes it
     if settings.exact:
         flash, kv_type_k, kv_type_v = "on", "f16", "bf16"
     elif flash == "off" and kv_type_v == "q8_0":

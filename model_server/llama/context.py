@@ -38,7 +38,7 @@ class ContextOptions:
     """How the context is laid out and computed.
 
     `unified`: one pool of cells for all sequences, which may share some; else each has a part of
-    its own, and a row's attention walks no other's.
+    its own, and a row's attention walks no other's. `own_kernels`: whether kernels.py's are loaded.
     """
 
     num_cells: int
@@ -48,11 +48,13 @@ class ContextOptions:
     kv_type_v: str = "f16"
     flash_attention: str = "auto"
     unified: bool = True
+    own_kernels: bool = False
 
     @property
     def mode(self) -> str:
         """Names all settings that change numbers. The kind of processor does, too."""
-        return f"{self.kv_type_k}-{self.kv_type_v}-flash-{self.flash_attention}"
+        kernels = "-own" if self.own_kernels else ""
+        return f"{self.kv_type_k}-{self.kv_type_v}-flash-{self.flash_attention}{kernels}"
 
 
 class Context:

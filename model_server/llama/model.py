@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import llama_cpp
 
 from model_server.errors import ModelFileError, SettingError
-from model_server.llama import backend
-from model_server.llama.gguf import GgufHeader, base_fingerprint, fingerprint
+from model_server.llama import backend, kernels
+from model_server.llama.gguf import GgufHeader, StoredTensor, base_fingerprint, fingerprint
 from model_server.llama.vocab import Vocab
 
 _MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS: it ends the process outside of 1..512
@@ -22,8 +22,15 @@ Progress = Callable[[float], bool | None]  # False: stop loading
 class Model:
     """The weights and the vocabulary. Frees them on `close`."""
 
-    def __init__(self, path: Path, n_gpu_layers: int, progress: Progress = lambda _: None) -> None:
-        """Load `path`; `progress` hears fractions from 0 to 1.
+    def __init__(
+        self,
+        path: Path,
+        n_gpu_layers: int,
+        progress: Progress = lambda _: None,
+        *,
+        own_kernels: bool = False,
+    ) -> None:
+        """Load `path`, packed for our own kernels if `own_kernels`. `progress` hears 0 to 1.
 
         Raises ModelFileError; SettingError when layers are for a GPU that this build can't use.
         """
@@ -34,7 +41,8 @@ class Model:
         self.path = path
         self._read_header(path)
         self.on_gpu = n_gpu_layers != 0 and backend.has_gpu()
-        self.pointer = _load(path, n_gpu_layers, progress)
+        self.packed = kernels.packed_weights(self._tensors()) if own_kernels else []
+        self.pointer = _load(path, n_gpu_layers, progress, self.packed)
         self.vocab = Vocab(llama_cpp.llama_model_get_vocab(self.pointer))
         self._refuse_unservable()
 
@@ -70,6 +78,12 @@ class Model:
         except ValueError as error:
             raise ModelFileError(str(self.path), str(error)) from None
 
+    def _tensors(self) -> Mapping[str, StoredTensor]:
+        header = self.open_header()
+        tensors = header.tensors
+        header.close()
+        return tensors
+
     def _read_header(self, path: Path) -> None:
         if not path.is_file():
             raise ModelFileError(str(path), "no such file")
@@ -96,8 +110,13 @@ class Model:
             raise ModelFileError(str(self.path), problem)
 
 
-def _load(path: Path, n_gpu_layers: int, progress: Progress) -> llama_cpp.llama_model_p:
+def _load(
+    path: Path, n_gpu_layers: int, progress: Progress, packed: Sequence[str]
+) -> llama_cpp.llama_model_p:
     params = llama_cpp.llama_model_default_params()
+    if packed:
+        overrides = kernels.overrides(packed)  # llama.cpp reads them until the model is loaded
+        params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
     params.n_gpu_layers = n_gpu_layers if backend.has_gpu() else 0
 
     def on_progress(fraction: float, _user_data: ctypes.c_void_p) -> bool:

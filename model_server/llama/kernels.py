@@ -1,0 +1,88 @@
+"""The kernels of our own: a ggml backend that llama.cpp asks before the CPU's own one."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from model_server.errors import SettingError
+from model_server.llama import backend
+from model_server.llama.gguf import StoredTensor
+
+_POINTER, _TEXT = ctypes.c_void_p, ctypes.c_char_p
+_NAME = "libmedusa-kernels.so"
+_OTHER_PLACE = "CPU_KERNELS_LIB"
+
+_PACKED_TYPES = {1: 1, 30: 1, 2: 32, 3: 32, 8: 32, 12: 256, 14: 256}  # ggml_type: weights a block
+# Of a Llama. Matrices that other operations use as well must stay where those find them.
+_MULTIPLIED = re.compile(
+    r"blk\.\d+\.(attn_(q|k|v|qkv|output)|ffn_(gate|up|down))\.weight|(output|token_embd)\.weight"
+)
+_LAYER = re.compile(r"blk\.\d+\.")
+
+
+def path() -> Path:
+    """Where the library is looked for: beside llama.cpp's, or where CPU_KERNELS_LIB points."""
+    return Path(os.environ.get(_OTHER_PLACE) or backend.LIBRARIES / _NAME)
+
+
+@cache
+def registry() -> int:
+    """The library, loaded: models and contexts made from now on use it. Raises SettingError."""
+    backend.init()
+    lib = backend.library("ggml", {"ggml_backend_load": (_POINTER, [_TEXT])})
+    backend.clear_errors()
+    found = lib.ggml_backend_load(os.fsencode(path()))
+    if not found:
+        reason = backend.last_error() if path().exists() else "no such file"
+        raise SettingError("CPU_KERNELS", f"{path()} can't be loaded: {reason}")
+    return int(found)
+
+
+def function(name: str, result: type | None, *arguments: type) -> Callable[..., Any]:
+    """One of the library's functions that ggml has no name for."""
+    signatures: backend.Signatures = {
+        "ggml_backend_reg_get_proc_address": (_POINTER, [_POINTER, _TEXT])
+    }
+    base = backend.library("ggml-base", signatures)
+    address = base.ggml_backend_reg_get_proc_address(registry(), name.encode())
+    assert address, f"This is a bug: the library has no {name}"
+    return ctypes.CFUNCTYPE(result, *arguments)(address)
+
+
+class _Override(ctypes.Structure):
+    """struct llama_model_tensor_buft_override."""
+
+    _fields_ = (("pattern", _TEXT), ("buffer_type", _POINTER))
+
+
+def overrides(packed: Sequence[str]) -> ctypes.Array[_Override]:
+    """For llama_model_params, NULL at the end: where weights go to be packed."""
+    buffer_type = function("medusa_packed_buffer_type", _POINTER)()
+    names = "|".join(re.escape(name).replace(r"\*", r"\d+") for name in packed)
+    return (_Override * 2)(_Override(f"^({names})$".encode(), buffer_type))
+
+
+def packed_weights(tensors: Mapping[str, StoredTensor]) -> list[str]:
+    """Weights that are multiplied and can be packed, the same of all layers: blk.*.attn_q.weight.
+
+    An embedding is packed only where it is the output's matrix, too.
+    """
+    names: dict[str, bool] = {}
+    for name, tensor in tensors.items():
+        is_input = name == "token_embd.weight" and "output.weight" in tensors
+        if is_input or not _MULTIPLIED.fullmatch(name):
+            continue
+        kind = _LAYER.sub("blk.*.", name)
+        names[kind] = names.get(kind, True) and _can_pack(tensor)
+    return sorted(kind for kind, can_pack in names.items() if can_pack)
+
+
+def _can_pack(tensor: StoredTensor) -> bool:
+    block = _PACKED_TYPES.get(tensor.type)
+    return block is not None and len(tensor.shape) == 2 and tensor.shape[-1] % block == 0

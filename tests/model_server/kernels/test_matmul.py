@@ -1,0 +1,128 @@
+"""Products of packed weights: against float64, and the same bits in every company."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from model_server.errors import StartError
+from model_server.llama import ggml, kernels
+from tests.model_server.kernels.graphs import KernelsDevice
+from tests.model_server.kernels.product import TYPES, Bytes, Floats, Matrix, opened
+
+# Outputs that don't fill a group of sixteen; the least block of values and a few.
+SHAPES = [(37, 256), (16, 768), (1, 512)]
+SHORT_SHAPES = [(17, 32), (33, 96), (5, 576)]
+SHORT = ["q4_0", "q4_1", "q8_0", "f16", "bf16"]  # with blocks of 32, not of 256
+CASES = [(name, shape) for name in TYPES for shape in SHAPES]
+CASES += [(name, shape) for name in SHORT for shape in SHORT_SHAPES]
+
+
+def random_rows(num_rows: int, num_values: int, seed: int = 0) -> Floats:
+    return np.random.default_rng(seed).standard_normal((num_rows, num_values), dtype=np.float32)
+
+
+def encoded(name: str, values: Floats) -> Bytes:
+    return ggml.quantize(TYPES[name], values)
+
+
+def decoded(name: str, data: Bytes, num_values: int) -> Floats:
+    """What the CPU's backend makes of the weights."""
+    with opened(TYPES[name], data, num_values, stock=True) as matrix:
+        return matrix.rows(np.arange(len(data), dtype=np.int32))
+
+
+def error(got: Floats, rows: Floats, weights: Floats) -> float:
+    exact = rows.astype(np.float64) @ weights.astype(np.float64).T
+    return float(np.sqrt(((got - exact) ** 2).mean() / (exact**2).mean()))
+
+
+@pytest.fixture(params=["avx512", "avx2"])
+def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
+    limit(request.param)
+    yield request.param
+    limit("avx512")
+
+
+def limit(instructions: str) -> None:
+    kernels.function("medusa_limit_cpu", None, ctypes.c_char_p)(instructions.encode())
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_no_worse_than_stock(instructions: str, name: str, shape: tuple[int, int]) -> None:
+    data = encoded(name, random_rows(*shape))
+    weights, rows = decoded(name, data, shape[1]), random_rows(19, shape[1], 1)
+    with opened(TYPES[name], data, shape[1]) as own:
+        ours = error(own.times(rows), rows, weights)
+    with opened(TYPES[name], data, shape[1], stock=True) as stock:
+        theirs = error(stock.times(rows), rows, weights)
+    assert ours < max(1.1 * theirs, 1e-6)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_a_row_has_the_same_bits_in_any_company(instructions: str, name: str) -> None:
+    data, rows = encoded(name, random_rows(37, 768)), random_rows(40, 768, 1)
+    with opened(TYPES[name], data, 768) as matrix:
+        alone = np.concatenate([matrix.times(rows[i : i + 1]) for i in range(40)])
+        for num_rows in (*range(2, 27), 40):
+            np.testing.assert_array_equal(matrix.times(rows[:num_rows]), alone[:num_rows])
+        np.testing.assert_array_equal(matrix.times(rows[::-1].copy()), alone[::-1])
+
+
+@pytest.mark.parametrize("name", [name for name in TYPES if name != "bf16"])
+def test_threads_and_instructions_give_the_same_bits(name: str) -> None:
+    data, rows = encoded(name, random_rows(100, 768)), random_rows(13, 768, 1)
+    found = []
+    for instructions, num_threads in (("avx512", 1), ("avx512", 3), ("avx2", 2)):
+        limit(instructions)
+        with opened(TYPES[name], data, 768, num_threads) as matrix:
+            found.append(matrix.times(rows))
+    limit("avx512")
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_packed_weights_come_back_whole(name: str) -> None:
+    data = encoded(name, random_rows(37, 512))
+    with opened(TYPES[name], data, 512) as matrix:
+        np.testing.assert_array_equal(ggml.get_data(matrix.tensor, np.empty_like(data)), data)
+        indices = np.array([36, 0, 17, 17], np.int32)
+        np.testing.assert_array_equal(matrix.rows(indices), decoded(name, data, 512)[indices])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", TYPES)
+def test_what_is_not_finite_is_passed_on(instructions: str, name: str, bad: float) -> None:
+    rows = random_rows(3, 256)
+    clean = rows[[0, 2]].copy()
+    rows[1, 100] = bad
+    with opened(TYPES[name], encoded(name, random_rows(20, 256)), 256) as matrix:
+        out = matrix.times(rows)
+        assert not np.isfinite(out[1]).any()
+        np.testing.assert_array_equal(out[[0, 2]], matrix.times(clean))
+
+
+@pytest.mark.parametrize("scale", [1e-35, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("name", TYPES)
+def test_extreme_scales(instructions: str, name: str, scale: float) -> None:
+    """A step of quants is never finer than the least float that is not a denormal, 1.2e-38."""
+    rows = random_rows(3, 256, 1) * np.float32(scale)
+    data = encoded(name, random_rows(20, 256))
+    with opened(TYPES[name], data, 256) as matrix:
+        assert error(matrix.times(rows), rows, decoded(name, data, 256)) < 0.02
+
+
+def test_zeros(instructions: str) -> None:
+    with opened(TYPES["q8_0"], encoded("q8_0", random_rows(20, 64)), 64) as matrix:
+        assert not matrix.times(np.zeros((2, 64), np.float32)).any()
+
+
+def test_what_cannot_be_packed_is_refused() -> None:
+    device = KernelsDevice(1)
+    with pytest.raises(StartError, match="can't be packed"):
+        Matrix(device, ggml.F32, random_rows(4, 64).view(np.uint8), 64)
+    device.close()
