@@ -20,6 +20,7 @@ DEMO_MODEL = (
 )
 DEMO_HEADS = Path(__file__).parent / "demo" / "smollm2-135m-instruct-heads.gguf"
 
+CpuKernels = Literal["auto", "off"]
 FlashAttention = Literal["auto", "on", "off"]
 KvCacheType = Literal["f32", "f16", "bf16", "q8_0"]
 MedusaMode = Literal["auto", "off", "chain", "tree"]
@@ -64,6 +65,9 @@ class Settings(BaseSettings):
     kv_cache_type: KvCacheType = Field("f16", description="f32, f16, bf16 or q8_0.")
     flash_attention: FlashAttention = Field(
         "auto", description="on, off, or auto: on wherever llama.cpp can."
+    )
+    cpu_kernels: CpuKernels = Field(
+        "auto", description="auto: attention by own kernels where they can; off: by llama.cpp."
     )
     exact: bool = Field(
         False, description="Same text alone, in a batch, after a restart or resume (Q8_0, CPU)."

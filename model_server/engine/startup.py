@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 from model_server import kept, logs
 from model_server.config import Settings
+from model_server.engine.attention import open_context
 from model_server.engine.drafter import Drafter, DraftOptions
 from model_server.engine.engine import Engine
 from model_server.engine.intake import Intake
@@ -22,7 +23,7 @@ from model_server.engine.scheduler import Limits, Scheduler
 from model_server.engine.tokenizer import Tokenizer
 from model_server.engine.verifier import Verifier
 from model_server.errors import SettingError
-from model_server.llama import backend, identity
+from model_server.llama import backend, identity, kernels
 from model_server.llama.context import MAX_BATCH_ROWS, MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model, Progress
 from model_server.medusa.confidence import HeadConfidence
@@ -85,7 +86,8 @@ def load(
     model = Model(settings.model_path, settings.n_gpu_layers, progress)
     context_size = _context_size(settings, model)
     options = context_options(settings, context_size)
-    context = Context(model, options)
+    context = open_context(model, options, wanted=settings.cpu_kernels == "auto")
+    options = context.options
     heads = _heads(settings, model)
     prober, key = Prober(context, model.vocab.size), _conditions(settings, model, options, heads)
     if settings.exact:
@@ -99,7 +101,8 @@ def load(
     intake = Intake(model.vocab, PromptEncoder(model.vocab, template, context_size))
     limits = Limits(settings.n_parallel, min(MAX_BATCH_ROWS, context.num_cells), max_step_s)
     blocks = leaf_blocks(settings.n_parallel, options.num_seqs)
-    kv = KvCache(options.num_cells, options.num_seqs, ordered=settings.exact, leaf_blocks=blocks)
+    ordered = settings.exact and not options.own_attention
+    kv = KvCache(options.num_cells, options.num_seqs, ordered=ordered, leaf_blocks=blocks)
     scheduler = Scheduler(kv, costs, limits, _drafter(settings, costs, heads))
     runner = Runner(context, Verifier(model.vocab), costs, heads)
     engine = Engine(scheduler, runner, metrics, on_crash)
@@ -116,6 +119,7 @@ def load(
         longest_piece_bytes=model.vocab.longest_piece_bytes,
         chat=intake.prompts.can_chat,
         exact=settings.exact,
+        cpu_kernels={"attention": kernels.instructions()} if options.own_attention else {},
         max_step_ms=round(max_step_s * 1_000, 1),
         heads=heads.num_heads if heads else 0,
         medusa_mode=settings.medusa_mode,

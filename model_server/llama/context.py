@@ -38,7 +38,7 @@ class ContextOptions:
     """How the context is laid out and computed.
 
     `unified`: one pool of cells for all sequences, which may share some; else each has a part of
-    its own, and a row's attention walks no other's.
+    its own, and a row's attention walks no other's. `own_attention`: by kernels of our own.
     """
 
     num_cells: int
@@ -48,11 +48,13 @@ class ContextOptions:
     kv_type_v: str = "f16"
     flash_attention: str = "auto"
     unified: bool = True
+    own_attention: bool = False
 
     @property
     def mode(self) -> str:
         """Names all settings that change numbers. The kind of processor does, too."""
-        return f"{self.kv_type_k}-{self.kv_type_v}-flash-{self.flash_attention}"
+        flash = "own" if self.own_attention else self.flash_attention
+        return f"{self.kv_type_k}-{self.kv_type_v}-flash-{flash}"
 
 
 class Context:
@@ -60,6 +62,7 @@ class Context:
 
     def __init__(self, model: Model, options: ContextOptions) -> None:
         """Allocate the KV pool. Raises StartError when llama.cpp can't."""
+        self.options = options
         self.vocab_size = model.vocab.size
         self.hidden_size = model.hidden_size
         self.num_seqs = options.num_seqs

@@ -9,12 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from model_server.errors import SettingError
+from model_server.errors import StartError
 from model_server.llama import backend
 
 _POINTER, _TEXT = ctypes.c_void_p, ctypes.c_char_p
 _NAME = "libmedusa-kernels.so"
 _OTHER_PLACE = "CPU_KERNELS_LIB"
+# Caches that llama.cpp hands to attention as they are: of F32 it makes an F16 copy each step.
+KV_TYPES = ("f16", "bf16", "q8_0")
 
 
 def path() -> Path:
@@ -24,14 +26,15 @@ def path() -> Path:
 
 @cache
 def registry() -> int:
-    """The library, loaded: models and contexts made from now on use it. Raises SettingError."""
+    """The library, loaded: contexts made from now on know it. Raises StartError."""
     backend.init()
     lib = backend.library("ggml", {"ggml_backend_load": (_POINTER, [_TEXT])})
+    if not path().exists():
+        raise StartError(f"{path()}: no such file")
     backend.clear_errors()
     found = lib.ggml_backend_load(os.fsencode(path()))
     if not found:
-        reason = backend.last_error() if path().exists() else "no such file"
-        raise SettingError("CPU_KERNELS", f"{path()} can't be loaded: {reason}")
+        raise StartError(f"{path()}: {backend.last_error()}")
     return int(found)
 
 
@@ -44,3 +47,21 @@ def function(name: str, result: type | None, *arguments: type) -> Callable[..., 
     address = base.ggml_backend_reg_get_proc_address(registry(), name.encode())
     assert address, f"This is a bug: the library has no {name}"
     return ctypes.CFUNCTYPE(result, *arguments)(address)
+
+
+def instructions() -> str:
+    """What the kernels use here: avx2, avx512, amx, or none of them. Raises StartError."""
+    name: bytes = function("medusa_cpu_name", _TEXT)()
+    return name.decode()
+
+
+def take_attention(wanted: bool) -> None:
+    """Whether contexts compute attention with the kernels, from their next graph on."""
+    if wanted or registry.cache_info().currsize:  # else there is nothing to be told
+        function("medusa_take_attention", None, ctypes.c_bool)(wanted)
+
+
+def num_attentions() -> int:
+    """How often the kernels have computed attention in this process."""
+    count = function("medusa_num_computed", ctypes.c_uint64, _TEXT)
+    return int(count(b"FLASH_ATTN_EXT"))
