@@ -20,8 +20,8 @@ DEMO_MODEL = (
 )
 DEMO_HEADS = Path(__file__).parent / "demo" / "smollm2-135m-instruct-heads.gguf"
 
-FlashAttention = Literal["auto", "on", "off"]
 CpuKernels = Literal["auto", "off"]
+FlashAttention = Literal["auto", "on", "off"]
 KvCacheType = Literal["f32", "f16", "bf16", "q8_0"]
 MedusaMode = Literal["auto", "off", "chain", "tree"]
 

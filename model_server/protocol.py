@@ -293,8 +293,8 @@ class Info(Wire):
     longest_piece_bytes: int = Field(description="Longest text of one token, in bytes.")
     chat: bool = Field(description="Whether messages are accepted.")
     exact: bool
+    cpu_kernels: dict[str, str] = Field({}, description="What own kernels do, by instructions.")
     max_step_ms: float
     heads: int = Field(0, description="Medusa heads loaded.")
     medusa_mode: Literal["auto", "off", "chain", "tree"] = "auto"
-    own_kernels: list[str] = Field(default_factory=list, description="What our kernels compute.")
     warnings: list[str] = Field(default_factory=list, description="What an operator should see.")

@@ -6,10 +6,11 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from model_server import kept, logs
 from model_server.config import Settings
+from model_server.engine.attention import open_context
 from model_server.engine.drafter import Drafter, DraftOptions
 from model_server.engine.engine import Engine
 from model_server.engine.intake import Intake
@@ -21,7 +22,7 @@ from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Limits, Scheduler
 from model_server.engine.tokenizer import Tokenizer
 from model_server.engine.verifier import Verifier
-from model_server.errors import SettingError
+from model_server.errors import SettingError, StartError
 from model_server.llama import backend, identity, kernels
 from model_server.llama.context import MAX_BATCH_ROWS, MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model, Progress
@@ -82,11 +83,12 @@ def load(
     on_crash: Callable[[], None] = lambda: None,
 ) -> Served:
     """Everything between settings and a started engine. Raises StartError."""
-    own_kernels = _load_kernels(settings)
-    model = Model(settings.model_path, settings.n_gpu_layers, progress, own_kernels=own_kernels)
+    packed = _can_pack(settings)
+    model = Model(settings.model_path, settings.n_gpu_layers, progress, packed=packed)
     context_size = _context_size(settings, model)
-    options = replace(context_options(settings, context_size), own_kernels=own_kernels)
-    context = Context(model, options)
+    options = context_options(settings, context_size)
+    context = open_context(model, options, wanted=settings.cpu_kernels == "auto")
+    options = context.options
     heads = _heads(settings, model)
     prober, key = Prober(context, model.vocab.size), _conditions(settings, model, options, heads)
     if settings.exact:
@@ -100,13 +102,15 @@ def load(
     intake = Intake(model.vocab, PromptEncoder(model.vocab, template, context_size))
     limits = Limits(settings.n_parallel, min(MAX_BATCH_ROWS, context.num_cells), max_step_s)
     blocks = leaf_blocks(settings.n_parallel, options.num_seqs)
-    kv = KvCache(options.num_cells, options.num_seqs, ordered=settings.exact, leaf_blocks=blocks)
+    ordered = settings.exact and not options.own_attention
+    kv = KvCache(options.num_cells, options.num_seqs, ordered=ordered, leaf_blocks=blocks)
     scheduler = Scheduler(kv, costs, limits, _drafter(settings, costs, heads))
     runner = Runner(context, Verifier(model.vocab), costs, heads)
     engine = Engine(scheduler, runner, metrics, on_crash)
-    processor = [backend.kernels()] if settings.exact else []
+    computed_by = [backend.kernels()] if settings.exact else []
+    computed_by += ["packed"] if model.packed else []
     info = Info(
-        model_id="-".join((model.fingerprint[:16], options.mode, *processor)),
+        model_id="-".join((model.fingerprint[:16], options.mode, *computed_by)),
         model_name=name,
         created=int(time.time()),
         build=backend.build(),
@@ -117,8 +121,8 @@ def load(
         longest_piece_bytes=model.vocab.longest_piece_bytes,
         chat=intake.prompts.can_chat,
         exact=settings.exact,
+        cpu_kernels=_computed_by_own(model, options),
         max_step_ms=round(max_step_s * 1_000, 1),
-        own_kernels=_computed_by_own(model, options),
         heads=heads.num_heads if heads else 0,
         medusa_mode=settings.medusa_mode,
         warnings=_warnings(settings, blocks),
@@ -127,22 +131,19 @@ def load(
     return Served(engine, intake, info, model, context, heads)
 
 
-def _load_kernels(settings: Settings) -> bool:
-    """Load our own kernels, before the model, where they are wanted and the processor can."""
+def _can_pack(settings: Settings) -> bool:
+    """Whether our own kernels are to multiply: asked before the model is loaded."""
     if settings.cpu_kernels == "off" or (settings.n_gpu_layers and backend.has_gpu()):
         return False
     try:
-        kernels.registry()
-    except SettingError as error:
-        log.info("stock kernels alone: %s", error)
-        return False
-    log.info("own kernels: %s", kernels.path())
-    return True
+        return kernels.instructions() != "none"
+    except StartError:
+        return False  # open_context says why
 
 
-def _computed_by_own(model: Model, options: ContextOptions) -> list[str]:
-    with_attention = options.own_kernels and options.flash_attention == "on"
-    return [*(["attention"] if with_attention else []), *model.packed]
+def _computed_by_own(model: Model, options: ContextOptions) -> dict[str, str]:
+    names = [*(["attention"] if options.own_attention else []), *model.packed]
+    return dict.fromkeys(names, kernels.instructions()) if names else {}
 
 
 def _check_exact(prober: Prober, key: kept.Key) -> None:
@@ -171,6 +172,7 @@ def _conditions(
         "model": model.fingerprint,
         "layers on the GPU": settings.n_gpu_layers if model.on_gpu else 0,
         "context": asdict(options),
+        "packed": model.packed,
         "heads": heads and (heads.fingerprint, heads.num_heads),
         "build": identity.build(),
         "kernels": backend.kernels(),
@@ -189,8 +191,6 @@ def context_options(settings: Settings, context_size: int) -> ContextOptions:
         raise SettingError("KV_CACHE_TOKENS", problem)
     flash = settings.flash_attention
     kv_type_k = kv_type_v = settings.kv_cache_type
-    if settings.cpu_kernels == "auto" and flash == "auto":
-        flash = "on"  # AUTO means off to llama.cpp where another device computes it
     if settings.exact:
         flash, kv_type_k, kv_type_v = "on", "f16", "bf16"
     elif flash == "off" and kv_type_v == "q8_0":

@@ -29,6 +29,13 @@ constexpr Operation operations[] = {
 
 std::atomic<uint64_t> num_computed[GGML_OP_COUNT];
 
+// Stock kernels can compute attention, too: it is taken only where that was asked for.
+std::atomic<bool> takes_attention{false};
+
+bool is_left_alone(ggml_op op) {
+    return !takes_attention && (op == GGML_OP_FLASH_ATTN_EXT || op == GGML_OP_SET_ROWS);
+}
+
 const Operation * find(ggml_op op) {
     for (const Operation & operation : operations) {
         if (operation.op == op) {
@@ -128,7 +135,7 @@ bool supports(ggml_backend_dev_t, const ggml_tensor * node) {
         return true;
     }
     const Operation * operation = find(node->op);
-    return operation && cpu().isa != Isa::none && operation->supports(node);
+    return operation && cpu().isa != Isa::none && !is_left_alone(node->op) && operation->supports(node);
 }
 
 bool supports_buffers(ggml_backend_dev_t, ggml_backend_buffer_type_t type) {
@@ -162,9 +169,18 @@ ggml_backend_dev_t the_device(ggml_backend_reg_t registry, size_t) {
     return &device;
 }
 
-// How many nodes with this operation the library has computed.
-uint64_t count(int op) {
-    return 0 <= op && op < GGML_OP_COUNT ? num_computed[op].load(std::memory_order_relaxed) : 0;
+// How many nodes with this operation, such as "SET_ROWS", the library has computed.
+uint64_t count(const char * name) {
+    for (int op = 0; op < GGML_OP_COUNT; op++) {
+        if (std::strcmp(ggml_op_name(ggml_op(op)), name) == 0) {
+            return num_computed[op].load(std::memory_order_relaxed);
+        }
+    }
+    return 0;
+}
+
+void take_attention(bool wanted) {
+    takes_attention = wanted;
 }
 
 void * function(ggml_backend_reg_t, const char * name) {
@@ -174,6 +190,8 @@ void * function(ggml_backend_reg_t, const char * name) {
     } functions[] = {
         {"ggml_backend_set_n_threads", reinterpret_cast<void *>(set_num_threads)},
         {"medusa_num_computed", reinterpret_cast<void *>(count)},
+        {"medusa_take_attention", reinterpret_cast<void *>(take_attention)},
+        {"medusa_cpu_name", reinterpret_cast<void *>(cpu_name)},
         {"medusa_limit_cpu", reinterpret_cast<void *>(limit_cpu)},
         {"medusa_packed_buffer_type", reinterpret_cast<void *>(packed_buffer_type)},
         {"medusa_can_pack", reinterpret_cast<void *>(can_pack)},
@@ -190,11 +208,6 @@ void * function(ggml_backend_reg_t, const char * name) {
 }  // namespace medusa
 
 extern "C" {
-
-// 0: not for this processor.
-__attribute__((visibility("default"))) int ggml_backend_score(void) {
-    return medusa::cpu().isa == medusa::Isa::none ? 0 : 1;
-}
 
 __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backend_init(void) {
     static ggml_backend_reg registry = {

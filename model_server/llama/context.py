@@ -38,7 +38,7 @@ class ContextOptions:
     """How the context is laid out and computed.
 
     `unified`: one pool of cells for all sequences, which may share some; else each has a part of
-    its own, and a row's attention walks no other's. `own_kernels`: whether kernels.py's are loaded.
+    its own, and a row's attention walks no other's. `own_attention`: by kernels of our own.
     """
 
     num_cells: int
@@ -48,13 +48,13 @@ class ContextOptions:
     kv_type_v: str = "f16"
     flash_attention: str = "auto"
     unified: bool = True
-    own_kernels: bool = False
+    own_attention: bool = False
 
     @property
     def mode(self) -> str:
         """Names all settings that change numbers. The kind of processor does, too."""
-        kernels = "-own" if self.own_kernels else ""
-        return f"{self.kv_type_k}-{self.kv_type_v}-flash-{self.flash_attention}{kernels}"
+        flash = "own" if self.own_attention else self.flash_attention
+        return f"{self.kv_type_k}-{self.kv_type_v}-flash-{flash}"
 
 
 class Context:
@@ -62,6 +62,7 @@ class Context:
 
     def __init__(self, model: Model, options: ContextOptions) -> None:
         """Allocate the KV pool. Raises StartError when llama.cpp can't."""
+        self.options = options
         self.vocab_size = model.vocab.size
         self.hidden_size = model.hidden_size
         self.num_seqs = options.num_seqs

@@ -10,13 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from model_server.errors import SettingError
+from model_server.errors import StartError
 from model_server.llama import backend
 from model_server.llama.gguf import StoredTensor
 
 _POINTER, _TEXT = ctypes.c_void_p, ctypes.c_char_p
 _NAME = "libmedusa-kernels.so"
 _OTHER_PLACE = "CPU_KERNELS_LIB"
+# Caches that llama.cpp hands to attention as they are: of F32 it makes an F16 copy each step.
+KV_TYPES = ("f16", "bf16", "q8_0")
 
 _PACKED_TYPES = {1: 1, 30: 1, 2: 32, 3: 32, 8: 32, 12: 256, 14: 256}  # ggml_type: weights a block
 # Of a Llama. Matrices that other operations use as well must stay where those find them.
@@ -33,14 +35,15 @@ def path() -> Path:
 
 @cache
 def registry() -> int:
-    """The library, loaded: models and contexts made from now on use it. Raises SettingError."""
+    """The library, loaded: contexts made from now on know it. Raises StartError."""
     backend.init()
     lib = backend.library("ggml", {"ggml_backend_load": (_POINTER, [_TEXT])})
+    if not path().exists():
+        raise StartError(f"{path()}: no such file")
     backend.clear_errors()
     found = lib.ggml_backend_load(os.fsencode(path()))
     if not found:
-        reason = backend.last_error() if path().exists() else "no such file"
-        raise SettingError("CPU_KERNELS", f"{path()} can't be loaded: {reason}")
+        raise StartError(f"{path()}: {backend.last_error()}")
     return int(found)
 
 
@@ -86,3 +89,21 @@ def packed_weights(tensors: Mapping[str, StoredTensor]) -> list[str]:
 def _can_pack(tensor: StoredTensor) -> bool:
     block = _PACKED_TYPES.get(tensor.type)
     return block is not None and len(tensor.shape) == 2 and tensor.shape[-1] % block == 0
+
+
+def instructions() -> str:
+    """What the kernels use here: avx2, avx512, amx, or none of them. Raises StartError."""
+    name: bytes = function("medusa_cpu_name", _TEXT)()
+    return name.decode()
+
+
+def take_attention(wanted: bool) -> None:
+    """Whether contexts compute attention with the kernels, from their next graph on."""
+    if wanted or registry.cache_info().currsize:  # else there is nothing to be told
+        function("medusa_take_attention", None, ctypes.c_bool)(wanted)
+
+
+def num_attentions() -> int:
+    """How often the kernels have computed attention in this process."""
+    count = function("medusa_num_computed", ctypes.c_uint64, _TEXT)
+    return int(count(b"FLASH_ATTN_EXT"))

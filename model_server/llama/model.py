@@ -28,9 +28,9 @@ class Model:
         n_gpu_layers: int,
         progress: Progress = lambda _: None,
         *,
-        own_kernels: bool = False,
+        packed: bool = False,
     ) -> None:
-        """Load `path`, packed for our own kernels if `own_kernels`. `progress` hears 0 to 1.
+        """Load `path`, `packed` for our own kernels or not. `progress` hears fractions, 0 to 1.
 
         Raises ModelFileError; SettingError when layers are for a GPU that this build can't use.
         """
@@ -41,7 +41,7 @@ class Model:
         self.path = path
         self._read_header(path)
         self.on_gpu = n_gpu_layers != 0 and backend.has_gpu()
-        self.packed = kernels.packed_weights(self._tensors()) if own_kernels else []
+        self.packed = kernels.packed_weights(self._tensors()) if packed else []
         self.pointer = _load(path, n_gpu_layers, progress, self.packed)
         self.vocab = Vocab(llama_cpp.llama_model_get_vocab(self.pointer))
         self._refuse_unservable()

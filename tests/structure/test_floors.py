@@ -29,7 +29,10 @@ FLOORS = {
         ("sampling", "llama", "logs", "spans", "traces"),
         ("engine.kv", "engine.kv_ops", "engine.leaves", "engine.detokenizer", "medusa"),
         ("engine.sequence", "engine.drafting", "engine.plan"),
-        ("engine.prompt", "engine.intake", "engine.drafter", "engine.verifier", "engine.probe"),
+        (
+            *("engine.prompt", "engine.intake", "engine.drafter", "engine.verifier"),
+            *("engine.probe", "engine.attention"),
+        ),
         ("engine.scheduler", "engine.runner", "engine.tokenizer"),
         ("engine.engine",),
         ("engine.startup",),

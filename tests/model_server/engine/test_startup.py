@@ -64,7 +64,7 @@ def test_any_context_size_starts_and_answers(twin_path: Path, context_size: int)
 
 def test_exact_mode_fixes_the_numeric_mode(random_q8_path: Path) -> None:
     settings = Settings(
-        model_path=random_q8_path, n_threads=1, exact=True, kv_cache_type="q8_0",
+        model_path=random_q8_path, n_threads=1, exact=True, kv_cache_type="q8_0", cpu_kernels="off",
         model_context_size=128, model_name="mine", max_step_ms=70, chat_template="vicuna",
     )  # fmt: skip
     loaded = load(settings, Metrics())

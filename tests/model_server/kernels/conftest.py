@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 from collections.abc import Iterator
 
 import pytest
 
-from model_server.errors import SettingError
+from model_server.errors import StartError
 from model_server.llama import kernels
 
 
 @pytest.fixture(autouse=True, scope="package")
-def library() -> Iterator[None]:
-    """Loads it; without it there is nothing to test. Other tests get stock kernels again."""
+def library() -> None:
+    """Loads it; without it there is nothing to test."""
     if platform.machine() != "x86_64":
         pytest.skip(f"the kernels are for x86-64; this is {platform.machine()}")
     try:
         kernels.registry()
-    except SettingError as error:
+    except StartError as error:
         pytest.skip(str(error))
-    limit = kernels.function("medusa_limit_cpu", None, ctypes.c_char_p)
-    limit(b"")
+
+
+@pytest.fixture(autouse=True)
+def own_attention(library: None) -> Iterator[None]:
+    """Other tests in this process get llama.cpp's."""
+    kernels.take_attention(True)
     yield
-    limit(b"none")
+    kernels.take_attention(False)

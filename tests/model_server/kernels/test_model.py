@@ -16,7 +16,6 @@ from model_server.llama.model import Model
 from tests.model_server.kernels.problem import Floats
 
 PROMPT = 700
-SET_ROWS, FLASH_ATTN_EXT = 42, 74  # enum ggml_op
 TREE_PARENTS = (-1, 0, 0, 1, 1, 2, 3, 3)
 
 
@@ -59,8 +58,8 @@ def prefill(context: Context, some: Sequence[int], sizes: Sequence[int], seq: in
 
 
 def num_computed() -> tuple[int, int]:
-    count = kernels.function("medusa_num_computed", ctypes.c_uint64, ctypes.c_int)
-    return count(SET_ROWS), count(FLASH_ATTN_EXT)
+    count = kernels.function("medusa_num_computed", ctypes.c_uint64, ctypes.c_char_p)
+    return count(b"SET_ROWS"), count(b"FLASH_ATTN_EXT")
 
 
 def test_the_kernels_do_it(context: Context) -> None:
