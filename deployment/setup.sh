@@ -7,8 +7,10 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 VENV=.venv
 LOG=$VENV/build-llama.log
-LLAMA_BUILT_BY=(deployment/build-llama.sh deployment/CMakeLists.txt deployment/gcc-amx.h
-    model_server/kernels/CMakeLists.txt model_server/kernels/*.cpp model_server/kernels/*.h)
+LLAMA_BUILT_BY=(deployment/build-llama.sh deployment/CMakeLists.txt deployment/gcc-amx.h)
+for file in model_server/kernels/*.{txt,cpp,h}; do
+    [ ! -e "$file" ] || LLAMA_BUILT_BY+=("$file")
+done
 UV_VERSION=0.13.8
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 unset PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX

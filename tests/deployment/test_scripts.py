@@ -52,11 +52,18 @@ def checkout(tmp_path: Path) -> Path:
         "^llama-cpp-python==.*", (root / "requirements/model-server.txt").read_text(), re.M
     )
     assert llama is not None
-    built_by = checksum(*(root / "deployment" / name for name in BUILT_BY))
-    (root / ".venv" / ".llama").write_text(f"{llama[0]}  {built_by}")
+    (root / ".venv" / ".llama").write_text(f"{llama[0]}  {built_by(root)}")
     for stamp, files in LOCKS.items():
         (root / ".venv" / f".{stamp}").write_text(checksum(*(root / each for each in files)))
     return root
+
+
+def built_by(root: Path) -> str:
+    """What cksum says of all that llama.cpp and our kernels are built by, in bash's order."""
+    files = " ".join(f"deployment/{name}" for name in BUILT_BY)
+    together = f"cat {files} model_server/kernels/*.{{txt,cpp,h}} | cksum"
+    done = subprocess.run(["bash", "-c", together], cwd=root, capture_output=True, check=True)
+    return done.stdout.decode().rstrip()
 
 
 def checksum(*paths: Path) -> str:
