@@ -67,7 +67,7 @@ class Settings(BaseSettings):
         "auto", description="on, off, or auto: on wherever llama.cpp can."
     )
     cpu_kernels: CpuKernels = Field(
-        "off", description="auto: own kernels, made for few rows, where the processor can; off."
+        "auto", description="auto: own kernels, made for few rows, where the processor can; off."
     )
     exact: bool = Field(
         False, description="Same text alone, in a batch, after a restart or resume (Q8_0, CPU)."

@@ -1,12 +1,12 @@
 #include "attention.h"
 
 #include "attention_kernels.h"
+#include "threads.h"
 #include "attention_task.h"
 #include "workspace.h"
 
 #include <algorithm>
 #include <cstring>
-#include <omp.h>
 
 namespace medusa {
 namespace {
@@ -96,20 +96,24 @@ bool supports_attention(const ggml_tensor * node) {
 void attention(ggml_tensor * tensor, Workspace & workspace) {
     const AttentionNode node(tensor);
     const std::vector<AttentionChunk> chunks = chunks_of(node, workspace);
-    const std::vector<AttentionTask> tasks = tasks_of(node, chunks, workspace.num_threads);
+    const int num_threads = max_threads(workspace.num_threads);
+    const std::vector<AttentionTask> tasks = tasks_of(node, chunks, num_threads);
     size_t num_floats = 0;
     for (const AttentionTask & task : tasks) {
         num_floats = std::max(num_floats, task.num_floats());
     }
     auto & scratch = workspace.scratch;
-    scratch.resize(std::max(scratch.size(), size_t(workspace.num_threads)));
+    scratch.resize(std::max(scratch.size(), size_t(num_threads)));
     for (Scratch & each : scratch) {
         each.room<float>(num_floats);
     }
-#pragma omp parallel for num_threads(workspace.num_threads) schedule(dynamic)
-    for (size_t i = 0; i < tasks.size(); i++) {
-        tasks[i].run(scratch[omp_get_thread_num()].room<float>(num_floats));
-    }
+    share_out(int(tasks.size()), workspace.num_threads, [&](Share & share) {
+        for (Range range; share.next(range);) {
+            for (int i = range.begin; i < range.end; i++) {
+                tasks[i].run(scratch[share.thread].room<float>(num_floats));
+            }
+        }
+    });
 }
 
 }  // namespace medusa

@@ -7,6 +7,7 @@
 #include "operation.h"
 #include "packed_buffer.h"
 #include "set_rows.h"
+#include "threads.h"
 #include "workspace.h"
 
 #include "ggml-backend-impl.h"
@@ -190,6 +191,7 @@ void * function(ggml_backend_reg_t, const char * name) {
     } functions[] = {
         {"ggml_backend_set_n_threads", reinterpret_cast<void *>(set_num_threads)},
         {"medusa_num_computed", reinterpret_cast<void *>(count)},
+        {"medusa_set_own_threads", reinterpret_cast<void *>(set_own_threads)},
         {"medusa_take_attention", reinterpret_cast<void *>(take_attention)},
         {"medusa_cpu_name", reinterpret_cast<void *>(cpu_name)},
         {"medusa_limit_cpu", reinterpret_cast<void *>(limit_cpu)},

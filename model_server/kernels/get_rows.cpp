@@ -1,5 +1,6 @@
 #include "matmul.h"
 #include "packed_buffer.h"
+#include "threads.h"
 #include "workspace.h"
 
 #include <vector>
@@ -16,15 +17,18 @@ void get_rows(ggml_tensor * node, Workspace & workspace) {
     const ggml_tensor *weights = node->src[0], *indices = node->src[1];
     const auto to_floats = ggml_get_type_traits(weights->type)->to_float;
     const int64_t num_rows = ggml_nelements(indices), num_values = weights->ne[0];
-#pragma omp parallel for num_threads(workspace.num_threads) if (num_rows > 1)
-    for (int64_t i = 0; i < num_rows; i++) {
-        const int32_t row = static_cast<const int32_t *>(indices->data)[i];
-        GGML_ASSERT(0 <= row && row < weights->ne[1]);
-        thread_local std::vector<uint8_t> packed;
-        packed.resize(weights->nb[1]);
-        unpack_row(weights, row, packed.data());
-        to_floats(packed.data(), static_cast<float *>(node->data) + i * num_values, num_values);
-    }
+    share_out(int(num_rows), workspace.num_threads, [&](Share & share) {
+        std::vector<uint8_t> packed(weights->nb[1]);
+        for (Range range; share.next(range);) {
+            for (int i = range.begin; i < range.end; i++) {
+                const int32_t row = static_cast<const int32_t *>(indices->data)[i];
+                GGML_ASSERT(0 <= row && row < weights->ne[1]);
+                unpack_row(weights, row, packed.data());
+                auto * out = static_cast<float *>(node->data) + i * num_values;
+                to_floats(packed.data(), out, num_values);
+            }
+        }
+    });
 }
 
 }  // namespace medusa

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "range.h"
 #include "write_order.h"
 
 #include <array>
@@ -10,11 +11,6 @@
 namespace medusa {
 
 constexpr int MAX_PLAN_ROWS = 64;
-
-struct Range {
-    int begin, end;
-    int size() const { return end - begin; }
-};
 
 // A row that sees a segment: its number in the group, and where the segment's first cell is in the
 // row's own order of cells.

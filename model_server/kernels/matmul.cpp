@@ -5,14 +5,15 @@
 
 #include "matmul_kernels.h"
 #include "packed_buffer.h"
+#include "threads.h"
 #include "workspace.h"
 
 #include <algorithm>
-#include <atomic>
-#include <omp.h>
 
 namespace medusa {
 namespace {
+
+constexpr int64_t prepared_blocks = 128;  // at a time; so few aren't worth a second thread
 
 class Product {
 public:
@@ -25,29 +26,35 @@ public:
 
     size_t panels_bytes() const { return num_rows * row_bytes() + panel_slack; }
 
-    // A thread's share of all blocks of all rows.
-    void prepare(uint8_t * panels, int thread, int num_threads) const {
-        const int64_t total = num_rows * num_blocks;
-        const int64_t end = total * (thread + 1) / num_threads;
-        for (int64_t i = total * thread / num_threads; i < end;) {
-            const int64_t row = i / num_blocks, first = i % num_blocks;
-            const int64_t last = std::min(num_blocks, first + end - i);
-            const auto * values = reinterpret_cast<const float *>(
-                static_cast<const char *>(rows->data) + row * rows->nb[1]);
-            kernels.prepare(values, first, last, place(panels, row));
-            i += last - first;
+    int num_preparations() const {
+        return int((num_rows * num_blocks + prepared_blocks - 1) / prepared_blocks);
+    }
+
+    int num_groups() const { return int((weights->ne[1] + group_rows - 1) / group_rows); }
+
+    // Some of the blocks of all rows.
+    void prepare(uint8_t * panels, Share & share) const {
+        for (Range range; share.next(range);) {
+            const int64_t end = std::min(range.end * prepared_blocks, num_rows * num_blocks);
+            for (int64_t i = range.begin * prepared_blocks; i < end;) {
+                const int64_t row = i / num_blocks, first = i % num_blocks;
+                const int64_t last = std::min(num_blocks, first + end - i);
+                const auto * values = reinterpret_cast<const float *>(
+                    static_cast<const char *>(rows->data) + row * rows->nb[1]);
+                kernels.prepare(values, first, last, place(panels, row));
+                i += last - first;
+            }
         }
     }
 
-    // Groups of outputs that no other thread has taken. The next one is fetched in advance.
-    void multiply(uint8_t * panels, std::atomic<int64_t> & next_group) const {
-        const int64_t num_groups = (weights->ne[1] + group_rows - 1) / group_rows;
+    // Some of the groups of outputs. The next one is fetched in advance.
+    void multiply(uint8_t * panels, Share & share) const {
         kernels.enter();
-        int64_t next = next_group++;
-        while (next < num_groups) {
-            const int64_t group = next;
-            next = next_group++;
-            multiply(panels, group, next < num_groups ? packed_group(weights, next) : nullptr);
+        for (Range range; share.next(range);) {
+            for (int group = range.begin; group < range.end; group++) {
+                const bool is_last = group + 1 == range.end;
+                multiply(panels, group, is_last ? share.following() : Range{group + 1, range.end});
+            }
         }
         kernels.leave();
     }
@@ -67,7 +74,9 @@ private:
             int(std::min(panel_rows, num_rows - first)), int(row - first)};
     }
 
-    void multiply(uint8_t * panels, int64_t group, const uint8_t * next_group) const {
+    void multiply(uint8_t * panels, int64_t group, const Range & following) const {
+        const uint8_t * next_group =
+            following.size() ? packed_group(weights, following.begin) : nullptr;
         const int64_t output = group * group_rows, stride = out->nb[1] / sizeof(float);
         const int64_t blocks = weights->ne[0] / layout_of(weights->type)->weights;
         for (int64_t row = 0; row < num_rows; row += panel_rows) {
@@ -92,13 +101,11 @@ bool supports_mul_mat(const ggml_tensor * node) {
 void mul_mat(ggml_tensor * node, Workspace & workspace) {
     const Product product(node);
     auto * panels = workspace.panels.room<uint8_t>(product.panels_bytes());
-    std::atomic<int64_t> next_group{0};
-#pragma omp parallel num_threads(workspace.num_threads)
-    {
-        product.prepare(panels, omp_get_thread_num(), omp_get_num_threads());
-#pragma omp barrier
-        product.multiply(panels, next_group);
-    }
+    const int num_threads = workspace.num_threads;
+    share_out(product.num_preparations(), num_threads,
+        [&](Share & share) { product.prepare(panels, share); });
+    share_out(product.num_groups(), num_threads,
+        [&](Share & share) { product.multiply(panels, share); });
 }
 
 }  // namespace medusa

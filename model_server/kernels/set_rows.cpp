@@ -1,12 +1,15 @@
 #include "set_rows.h"
 
 #include "attention_kernels.h"
+#include "threads.h"
 #include "workspace.h"
+
+#include <algorithm>
 
 namespace medusa {
 namespace {
 
-constexpr int64_t MIN_PARALLEL_VALUES = 64 * 1024;  // fewer are written sooner than threads meet
+constexpr int64_t VALUES_AT_A_TIME = 64 * 1024;  // so few are written sooner than threads meet
 
 int64_t index(const ggml_tensor * indices, int64_t i) {
     const char * at = static_cast<const char *>(indices->data) + i * indices->nb[0];
@@ -44,13 +47,18 @@ void set_rows(ggml_tensor * node, Workspace & workspace) {
     for (int64_t i = 0; i < rows->ne[1]; i++) {
         GGML_ASSERT(0 <= index(indices, i) && index(indices, i) < node->ne[1]);
     }
-#pragma omp parallel for num_threads(workspace.num_threads) \
-    if (rows->ne[0] * rows->ne[1] >= MIN_PARALLEL_VALUES)
-    for (int64_t i = 0; i < rows->ne[1]; i++) {
-        const char * values = static_cast<const char *>(rows->data) + i * rows->nb[1];
-        char * cell = static_cast<char *>(node->data) + index(indices, i) * node->nb[1];
-        store(reinterpret_cast<const float *>(values), cell, int(rows->ne[0]));
-    }
+    const int64_t step = std::max<int64_t>(1, VALUES_AT_A_TIME / rows->ne[0]);
+    const int num_items = int((rows->ne[1] + step - 1) / step);
+    share_out(num_items, workspace.num_threads, [&](Share & share) {
+        for (Range range; share.next(range);) {
+            const int64_t end = std::min(range.end * step, rows->ne[1]);
+            for (int64_t i = range.begin * step; i < end; i++) {
+                const char * values = static_cast<const char *>(rows->data) + i * rows->nb[1];
+                char * cell = static_cast<char *>(node->data) + index(indices, i) * node->nb[1];
+                store(reinterpret_cast<const float *>(values), cell, int(rows->ne[0]));
+            }
+        }
+    });
     note_order(node, indices, workspace.write_orders);
 }
 

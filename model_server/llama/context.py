@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server.errors import EngineError, StartError
-from model_server.llama import backend
+from model_server.llama import backend, kernels
 from model_server.llama.batch import Batch
 from model_server.llama.model import Model
 
@@ -20,6 +20,10 @@ MAX_SEQS = 256  # LLAMA_MAX_SEQ
 MAX_BATCH_ROWS = 512
 # llama.cpp rounds the pool up to whole blocks, but its row limits only when told beforehand.
 _CELL_BLOCK = 256
+
+# Rows times threads squared, for which one thread does what is left to llama.cpp beside kernels of
+# our own: norms, rotations, activations. It is 1 to 2 % of a step with two threads.
+_ALONE = 64
 
 _NO_POOLING = 0  # enum llama_pooling_type
 _KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}  # enum ggml_type
@@ -67,6 +71,11 @@ class Context:
         self.hidden_size = model.hidden_size
         self.num_seqs = options.num_seqs
         self.n_threads = options.n_threads
+        # Ours don't wait for a thread that another process has pushed aside; llama.cpp's do.
+        self._few_rows = 0
+        if model.all_packed and options.own_attention:
+            self._few_rows = _ALONE // options.n_threads**2
+            kernels.set_own_threads(options.n_threads)
         self.pointer = _create(model, options)
         self.num_cells = int(llama_cpp.llama_n_ctx(self.pointer))
         self._memory = llama_cpp.llama_get_memory(self.pointer)
@@ -79,6 +88,9 @@ class Context:
     def decode(self, batch: Batch) -> None:
         """Run the rows of `batch`. Raises EngineError when llama.cpp can't."""
         batch.seal()
+        if self._few_rows:
+            n_threads = 1 if batch.num_rows <= self._few_rows else self.n_threads
+            llama_cpp.llama_set_n_threads(self.pointer, n_threads, n_threads)
         code = llama_cpp.llama_decode(self.pointer, batch.struct)
         if code:
             raise EngineError(

@@ -86,6 +86,20 @@ def packed_weights(tensors: Mapping[str, StoredTensor]) -> list[str]:
     return sorted(kind for kind, can_pack in names.items() if can_pack)
 
 
+def are_all(packed: Sequence[str], tensors: Mapping[str, StoredTensor]) -> bool:
+    """Whether no product is left to llama.cpp."""
+    others = {
+        _LAYER.sub("blk.*.", name) for name, tensor in tensors.items() if len(tensor.shape) > 1
+    }
+    is_read_only = {"token_embd.weight"} if "output.weight" in tensors else set()
+    return others - is_read_only <= set(packed)
+
+
+def set_own_threads(num_threads: int) -> None:
+    """Threads of the library's own, which it uses where llama.cpp computes with one."""
+    function("medusa_set_own_threads", None, ctypes.c_int)(num_threads)
+
+
 def _can_pack(tensor: StoredTensor) -> bool:
     block = _PACKED_TYPES.get(tensor.type)
     return block is not None and len(tensor.shape) == 2 and tensor.shape[-1] % block == 0

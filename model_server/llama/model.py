@@ -41,7 +41,9 @@ class Model:
         self.path = path
         self._read_header(path)
         self.on_gpu = n_gpu_layers != 0 and backend.has_gpu()
-        self.packed = kernels.packed_weights(self._tensors()) if packed else []
+        tensors = self._tensors() if packed else {}
+        self.packed = kernels.packed_weights(tensors)
+        self.all_packed = packed and kernels.are_all(self.packed, tensors)
         self.pointer = _load(path, n_gpu_layers, progress, self.packed)
         self.vocab = Vocab(llama_cpp.llama_model_get_vocab(self.pointer))
         self._refuse_unservable()

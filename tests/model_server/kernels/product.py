@@ -33,6 +33,14 @@ _SIGNATURES: backend.Signatures = {
 }
 
 
+def random_rows(num_rows: int, num_values: int, seed: int = 0) -> Floats:
+    return np.random.default_rng(seed).standard_normal((num_rows, num_values), dtype=np.float32)
+
+
+def encoded(name: str, values: Floats) -> Bytes:
+    return ggml.quantize(TYPES[name], values)
+
+
 def packed_buffer_type() -> int:
     """Memory in which weights are packed."""
     return int(kernels.function("medusa_packed_buffer_type", _POINTER)())

@@ -11,7 +11,15 @@ import pytest
 from model_server.errors import StartError
 from model_server.llama import ggml, kernels
 from tests.model_server.kernels.graphs import KernelsDevice
-from tests.model_server.kernels.product import TYPES, Bytes, Floats, Matrix, opened
+from tests.model_server.kernels.product import (
+    TYPES,
+    Bytes,
+    Floats,
+    Matrix,
+    encoded,
+    opened,
+    random_rows,
+)
 
 # Outputs that don't fill a group of sixteen; the least block of values and a few.
 SHAPES = [(37, 256), (16, 768), (1, 512)]
@@ -19,14 +27,6 @@ SHORT_SHAPES = [(17, 32), (33, 96), (5, 576)]
 SHORT = ["q4_0", "q4_1", "q8_0", "f16", "bf16"]  # with blocks of 32, not of 256
 CASES = [(name, shape) for name in TYPES for shape in SHAPES]
 CASES += [(name, shape) for name in SHORT for shape in SHORT_SHAPES]
-
-
-def random_rows(num_rows: int, num_values: int, seed: int = 0) -> Floats:
-    return np.random.default_rng(seed).standard_normal((num_rows, num_values), dtype=np.float32)
-
-
-def encoded(name: str, values: Floats) -> Bytes:
-    return ggml.quantize(TYPES[name], values)
 
 
 def decoded(name: str, data: Bytes, num_values: int) -> Floats:

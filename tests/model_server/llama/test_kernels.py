@@ -40,3 +40,10 @@ def test_a_kind_of_weight_is_packed_in_all_layers_or_in_none() -> None:
 def test_what_other_operations_use_stays() -> None:
     tensors = {"position_embd.weight": stored()["output.weight"]}
     assert kernels.packed_weights(tensors) == []
+
+
+def test_whether_no_product_is_left_to_llama_cpp() -> None:
+    tensors = stored()
+    assert kernels.are_all(kernels.packed_weights(tensors), tensors)
+    tensors["blk.0.ffn_gate_exps.weight"] = tensors["blk.0.ffn_gate.weight"]
+    assert not kernels.are_all(kernels.packed_weights(tensors), tensors)
