@@ -6,7 +6,7 @@ SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
 SHELL_FILES = $(wildcard deployment/*.sh) .ci/run tests/smoke.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help install model run chat test test-training fuzz check format heads bench bench-speculation bench-peers bench-latency bench-gateway prove-faults prove-overload prove-strangers up down docker-check audit docker-test lock clean
+.PHONY: help install model run chat test test-training fuzz check format heads bench bench-speculation bench-rows bench-peers bench-latency bench-gateway prove-faults prove-overload prove-strangers up down docker-check audit docker-test lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,10 @@ bench: ## The classic tables: F16, quantized, Medusa, dynamic batching
 bench-speculation: ## Medusa on against off under load: is it never slower?
 	@$(SETUP) dev
 	$(BIN)/python -m tests.benchmarks.speculation $(ARGS)
+
+bench-rows: ## What rows cost by our kernels, against llama.cpp's and the machine's limits
+	@$(SETUP) dev
+	$(BIN)/python -m tests.benchmarks.rows $(ARGS)
 
 bench-peers: ## Compare with llama.cpp's own server (ARGS="--quick" for a short run)
 	@$(SETUP) dev

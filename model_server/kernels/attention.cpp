@@ -11,9 +11,9 @@
 namespace medusa {
 namespace {
 
-constexpr int MAX_HEAD_SIZE = 256;
-constexpr int MAX_HEADS = 16;              // of a task: two blocks of them fit the second cache
-constexpr size_t MAX_SCORES = 128 * 1024;  // of a task with more than one head, likewise
+constexpr int max_head_size = 256;
+constexpr int max_heads = 16;              // of a task: two blocks of them fit the second cache
+constexpr size_t max_scores = 128 * 1024;  // of a task with more than one head, likewise
 
 const WriteOrder * write_order(const ggml_tensor * k, const WriteOrders & orders) {
     const ggml_tensor * cache = k->view_src ? k->view_src : k;
@@ -27,15 +27,15 @@ const WriteOrder * write_order(const ggml_tensor * k, const WriteOrders & orders
 std::vector<AttentionChunk> chunks_of(const AttentionNode & node, Workspace & workspace) {
     const ggml_tensor *k = node.k, *mask = node.mask;
     const WriteOrder * order = write_order(k, workspace.write_orders);
-    const int per_stream = (node.num_rows() + MAX_PLAN_ROWS - 1) / MAX_PLAN_ROWS;
+    const int per_stream = (node.num_rows() + max_plan_rows - 1) / max_plan_rows;
     const size_t num_chunks = size_t(node.num_streams()) * per_stream;
     workspace.mask_plans.resize(std::max(workspace.mask_plans.size(), num_chunks));
     std::vector<AttentionChunk> chunks;
     for (size_t i = 0; i < num_chunks; i++) {
-        const int stream = int(i) / per_stream, row = int(i) % per_stream * MAX_PLAN_ROWS;
+        const int stream = int(i) / per_stream, row = int(i) % per_stream * max_plan_rows;
         const char * first = static_cast<const char *>(mask->data) + stream * mask->nb[3] +
                              row * mask->nb[1];
-        const int num_rows = std::min(node.num_rows() - row, MAX_PLAN_ROWS);
+        const int num_rows = std::min(node.num_rows() - row, max_plan_rows);
         const MaskRows rows = {first, mask->nb[1], num_rows, node.num_cells()};
         const int first_cell = int((k->view_offs + stream * k->nb[3]) / k->nb[1]);
         MaskPlan & plan = workspace.mask_plans[i];
@@ -54,7 +54,7 @@ int heads_at_a_time(const AttentionNode & node, const MaskPlan & plan, const Gro
     for (int i = group.rows.begin; i < group.rows.end; i++) {
         num_scores += size_t(plan.num_cells[plan.rows[i]]) * node.queries_a_kv_head();
     }
-    const int fitting = int(std::min<size_t>(MAX_SCORES / num_scores, MAX_HEADS));
+    const int fitting = int(std::min<size_t>(max_scores / num_scores, max_heads));
     const int each = (node.num_kv_heads() + num_threads - 1) / num_threads;
     return std::max(1, std::min(fitting, each));
 }
@@ -88,7 +88,7 @@ bool supports_attention(const ggml_tensor * node) {
     };
     return parameters[1] == 0 && parameters[2] == 0 && !sinks && is_cache(k) && is_cache(v) &&
            q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) && q->ne[0] % 32 == 0 &&
-           q->ne[0] <= MAX_HEAD_SIZE && q->ne[2] % k->ne[2] == 0 && mask &&
+           q->ne[0] <= max_head_size && q->ne[2] % k->ne[2] == 0 && mask &&
            mask->type == GGML_TYPE_F16 && mask->ne[1] >= q->ne[1] && mask->ne[2] == 1 &&
            mask->ne[3] == q->ne[3] && node->type == GGML_TYPE_F32 && ggml_is_contiguous(node);
 }

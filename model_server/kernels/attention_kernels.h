@@ -19,8 +19,8 @@ struct Cells {
     const char * operator[](int i) const { return base + numbers[i] * stride; }
 };
 
-constexpr int MAX_COLUMNS = 8;     // pairs of a row and a head computed together
-constexpr int SCORE_PADDING = 16;  // kernels may write so many scores behind the last one
+constexpr int max_columns = 8;     // pairs of a row and a head computed together
+constexpr int score_padding = 16;  // kernels may write so many scores behind the last one
 
 // With K: from queries to scores; `out[column]` gets one score a cell. With V: from weights to
 // weighted sums; `out[column]` grows by a sum over the cells, in their order.
@@ -39,7 +39,7 @@ struct TypeKernels {
 struct AttentionKernels {
     TypeKernels f16, bf16, q8_0;
 
-    // Scores to exp(score - maximum), in place; their sum. Pads to a multiple of SCORE_PADDING.
+    // Scores to exp(score - maximum), in place; their sum. Pads to a multiple of score_padding.
     float (*weights)(float * scores, int num_scores);
 };
 

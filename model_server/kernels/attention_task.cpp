@@ -10,11 +10,11 @@ namespace {
 
 // While a task reads some heads of so many cells, those of the next ones are on their way to the
 // second cache.
-constexpr int BLOCK_CELLS = 48;
+constexpr int block_cells = 48;
 
-// Kernels may write behind a segment's scores: where the next segment's will be, or behind the last.
+// Kernels may write behind a segment's scores: where the next one's will be, or behind the last.
 int padded(int num_scores) {
-    return (num_scores + SCORE_PADDING - 1) / SCORE_PADDING * SCORE_PADDING + SCORE_PADDING;
+    return (num_scores + score_padding - 1) / score_padding * score_padding + score_padding;
 }
 
 // Where a task's intermediate results lie: of each query head and each row of the group a query, a
@@ -50,7 +50,7 @@ public:
 
 private:
     int head_size_, num_rows_, num_queries_;
-    int starts_[MAX_PLAN_ROWS + 1];  // of each row's scores
+    int starts_[max_plan_rows + 1];  // of each row's scores
 };
 
 // A task under way. Query heads are counted from the task's first.
@@ -107,9 +107,9 @@ private:
         for (int s = task_.group->segments.begin; s < task_.group->segments.end; s++) {
             const Segment & segment = plan_.segments[s];
             const int num_cells = segment.cells.size();
-            for (int offset = 0; offset < num_cells; offset += BLOCK_CELLS) {
-                const int size = std::min(BLOCK_CELLS, num_cells - offset);
-                const int next_size = std::min(BLOCK_CELLS, num_cells - offset - size);
+            for (int offset = 0; offset < num_cells; offset += block_cells) {
+                const int size = std::min(block_cells, num_cells - offset);
+                const int next_size = std::min(block_cells, num_cells - offset - size);
                 const int32_t * numbers = &plan_.cells[segment.cells.begin + offset];
                 for (int head = 0; head < task_.heads.size(); head++) {
                     const char * values = base + head * cache.nb[2];
@@ -148,19 +148,20 @@ private:
                     });
     }
 
-    // A column is a query head that uses the block's head of K and V, and a row that sees its cells.
+    // A column is a row that sees the cells, and a query head that uses the block's head of K, V.
     template <class Column>
     void for_columns(const Block & block, Kernel kernel, Column column) {
         const int num_members = block.segment.members.size();
         const int num_columns = num_members * node_.queries_a_kv_head();
         const int first_head = block.kv_head * node_.queries_a_kv_head();
-        for (int first = 0; first < num_columns; first += MAX_COLUMNS) {
-            const float * in[MAX_COLUMNS];
-            float * out[MAX_COLUMNS];
-            const int size = std::min(MAX_COLUMNS, num_columns - first);
+        for (int first = 0; first < num_columns; first += max_columns) {
+            const float * in[max_columns];
+            float * out[max_columns];
+            const int size = std::min(max_columns, num_columns - first);
             for (int i = 0; i < size; i++) {
                 const int member = block.segment.members.begin + (first + i) % num_members;
-                column(first_head + (first + i) / num_members, plan_.members[member], in[i], out[i]);
+                const int head = first_head + (first + i) / num_members;
+                column(head, plan_.members[member], in[i], out[i]);
             }
             kernel(block.cells, node_.head_size(), in, out, size, first ? Cells{} : block.next);
         }

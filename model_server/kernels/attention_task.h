@@ -24,7 +24,7 @@ struct AttentionNode {
     float scale;
 };
 
-// Up to MAX_PLAN_ROWS rows of one stream, and who sees what among them.
+// Up to max_plan_rows rows of one stream, and who sees what among them.
 struct AttentionChunk {
     int stream, first_row;
     const MaskPlan * plan;

@@ -71,7 +71,8 @@ ggml_status compute(ggml_backend_t backend, ggml_cgraph * graph) {
     try {
         for (int i = 0; i < ggml_graph_n_nodes(graph); i++) {
             ggml_tensor * node = ggml_graph_node(graph, i);
-            if (is_view(node->op) || ggml_is_empty(node) || !(node->flags & GGML_TENSOR_FLAG_COMPUTE)) {
+            const bool is_wanted = node->flags & GGML_TENSOR_FLAG_COMPUTE;
+            if (is_view(node->op) || ggml_is_empty(node) || !is_wanted) {
                 continue;
             }
             const Operation * operation = find(node->op);
@@ -136,7 +137,8 @@ bool supports(ggml_backend_dev_t, const ggml_tensor * node) {
         return true;
     }
     const Operation * operation = find(node->op);
-    return operation && cpu().isa != Isa::none && !is_left_alone(node->op) && operation->supports(node);
+    return operation && cpu().isa != Isa::none && !is_left_alone(node->op) &&
+           operation->supports(node);
 }
 
 bool supports_buffers(ggml_backend_dev_t, ggml_backend_buffer_type_t type) {

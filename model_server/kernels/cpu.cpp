@@ -54,7 +54,8 @@ Cpu detect() {
     constexpr uint64_t ymm = 0x6, zmm = 0xe6, tiles = 0x60000;
     const Leaf basic(1, 0), extended(7, 0), more(7, 1);
     Cpu found{Isa::none, more.has(eax, {4}), more.has(eax, {5})};
-    if (!basic.has(ecx, {12, 27, 28, 29}) || !extended.has(ebx, {5})) {  // FMA OSXSAVE AVX F16C AVX2
+    // FMA, OSXSAVE, AVX and F16C; AVX2
+    if (!basic.has(ecx, {12, 27, 28, 29}) || !extended.has(ebx, {5})) {
         return found;
     }
     const uint64_t saved = saved_state();

@@ -22,7 +22,7 @@ const Cpu & cpu();
 // Names the best instruction set, for people.
 const char * cpu_name();
 
-// Use "avx2", "avx512" or "amx" at most, or all there is again. An emulator may lend "amx". For tests.
+// Use "avx2", "avx512" or "amx" at most, or all there is again. For tests: an emulator lends "amx".
 void limit_cpu(const char * isa);
 
 }  // namespace medusa

@@ -67,7 +67,8 @@ private:
     }
 
     [[gnu::always_inline]] inline void add_block(
-        const Weights & weights, const Scales & scales, int chunk, int part, const uint8_t * block) {
+        const Weights & weights, const Scales & scales, int chunk, int part,
+        const uint8_t * block) {
         const uint8_t * row_scales = block + num_rows * block_size;
 #pragma GCC unroll 2
         for (int step = 0; step < Format::num_sums; step++) {
@@ -77,7 +78,8 @@ private:
 #pragma GCC unroll 8
             for (int index = 0; index < num_records; index++) {
                 const int record = step * num_records + index;
-                multiply(products, Format::record(weights, chunk, part, record), block + record * 4);
+                multiply(
+                    products, Format::record(weights, chunk, part, record), block + record * 4);
             }
             scale(products, scales.of(chunk, part, step), row_scales);
             if constexpr (Format::has_minimum) {

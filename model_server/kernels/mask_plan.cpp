@@ -5,11 +5,11 @@
 namespace medusa {
 namespace {
 
-constexpr uint16_t HIDDEN = 0xfc00;  // -infinity
-constexpr uint64_t FOUR_HIDDEN = 0xfc00fc00fc00fc00;
+constexpr uint16_t hidden = 0xfc00;  // -infinity
+constexpr uint64_t four_hidden = 0xfc00fc00fc00fc00;
 
 // A shorter run of cells is better read again for each row that sees it: it lies in the cache.
-constexpr size_t MIN_SHARED_CELLS = 8;
+constexpr size_t min_shared_cells = 8;
 
 uint64_t bit(int row) {
     return uint64_t(1) << row;
@@ -37,17 +37,17 @@ void for_each_seen(const uint16_t * mask, int num_cells, Visit visit) {
     for (; cell + 4 <= num_cells; cell += 4) {
         uint64_t four;
         std::memcpy(&four, mask + cell, sizeof four);
-        if (four == FOUR_HIDDEN) {
+        if (four == four_hidden) {
             continue;
         }
         for (int i = cell; i < cell + 4; i++) {
-            if (mask[i] != HIDDEN) {
+            if (mask[i] != hidden) {
                 visit(i, mask[i]);
             }
         }
     }
     for (; cell < num_cells; cell++) {
-        if (mask[cell] != HIDDEN) {
+        if (mask[cell] != hidden) {
             visit(cell, mask[cell]);
         }
     }
@@ -143,7 +143,7 @@ void MaskPlan::close(int row) {
         return;
     }
     Run & run = open_[open_of_[row]];
-    const bool is_shared = !is_one(run.rows) && run.cells.size() >= MIN_SHARED_CELLS;
+    const bool is_shared = !is_one(run.rows) && run.cells.size() >= min_shared_cells;
     for_each_row(run.rows, [&](int each) {
         open_of_[each] = -1;
         if (is_shared) {
@@ -177,7 +177,7 @@ void MaskPlan::emit(Run & run) {
 }
 
 void MaskPlan::arrange_groups(int num_rows) {
-    std::array<uint64_t, MAX_PLAN_ROWS> group_of;  // of each row, all rows of its group
+    std::array<uint64_t, max_plan_rows> group_of;  // of each row, all rows of its group
     for (int row = 0; row < num_rows; row++) {
         group_of[row] = bit(row);
     }
@@ -186,7 +186,7 @@ void MaskPlan::arrange_groups(int num_rows) {
         for_each_row(seers, [&](int row) { all |= group_of[row]; });
         for_each_row(all, [&](int row) { group_of[row] = all; });
     }
-    std::array<int, MAX_PLAN_ROWS> slot_of;
+    std::array<int, max_plan_rows> slot_of;
     std::vector<Segment> arranged;
     for (int row = 0; row < num_rows; row++) {
         const uint64_t all = group_of[row];

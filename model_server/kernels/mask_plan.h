@@ -10,7 +10,7 @@
 
 namespace medusa {
 
-constexpr int MAX_PLAN_ROWS = 64;
+constexpr int max_plan_rows = 64;
 
 // A row that sees a segment: its number in the group, and where the segment's first cell is in the
 // row's own order of cells.
@@ -56,7 +56,7 @@ public:
     std::vector<Member> members;
     std::vector<int32_t> cells;
     std::vector<int> rows;                        // of groups
-    std::array<int, MAX_PLAN_ROWS> num_cells;     // that each row sees
+    std::array<int, max_plan_rows> num_cells;     // that each row sees
     bool is_biased;                               // values other than 0 and -infinity occur
 
 private:
@@ -77,9 +77,9 @@ private:
     int first_cell_ = 0;
 
     std::vector<uint64_t> seers_;                // of each cell, a bit a row
-    std::array<Run, MAX_PLAN_ROWS> open_;        // by their first row
-    std::array<Run, MAX_PLAN_ROWS> own_;         // of each row, seen by others too or not
-    std::array<int, MAX_PLAN_ROWS> open_of_;     // of each row, -1: none
+    std::array<Run, max_plan_rows> open_;        // by their first row
+    std::array<Run, max_plan_rows> own_;         // of each row, seen by others too or not
+    std::array<int, max_plan_rows> open_of_;     // of each row, -1: none
     std::vector<uint64_t> segment_rows_;
 };
 

@@ -28,7 +28,8 @@ uint16_t rounded(float value) {
 void prepare_pairs(const float * values, int64_t begin, int64_t end, PanelRow out) {
     uint32_t * words = reinterpret_cast<uint32_t *>(out.panel) + out.row;
     for (int64_t i = begin * block_size / 2; i < end * block_size / 2; i++) {
-        words[i * out.num_rows] = rounded(values[2 * i]) | uint32_t(rounded(values[2 * i + 1])) << 16;
+        const uint32_t second = rounded(values[2 * i + 1]);
+        words[i * out.num_rows] = rounded(values[2 * i]) | second << 16;
     }
 }
 
@@ -41,7 +42,8 @@ constexpr MatmulKernels pairs(std::index_sequence<rows...>) {
 }  // namespace
 
 const MatmulKernels * matmul_kernels_avx512bf16(ggml_type type) {
-    static constexpr MatmulKernels of_bf16 = pairs(std::make_index_sequence<Avx512::max_float_rows>());
+    static constexpr MatmulKernels of_bf16 =
+        pairs(std::make_index_sequence<Avx512::max_float_rows>());
     return type == GGML_TYPE_BF16 ? &of_bf16 : nullptr;
 }
 

@@ -28,7 +28,8 @@ template <class Simd, class Format, size_t... rows>
 constexpr MatmulKernels integers(std::index_sequence<rows...>) {
     constexpr int offset = Format::offset, num_sums = Format::num_sums;
     return {Format::layout.type, sizeof...(rows), quantized_bytes(num_sums),
-        quantize<offset, num_sums>, pass_of<IntegerRows<Simd, Format, 1 + rows>...>, do_nothing, do_nothing};
+        quantize<offset, num_sums>, pass_of<IntegerRows<Simd, Format, 1 + rows>...>,
+        do_nothing, do_nothing};
 }
 
 template <class Simd, class Format, size_t... rows>

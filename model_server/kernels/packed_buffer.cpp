@@ -66,7 +66,8 @@ void set_tensor(
     release_mapped(data, size);  // else the model would be in memory twice
 }
 
-void get_tensor(ggml_backend_buffer_t, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
+void get_tensor(
+    ggml_backend_buffer_t, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
     const size_t row_bytes = tensor->nb[1];
     GGML_ASSERT(offset % row_bytes == 0 && size % row_bytes == 0 && "whole rows are unpacked");
     auto * out = static_cast<uint8_t *>(data);
@@ -145,7 +146,8 @@ const uint8_t * packed_group(const ggml_tensor * tensor, int64_t group) {
 
 void unpack_row(const ggml_tensor * tensor, int64_t row, uint8_t * out) {
     const int64_t group = row / group_rows;
-    unpack_row(layout_of(tensor), num_blocks(tensor), group_of(tensor, group), row % group_rows, out);
+    unpack_row(layout_of(tensor), num_blocks(tensor), group_of(tensor, group),
+        int(row % group_rows), out);
 }
 
 }  // namespace medusa

@@ -40,7 +40,8 @@ const Layout * layout_of(ggml_type type) {
 }
 
 void pack_group(
-    const Layout & layout, int64_t num_blocks, const uint8_t * rows, int num_rows, uint8_t * group) {
+    const Layout & layout, int64_t num_blocks, const uint8_t * rows, int num_rows,
+    uint8_t * group) {
     const size_t row_bytes = num_blocks * layout.bytes;
     for (int64_t block = 0; block < num_blocks; block++) {
         const uint8_t * blocks[group_rows];

@@ -9,7 +9,7 @@
 namespace medusa {
 namespace {
 
-constexpr int64_t VALUES_AT_A_TIME = 64 * 1024;  // so few are written sooner than threads meet
+constexpr int64_t values_at_a_time = 64 * 1024;  // so few are written sooner than threads meet
 
 int64_t index(const ggml_tensor * indices, int64_t i) {
     const char * at = static_cast<const char *>(indices->data) + i * indices->nb[0];
@@ -47,7 +47,7 @@ void set_rows(ggml_tensor * node, Workspace & workspace) {
     for (int64_t i = 0; i < rows->ne[1]; i++) {
         GGML_ASSERT(0 <= index(indices, i) && index(indices, i) < node->ne[1]);
     }
-    const int64_t step = std::max<int64_t>(1, VALUES_AT_A_TIME / rows->ne[0]);
+    const int64_t step = std::max<int64_t>(1, values_at_a_time / rows->ne[0]);
     const int num_items = int((rows->ne[1] + step - 1) / step);
     share_out(num_items, workspace.num_threads, [&](Share & share) {
         for (Range range; share.next(range);) {

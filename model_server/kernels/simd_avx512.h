@@ -1,5 +1,5 @@
-// What the inner loops need of an instruction set: sixteen rows' units of a plane in one vector, with
-// AVX-512 and its VNNI.
+// What the inner loops need of an instruction set: sixteen rows' units of a plane in one vector,
+// with AVX-512 and its VNNI.
 
 #pragma once
 
@@ -21,7 +21,9 @@ struct Avx512 {
     static Floats zero_floats() { return _mm512_setzero_ps(); }
 
     static __mmask16 first(int num) { return num < lanes ? (1 << num) - 1 : 0xffff; }
-    static Floats load(const float * from, int num) { return _mm512_maskz_loadu_ps(first(num), from); }
+    static Floats load(const float * from, int num) {
+        return _mm512_maskz_loadu_ps(first(num), from);
+    }
     static void store(float * to, Floats x, int num) { _mm512_mask_storeu_ps(to, first(num), x); }
 
     static Ints broadcast_int(const uint8_t * from) {
@@ -65,7 +67,9 @@ struct Avx512 {
                                          : _mm512_slli_epi32(x, 16));
     }
     static Ints widened(const uint8_t * from) { return _mm512_cvtepu8_epi32(half_bytes(from)); }
-    static Ints widened_signed(const uint8_t * from) { return _mm512_cvtepi8_epi32(half_bytes(from)); }
+    static Ints widened_signed(const uint8_t * from) {
+        return _mm512_cvtepi8_epi32(half_bytes(from));
+    }
     static Ints signed_bytes(const uint8_t * from) {
         return _mm512_xor_si512(bytes(from), _mm512_set1_epi8(-128));
     }

@@ -1,9 +1,9 @@
 // Quantized weights, with AMX: a panel of up to 32 rows, in tiles of sixteen, times a group of
 // sixteen outputs.
 //
-// Bit for bit what IntegerRows does: a tile multiplies the weights under one scale, exactly, and the
-// products are scaled and added in the same order. Four blocks of weights are unpacked at a time,
-// for all rows; while tiles multiply them, what the tiles before made is scaled.
+// Bit for bit what IntegerRows does: a tile multiplies the weights under one scale, exactly, and
+// the products are scaled and added in the same order. Four blocks of weights are unpacked at a
+// time, for all rows; while tiles multiply them, what the tiles before made is scaled.
 
 #pragma once
 
@@ -126,7 +126,8 @@ private:
             product->batch = batch;
             product->first_row = row;
             for (int i = 0; i < batch->size * num_sums; i++) {
-                i % 2 ? multiply<1>(i / num_sums, i % num_sums) : multiply<0>(i / num_sums, i % num_sums);
+                i % 2 ? multiply<1>(i / num_sums, i % num_sums)
+                      : multiply<0>(i / num_sums, i % num_sums);
             }
             product = product == products ? products + 1 : products;
             add(*product);
@@ -138,7 +139,8 @@ private:
     template <int slot>
     void multiply(int block, int step) {
         constexpr int product_tile = PRODUCTS + slot, rows = ROWS + slot, weights = WEIGHTS + slot;
-        const uint8_t * quants = batch->panel + block * block_bytes + product->first_row * block_size;
+        const uint8_t * quants =
+            batch->panel + block * block_bytes + product->first_row * block_size;
         zero_tile<product_tile>();
         load_tile<rows>(quants + step * num_records * 4, block_size);
         load_tile<weights>(batch->records[block][step * num_records], 64);
@@ -155,11 +157,13 @@ private:
         for (int row = 0; row < num_rows && row < tile_rows; row++) {
             float * row_sums = sums[made.first_row + row];
             Floats sum = Simd::load(row_sums, group_rows);
-            const uint8_t * words = by.panel + pass.num_rows * block_size + (made.first_row + row) * word;
+            const uint8_t * words =
+                by.panel + pass.num_rows * block_size + (made.first_row + row) * word;
             for (int i = 0; i < by.size; i++, words += block_bytes) {
                 const Floats scale = Simd::broadcast_float(words);
                 for (int step = 0; step < num_sums; step++) {
-                    const Floats exact = Simd::to_floats(Simd::load_ints(made.values[i][step][row]));
+                    const Floats exact =
+                        Simd::to_floats(Simd::load_ints(made.values[i][step][row]));
                     sum = Simd::fma(exact, Simd::multiply(by.scales[i][step], scale), sum);
                 }
                 if constexpr (Format::has_minimum) {

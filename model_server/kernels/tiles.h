@@ -1,4 +1,4 @@
-// AMX's instructions. Not the compiler's intrinsics: GCC's up to 13 don't say that they read memory.
+// AMX's instructions. Not the compiler's intrinsics: GCC's up to 13 don't say what they read.
 
 #pragma once
 

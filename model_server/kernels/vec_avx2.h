@@ -13,8 +13,8 @@ struct Vec {
     __m256 low, high;
 };
 
-constexpr int NUM_DOTS = 4;      // whose sums the registers hold at a time
-constexpr int MAX_SUM_VECS = 4;  // likewise, of weighted sums
+constexpr int num_dots = 4;      // whose sums the registers hold at a time
+constexpr int max_sum_vecs = 4;  // likewise, of weighted sums
 
 inline Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline Vec all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -75,7 +75,7 @@ inline __m256 sum_halves(__m256 a, __m256 b) {
     return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
 }
 // Sums of the sixteen values, added up by halves.
-inline void sum_each(const Vec (&x)[NUM_DOTS], float * sums) {
+inline void sum_each(const Vec (&x)[num_dots], float * sums) {
     __m256 eight[4];
     for (int i = 0; i < 4; i++) {
         eight[i] = _mm256_add_ps(x[i].low, x[i].high);
@@ -85,7 +85,8 @@ inline void sum_each(const Vec (&x)[NUM_DOTS], float * sums) {
     const __m256 sum =
         _mm256_add_ps(_mm256_shuffle_ps(two, two, 0x88), _mm256_shuffle_ps(two, two, 0xdd));
     // Now x[0] and x[2] are in the lower half, the others in the upper one.
-    _mm_storeu_ps(sums, _mm_unpacklo_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1)));
+    const __m128 low = _mm256_castps256_ps128(sum), high = _mm256_extractf128_ps(sum, 1);
+    _mm_storeu_ps(sums, _mm_unpacklo_ps(low, high));
 }
 
 inline void store_f16(char * p, Vec x) {

@@ -10,8 +10,8 @@ namespace {
 
 using Vec = __m512;
 
-constexpr int NUM_DOTS = 16;       // whose sums the registers hold at a time
-constexpr int MAX_SUM_VECS = 16;   // likewise, of weighted sums
+constexpr int num_dots = 16;       // whose sums the registers hold at a time
+constexpr int max_sum_vecs = 16;   // likewise, of weighted sums
 
 inline Vec zero() { return _mm512_setzero_ps(); }
 inline Vec all(float x) { return _mm512_set1_ps(x); }
@@ -46,7 +46,7 @@ inline Vec load_int8(const char * p) {
 }
 
 // Sums of the sixteen values, added up by halves.
-inline void sum_each(const Vec (&x)[NUM_DOTS], float * sums) {
+inline void sum_each(const Vec (&x)[num_dots], float * sums) {
     Vec eight[8], four[4], two[2];
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {  // of each 4 lanes: 0..3 + 8..11 and 4..7 + 12..15 of two of them

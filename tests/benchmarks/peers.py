@@ -47,6 +47,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--streams", type=int, default=4)
     parser.add_argument("--contexts", type=int, nargs="+", default=[100, 1_500])
+    parser.add_argument("--heads", help="draft with heads of this accuracy: published, 0, a file")
     parser.add_argument("--quick", action="store_true", help="4 layers, 1 round, 32 tokens")
     parser.add_argument("--llama-server", type=Path, help="a binary to use instead of building")
     parser.add_argument("--peer-flags", default="", help="more flags for llama-server")
@@ -98,7 +99,8 @@ def as_data(
         "when": report.now(),
         "machine": report.machine(),
         "model": f"7B-shaped twin, {args.layers} layers, {args.type}",
-        "load": f"{args.streams} streams, {args.tokens} tokens each, {args.rounds} rounds in turns",
+        "load": f"{args.streams} streams, {args.tokens} tokens each, {args.rounds} rounds in turns"
+        + (f", heads of accuracy: {args.heads}" if args.heads else ", no drafts"),
         "flags": {side.name: side.flags for side in sides},
         "ratios": ratios(measured),
         "measured": medians,
@@ -152,7 +154,8 @@ def main() -> None:
     model = files.twin_file(args.layers, args.type)
     num_tokens = max(args.contexts) + args.tokens + 1
     settings = Settings.for_streams(model, args.threads, args.streams, num_tokens)
-    sides = [ours(settings), llama_server(binary, settings, args.peer_flags.split())]
+    heads = {"medusa_path": files.heads_file(args.heads)} if args.heads else {}
+    sides = [ours(settings, **heads), llama_server(binary, settings, args.peer_flags.split())]
     for side in sides:
         print(f"{side.name}: {side.flags}", flush=True)
     with ExitStack() as opened:
@@ -160,7 +163,7 @@ def main() -> None:
             opened.enter_context(running(side))
         measured = [one for context in args.contexts for one in measure(sides, context, args)]
     data = as_data(args, sides, measured)
-    name = f"peers-{args.layers}l-{args.type.lower()}"
+    name = f"peers-{args.layers}l-{args.type.lower()}{'-medusa' if args.heads else ''}"
     report.save(name, json=json.dumps(data, indent=2) + "\n", md=markdown(data))
     print(f"\n{markdown(data)}")
 

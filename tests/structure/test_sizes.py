@@ -11,6 +11,7 @@ from tests.structure.modules import ROOT
 
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 300
+MAX_COLUMNS = 100
 MAX_CONFTEST_LINES = 60
 MAX_MEDIAN_FUNCTION_LINES = 12
 
@@ -41,6 +42,21 @@ def test_most_functions_are_short() -> None:
 def test_files_are_short() -> None:
     sizes = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in _files()}
     assert {path: n for path, n in sizes.items() if n > MAX_FILE_LINES} == {}
+
+
+def test_kernels_are_as_short_and_as_narrow() -> None:
+    """No formatter looks at them."""
+    folder = ROOT / "model_server" / "kernels"
+    lines = {path.name: path.read_text().splitlines() for path in folder.glob("*.[ch]*")}
+    assert len(lines) > 30
+    assert {name: len(of) for name, of in lines.items() if len(of) > MAX_FILE_LINES} == {}
+    wide = [
+        f"{name}:{number}"
+        for name, of in lines.items()
+        for number, line in enumerate(of, 1)
+        if len(line) > MAX_COLUMNS
+    ]
+    assert wide == []
 
 
 def test_conftests_are_short() -> None:
