@@ -81,6 +81,11 @@ class Context:
         self._memory = llama_cpp.llama_get_memory(self.pointer)
         self._gives_embeddings = False
 
+    @property
+    def own_threads(self) -> bool:
+        """Whether decodes of few rows use the threads of our own kernels."""
+        return self._few_rows > 0
+
     def close(self) -> None:
         """Free the context."""
         llama_cpp.llama_free(self.pointer)
