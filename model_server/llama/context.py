@@ -134,6 +134,19 @@ class Context:
         """Take positions start..end-1 (-1: to the end) from a sequence."""
         _seq_rm(self._memory, seq, start, end)
 
+    def double(self, seq: int, spare: int) -> None:
+        """Let a sequence hold another copy of its cells, as they are, in place of computed ones.
+
+        `spare`: an empty sequence. Raises EngineError when there is no room.
+        """
+        size = llama_cpp.llama_state_seq_get_size(self.pointer, seq)
+        state = (ctypes.c_uint8 * size)()
+        llama_cpp.llama_state_seq_get_data(self.pointer, state, size, seq)
+        if not llama_cpp.llama_state_seq_set_data(self.pointer, state, size, spare):
+            raise EngineError(f"the KV pool of {self.num_cells} cells has no room for a copy")
+        self.copy(spare, seq, 0, -1)
+        self.remove(spare, 0)
+
     def clear(self) -> None:
         """Empty the KV pool."""
         llama_cpp.llama_memory_clear(self._memory, False)
