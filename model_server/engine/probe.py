@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,17 @@ from numpy.typing import NDArray
 from model_server.errors import StartError
 from model_server.llama.batch import Batch
 from model_server.llama.context import MAX_BATCH_ROWS, Context
-from model_server.medusa.cost import DRAFT_ROWS, ROWS, CostCurve, Costs, HeadCosts
+from model_server.medusa.cost import DRAFT_ROWS, ROWS, Attention, CostCurve, Costs, HeadCosts
 from model_server.medusa.heads import NUM_RANKS, Heads
 
 _MEASURE_BUDGET_S = 3.0
 _STEADY, _MAX_RUNS = 1.2, 6
 HEAD_ROWS = (1, 2, 4, 8)
 _NUM_SEQS, _PREFIX_TOKENS = 4, 16
+
+# What attention costs at length is measured behind so many cells at most.
+_ATTENTION_ROWS, _ATTENTION_CELLS, _ATTENTION_BUDGET_S = (1, 8), 1_024, 1.0
+
 _DECODE_ROWS = (*ROWS[:5], *DRAFT_ROWS, *ROWS[5:])
 
 # What was measured before is compared at one row, and at as many as this.
@@ -29,11 +34,15 @@ _FAR_LESS = 1.5
 
 @dataclass(frozen=True)
 class Measurements:
-    """Seconds by row count: of prompt rows, of rows with logits, and of each number of heads."""
+    """Seconds by row count: of prompt rows, of rows with logits, and of each number of heads.
+
+    `attention`: what rows with logits cost more at length.
+    """
 
     prefill: dict[int, float]
     decode: dict[int, float]
     heads: dict[int, dict[int, float]]
+    attention: Attention
 
     def costs(self, pace: float) -> Costs:
         """Costs where all takes `pace` times as long."""
@@ -42,7 +51,9 @@ class Measurements:
             return {rows: pace * each for rows, each in seconds.items()}
 
         heads = HeadCosts({number: at_pace(each) for number, each in self.heads.items()})
-        return Costs(CostCurve(at_pace(self.prefill)), CostCurve(at_pace(self.decode)), heads)
+        attention = Attention(pace * self.attention.request_s, pace * self.attention.row_s)
+        decode = CostCurve(at_pace(self.decode), attention)
+        return Costs(CostCurve(at_pace(self.prefill)), decode, heads)
 
 
 class Prober:
@@ -59,7 +70,8 @@ class Prober:
     def measure_all(self, heads: Heads | None) -> Measurements:
         """What a start has to know of costs."""
         prefill, decode = (self.measure(output=output) for output in (False, True))
-        return Measurements(prefill, decode, self.measure_heads(heads) if heads else {})
+        by_heads = self.measure_heads(heads) if heads else {}
+        return Measurements(prefill, decode, by_heads, self.measure_attention(decode))
 
     def pace(self, before: Measurements) -> float | None:
         """How many times as long decodes take as before, by a few of them.
@@ -86,6 +98,29 @@ class Prober:
             if rows <= self._context.num_cells and spent + expected <= _MEASURE_BUDGET_S:
                 measured[rows] = self._steady_time(rows, output)
         return measured
+
+    def measure_attention(self, short: Mapping[int, float]) -> Attention:
+        """From decodes behind many cells, against those behind none in `short`.
+
+        The cells are copies of a few: computing them would take minutes. Where even so it takes
+        long, lengths are learnt while serving.
+        """
+        curve = CostCurve(short)
+        decodes_s = 2 * sum(curve.seconds(rows) for rows in _ATTENTION_ROWS)
+        length = min(_ATTENTION_CELLS, self._context.num_cells // 2)
+        doublings = int(math.log2(length / _PREFIX_TOKENS))
+        if doublings < 1 or curve.seconds(_PREFIX_TOKENS) + decodes_s > _ATTENTION_BUDGET_S:
+            return Attention()
+        self._batch.clear()
+        self._batch.add_span(self._tokens[:_PREFIX_TOKENS], 0, 0)
+        self._context.decode(self._batch)
+        for _ in range(doublings):
+            self._context.double(0, 1)
+        times = [(rows, self._steady_time(rows, True, _PREFIX_TOKENS)) for rows in _ATTENTION_ROWS]
+        self._context.clear()
+        num_cells = _PREFIX_TOKENS << doublings
+        few, many = ((rows, (s - curve.seconds(rows)) / num_cells) for rows, s in times)
+        return Attention.between(few, many)
 
     def measure_heads(self, heads: Heads) -> dict[int, dict[int, float]]:
         """Seconds by number of heads and rows, until the time for measuring is over."""
@@ -126,21 +161,23 @@ class Prober:
             self._context.remove(seq, _PREFIX_TOKENS)
         return logits
 
-    def _steady_time(self, rows: int, output: bool) -> float:
+    def _steady_time(self, rows: int, output: bool, behind: int = 0) -> float:
         """The best of two runs; of more where they disagree, because something else ran too."""
-        times = [self._time(rows, output) for _ in range(2)]
+        times = [self._time(rows, output, behind) for _ in range(2)]
         while max(times[-2:]) > _STEADY * min(times) and len(times) < _MAX_RUNS:
-            times.append(self._time(rows, output))
+            times.append(self._time(rows, output, behind))
         return min(times)
 
-    def _time(self, rows: int, output: bool) -> float:
+    def _time(self, rows: int, output: bool, behind: int = 0) -> float:
+        """Of rows behind so many positions, which are taken away again."""
+        positions = range(behind, behind + rows)
         self._batch.clear()
-        self._batch.add_rows(self._tokens[:rows], range(rows), [[0]] * rows, output=output)
+        self._batch.add_rows(self._tokens[:rows], positions, [[0]] * rows, output=output)
         started = self._clock()
         self._context.decode(self._batch)
         self._context.synchronize()
         seconds = self._clock() - started
-        self._context.clear()
+        self._context.remove(0, behind) if behind else self._context.clear()
         return seconds
 
     def _head_time(self, heads: Heads, num_heads: int, rows: int) -> float:

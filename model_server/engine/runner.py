@@ -72,14 +72,14 @@ class Runner:
             tokens = chunk.sequence.tokens[chunk.start : chunk.end]
             self._batch.add_span(tokens, chunk.start, chunk.sequence.seq)
         self.context.set_embeddings(False)
-        self._timed_decode(self._costs.prefill, plan.prefill_kv_length)
+        self._timed_decode(self._costs.prefill, plan.prefill_kv_length, len(plan.prefill))
 
     def _decode(self, plan: Plan) -> list[range]:
         """Decode all trees; for each its nodes' rows."""
         self._batch.clear()
         rows = [self._add_tree(decoded) for decoded in plan.decode]
         self.context.set_embeddings(bool(plan.heads.num_heads))
-        self._timed_decode(self._costs.decode, plan.decode_kv_length)
+        self._timed_decode(self._costs.decode, plan.decode_kv_length, len(plan.decode))
         return rows
 
     def _add_tree(self, decoded: DecodeTree) -> range:
@@ -89,14 +89,14 @@ class Runner:
         # attention adds them up as in plain decoding.
         return self._batch.add_tree(tree.tokens, positions, tree.leaves, decoded.leaf_ids)
 
-    def _timed_decode(self, cost: CostCurve, kv_length: float) -> None:
+    def _timed_decode(self, cost: CostCurve, kv_length: float, num_requests: int) -> None:
         self._batch.seal()
         started = time.perf_counter()
         self.context.decode(self._batch)
         self.context.synchronize()
         seconds = time.perf_counter() - started
         self.times.decode_s += seconds
-        cost.observe(self._batch.num_rows, kv_length, seconds)
+        cost.observe(self._batch.num_rows, kv_length, seconds, num_requests)
 
     def _propose(self, run: HeadRun, results: list[Accepted], rows: list[range]) -> list[Accepted]:
         """Run the heads on the state behind each request's last accepted row."""

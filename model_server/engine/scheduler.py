@@ -166,7 +166,7 @@ class Scheduler:
         if not unready:
             return 0
         ready = [s for s in self.running if s.num_pending == 1]
-        decode_s = self.costs.decode.seconds(len(ready), kv_length(ready))
+        decode_s = self.costs.decode.seconds(len(ready), kv_length(ready), len(ready))
         most = min(sum(s.num_pending - 1 for s in unready), self.limits.max_rows)
         return self.costs.prefill.best_rows(
             most, self.limits.max_step_s, decode_s, unready[0].num_computed

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from model_server import kept, logs
 from model_server.config import Settings
@@ -89,7 +89,8 @@ def load(
     options = context_options(settings, context_size)
     context = open_context(model, options, wanted=settings.cpu_kernels == "auto")
     options = context.options
-    heads = _heads(settings, model)
+    own = HeadOptions(options.n_threads, own_kernels=packed, own_threads=context.own_threads)
+    heads = _heads(settings, model, own)
     prober, key = Prober(context, model.vocab.size), _conditions(settings, model, options, heads)
     if settings.exact:
         _check_exact(prober, key)
@@ -121,7 +122,7 @@ def load(
         longest_piece_bytes=model.vocab.longest_piece_bytes,
         chat=intake.prompts.can_chat,
         exact=settings.exact,
-        cpu_kernels=_computed_by_own(model, options),
+        cpu_kernels=_computed_by_own(model, options, heads),
         max_step_ms=round(max_step_s * 1_000, 1),
         heads=heads.num_heads if heads else 0,
         medusa_mode=settings.medusa_mode,
@@ -141,8 +142,9 @@ def _can_pack(settings: Settings) -> bool:
         return False  # open_context says why
 
 
-def _computed_by_own(model: Model, options: ContextOptions) -> dict[str, str]:
-    names = [*(["attention"] if options.own_attention else []), *model.packed]
+def _computed_by_own(model: Model, options: ContextOptions, heads: Heads | None) -> dict[str, str]:
+    served = {"attention": options.own_attention, "heads": bool(heads and heads.packed)}
+    names = [*(name for name, by_own in served.items() if by_own), *model.packed]
     return dict.fromkeys(names, kernels.instructions()) if names else {}
 
 
@@ -173,7 +175,7 @@ def _conditions(
         "layers on the GPU": settings.n_gpu_layers if model.on_gpu else 0,
         "context": asdict(options),
         "packed": model.packed,
-        "heads": heads and (heads.fingerprint, heads.num_heads),
+        "heads": heads and (heads.fingerprint, heads.num_heads, heads.packed),
         "build": identity.build(),
         "kernels": backend.kernels(),
         "processor": identity.processor(),
@@ -198,7 +200,7 @@ def context_options(settings: Settings, context_size: int) -> ContextOptions:
     return ContextOptions(num_cells, MAX_SEQS, _num_threads(settings), kv_type_k, kv_type_v, flash)
 
 
-def _heads(settings: Settings, model: Model) -> Heads | None:
+def _heads(settings: Settings, model: Model, options: HeadOptions) -> Heads | None:
     """The heads that the settings name. Raises HeadFileError."""
     most_drafts = settings.medusa_max_tokens_per_step - 1
     path = settings.heads_path
@@ -207,8 +209,8 @@ def _heads(settings: Settings, model: Model) -> Heads | None:
     num_heads = settings.medusa_k_heads
     if most_drafts > 0:
         num_heads = min(num_heads, most_drafts)
-    options = HeadOptions(_num_threads(settings), settings.medusa_any_base, num_heads)
-    return Heads(path, model, options)
+    any_base = settings.medusa_any_base
+    return Heads(path, model, replace(options, any_base=any_base, max_heads=num_heads))
 
 
 def _drafter(settings: Settings, costs: Costs, heads: Heads | None) -> Drafter:

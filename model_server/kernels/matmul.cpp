@@ -19,23 +19,24 @@ class Product {
 public:
     explicit Product(ggml_tensor * node)
         : weights(node->src[0]), rows(node->src[1]), out(node),
-          num_rows(ggml_nrows(rows)), kernels(*matmul_kernels(weights->type, num_rows)),
+          num_matrices(weights->ne[2]), num_rows(ggml_nrows(rows) / num_matrices),
+          kernels(*matmul_kernels(weights->type, num_rows)),
           num_blocks(rows->ne[0] / block_size),
           num_panels((num_rows + kernels.max_rows - 1) / kernels.max_rows),
           panel_rows((num_rows + num_panels - 1) / num_panels) {}
 
-    size_t panels_bytes() const { return num_rows * row_bytes() + panel_slack; }
+    size_t panels_bytes() const { return num_matrices * num_rows * row_bytes() + panel_slack; }
 
     int num_preparations() const {
-        return int((num_rows * num_blocks + prepared_blocks - 1) / prepared_blocks);
+        return int((prepared_total() + prepared_blocks - 1) / prepared_blocks);
     }
 
-    int num_groups() const { return int((weights->ne[1] + group_rows - 1) / group_rows); }
+    int num_groups() const { return int(num_matrices * matrix_groups()); }
 
     // Some of the blocks of all rows.
     void prepare(uint8_t * panels, Share & share) const {
         for (Range range; share.next(range);) {
-            const int64_t end = std::min(range.end * prepared_blocks, num_rows * num_blocks);
+            const int64_t end = std::min(range.end * prepared_blocks, prepared_total());
             for (int64_t i = range.begin * prepared_blocks; i < end;) {
                 const int64_t row = i / num_blocks, first = i % num_blocks;
                 const int64_t last = std::min(num_blocks, first + end - i);
@@ -62,24 +63,30 @@ public:
 private:
     const ggml_tensor *weights, *rows;
     ggml_tensor * out;
-    int64_t num_rows;
+    int64_t num_matrices, num_rows;  // of each matrix, which has rows of its own
     const MatmulKernels & kernels;
     int64_t num_blocks, num_panels, panel_rows;
 
     size_t row_bytes() const { return num_blocks * kernels.block_bytes; }
 
+    int64_t prepared_total() const { return num_matrices * num_rows * num_blocks; }
+
+    int64_t matrix_groups() const { return (weights->ne[1] + group_rows - 1) / group_rows; }
+
+    // `row` is counted through the rows of all matrices.
     PanelRow place(uint8_t * panels, int64_t row) const {
-        const int64_t first = row / panel_rows * panel_rows;
-        return {panels + first * row_bytes(),
-            int(std::min(panel_rows, num_rows - first)), int(row - first)};
+        const int64_t of_matrix = row % num_rows, first = of_matrix / panel_rows * panel_rows;
+        return {panels + (row - of_matrix + first) * row_bytes(),
+            int(std::min(panel_rows, num_rows - first)), int(of_matrix - first)};
     }
 
     void multiply(uint8_t * panels, int64_t group, const Range & following) const {
         const uint8_t * next_group =
             following.size() ? packed_group(weights, following.begin) : nullptr;
-        const int64_t output = group * group_rows, stride = out->nb[1] / sizeof(float);
+        const int64_t matrix = group / matrix_groups(), stride = out->nb[1] / sizeof(float);
+        const int64_t output = group % matrix_groups() * group_rows;
         const int64_t blocks = weights->ne[0] / layout_of(weights->type)->weights;
-        for (int64_t row = 0; row < num_rows; row += panel_rows) {
+        for (int64_t row = matrix * num_rows; row < (matrix + 1) * num_rows; row += panel_rows) {
             const PanelRow first = place(panels, row);
             const Pass pass = {packed_group(weights, group), next_group, first.panel, blocks,
                 static_cast<float *>(out->data) + row * stride + output, stride,
@@ -94,7 +101,9 @@ private:
 
 bool supports_mul_mat(const ggml_tensor * node) {
     const ggml_tensor *weights = node->src[0], *rows = node->src[1];
-    return is_packed(weights) && matmul_kernels(weights->type, 1) && rows->type == GGML_TYPE_F32 &&
+    const bool pairs = weights->ne[2] == rows->ne[2] && rows->ne[3] == 1;
+    return is_packed(weights) && weights->ne[3] == 1 && (weights->ne[2] == 1 || pairs) &&
+           matmul_kernels(weights->type, 1) && rows->type == GGML_TYPE_F32 &&
            ggml_is_contiguous(rows) && ggml_is_contiguous(node);
 }
 

@@ -24,8 +24,13 @@ int64_t num_blocks(const ggml_tensor * tensor) {
     return tensor->ne[0] / layout_of(tensor).weights;
 }
 
+// Of one matrix: a tensor may hold several, one behind the other.
 int64_t num_groups(const ggml_tensor * tensor) {
     return (tensor->ne[1] + group_rows - 1) / group_rows;
+}
+
+size_t matrix_bytes(const ggml_tensor * tensor) {
+    return tensor->ne[1] * tensor->nb[1];
 }
 
 uint8_t * group_of(const ggml_tensor * tensor, int64_t group) {
@@ -54,14 +59,16 @@ ggml_status init_tensor(ggml_backend_buffer_t, ggml_tensor * tensor) {
 
 void set_tensor(
     ggml_backend_buffer_t, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
-    GGML_ASSERT(offset == 0 && size == ggml_nbytes(tensor) && "weights are packed whole");
+    const size_t whole = matrix_bytes(tensor);
+    GGML_ASSERT(offset % whole == 0 && size % whole == 0 && "matrices are packed whole");
     const auto * rows = static_cast<const uint8_t *>(data);
     const int64_t blocks = num_blocks(tensor), groups = num_groups(tensor);
+    const int64_t before = offset / whole * groups, total = size / whole * groups;
 #pragma omp parallel for schedule(dynamic, 4)
-    for (int64_t group = 0; group < groups; group++) {
-        const int64_t first = group * group_rows, left = tensor->ne[1] - first;
-        pack_group(layout_of(tensor), blocks, rows + first * tensor->nb[1],
-            left < group_rows ? int(left) : group_rows, group_of(tensor, group));
+    for (int64_t i = 0; i < total; i++) {
+        const int64_t first = i % groups * group_rows, left = tensor->ne[1] - first;
+        pack_group(layout_of(tensor), blocks, rows + i / groups * whole + first * tensor->nb[1],
+            left < group_rows ? int(left) : group_rows, group_of(tensor, before + i));
     }
     release_mapped(data, size);  // else the model would be in memory twice
 }
@@ -113,7 +120,8 @@ size_t packed_bytes(ggml_backend_buffer_type_t, const ggml_tensor * tensor) {
     if (!can_pack(tensor)) {
         return ggml_nbytes(tensor);
     }
-    return num_groups(tensor) * group_bytes(layout_of(tensor), num_blocks(tensor));
+    const int64_t num_matrices = tensor->ne[2] * tensor->ne[3];
+    return num_matrices * num_groups(tensor) * group_bytes(layout_of(tensor), num_blocks(tensor));
 }
 
 ggml_backend_buffer_type the_type = [] {
@@ -133,11 +141,14 @@ ggml_backend_buffer_type_t packed_buffer_type() {
 
 bool can_pack(ggml_type type, int64_t num_values, int64_t num_rows, int64_t num_matrices) {
     const Layout * layout = layout_of(type);
-    return layout && num_values % layout->weights == 0 && num_rows > 0 && num_matrices == 1;
+    return layout && num_values % layout->weights == 0 && num_rows > 0 && num_matrices > 0;
 }
 
 bool is_packed(const ggml_tensor * tensor) {
-    return tensor->buffer && tensor->buffer->buft == &the_type && !tensor->view_src;
+    const ggml_tensor * whole = tensor->view_src ? tensor->view_src : tensor;
+    const bool all_of_it = tensor->view_offs == 0 && tensor->type == whole->type &&
+                           tensor->ne[0] == whole->ne[0] && tensor->ne[1] == whole->ne[1];
+    return whole->buffer && whole->buffer->buft == &the_type && all_of_it;
 }
 
 const uint8_t * packed_group(const ggml_tensor * tensor, int64_t group) {
@@ -145,9 +156,10 @@ const uint8_t * packed_group(const ggml_tensor * tensor, int64_t group) {
 }
 
 void unpack_row(const ggml_tensor * tensor, int64_t row, uint8_t * out) {
-    const int64_t group = row / group_rows;
-    unpack_row(layout_of(tensor), num_blocks(tensor), group_of(tensor, group),
-        int(row % group_rows), out);
+    const int64_t before = row / tensor->ne[1] * num_groups(tensor);
+    row %= tensor->ne[1];
+    const uint8_t * group = group_of(tensor, before + row / group_rows);
+    unpack_row(layout_of(tensor), num_blocks(tensor), group, int(row % group_rows), out);
 }
 
 }  // namespace medusa

@@ -81,6 +81,11 @@ class Context:
         self._memory = llama_cpp.llama_get_memory(self.pointer)
         self._gives_embeddings = False
 
+    @property
+    def own_threads(self) -> bool:
+        """Whether decodes of few rows use the threads of our own kernels."""
+        return self._few_rows > 0
+
     def close(self) -> None:
         """Free the context."""
         llama_cpp.llama_free(self.pointer)
@@ -128,6 +133,19 @@ class Context:
     def remove(self, seq: int, start: int, end: int = -1) -> None:
         """Take positions start..end-1 (-1: to the end) from a sequence."""
         _seq_rm(self._memory, seq, start, end)
+
+    def double(self, seq: int, spare: int) -> None:
+        """Let a sequence hold another copy of its cells, as they are, in place of computed ones.
+
+        `spare`: an empty sequence. Raises EngineError when there is no room.
+        """
+        size = llama_cpp.llama_state_seq_get_size(self.pointer, seq)
+        state = (ctypes.c_uint8 * size)()
+        llama_cpp.llama_state_seq_get_data(self.pointer, state, size, seq)
+        if not llama_cpp.llama_state_seq_set_data(self.pointer, state, size, spare):
+            raise EngineError(f"the KV pool of {self.num_cells} cells has no room for a copy")
+        self.copy(spare, seq, 0, -1)
+        self.remove(spare, 0)
 
     def clear(self) -> None:
         """Empty the KV pool."""

@@ -1,6 +1,6 @@
 """ggml through ctypes, on the very library instance that llama.cpp uses.
 
-Devices, tensors that stay, and graphs that are built once and computed often.
+Tensors that stay, and graphs that are built once and computed often.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
-from itertools import count, takewhile
 from typing import Any, NewType
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from model_server.errors import EngineError, StartError
 from model_server.llama import backend
+from model_server.llama.device import Device
 
 Tensor = NewType("Tensor", int)
 
@@ -24,7 +24,6 @@ _MAX_NODES = 128  # per graph
 
 _POINTER, _INT, _I64, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_size_t
 _TEXT = ctypes.c_char_p
-_CPU, _GPU, _INTEGRATED_GPU = 0, 1, 2  # enum ggml_backend_dev_type
 _FOR_WEIGHTS = 1  # enum ggml_backend_buffer_usage
 
 
@@ -55,23 +54,20 @@ _BASE: backend.Signatures = {
     "ggml_repeat_4d": (_POINTER, [_POINTER, _POINTER, _I64, _I64, _I64, _I64]),
     "ggml_reshape_3d": (_POINTER, [_POINTER, _POINTER, _I64, _I64, _I64]),
     "ggml_view_3d": (_POINTER, [_POINTER, _POINTER, _I64, _I64, _I64, _SIZE, _SIZE, _SIZE]),
-    "ggml_gallocr_new": (_POINTER, [_POINTER]),
-    "ggml_gallocr_free": (None, [_POINTER]),
-    "ggml_gallocr_alloc_graph": (ctypes.c_bool, [_POINTER, _POINTER]),
-    "ggml_backend_free": (None, [_POINTER]),
+    "ggml_backend_sched_new": (
+        _POINTER,
+        [_POINTER, _POINTER, _INT, _SIZE, ctypes.c_bool, ctypes.c_bool],
+    ),
+    "ggml_backend_sched_free": (None, [_POINTER]),
+    "ggml_backend_sched_alloc_graph": (ctypes.c_bool, [_POINTER, _POINTER]),
+    "ggml_backend_sched_graph_compute": (_INT, [_POINTER, _POINTER]),
     "ggml_backend_get_default_buffer_type": (_POINTER, [_POINTER]),
-    "ggml_backend_dev_init": (_POINTER, [_POINTER, _TEXT]),
-    "ggml_backend_dev_backend_reg": (_POINTER, [_POINTER]),
-    "ggml_backend_dev_description": (_TEXT, [_POINTER]),
-    "ggml_backend_dev_supports_op": (ctypes.c_bool, [_POINTER, _POINTER]),
-    "ggml_backend_reg_get_proc_address": (_POINTER, [_POINTER, _TEXT]),
     "ggml_backend_alloc_ctx_tensors_from_buft": (_POINTER, [_POINTER, _POINTER]),
     "ggml_backend_buffer_free": (None, [_POINTER]),
     "ggml_backend_buffer_clear": (None, [_POINTER, ctypes.c_uint8]),
     "ggml_backend_buffer_set_usage": (None, [_POINTER, _INT]),
     "ggml_backend_tensor_set": (None, [_POINTER, _POINTER, _SIZE, _SIZE]),
     "ggml_backend_tensor_get": (None, [_POINTER, _POINTER, _SIZE, _SIZE]),
-    "ggml_backend_graph_compute": (_INT, [_POINTER, _POINTER]),
 }
 
 
@@ -114,51 +110,6 @@ def get_data(tensor: Tensor, out: NDArray[Any]) -> NDArray[Any]:
     return out
 
 
-class Device:
-    """The CPU with its threads, or the GPU that llama.cpp puts a model's weights on."""
-
-    def __init__(self, n_threads: int, *, on_gpu: bool = False) -> None:
-        """Raises StartError when the device can't be used."""
-        backend.init()
-        self._lib = _base()
-        kinds = (_GPU, _INTEGRATED_GPU) if on_gpu else (_CPU,)
-        found = map(backend.registry().ggml_backend_dev_by_type, kinds)
-        self._device = next((device for device in found if device), None)
-        self.pointer = self._device and self._lib.ggml_backend_dev_init(self._device, None)
-        if not self.pointer:
-            raise StartError(f"ggml can't open a {'GPU' if on_gpu else 'CPU'}")
-        self.name: str = self._lib.ggml_backend_dev_description(self._device).decode()
-        if not on_gpu:
-            self._set_threads(n_threads)
-
-    def close(self) -> None:
-        """Free the device's own state. Weights and graphs on it must be closed before."""
-        self._lib.ggml_backend_free(self.pointer)
-
-    def supports(self, node: Tensor) -> bool:
-        """Whether the device can compute this node; ggml ends the process where it can't."""
-        return bool(self._lib.ggml_backend_dev_supports_op(self._device, node))
-
-    def places(self) -> list[int]:
-        """Where weights may lie, in the order that llama.cpp tries: in layouts of the processor's
-        own (AMX's tiles, repacked rows), then as they are in the file, where all operations work.
-        """
-        places = [self._lib.ggml_backend_get_default_buffer_type(self.pointer)]
-        if address := self._function(b"ggml_backend_dev_get_extra_bufts"):
-            own = ctypes.CFUNCTYPE(ctypes.POINTER(_POINTER), _POINTER)(address)(self._device)
-            places = [*takewhile(bool, map(own.__getitem__, count())), *places]
-        return places
-
-    def _set_threads(self, n_threads: int) -> None:
-        address = self._function(b"ggml_backend_set_n_threads")
-        ctypes.CFUNCTYPE(None, _POINTER, _INT)(address)(self.pointer, n_threads)
-
-    def _function(self, name: bytes) -> int:
-        """Address of a function beside the common ones, 0 where the device has none of the name."""
-        registry = self._lib.ggml_backend_dev_backend_reg(self._device)
-        return self._lib.ggml_backend_reg_get_proc_address(registry, name) or 0
-
-
 class Weights:
     """Tensors that stay on a device: declared first, then allocated together, then filled."""
 
@@ -169,13 +120,17 @@ class Weights:
         self._place = place or self._lib.ggml_backend_get_default_buffer_type(device.pointer)
         self._context = _context(max_tensors * self._lib.ggml_tensor_overhead())
         self._buffer: int | None = None
+        self._is_used = False
 
     def declare(self, type_: int, *shape: int) -> Tensor:
         """A tensor of this shape, rows last but one and values of a row last, as in numpy."""
+        self._is_used = True
         return _new_tensor(self._context, type_, shape)
 
     def allocate(self) -> None:
         """Allocate all declared tensors, filled with zeros. Raises StartError when too large."""
+        if not self._is_used:
+            return
         buffer = self._lib.ggml_backend_alloc_ctx_tensors_from_buft(self._context, self._place)
         if not buffer:
             raise StartError(f"{self._device.name} has too little memory")
@@ -202,13 +157,15 @@ class Graph:
         size = _MAX_NODES * self._lib.ggml_tensor_overhead()
         self._context = _context(size + self._lib.ggml_graph_overhead_custom(_MAX_NODES, False))
         self._graph = self._lib.ggml_new_graph_custom(self._context, _MAX_NODES, False)
-        buffer_type = self._lib.ggml_backend_get_default_buffer_type(device.pointer)
-        self._allocator = self._lib.ggml_gallocr_new(buffer_type)
+        num = len(device.backends)
+        self._scheduler = self._lib.ggml_backend_sched_new(
+            device.backends, None, num, 2 * _MAX_NODES, False, False
+        )
         self._nodes: list[Tensor] = []
 
     def close(self) -> None:
         """Free nodes and results."""
-        self._lib.ggml_gallocr_free(self._allocator)
+        self._lib.ggml_backend_sched_free(self._scheduler)
         self._lib.ggml_free(self._context)
 
     def allocate(self, *outputs: Tensor) -> None:
@@ -220,14 +177,14 @@ class Graph:
         for output in outputs:
             self._lib.ggml_set_output(output)
             self._lib.ggml_build_forward_expand(self._graph, output)
-        if not self._lib.ggml_gallocr_alloc_graph(self._allocator, self._graph):
+        if not self._lib.ggml_backend_sched_alloc_graph(self._scheduler, self._graph):
             raise EngineError(f"{self._device.name} has too little memory for the graph")
 
     def compute(self) -> None:
         """Compute all outputs. Raises EngineError."""
-        code = self._lib.ggml_backend_graph_compute(self._device.pointer, self._graph)
+        code = self._lib.ggml_backend_sched_graph_compute(self._scheduler, self._graph)
         if code:
-            raise EngineError(f"ggml_backend_graph_compute ended with {code}")
+            raise EngineError(f"ggml_backend_sched_graph_compute ended with {code}")
 
     def input(self, type_: int, *shape: int) -> Tensor:
         """A tensor to be filled with `set_data` before computing."""

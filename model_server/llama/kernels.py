@@ -20,7 +20,7 @@ _OTHER_PLACE = "CPU_KERNELS_LIB"
 # Caches that llama.cpp hands to attention as they are: of F32 it makes an F16 copy each step.
 KV_TYPES = ("f16", "bf16", "q8_0")
 
-_PACKED_TYPES = {1: 1, 30: 1, 2: 32, 3: 32, 8: 32, 12: 256, 14: 256}  # ggml_type: weights a block
+_PACKED_TYPES = {1: 32, 30: 32, 2: 32, 3: 32, 8: 32, 12: 256, 14: 256}  # ggml_type: weights a block
 # Of a Llama. Matrices that other operations use as well must stay where those find them.
 _MULTIPLIED = re.compile(
     r"blk\.\d+\.(attn_(q|k|v|qkv|output)|ffn_(gate|up|down))\.weight|(output|token_embd)\.weight"
@@ -66,9 +66,13 @@ class _Override(ctypes.Structure):
 
 def overrides(packed: Sequence[str]) -> ctypes.Array[_Override]:
     """For llama_model_params, NULL at the end: where weights go to be packed."""
-    buffer_type = function("medusa_packed_buffer_type", _POINTER)()
     names = "|".join(re.escape(name).replace(r"\*", r"\d+") for name in packed)
-    return (_Override * 2)(_Override(f"^({names})$".encode(), buffer_type))
+    return (_Override * 2)(_Override(f"^({names})$".encode(), packed_place()))
+
+
+def packed_place() -> int:
+    """Memory that packs the matrices written to it, each of them at once."""
+    return int(function("medusa_packed_buffer_type", _POINTER)())
 
 
 def packed_weights(tensors: Mapping[str, StoredTensor]) -> list[str]:
@@ -82,8 +86,8 @@ def packed_weights(tensors: Mapping[str, StoredTensor]) -> list[str]:
         if is_input or not _MULTIPLIED.fullmatch(name):
             continue
         kind = _LAYER.sub("blk.*.", name)
-        names[kind] = names.get(kind, True) and _can_pack(tensor)
-    return sorted(kind for kind, can_pack in names.items() if can_pack)
+        names[kind] = names.get(kind, True) and can_pack(tensor)
+    return sorted(kind for kind, each_can in names.items() if each_can)
 
 
 def are_all(packed: Sequence[str], tensors: Mapping[str, StoredTensor]) -> bool:
@@ -100,7 +104,8 @@ def set_own_threads(num_threads: int) -> None:
     function("medusa_set_own_threads", None, ctypes.c_int)(num_threads)
 
 
-def _can_pack(tensor: StoredTensor) -> bool:
+def can_pack(tensor: StoredTensor) -> bool:
+    """Whether it is a matrix of a type and width that the kernels know."""
     block = _PACKED_TYPES.get(tensor.type)
     return block is not None and len(tensor.shape) == 2 and tensor.shape[-1] % block == 0
 
@@ -117,7 +122,11 @@ def take_attention(wanted: bool) -> None:
         function("medusa_take_attention", None, ctypes.c_bool)(wanted)
 
 
+def num_computed(operation: str) -> int:
+    """How often the kernels have computed an operation, such as MUL_MAT, in this process."""
+    return int(function("medusa_num_computed", ctypes.c_uint64, _TEXT)(operation.encode()))
+
+
 def num_attentions() -> int:
     """How often the kernels have computed attention in this process."""
-    count = function("medusa_num_computed", ctypes.c_uint64, _TEXT)
-    return int(count(b"FLASH_ATTN_EXT"))
+    return num_computed("FLASH_ATTN_EXT")

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from model_server.errors import BuildError
 from model_server.llama import ggml
-from model_server.llama.ggml import Device, Graph, Weights
+from model_server.llama.device import Device
+from model_server.llama.ggml import Graph, Weights
 from model_server.llama.gguf import GgufHeader, StoredTensor
 
 # Kernels differ by the number of rows, and by whether rows and columns fill their tiles.

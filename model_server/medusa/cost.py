@@ -37,14 +37,39 @@ _PRICED = np.array([*range(1, TILE_ROWS), *ROWS[6:]])
 _PLACE = {rows: place for place, rows in enumerate(_PRICED.tolist())}
 
 
-class CostCurve:
-    """Seconds for a decode, over rows (interpolated) and KV length (in buckets).
-
-    The KV length is the number of positions that a row attends to, in the mean over rows.
+@dataclass(frozen=True)
+class Attention:
+    """Seconds that each KV position makes a decode longer: once for each request whose rows see it,
+    and once more for each of these rows. Where kernels read what a tree's rows have in common
+    but once, a draft adds the second only.
     """
 
-    def __init__(self, measured: Mapping[int, float]) -> None:
-        """`measured`: seconds by row count, with one row among them."""
+    request_s: float = 0.0
+    row_s: float = 0.0
+
+    @classmethod
+    def between(cls, few: tuple[int, float], many: tuple[int, float]) -> Attention:
+        """From seconds a position for two numbers of rows of one request."""
+        row_s = max(many[1] - few[1], 0.0) / (many[0] - few[0])
+        row_s = min(row_s, max(few[1], 0.0) / few[0])
+        return cls(max(few[1], 0.0) - few[0] * row_s, row_s)
+
+    def seconds(self, num_rows: float, kv_length: float, num_requests: int) -> float:
+        """Of rows that see so many positions each."""
+        return kv_length * (num_requests * self.request_s + num_rows * self.row_s)
+
+
+class CostCurve:
+    """Seconds for a decode, over rows (interpolated) and KV length (by `attention`, and what that
+    leaves unsaid in buckets).
+
+    The KV length is the number of positions that a row attends to, in the mean over rows. Rows of
+    one request see the same ones.
+    """
+
+    def __init__(self, measured: Mapping[int, float], attention: Attention = Attention()) -> None:
+        """`measured`: seconds by row count at short lengths, with one row among them."""
+        self.attention = attention
         known = _without_noise(measured)
         start = _interpolate(_PRICED, np.array(list(known)), np.array(list(known.values())))
         self._start: list[float] = start.tolist()
@@ -54,21 +79,25 @@ class CostCurve:
         self._num_decodes = 0
         self._last_seen: dict[int, int] = {}  # by rows, in decodes
 
-    def seconds(self, num_rows: int, kv_length: float = 0.0) -> float:
+    def seconds(self, num_rows: int, kv_length: float = 0.0, num_requests: int = 1) -> float:
         """Predicted time of one decode; 0 for no rows."""
         place = _PLACE.get(num_rows)
         known = self._points[place] if place is not None else float(self._base(np.array(num_rows)))
+        known += self.attention.seconds(num_rows, kv_length, num_requests)
         return known * self._scale_at(_bucket(num_rows, kv_length))
 
-    def steps(self, first: int, last: int, kv_length: float = 0.0) -> NDArray[np.float64]:
-        """Predicted times of decodes of `first` to `last` rows."""
-        rows = np.arange(first, last + 1)
+    def steps(self, num_requests: int, most: int, kv_length: float = 0.0) -> NDArray[np.float64]:
+        """Predicted times of decodes of so many requests, from a row each to `most` rows in all."""
+        rows = np.arange(num_requests, most + 1)
         few, many = (self._scale_at(_bucket(n, kv_length)) for n in (1, TILE_ROWS))
-        return self._base(rows) * np.where(rows < TILE_ROWS, few, many)
+        at_length = [self.attention.seconds(n, kv_length, num_requests) for n in rows.tolist()]
+        return (self._base(rows) + at_length) * np.where(rows < TILE_ROWS, few, many)
 
-    def observe(self, num_rows: int, kv_length: float, seconds: float) -> None:
+    def observe(
+        self, num_rows: int, kv_length: float, seconds: float, num_requests: int = 1
+    ) -> None:
         """Learn from a decode that was just done: the price of its KV length and of its rows."""
-        ratio = seconds / self.seconds(num_rows, kv_length)
+        ratio = seconds / self.seconds(num_rows, kv_length, num_requests)
         ratio = min(max(ratio, 1 / _LARGEST_SURPRISE), _LARGEST_SURPRISE)
         bucket = _bucket(num_rows, kv_length)
         rate = _LEARNING_RATE if self._num_seen[bucket] else _FIRST_LEARNING_RATE

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server.errors import EngineError, HeadFileError
-from model_server.llama import ggml
-from model_server.llama.ggml import Device, Graph, Tensor, Weights
+from model_server.llama import ggml, kernels
+from model_server.llama.device import Device
+from model_server.llama.ggml import Graph, Tensor, Weights
 from model_server.llama.gguf import fingerprint
 from model_server.llama.model import Model
 from model_server.medusa import head_file, head_weights
@@ -27,11 +28,17 @@ NUM_RANKS = 10  # candidates that the engine asks of each head
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """How heads are loaded. `any_base`: even those made for another; `max_heads`: 0 for all."""
+    """How heads are loaded. `any_base`: even those made for another; `max_heads`: 0 for all.
+
+    `own_kernels`: weights that our own kernels know are for them; `own_threads`: whose threads they
+    shall use, where nothing but trifles is left to ggml's.
+    """
 
     n_threads: int
     any_base: bool = False
     max_heads: int = 0
+    own_kernels: bool = False
+    own_threads: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,16 +60,26 @@ class Heads:
         self.calibration = _first(file.calibration, self.num_heads)
         self._tokens = file.tokens
         with ExitStack() as opened:
-            self._device = Device(options.n_threads, on_gpu=base.on_gpu)
+            registry = kernels.registry() if options.own_kernels else None
+            self._device = Device(options.n_threads, on_gpu=base.on_gpu, own_kernels=registry)
             opened.callback(self._device.close)
-            weights = Weights(self._device, max_tensors=2 * len(file.blocks) + 1)
-            opened.callback(weights.close)
-            self._weights = head_weights.load(file, self.num_heads, weights)
+            places = [None, kernels.packed_place()] if registry else [None]
+            weights = [Weights(self._device, 2 * len(file.blocks) + 1, place) for place in places]
+            for each in weights:
+                opened.callback(each.close)
+            self._weights = head_weights.load(file, self.num_heads, *weights)
+            if options.own_threads and all(self._weights.packed):
+                self._device.set_threads(1)
             try:
                 self._graph = _HeadGraph(self._device, self._weights, (self.num_heads, 1, 1))
             except EngineError as error:  # found now rather than in the first step
                 raise HeadFileError(str(path), str(error)) from None
             self._opened = opened.pop_all()
+
+    @property
+    def packed(self) -> bool:
+        """Whether our own kernels multiply."""
+        return any(self._weights.packed)
 
     def close(self) -> None:
         """Free the graph, the weights and the device's state."""
@@ -73,9 +90,10 @@ class Heads:
         """The k best tokens of the first `num_heads` heads, behind each hidden state.
 
         `hidden`: (rows, hidden size), after the base's final norm. k is cut to the number of tokens
-        that the heads know. Log probabilities are natural, normalised over these tokens. On x86 a
-        row in Q8_0 or Q4_0 is the same whatever rows run beside it; in others it differs in the
-        last bits, which can change what is drafted but never what is emitted.
+        that the heads know. Log probabilities are natural, normalised over these tokens. With our
+        own kernels, and on x86 in Q8_0 or Q4_0, a row is the same whatever rows run beside it; in
+        others it differs in the last bits, which can change what is drafted but never what is
+        emitted.
         """
         assert 1 <= num_heads <= self.num_heads, "This is a bug."
         _, num_tokens, _ = self._weights.output.shape

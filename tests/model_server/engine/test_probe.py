@@ -10,6 +10,7 @@ from model_server import kept
 from model_server.engine.probe import Measurements, Prober
 from model_server.llama.context import Context, ContextOptions
 from model_server.llama.model import Model
+from model_server.medusa.cost import Attention
 from model_server.medusa.heads import HeadOptions, Heads
 from tests import random_heads
 from tests.random_heads import Kind
@@ -18,6 +19,7 @@ BEFORE = Measurements(
     prefill={1: 0.010, 2: 0.010, 4: 0.010, 8: 0.010, 16: 0.010},
     decode={1: 0.010, 3: 0.010, 8: 0.300, 16: 0.010},
     heads={1: {1: 0.001, 4: 0.002}},
+    attention=Attention(0.00001, 0.000002),
 )
 
 
@@ -77,9 +79,9 @@ def test_a_point_that_takes_long_is_not_compared(context: Context) -> None:
     compared: list[int] = []
 
     class Noting(Prober):
-        def _time(self, rows: int, output: bool) -> float:
+        def _time(self, rows: int, output: bool, behind: int = 0) -> float:
             compared.append(rows)
-            return super()._time(rows, output)
+            return super()._time(rows, output, behind)
 
     Noting(context, context.vocab_size, Clock(0.010)).pace(BEFORE)
     assert compared == [1, 1, 1, 8, 8, 1, 1, 3, 3]
@@ -90,6 +92,8 @@ def test_costs_are_those_measured_at_the_pace() -> None:
     assert costs.prefill.seconds(4) == pytest.approx(0.020)
     assert costs.decode.seconds(16) == pytest.approx(0.600)  # no less than 8 rows
     assert costs.heads.seconds(1, 4) == pytest.approx(0.004)
+    at_length = 1_000 * (2 * 0.00002 + 3 * 0.000004)
+    assert costs.decode.seconds(3, 1_000.0, 2) == pytest.approx(0.020 + at_length)
 
 
 def test_measurements_survive_being_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,3 +112,26 @@ def test_all_is_measured(context: Context, model: Model, tmp_path: Path) -> None
     assert found.decode.keys() >= {1}
     assert found.heads.keys() == set(range(1, heads.num_heads + 1))
     assert all(seconds > 0 for seconds in found.decode.values())
+    assert context.length(0) == 0
+
+
+def test_attention_is_what_rows_take_longer_behind_many_cells(context: Context) -> None:
+    """128 copied cells, half of the pool: a row takes 2 ms more there, eight take 9."""
+    times_s = {(0, 1): 0.0, (16, 1): 0.012, (16, 8): 0.019}
+
+    class Timed(Prober):
+        def _time(self, rows: int, output: bool, behind: int = 0) -> float:
+            assert self._context.length(0) == behind
+            super()._time(rows, output, behind)
+            return times_s[behind, rows]
+
+    found = Timed(context, context.vocab_size).measure_attention({1: 0.010, 8: 0.010})
+    assert found.row_s == pytest.approx(0.007 / 7 / 128)
+    assert found.request_s == pytest.approx(0.001 / 128)
+    assert context.length(0) == 0
+
+
+def test_attention_that_would_take_long_to_measure_is_learnt_later(context: Context) -> None:
+    clock = Clock(0.010)
+    found = prober(context, clock).measure_attention({1: 0.5, 8: 0.6})
+    assert (found, clock.num_decodes) == (Attention(), 0)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server.llama import ggml
-from model_server.llama.ggml import F32, Device, Tensor
+from model_server.llama.device import Device
+from model_server.llama.ggml import F32, Tensor
 from tests.model_server.kernels.graphs import I64, Graph
 from tests.model_server.kernels.masks import Mask
 from tests.model_server.kernels.problem import TYPES, Floats

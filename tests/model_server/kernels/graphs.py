@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from functools import cache
 
 from model_server.llama import backend, ggml, kernels
-from model_server.llama.ggml import Device, Tensor
+from model_server.llama.device import Device
+from model_server.llama.ggml import Tensor
 
 F16, Q8_0, I64, BF16 = 1, 8, 27, 30  # enum ggml_type
 
 _POINTER, _INT, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t, ctypes.c_float
 _I64 = ctypes.c_int64
-_ACCELERATOR = 3  # enum ggml_backend_dev_type
 _SIGNATURES: backend.Signatures = {
     "ggml_permute": (_POINTER, [_POINTER] * 2 + [_INT] * 4),
     "ggml_flash_attn_ext": (_POINTER, [_POINTER] * 5 + [_FLOAT] * 3),
@@ -30,15 +30,13 @@ def base() -> ctypes.CDLL:
 
 
 class KernelsDevice(Device):
-    """The device of our own library."""
+    """The device of our own library; what it can't compute is refused."""
 
     def __init__(self, n_threads: int) -> None:
-        kernels.registry()
-        self._lib = ggml._base()
-        self._device = backend.registry().ggml_backend_dev_by_type(_ACCELERATOR)
-        self.pointer = self._lib.ggml_backend_dev_init(self._device, None)
-        self.name = "kernels"
-        self._set_threads(n_threads)
+        super().__init__(n_threads, own_kernels=kernels.registry())
+
+    def supports(self, node: int) -> bool:
+        return bool(self._lib.ggml_backend_dev_supports_op(self._devices[0], node))
 
 
 @contextmanager

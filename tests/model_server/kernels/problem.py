@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server.llama import ggml
-from model_server.llama.ggml import F32, Device
+from model_server.llama.device import Device
+from model_server.llama.ggml import F32
 from tests.model_server.kernels.graphs import BF16, F16, Q8_0, Graph
 
 Floats = NDArray[np.float32]

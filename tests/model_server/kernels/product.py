@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.errors import StartError
-from model_server.llama import backend, ggml, kernels
-from model_server.llama.ggml import F32, I32, Device, Graph, Weights
+from model_server.llama import ggml, kernels
+from model_server.llama.device import Device
+from model_server.llama.ggml import F32, I32, Graph, Weights
 from tests.model_server.kernels.graphs import KernelsDevice
 
 TYPES = {
@@ -27,11 +26,6 @@ TYPES = {
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-_POINTER = ctypes.c_void_p
-_SIGNATURES: backend.Signatures = {
-    "ggml_backend_alloc_ctx_tensors_from_buft": (_POINTER, [_POINTER] * 2),
-}
-
 
 def random_rows(num_rows: int, num_values: int, seed: int = 0) -> Floats:
     return np.random.default_rng(seed).standard_normal((num_rows, num_values), dtype=np.float32)
@@ -41,29 +35,13 @@ def encoded(name: str, values: Floats) -> Bytes:
     return ggml.quantize(TYPES[name], values)
 
 
-def packed_buffer_type() -> int:
-    """Memory in which weights are packed."""
-    return int(kernels.function("medusa_packed_buffer_type", _POINTER)())
-
-
-class PackedWeights(Weights):
-    """Weights that the kernels pack."""
-
-    def allocate(self) -> None:
-        base = backend.library("ggml-base", _SIGNATURES)
-        allocate = base.ggml_backend_alloc_ctx_tensors_from_buft
-        self._buffer = allocate(self._context, packed_buffer_type())
-        if not self._buffer:
-            raise StartError("the weights can't be packed")
-        self._lib.ggml_backend_buffer_set_usage(self._buffer, 1)
-
-
 class Matrix:
     """A matrix of a type (rows of bytes, as in a file) on a device."""
 
     def __init__(self, device: Device, type_: int, data: Bytes, num_values: int) -> None:
         self.device, self.data, self.num_values = device, data, num_values
-        self._weights = (PackedWeights if isinstance(device, KernelsDevice) else Weights)(device, 1)
+        place = kernels.packed_place() if isinstance(device, KernelsDevice) else None
+        self._weights = Weights(device, 1, place)
         self.tensor = self._weights.declare(type_, len(data), num_values)
         self._weights.allocate()
         ggml.set_data(self.tensor, data)

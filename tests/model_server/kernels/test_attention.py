@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from model_server.llama import ggml
-from model_server.llama.ggml import F32, Device
+from model_server.llama.device import Device
+from model_server.llama.ggml import F32
 from tests.model_server.kernels import masks
 from tests.model_server.kernels.graphs import F16, Graph, limited, opened
 from tests.model_server.kernels.masks import Mask

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from model_server.llama import backend, ggml
-from model_server.llama.ggml import F32, Device, Tensor
+from model_server.llama.device import Device
+from model_server.llama.ggml import F32, Tensor
 from tests.model_server.kernels import masks
 from tests.model_server.kernels.graphs import F16, Graph, limited, opened
 from tests.model_server.kernels.problem import Floats, Problem, random_problem, solve

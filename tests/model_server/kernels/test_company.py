@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model_server.llama.ggml import Device
+from model_server.llama.device import Device
 from tests.model_server.kernels import masks
 from tests.model_server.kernels.cache import Cache, Shape
 from tests.model_server.kernels.graphs import limited, opened

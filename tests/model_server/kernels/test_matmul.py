@@ -10,6 +10,7 @@ import pytest
 
 from model_server.errors import StartError
 from model_server.llama import ggml, kernels
+from model_server.llama.ggml import Graph, Weights
 from tests.model_server.kernels.graphs import KernelsDevice
 from tests.model_server.kernels.product import (
     TYPES,
@@ -94,6 +95,36 @@ def test_packed_weights_come_back_whole(name: str) -> None:
         np.testing.assert_array_equal(matrix.rows(indices), decoded(name, data, 512)[indices])
 
 
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("num_rows", [1, 3, 19])
+def test_stacked_matrices_meet_rows_of_their_own(
+    instructions: str, name: str, num_rows: int
+) -> None:
+    """The first two of three, as one product: the bits of each by itself."""
+    stack = [encoded(name, random_rows(37, 256, seed)) for seed in range(3)]
+    rows = np.stack([random_rows(num_rows, 256, 9), random_rows(num_rows, 256, 10)])
+    device = KernelsDevice(2)
+    weights = Weights(device, 1, kernels.packed_place())
+    tensor = weights.declare(TYPES[name], 3, 37, 256)
+    weights.allocate()
+    for number, data in enumerate(stack):
+        ggml.set_data(tensor, data, number * data.nbytes)
+    graph = Graph(device)
+    x = graph.input(ggml.F32, *rows.shape)
+    out = graph.mul_mat(graph.first(tensor, TYPES[name], 2, 37, 256), x)
+    graph.allocate(out)
+    ggml.set_data(x, rows)
+    graph.compute()
+    together = ggml.get_data(out, np.empty((2, num_rows, 37), np.float32))
+    assert np.array_equal(ggml.get_data(tensor, np.empty_like(np.stack(stack))), np.stack(stack))
+    graph.close()
+    weights.close()
+    device.close()
+    for data, own_rows, found in zip(stack, rows, together, strict=False):
+        with opened(TYPES[name], data, 256) as matrix:
+            np.testing.assert_array_equal(found, matrix.times(own_rows))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", TYPES)
 def test_what_is_not_finite_is_passed_on(instructions: str, name: str, bad: float) -> None:
@@ -123,6 +154,6 @@ def test_zeros(instructions: str) -> None:
 
 def test_what_cannot_be_packed_is_refused() -> None:
     device = KernelsDevice(1)
-    with pytest.raises(StartError, match="can't be packed"):
+    with pytest.raises(StartError, match="too little memory"):
         Matrix(device, ggml.F32, random_rows(4, 64).view(np.uint8), 64)
     device.close()

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from model_server.llama import ggml
-from model_server.llama.ggml import F32, I32, Device
+from model_server.llama.device import Device
+from model_server.llama.ggml import F32, I32
 from tests.model_server.kernels.graphs import I64, Graph, limited, opened
 from tests.model_server.kernels.problem import TYPES, Floats
 

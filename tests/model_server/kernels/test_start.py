@@ -12,8 +12,9 @@ from model_server.config import Settings
 from model_server.engine.startup import Served, load
 from model_server.llama import kernels
 from model_server.metrics import Metrics
-from tests import random_model
+from tests import random_heads, random_model
 from tests.gguf_file import Shape
+from tests.random_heads import Kind
 
 
 def start(path: Path, **fields: Any) -> Served:
@@ -38,6 +39,19 @@ def test_own_attention_is_used_and_shown(
     assert "-flash-own" in served.info.model_id
     assert said(caplog) == [f"attention by kernels of our own, {name}"]
     assert kernels.num_attentions() > before + 4  # more than the layers of a first try
+
+
+@pytest.mark.parametrize(("file_type", "by_own"), [("Q8_0", True), ("F32", False)])
+def test_heads_are_shown_where_the_kernels_serve_them(
+    random_q8_path: Path, tmp_path: Path, file_type: str, by_own: bool
+) -> None:
+    heads = random_heads.write(tmp_path / "heads.gguf", Kind(file_type))
+    for choice in ("auto", "off"):
+        served = start(random_q8_path, medusa_path=heads, cpu_kernels=choice)
+        served.close()
+        assert served.info.heads
+        shown = kernels.instructions() if by_own and choice == "auto" else None
+        assert served.info.cpu_kernels.get("heads") == shown
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,18 @@ def test_a_copy_shares_a_prefix_and_goes_on_alone(context: Context) -> None:
     assert decode(context, tokens[12:], seq=5, start=12) == twin.answer(tokens, 1)[0]
 
 
+def test_a_sequence_doubled_holds_twice_the_cells(context: Context) -> None:
+    decode(context, twin.prompt(200))
+    context.double(0, 1)
+    assert (context.length(0), context.length(1)) == (200, 0)
+    decode(context, twin.prompt(110), seq=2)  # what is left of 512, and not one more
+    with pytest.raises(EngineError):
+        decode(context, twin.prompt(3), seq=3)
+    with pytest.raises(EngineError, match="no room"):
+        context.double(0, 1)
+    assert (context.length(0), context.length(1)) == (200, 0)
+
+
 def test_remove_cuts_the_tail_and_clear_takes_all(context: Context) -> None:
     decode(context, twin.prompt(20))
     context.remove(0, 7)

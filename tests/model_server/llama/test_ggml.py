@@ -7,7 +7,8 @@ import pytest
 
 from model_server.errors import StartError
 from model_server.llama import backend, ggml
-from model_server.llama.ggml import Device, Graph, Weights
+from model_server.llama.device import Device
+from model_server.llama.ggml import Graph, Weights
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from model_server.llama import ggml, matmuls
-from model_server.llama.ggml import Device
+from model_server.llama.device import Device
 from model_server.llama.gguf_writer import encode
 from model_server.llama.matmuls import Matrix
 from tests import twin

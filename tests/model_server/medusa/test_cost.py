@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from model_server.medusa.cost import DRAFT_ROWS, CostCurve, HeadCosts
+from model_server.medusa.cost import DRAFT_ROWS, Attention, CostCurve, HeadCosts
 
 MEASURED = {1: 1.0, 2: 1.8, 4: 1.8, 8: 4.2, 16: 4.8, 32: 8.0}
 
@@ -143,6 +143,45 @@ def test_steps_are_the_seconds_of_each_count() -> None:
     assert curve.steps(3, 80, 900.0) == pytest.approx(
         [curve.seconds(rows, 900.0) for rows in range(3, 81)]
     )
+
+
+def test_cells_cost_once_a_request_and_once_a_row() -> None:
+    curve = CostCurve(MEASURED, Attention(request_s=0.002, row_s=0.0001))
+    assert curve.seconds(4) == pytest.approx(1.8)
+    assert curve.seconds(4, 1_000) == pytest.approx(1.8 + 2 + 0.4)  # a tree
+    assert curve.seconds(4, 1_000, 4) == pytest.approx(1.8 + 8 + 0.4)  # rows of their own
+    assert curve.steps(2, 20, 1_000) == pytest.approx(
+        [curve.seconds(rows, 1_000, 2) for rows in range(2, 21)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("few_s", "many_s", "attention"),
+    [
+        (3.0, 10.0, Attention(2.0, 1.0)),
+        (3.0, 3.0, Attention(3.0, 0.0)),
+        (3.0, 24.0, Attention(0.0, 3.0)),  # each row reads all anew
+        (3.0, 80.0, Attention(0.0, 3.0)),
+        (3.0, 2.0, Attention(3.0, 0.0)),  # noise
+        (-1.0, -2.0, Attention(0.0, 0.0)),
+        (-1.0, 2.0, Attention(0.0, 0.0)),
+    ],
+)
+def test_attention_from_one_row_and_eight(
+    few_s: float, many_s: float, attention: Attention
+) -> None:
+    assert Attention.between((1, few_s), (8, many_s)) == attention
+
+
+def test_attention_that_was_measured_wrong_is_learnt_while_serving() -> None:
+    true = CostCurve(MEASURED, Attention(0.002, 0.0001))
+    for wrong in (Attention(), Attention(0.006, 0.0003)):
+        curve = CostCurve(MEASURED, wrong)
+        for _ in range(100):
+            curve.observe(4, 2_000, true.seconds(4, 2_000, 2), num_requests=2)
+        expected = true.seconds(4, 2_000, 2)
+        assert curve.seconds(4, 2_000, 2) == pytest.approx(expected, rel=0.02)
+    assert curve.seconds(4) == pytest.approx(1.8, rel=0.1)
 
 
 def test_head_costs_follow_the_machine() -> None:

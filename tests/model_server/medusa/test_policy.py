@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model_server.medusa.confidence import HeadConfidence
-from model_server.medusa.cost import CostCurve, HeadCosts
+from model_server.medusa.cost import Attention, CostCurve, HeadCosts
 from model_server.medusa.policy import Load, Policy
 from model_server.medusa.tree import Candidates
 from tests.model_server.medusa.session import NUM_HEADS, Session, num_changes, without_plain_turns
@@ -60,6 +60,30 @@ def test_more_requests_leave_less_for_drafts() -> None:
         for requests in (1, 4, 16)
     ]
     assert each[0] > each[1] > each[2]
+
+
+def _num_drafts(attention: Attention, kv_length: float, num_requests: int = 1) -> int:
+    """Of steps whose attention was measured so, where a row more costs a fifth of the first."""
+    few = CostCurve({1: 1, 2: 1.2, 64: 13.6}, attention)
+    policy = Policy(few, HeadCosts({}), HeadConfidence(5))
+    load = Load(num_requests, kv_length, 63)
+    return len(policy.choose([SURE] * num_requests, load, 0)) // num_requests
+
+
+def test_at_length_trees_grow_where_their_rows_share_cells_and_shrink_where_not() -> None:
+    """At 2,000 positions attention takes as long as all the rest."""
+    shared, apart = Attention(0.00045, 0.00005), Attention(0.0, 0.0005)
+    short, long = 10, 2_000
+    assert _num_drafts(shared, short) == _num_drafts(apart, short)
+    assert _num_drafts(shared, long) > _num_drafts(shared, short)
+    assert _num_drafts(apart, long) < _num_drafts(apart, short)
+    by_length = [_num_drafts(shared, length) for length in (0, 500, 1_000, 2_000, 4_000)]
+    assert by_length == sorted(by_length)
+
+
+def test_at_length_many_requests_draft_too_where_rows_share_cells() -> None:
+    shared = Attention(0.00045, 0.00005)
+    assert _num_drafts(shared, 4_000, num_requests=8) > _num_drafts(shared, 0, num_requests=8)
 
 
 def test_the_likeliest_nodes_of_all_requests_are_taken() -> None:
