@@ -9,9 +9,8 @@ namespace medusa {
 
 bool supports_get_rows(const ggml_tensor * node) {
     const ggml_tensor *weights = node->src[0], *indices = node->src[1];
-    return is_packed(weights) && ggml_is_matrix(weights) &&
-           indices->type == GGML_TYPE_I32 && ggml_is_contiguous(indices) &&
-           node->type == GGML_TYPE_F32 && ggml_is_contiguous(node);
+    return is_packed(weights) && ggml_is_matrix(weights) && indices->type == GGML_TYPE_I32 &&
+           ggml_is_contiguous(indices) && node->type == GGML_TYPE_F32 && ggml_is_contiguous(node);
 }
 
 void get_rows(ggml_tensor * node, Workspace & workspace) {

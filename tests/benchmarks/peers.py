@@ -155,7 +155,10 @@ def main() -> None:
     num_tokens = max(args.contexts) + args.tokens + 1
     settings = Settings.for_streams(model, args.threads, args.streams, num_tokens)
     heads = {"medusa_path": files.heads_file(args.heads)} if args.heads else {}
-    sides = [ours(settings, "ours", **heads), llama_server(binary, settings, args.peer_flags.split())]
+    sides = [
+        ours(settings, "ours", **heads),
+        llama_server(binary, settings, args.peer_flags.split()),
+    ]
     for side in sides:
         print(f"{side.name}: {side.flags}", flush=True)
     with ExitStack() as opened:

@@ -55,7 +55,7 @@ def ask(service: Service, question: str, mode: str, **more: object) -> list[str]
 def test_what_is_computed_by_them_is_told(service: Service) -> None:
     named = info(service)["cpu_kernels"]
     weights = {"blk.*.attn_q.weight", "blk.*.ffn_down.weight", "token_embd.weight"}
-    assert {"attention", *weights} <= named.keys()
+    assert {"attention", "heads", *weights} <= named.keys()
     assert len(set(named.values())) == 1
 
 

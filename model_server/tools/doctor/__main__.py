@@ -17,8 +17,8 @@ from model_server.tools.arguments import at_least
 from model_server.tools.doctor import picture, text
 from model_server.tools.doctor.examine import Options, examine
 from model_server.tools.doctor.report import Report, to_json
-from model_server.tools.doctor.write_back import write_back
-from model_server.tools.outcome import exit_code
+from model_server.tools.doctor.write_back import write_back, write_trimmed
+from model_server.tools.outcome import exit_code, refuse_own_source
 
 _STDOUT = Path("-")
 
@@ -52,6 +52,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--any-base", action="store_true", help="try another base's heads too")
     parser.add_argument("--no-write", "--dry-run", action="store_true", help="leave HEADS as it is")
+    parser.add_argument(
+        "--trimmed", type=Path, metavar="OUT.gguf", help="write heads that know fewer tokens"
+    )
+    parser.add_argument(
+        "--keep",
+        type=at_least(1),
+        default=8_192,
+        help="tokens of --trimmed: the most frequent in prompts and answers (%(default)s)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything; -: to stdout")
     parser.add_argument("--picture", type=Path, metavar="OUT.png")
     return parser.parse_args(arguments)
@@ -70,6 +79,8 @@ def _publish(report: Report, args: argparse.Namespace) -> None:
         picture.draw(report, args.picture)
     if not args.no_write:
         print(write_back(args.heads, report), file=sys.stderr)
+    if args.trimmed:
+        print(write_trimmed(args.heads, args.trimmed, report), file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +92,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     if args.picture:
         picture.refuse_without_matplotlib()
-    options = Options(args.prompts, args.num_prompts, args.tokens, args.seed, args.any_base)
+    if args.trimmed:
+        refuse_own_source(args.trimmed, args.base, args.heads)
+    options = Options(
+        args.prompts,
+        args.num_prompts,
+        args.tokens,
+        args.seed,
+        args.any_base,
+        keep=args.keep if args.trimmed else 0,
+    )
     _publish(examine(args.base, args.heads, options), args)
 
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from model_server.config import Settings, read_settings
 from model_server.engine.leaves import leaf_blocks
-from model_server.errors import PromptsError
+from model_server.errors import HeadFileError, PromptsError
 from model_server.llama.context import MAX_SEQS
 from model_server.medusa.confidence import HeadConfidence
 from model_server.medusa.cost import CostCurve, HeadCosts
-from model_server.medusa.head_file import MAX_HEADS, Calibration
+from model_server.medusa.head_file import MAX_HEADS, HeadFile
 from model_server.tools.answers import loaded
 from model_server.tools.doctor import (
     calibration,
@@ -26,12 +26,14 @@ from model_server.tools.doctor import (
     scored,
     speed,
     track,
+    trim,
     verdict,
 )
 from model_server.tools.doctor.fit import Fit
 from model_server.tools.doctor.prompts import Prompt
-from model_server.tools.doctor.report import Report, Sample, Table
+from model_server.tools.doctor.report import Kept, Report, Sample, Table
 from model_server.tools.doctor.track import Track
+from model_server.tools.doctor.trim import Trim
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Options:
     """What the base is asked. `prompts`: a file with one a line, or a folder of texts; None: ours.
 
     `given`: these instead, which were held out. `any_base`: try heads that were made for another
-    base too.
+    base too. `keep`: tokens that heads are to be trimmed to, 0: only what that would win is said.
     """
 
     prompts: Path | None = None
@@ -49,6 +51,7 @@ class Options:
     any_base: bool = False
     given: Sequence[Prompt] = ()
     exact: bool = False
+    keep: int = 0
 
     @property
     def source(self) -> str:
@@ -58,10 +61,10 @@ class Options:
 
 @dataclass(frozen=True)
 class _Seen:
-    """All that needs the base and the heads. `stored`: the file's own calibration."""
+    """All that needs the base and the heads."""
 
     fit: Fit
-    stored: Calibration | None
+    file: HeadFile
     tracks: Sequence[Track]
     n_threads: int
     decode: CostCurve
@@ -93,11 +96,12 @@ def _see(settings: Settings, options: Options) -> _Seen:
     everything = settings.model_copy(update={"medusa_k_heads": MAX_HEADS})
     with closing(loaded(everything)) as served:
         track.refuse_no_numbers(heads, served)
-        found, stored = fit.look(heads, served.model)
+        found, file = fit.look(heads, served.model)
+        _refuse_no_trim(found, options)
         requests = track.requests(served, asked, options.num_tokens)
         tracks = track.record(served, requests)
         _refuse_too_short(tracks, found.num_heads, options)
-        return _Seen(found, stored, tracks, served.context.n_threads, *speed.measure(served))
+        return _Seen(found, file, tracks, served.context.n_threads, *speed.measure(served))
 
 
 def _refuse_too_short(tracks: Sequence[Track], num_heads: int, options: Options) -> None:
@@ -107,11 +111,17 @@ def _refuse_too_short(tracks: Sequence[Track], num_heads: int, options: Options)
         raise PromptsError(source, problem)
 
 
+def _refuse_no_trim(found: Fit, options: Options) -> None:
+    if options.keep >= found.num_tokens:
+        problem = f"its heads know {found.num_tokens} tokens: they can't be trimmed to"
+        raise HeadFileError(found.heads_file, f"{problem} {options.keep}")
+
+
 def _report(seen: _Seen, settings: Settings, options: Options) -> Report:
     everything = scored.score(seen.tracks)
     first, second = map(scored.score, _halves(seen.tracks))
     accuracy = scored.accuracy(everything)
-    tokens = _tokens_per_step(seen.tracks, settings)[: settings.medusa_k_heads]
+    tokens = _walk(*_halves(seen.tracks), settings)[: settings.medusa_k_heads]
     predictions = speed.predict(tokens, seen.decode, seen.heads)
     num_tokens = sum(len(each.answer) for each in seen.tracks)
     own_base = seen.fit.made_for == "this base"
@@ -120,17 +130,48 @@ def _report(seen: _Seen, settings: Settings, options: Options) -> Report:
         seen.fit,
         Sample(options.source, options.seed, len(seen.tracks), num_tokens),
         accuracy,
-        calibration.errors(everything, (first, second), seen.stored),
+        calibration.errors(everything, (first, second), seen.file.calibration),
         Table.of(calibration.fit(everything)),
         predictions,
         seen.n_threads,
+        tuple(_trim(seen, settings, count) for count in _trim_sizes(seen, options)),
+        _kept(seen, options.keep) if options.keep else None,
     )
 
 
-def _tokens_per_step(tracks: Sequence[Track], settings: Settings) -> NDArray[np.float64]:
-    """(heads, TREE_ROWS), each half of the tracks with the calibration of the other."""
+def _trim_sizes(seen: _Seen, options: Options) -> list[int]:
+    parts = {seen.file.num_tokens // part for part in trim.PARTS}
+    return sorted({*parts, options.keep} - {0}, reverse=True)
+
+
+def _trim(seen: _Seen, settings: Settings, num_tokens: int) -> Trim:
+    """Each half of the tracks with the tokens of the other, so that none is kept by foresight."""
+    among = trim.known(seen.file)
+    halves = _halves(seen.tracks)
+    kept = [trim.most_frequent(half, among, num_tokens) for half in reversed(halves)]
+    restricted = [
+        [trim.restrict(track, tokens) for track in half]
+        for half, tokens in zip(halves, kept, strict=True)
+    ]
+    tokens = _walk(restricted[0], restricted[1], settings)[: settings.medusa_k_heads]
+    costs = trim.costs(seen.file, seen.heads, num_tokens)
+    shares = map(trim.covered, halves, kept)
+    return Trim(num_tokens, sum(shares) / 2, speed.predict(tokens, seen.decode, costs))
+
+
+def _kept(seen: _Seen, num_tokens: int) -> Kept:
+    tokens = trim.most_frequent(seen.tracks, trim.known(seen.file), num_tokens)
+    everything = scored.score([trim.restrict(track, tokens) for track in seen.tracks])
+    return Kept(tuple(tokens.tolist()), Table.of(calibration.fit(everything)))
+
+
+def _walk(
+    first: Sequence[Track], second: Sequence[Track], settings: Settings
+) -> NDArray[np.float64]:
+    """(heads, TREE_ROWS) tokens a step, each half of the tracks with the calibration of the
+    other.
+    """
     most_leaves = 1 + leaf_blocks(settings.n_parallel, MAX_SEQS).size
-    first, second = _halves(tracks)
     total = np.zeros(())
     for walked, fitted in ((first, second), (second, first)):
         table = calibration.fit(scored.score(fitted))

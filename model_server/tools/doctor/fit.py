@@ -12,7 +12,7 @@ from model_server.llama import ggml
 from model_server.llama.gguf import GgufHeader, StoredTensor
 from model_server.llama.model import Model
 from model_server.medusa import head_file
-from model_server.medusa.head_file import UNKNOWN_BASE, Calibration
+from model_server.medusa.head_file import UNKNOWN_BASE, HeadFile
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Fit:
     is_calibrated: bool
 
 
-def look(path: Path, base: Model) -> tuple[Fit, Calibration | None]:
-    """What the head file holds, and its calibration. Raises HeadFileError where it doesn't fit."""
+def look(path: Path, base: Model) -> tuple[Fit, HeadFile]:
+    """What the head file holds. Raises HeadFileError where it doesn't fit."""
     file = head_file.read(path, base, any_base=True)
     header = GgufHeader(path)
     named = header.string("medusa.base_fingerprint")
@@ -71,7 +71,7 @@ def look(path: Path, base: Model) -> tuple[Fit, Calibration | None]:
         shared_output=file.shared_output,
         is_calibrated=file.calibration is not None,
     )
-    return fit, file.calibration
+    return fit, file
 
 
 def _fingerprint(base: Model) -> str | None:

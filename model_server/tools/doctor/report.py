@@ -10,6 +10,7 @@ from model_server.tools.doctor.calibration import Errors
 from model_server.tools.doctor.fit import Fit
 from model_server.tools.doctor.scored import Accuracy
 from model_server.tools.doctor.speed import Prediction
+from model_server.tools.doctor.trim import Trim
 from model_server.tools.doctor.verdict import Verdict
 
 
@@ -37,8 +38,19 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """All that heads shall know: `tokens` by id, and how sure such heads may be."""
+
+    tokens: tuple[int, ...]
+    calibration: Table
+
+
+@dataclass(frozen=True)
 class Report:
-    """`calibration`: fitted on the whole sample. `predictions`: by rows, with `n_threads`."""
+    """`calibration`: fitted on the whole sample. `predictions`: by rows, with `n_threads`.
+
+    `trims`: what fewer tokens would cost and win. `kept`: those of the trim that was asked for.
+    """
 
     verdict: Verdict
     fit: Fit
@@ -48,6 +60,8 @@ class Report:
     calibration: Table
     predictions: tuple[Prediction, ...]
     n_threads: int
+    trims: tuple[Trim, ...]
+    kept: Kept | None = None
 
 
 def to_json(report: Report) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from model_server.tools.doctor import speed
 from model_server.tools.doctor.fit import Fit
 from model_server.tools.doctor.report import Report
 from model_server.tools.doctor.scored import Accuracy
 from model_server.tools.doctor.speed import Prediction
+from model_server.tools.doctor.verdict import USUAL_ROWS
 
 _LABEL, _CELL, _INDENT = 16, 6, 2
+_WORTH_TRIMMING = 1.01
 
 
 def render(report: Report) -> str:
     """The whole report, the verdict at its end."""
-    parts = (_facts(report), _accuracy(report.accuracy), _predictions(report))
+    parts = (_facts(report), _accuracy(report.accuracy), _predictions(report), _trims(report))
     return "\n\n".join(["\n".join(part) for part in parts] + [report.verdict.sentence])
 
 
@@ -77,6 +80,24 @@ def _predictions(report: Report) -> Iterator[str]:
     yield _row("heads, ms", [_ms(each.heads_s) for each in found])
     yield _row("heads used", [each.num_heads for each in found])
     yield _row("times as fast", [f"{each.speed_up:.2f}" for each in found])
+
+
+def _trims(report: Report) -> Iterator[str]:
+    yield f"Heads that know fewer tokens, the most frequent ones, at {USUAL_ROWS} rows"
+    for each in report.trims:
+        usual = next(found for found in each.predictions if found.rows == USUAL_ROWS)
+        best = speed.best(each.predictions)
+        yield (
+            f"{each.num_tokens:,}: {100 * each.covered:.1f} % of the answers' tokens, "
+            f"{usual.tokens_per_step:.2f} a step, heads {_ms(usual.heads_s)} ms, "
+            f"at best {best.speed_up:.2f} times as fast"
+        )
+    fastest = max(report.trims, key=lambda each: speed.best(each.predictions).speed_up)
+    won = speed.best(fastest.predictions).speed_up / speed.best(report.predictions).speed_up
+    if won < _WORTH_TRIMMING:
+        yield "None of them makes a lone stream faster."
+    else:
+        yield f"The fastest are written by: --trimmed OUT.gguf --keep {fastest.num_tokens}"
 
 
 def _ms(seconds: float) -> str:

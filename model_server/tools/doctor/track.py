@@ -26,10 +26,12 @@ _HEAD_ROWS = 32  # states that the heads take at once
 class Track:
     """One answer, and what the heads proposed along it.
 
-    `answer`: its n tokens. `ids` and `log_probs`: (n - 1, heads, ranks), best first. Row s was
-    proposed behind the state that gave answer[s]: head i's candidates stand for answer[s + 1 + i].
+    `prompt`, `answer`: their tokens, n of the latter. `ids` and `log_probs`: (n - 1, heads, ranks),
+    best first. Row s was proposed behind the state that gave answer[s]: head i's candidates stand
+    for answer[s + 1 + i].
     """
 
+    prompt: NDArray[np.int32]
     answer: NDArray[np.int32]
     ids: NDArray[np.int32]
     log_probs: NDArray[np.float32]
@@ -60,7 +62,7 @@ def record(served: Served, asked: Sequence[GenerateRequest]) -> list[Track]:
     ):
         for prompt, answer in texts:
             states = reader.read([*prompt, *answer])[len(prompt) - 1 : -2]
-            tracks.append(_follow(served, states, answer))
+            tracks.append(_follow(served, states, prompt, answer))
             progress(len(tracks))
     return tracks
 
@@ -105,13 +107,16 @@ def _tokens(served: Served, prompt: Prompt) -> list[int]:
     return encoder.encode(GenerateRequest(id="-", prompt=prompt.text))
 
 
-def _follow(served: Served, states: NDArray[np.float32], answer: list[int]) -> Track:
+def _follow(
+    served: Served, states: NDArray[np.float32], prompt: list[int], answer: list[int]
+) -> Track:
     heads = _heads(served)
     found = [
         heads.propose(states[start : start + _HEAD_ROWS], heads.num_heads, NUM_RANKS)
         for start in range(0, len(states), _HEAD_ROWS)
     ]
     return Track(
+        np.array(prompt, np.int32),
         np.array(answer, np.int32),
         np.concatenate([part.ids for part in found]),
         np.concatenate([part.log_probs for part in found]),

@@ -1,9 +1,12 @@
-"""Writes a calibration into a head file. All other tensors and values stay as they are."""
+"""Writes a calibration into a head file, and heads that know fewer tokens into another one.
+
+All other tensors and values stay as they are.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gguf
@@ -14,9 +17,10 @@ from gguf.gguf_reader import ReaderTensor
 from model_server.errors import HeadFileError
 from model_server.llama.gguf_writer import Tensor, floats, whole, write_tensors
 from model_server.medusa.head_file import UNKNOWN_BASE
-from model_server.tools.doctor.report import Report, Table
+from model_server.tools.doctor.report import Kept, Report, Table
+from model_server.tools.progress import in_words
 
-_PREFIX = "calibration."
+_PREFIX, _TOKENS = "calibration.", "vocab_trim"
 _FINGERPRINT = "medusa.base_fingerprint"
 
 
@@ -31,15 +35,33 @@ def write_back(path: Path, report: Report) -> str:
     if report.verdict.grade == "useless":
         return f"{path} was not changed: its heads are of no use to this base."
     path = path.resolve()
+    _write(path, path, report, lambda reader: _tensors(reader, report.calibration))
+    return f"{path} holds this calibration now."
+
+
+def write_trimmed(path: Path, target: Path, report: Report) -> str:
+    """Write the heads of `path` as they are with the tokens of `report.kept` only.
+
+    Raises HeadFileError, or OSError of the disk.
+    """
+    kept = report.kept
+    assert kept is not None, "This is a bug."
+    _write(path, target, report, lambda reader: _trimmed(reader, kept))
+    num_bytes = in_words(target.stat().st_size)
+    return f"{target} holds these heads with {len(kept.tokens):,} tokens, {num_bytes}."
+
+
+def _write(
+    path: Path, target: Path, report: Report, tensors: Callable[[GGUFReader], Iterator[Tensor]]
+) -> None:
     try:
         reader = GGUFReader(path)
-        with whole(path) as part:
+        with whole(target) as part:
             writer = _successor(reader, part, report.fit.base_fingerprint)
-            write_tensors(writer, _tensors(reader, report.calibration))
+            write_tensors(writer, tensors(reader))
             shutil.copymode(path, part)
     except ValueError as error:
         raise HeadFileError(str(path), f"can't be written anew: {error}") from None
-    return f"{path} holds this calibration now."
 
 
 def _successor(reader: GGUFReader, path: Path, fingerprint: str | None) -> GGUFWriter:
@@ -65,6 +87,22 @@ def _tensors(reader: GGUFReader, table: Table) -> Iterator[Tensor]:
             yield _copy(tensor)
     yield floats(f"{_PREFIX}accuracy", np.array(table.accuracy))
     yield floats(f"{_PREFIX}count", np.array(table.count))
+
+
+def _trimmed(reader: GGUFReader, kept: Kept) -> Iterator[Tensor]:
+    """Rows of the vocabulary matrices are picked as they are stored, so nothing is rounded anew."""
+    tokens = np.array(kept.tokens, np.int32)
+    rows = tokens
+    if before := [each.data for each in reader.tensors if each.name == _TOKENS]:
+        row_of = {int(token): row for row, token in enumerate(before[0])}
+        rows = np.array([row_of[token] for token in kept.tokens], np.int32)
+    for each in _tensors(reader, kept.calibration):
+        if each.name.endswith(".output.weight"):
+            (stored,) = each.rows
+            yield Tensor(each.name, [len(rows), each.shape[-1]], each.type, [stored[rows]])
+        elif each.name != _TOKENS:
+            yield each
+    yield Tensor(_TOKENS, tokens.shape, gguf.GGMLQuantizationType.I32, [tokens])
 
 
 def _copy(tensor: ReaderTensor) -> Tensor:

@@ -59,6 +59,27 @@ def test_nothing_is_written_where_that_is_not_wished(
     assert sorted(path.name for path in heads.parent.iterdir()) == ["heads.gguf"]
 
 
+def test_heads_with_fewer_tokens_are_written_beside_them(
+    twin_path: Path, heads: Path, prompts_path: Path, tmp_path: Path, capsys: Capsys
+) -> None:
+    before, few = heads.read_bytes(), tmp_path / "few.gguf"
+    options = (*SMALL, "--prompts", prompts_path, "--no-write", "--trimmed", few, "--keep", "100")
+    assert run(twin_path, heads, *options) == 0
+    out, err = capsys.readouterr()
+    assert f"{few} holds these heads with 100 tokens" in err.splitlines()[-1]
+    assert "\n100: " in out
+    assert heads.read_bytes() == before
+    assert run(twin_path, few, *SMALL, "--prompts", prompts_path, "--no-write") == 0
+    assert "Q8_0 output of 100 tokens" in capsys.readouterr().out
+
+
+def test_trimmed_heads_do_not_replace_what_they_are_made_from(
+    twin_path: Path, heads: Path, capsys: Capsys
+) -> None:
+    error = refused(capsys, twin_path, heads, "--trimmed", heads)
+    assert "is what it would be made from" in error
+
+
 def refused(capsys: Capsys, *arguments: object) -> str:
     """The last line, which is the one that is no progress."""
     assert run(*arguments) == 1

@@ -64,7 +64,8 @@ def recorded(made: Stack, heads: Heads, name: str, prompt: list[int]) -> Track:
     answer = made.answer(name)[:NUM_TOKENS]
     states = twin.embeddings(np.array([prompt[-1], *answer[:-2]]), twin.TINY)
     found = heads.propose(states.astype(np.float32), heads.num_heads, NUM_RANKS)
-    return Track(np.array(answer, np.int32), found.ids, found.log_probs)
+    asked = np.array(prompt, np.int32)
+    return Track(asked, np.array(answer, np.int32), found.ids, found.log_probs)
 
 
 @pytest.mark.parametrize("rows", [2, 8, 64])
