@@ -27,6 +27,7 @@ from api.limits import Rates
 from api.logs import RequestLog
 from api.metrics import Metrics
 from api.middleware import BODY_TIMEOUT_S, BodyLimit, RequestId
+from api.paths import PATHS, Paths
 from api.routes import generate, openai, ops, tokenize, ui
 from api.routes.respond import gateway_of
 from api.schemas.refusal import refusal
@@ -85,6 +86,7 @@ def create_app(
         title="Medusa gateway",
         description=DESCRIPTION,
         lifespan=_lifespan,
+        redirect_slashes=False,  # to http://, behind a proxy that speaks https
         telemetry=_telemetry(tracer_provider),
     )
     app.state.rates = rates
@@ -129,6 +131,7 @@ def _add_middleware(app: FastAPI, settings: Settings, keys: Keys | None, rates: 
             allow_headers=["*"],
             expose_headers=["*"],
         )
+    app.add_middleware(Paths)
     app.add_middleware(RequestLog, gateway.metrics)
     app.add_middleware(RequestId)
 
@@ -154,6 +157,8 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     """Starlette's own refusals: no such path, no such method, a body that cannot be read."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path[:200]}: {error.detail}"
+    if error.status_code == 404:
+        message += f"; this server has {', '.join(PATHS)}"
     code = error.detail.lower().replace(" ", "_")
     headers = dict(error.headers or {})
     return _response(request, Problem(error.status_code, message, code, headers=headers))
@@ -163,4 +168,6 @@ def _response(request: Request, problem: Problem) -> JSONResponse:
     if problem.status != translate(ClientGone()).status:
         gateway_of(request).metrics.rejections.labels(problem.code).inc()
     headers = {"x-request-id": request.state.request_id, **problem.headers}
+    if problem.status == 500:
+        headers["connection"] = "close"  # uvicorn does, and clients should know
     return JSONResponse(problem.body, problem.status, headers)

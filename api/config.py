@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     drain_timeout: int = Field(
         30, ge=0, le=3_600, description="Seconds that open answers get to finish at shutdown."
     )
+    keep_alive_timeout: int = Field(
+        75, ge=5, le=86_400, description="Seconds that idle connections stay open."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="What is logged: debug, info, warning or error."
     )

@@ -18,7 +18,7 @@ import httptools
 import httpx
 
 CONNECT_TIMEOUT_S = 5.0
-# Idle connections go before the model server would close them (uvicorn: 5 s) under a request.
+# Idle connections go before the model server would close them (KEEP_ALIVE_TIMEOUT) under a request.
 MAX_IDLE_S = 2.0
 MAX_IDLE = 32
 # What is received and not yet taken, at which no more is read from the socket.

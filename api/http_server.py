@@ -66,6 +66,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     _num_bytes = 0  # received since something was last understood: headers, body or end
     _refused = False
+    _repeating = False  # headers that were understood already
     _alarm: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -80,15 +81,58 @@ class BoundedHttp(HttpToolsProtocol):
         if self._refused:
             return
         self._num_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
         if self._num_bytes > MAX_HEADER_BYTES and not self._refused:
             self._refuse(TOO_LARGE)
 
+    def _should_upgrade(self) -> bool:
+        return False
+
+    def _parse(self, data: bytes) -> None:
+        """All of it as HTTP/1.1. An `Upgrade` is an offer, which nobody here takes up: stock Java
+        clients offer h2c, and send the body behind it.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                data = data[offer.args[0] :]
+                self._go_on()
+
+    def _go_on(self) -> None:
+        """Behind the headers of a request, with a parser that has not seen the offer in them: to
+        the other one they are the end.
+        """
+        framing = (b"content-length", b"transfer-encoding")
+        told = [b"%b: %b\r\n" % each for each in self.headers if each[0] in framing]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._repeating = True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(told))
+        self._repeating = False
+
     def on_message_begin(self) -> None:
+        if self._repeating:
+            return
         super().on_message_begin()
         self._set_alarm(HEADER_TIMEOUT_S)
 
+    def on_url(self, url: bytes) -> None:
+        if not self._repeating:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._repeating:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        if self._repeating:
+            return
         self._clear_alarm()
         self._num_bytes = 0
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -102,6 +146,8 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # the body is still to come
         self._num_bytes = 0
         super().on_message_complete()
 

@@ -22,7 +22,10 @@ SEND_TIMEOUT_S = 60.0
 # While there is nothing to say: proxies end connections that are silent for a minute.
 PING_INTERVAL_S = 15.0
 
-PING = b": ping\n\n"
+# Without an empty line of its own: some clients would take it for an empty event.
+PING = b": ping\n"
+# U+0085, U+2028 and U+2029: in JSON they stand in strings only.
+LINE_ENDS = {char.encode(): b"\\u%04x" % ord(char) for char in ("\u0085", "\u2028", "\u2029")}
 DONE = b"data: [DONE]\n\n"
 
 # No cache keeps a stream, and nginx does not hold its parts back.
@@ -93,4 +96,12 @@ async def _pieces(answer: Answer, form: Format) -> AsyncIterator[bytes]:
 
 
 def _data(chunks: Iterable[Json]) -> bytes:
-    return b"".join([b"data: %b\n\n" % to_json(chunk) for chunk in chunks])
+    return b"".join([b"data: %b\n\n" % one_line(to_json(chunk)) for chunk in chunks])
+
+
+def one_line(text: bytes) -> bytes:
+    """The same JSON as one line to everybody: to some clients a line ends at these, too."""
+    for char, escaped in LINE_ENDS.items():
+        if char in text:
+            text = text.replace(char, escaped)
+    return text

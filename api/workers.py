@@ -46,6 +46,7 @@ def make_server(settings: Settings, app: FastAPI) -> Server:
         http=BoundedHttp,
         ws="none",
         forwarded_allow_ips=settings.forwarded_allow_ips,
+        timeout_keep_alive=settings.keep_alive_timeout,
         timeout_graceful_shutdown=LAST_WORDS_S,  # the drain has been before
     )
     # uvicorn raises the signal again when it has shut down; then there is nothing left to do.

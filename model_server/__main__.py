@@ -65,6 +65,7 @@ def main() -> int:
         log_config=None,
         log_level="warning",
         access_log=False,
+        timeout_keep_alive=settings.keep_alive_timeout,
         timeout_graceful_shutdown=_DRAIN_S,
     )
     web = _Uvicorn(config, server)

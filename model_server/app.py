@@ -20,16 +20,13 @@ from model_server.errors import RequestError, Unavailable
 from model_server.metrics import Metrics
 from model_server.protocol import (
     Batch,
-    Detokenize,
-    Detokenized,
     Done,
     Event,
     Failed,
     GenerateRequest,
     Info,
-    Tokenize,
-    Tokenized,
 )
+from model_server.questions import Detokenize, Detokenized, Tokenize, Tokenized
 from model_server.spans import Spans
 
 log = logging.getLogger(__name__)
@@ -186,6 +183,11 @@ def create_app(server: Server) -> FastAPI:
     @app.exception_handler(RequestError)
     async def refused(_request: Request, error: RequestError) -> Response:
         return JSONResponse(failed("", error).model_dump(), error.status)
+
+    @app.exception_handler(Exception)
+    async def broken(_request: Request, _error: Exception) -> Response:
+        body = {"status": server.status, "error": "This is a bug, see the model server's log."}
+        return JSONResponse(body, 500, {"connection": "close"})  # as uvicorn does it
 
     @app.post("/batch")
     async def batch(body: Batch) -> Response:

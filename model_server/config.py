@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     )
     model_server_host: str = Field("127.0.0.1", description="Address to listen on.")
     model_server_port: int = Field(8001, ge=0, le=65535, description="Port to listen on.")
+    keep_alive_timeout: int = Field(
+        75, ge=5, le=86_400, description="Seconds that idle connections stay open."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug, info, warning or error."
     )

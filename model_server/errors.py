@@ -117,16 +117,15 @@ class RequestError(ModelServerError):
 
 
 class PromptTooLong(RequestError):
-    """Prompt (and the wished answer) don't fit the context."""
+    """The prompt leaves no room for an answer in the context."""
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt_tokens: int, max_tokens: int | None, context_size: int) -> None:
-        wish = "" if max_tokens is None else f" and max_tokens {max_tokens}"
+    def __init__(self, prompt_tokens: int, context_size: int) -> None:
         super().__init__(
-            f"prompt has {prompt_tokens} tokens{wish}: "
-            f"together they must stay within the context of {context_size} tokens",
-            "prompt" if max_tokens is None or prompt_tokens >= context_size else "max_tokens",
+            f"prompt has {prompt_tokens} tokens: with one of the answer it must stay within the "
+            f"context of {context_size} tokens",
+            "prompt",
         )
 
 

@@ -1,7 +1,7 @@
 """The wire contract between the gateway and the model server: requests down, events up.
 
 `POST /batch` takes a Batch and answers `application/x-ndjson`, one event a line, multiplexed by
-request id. This is the only file both tiers share, so it imports nothing of ours.
+request id. This file and questions.py are all that both tiers share, so it imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -43,6 +43,15 @@ class Message(Wire):
 
     role: Literal["system", "user", "assistant"]
     content: Text
+    reasoning_content: Text | None = Field(None, description="What the assistant thought before.")
+
+
+class ChatOptions(Wire):
+    """How messages become a prompt."""
+
+    add_generation_prompt: bool = Field(True, description="End where the assistant speaks next.")
+    continue_final_message: bool = Field(False, description="End behind the last message's words.")
+    variables: dict[str, Any] = Field({}, description="What the template is told beside messages.")
 
 
 class Sampling(Wire):
@@ -105,7 +114,9 @@ class GenerateRequest(Wire):
     prompt: Text | None = None
     prompt_tokens: list[int] | None = None
     messages: list[Message] | None = None
-    max_tokens: int | None = Field(None, ge=1, description="None: the rest of the context.")
+    chat: ChatOptions = ChatOptions()
+    parse_special: bool = Field(False, description="Special tokens' texts in `prompt` are tokens.")
+    max_tokens: int | None = Field(None, ge=1, description="At most the rest of the context.")
     sampling: Sampling = Field(default_factory=Sampling)
     stop: list[Text] = Field(default_factory=list, max_length=MAX_STOP_STRINGS)
     stop_tokens: list[int] = Field(default_factory=list, max_length=MAX_STOP_STRINGS)
@@ -123,42 +134,6 @@ class GenerateRequest(Wire):
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(PROMPTS)}; got {given}")
         return self
-
-
-class Tokenize(Wire):
-    """`POST /tokenize`: what tokens these are as a prompt. One of prompt and messages is given."""
-
-    prompt: Text | None = None
-    messages: list[Message] | None = None
-    add_special_tokens: bool = Field(True, description="Begin with BOS where the model wants it.")
-    return_token_strs: bool = False
-
-    @model_validator(mode="after")
-    def _one_prompt(self) -> Tokenize:
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give exactly one of prompt, messages")
-        return self
-
-
-class Tokenized(Wire):
-    """The answer, by the names of vLLM's."""
-
-    count: int
-    max_model_len: int = Field(description="Prompt plus answer of one request, in tokens.")
-    tokens: list[int]
-    token_strs: list[str] | None = Field(None, description="As the vocabulary spells them.")
-
-
-class Detokenize(Wire):
-    """`POST /detokenize`: what prompt these tokens are."""
-
-    tokens: list[int]
-
-
-class Detokenized(Wire):
-    """The answer, by the names of vLLM's."""
-
-    prompt: str
 
 
 class Batch(Wire):
@@ -292,6 +267,7 @@ class Info(Wire):
     vocab_size: int
     longest_piece_bytes: int = Field(description="Longest text of one token, in bytes.")
     chat: bool = Field(description="Whether messages are accepted.")
+    sampling: dict[str, float] = Field({}, description="The file's own defaults, by our names.")
     exact: bool
     cpu_kernels: dict[str, str] = Field({}, description="What own kernels do, by instructions.")
     max_step_ms: float

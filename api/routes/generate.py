@@ -15,7 +15,6 @@ from api.schemas.generate import GenerateBody
 router = APIRouter(tags=["Generate"], route_class=JsonRoute)
 
 
-@router.post("/generate/", include_in_schema=False)
 @router.post(
     "/generate", summary="Continue a text, and say where the time went", **answers(Generated)
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -12,7 +13,10 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 
 from api.errors import InvalidRequest
-from api.schemas.refusal import NO_OBJECT, refusal
+from api.schemas.refusal import NO_OBJECT, refusal, refuse_half_characters
+
+# How half a surrogate pair can come into a body, which is UTF-8 itself; pairs look like it, too.
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -47,6 +51,8 @@ def parse(model: type[BaseModel], headers: Headers, body: bytes) -> BaseModel:
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise InvalidRequest(f"The body is not JSON: {reason}.", code="invalid_json") from None
+    if SURROGATE.search(body):
+        refuse_half_characters(fields)
     try:
         return model.model_validate(fields)
     except ValidationError as error:

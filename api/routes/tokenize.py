@@ -4,32 +4,37 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Body, Request, Response
 
 from api.routes import examples
+from api.routes.json_route import JsonRoute
 from api.routes.respond import REFUSALS, gateway_of
 from api.schemas.tokenize import DetokenizeBody, TokenizeBody
-from model_server.protocol import Detokenized, Tokenized
+from model_server.questions import Detokenized, Tokenized
 
-router = APIRouter(tags=["Tokens"], responses=REFUSALS)
+router = APIRouter(tags=["Tokens"], responses=REFUSALS, route_class=JsonRoute)
 
 
-@router.post("/tokenize", summary="Tokens of a text or a chat")
+@router.post("/tokenize", summary="Tokens of a text or a chat", response_model=Tokenized)
 async def tokenize(
     request: Request, body: Annotated[TokenizeBody, Body(openapi_examples=examples.TOKENIZE)]
-) -> Tokenized:
+) -> Response:
     """Exactly those that a completion or a chat of the same would begin with."""
-    return Tokenized.model_validate_json(await _ask(request, "/tokenize", body))
+    return _json(Tokenized.model_validate_json(await _ask(request, "/tokenize", body)))
 
 
-@router.post("/detokenize", summary="Text of tokens")
+@router.post("/detokenize", summary="Text of tokens", response_model=Detokenized)
 async def detokenize(
     request: Request, body: Annotated[DetokenizeBody, Body(openapi_examples=examples.DETOKENIZE)]
-) -> Detokenized:
+) -> Response:
     """What /tokenize gave comes back as it was; other special tokens by their texts."""
-    return Detokenized.model_validate_json(await _ask(request, "/detokenize", body))
+    return _json(Detokenized.model_validate_json(await _ask(request, "/detokenize", body)))
 
 
 async def _ask(request: Request, path: str, body: TokenizeBody | DetokenizeBody) -> bytes:
     gateway = gateway_of(request)
     return await gateway.ask(path, body.question(await gateway.info()))
+
+
+def _json(answer: Tokenized | Detokenized) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")

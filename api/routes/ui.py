@@ -11,6 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import Scope
 from typing_extensions import TypedDict
 
+from api.paths import PATHS
 from api.routes.respond import gateway_of
 from api.upstream import ServerState
 
@@ -110,7 +111,7 @@ def _service(request: Request) -> Service:
         "medusa_mode": info.medusa_mode if info else None,
         "warnings": info.warnings if info else [],
         "servers": upstream.states,
-        "endpoints": ["/v1/completions", "/v1/chat/completions", "/v1/models", "/generate"],
+        "endpoints": PATHS,
         "docs": "/docs",
         "metrics": "/metrics",
     }

@@ -14,7 +14,6 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     StrictBool,
-    StrictInt,
     StrictStr,
     ValidationError,
     WithJsonSchema,
@@ -28,6 +27,7 @@ from api.errors import InvalidRequest
 from api.schemas.document import with_fates
 from api.schemas.fields import Only
 from api.schemas.refusal import printable, refusal, shown
+from api.schemas.values import Int, Seed, TopK, is_empty, stops
 from model_server.protocol import (
     MAX_GRAMMAR_BYTES,
     MAX_SEED,
@@ -41,18 +41,17 @@ from model_server.protocol import (
 
 MAX_CHOICES = 128
 MAX_SCHEMA_DEPTH = 64
-MAX_TOKENS = 2**31 - 1
 
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-STOP_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS}
+STOP_SCHEMA = {"type": "string", "maxLength": MAX_STOP_CHARS}
 STOPS_SCHEMA = {"type": "array", "items": STOP_SCHEMA, "maxItems": MAX_STOP_STRINGS}
-StopString = Annotated[str, Field(strict=True, min_length=1, max_length=MAX_STOP_CHARS)]
+StopString = Annotated[str, Field(strict=True, max_length=MAX_STOP_CHARS)]
 Stops = Annotated[
     list[StopString],
-    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    BeforeValidator(stops),
     WithJsonSchema({"anyOf": [STOP_SCHEMA, STOPS_SCHEMA]}),
 ]
-TokenId = Annotated[int, Field(strict=True, ge=0)]
+TokenId = Annotated[Int, Field(ge=0)]
 Source = dict[str, Any]  # the one field of GenerateRequest that says what to continue
 
 
@@ -66,9 +65,13 @@ class Body(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
-    # Fields that may hold only these values, and fields that change nothing about the answer.
+    # Fields that may hold only these values, fields that change nothing about the answer, and
+    # fields of which "", [] and {} mean the default.
     only: ClassVar[Only] = {}
     harmless: ClassVar[frozenset[str]] = frozenset()
+    may_be_empty: ClassVar[frozenset[str]] = frozenset()
+    # Whether fields that nobody here knows are ignored: what is replayed came from any server.
+    tolerant: ClassVar[bool] = False
     place: ClassVar[str] = ""
 
     @model_validator(mode="before")
@@ -76,19 +79,25 @@ class Body(BaseModel):
     def _known_fields(cls, data: object) -> object:
         if not isinstance(data, dict):
             return data
-        given = {name: value for name, value in data.items() if value is not None}
+        given = {name: value for name, value in data.items() if not cls._is_default(name, value)}
         known = {field.alias or name for name, field in cls.model_fields.items()}
         for name in given.keys() - known - cls.harmless:
+            if cls.tolerant and (name not in cls.only or is_empty(given[name])):
+                continue
             if given[name] not in cls.only.get(name, ()):
                 raise cls._refusal(name, given[name])
         return given
+
+    @classmethod
+    def _is_default(cls, name: str, value: object) -> bool:
+        return value is None or (name in cls.may_be_empty and is_empty(value))
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         schema = handler.resolve_ref_schema(handler(core_schema))
-        return with_fates(schema, cls.harmless, cls.only)
+        return with_fates(schema, cls.harmless, cls.only, tolerant=cls.tolerant)
 
     @classmethod
     def _refusal(cls, name: str, value: object) -> InvalidRequest:
@@ -107,20 +116,24 @@ class SpeculationBody(Body, Speculation):
     model_config = ConfigDict(strict=True)
     place: ClassVar[str] = "speculation."
 
+    max_tokens_per_step: Int = Speculation.model_fields["max_tokens_per_step"]  # type: ignore[assignment]
+
 
 class GenerationBody(Body):
     """How tokens are drawn and when they end, the same for every endpoint."""
 
+    may_be_empty: ClassVar[frozenset[str]] = frozenset({"grammar", "logit_bias"})
+
     temperature: Finite = wire("temperature")
     top_p: Finite = wire("top_p")
-    top_k: StrictInt = wire("top_k")
+    top_k: TopK = wire("top_k")
     min_p: Finite = wire("min_p")
     repeat_penalty: Finite = wire("repeat_penalty")
     presence_penalty: Finite = wire("presence_penalty")
     frequency_penalty: Finite = wire("frequency_penalty")
     logit_bias: dict[int, Finite] = wire("logit_bias")
-    seed: StrictInt | None = Field(
-        None, ge=-(2**63), le=MAX_SEED, description="The same seed draws the same text."
+    seed: Seed = Field(
+        None, ge=-(2**63), le=MAX_SEED, description="The same seed draws the same text; -1: any."
     )
     stop: Stops = Field(
         default_factory=list,

@@ -2,110 +2,96 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_validator
 
 from api.errors import InvalidRequest
 from api.schemas import fields
-from api.schemas.body import MAX_TOKENS, Body, Source, check_prompt_bytes
+from api.schemas.body import Body, Source, check_schema
+from api.schemas.messages import ChatMessage, parse_messages
 from api.schemas.openai import OpenAIBody
-from model_server.protocol import MAX_LOGPROBS, Info, Message
+from api.schemas.values import Int, MaxTokens
+from model_server.protocol import MAX_LOGPROBS, ChatOptions, Info
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-class TextPart(Body):
-    harmless: ClassVar[frozenset[str]] = fields.PART_HARMLESS
-    place: ClassVar[str] = "messages.content."
-
-    type: Literal["text"]
-    text: StrictStr
+def _variables(given: dict[str, Any]) -> dict[str, Any]:
+    for name in fields.TEMPLATE_OWN & given.keys():
+        raise ValueError(f"{name} is not for clients to set")
+    return check_schema(given)
 
 
-Content = Annotated[
-    list[TextPart],
-    BeforeValidator(
-        lambda value: [{"type": "text", "text": value}] if isinstance(value, str) else value
-    ),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-                        "required": ["type", "text"],
-                    },
-                },
-            ]
-        }
-    ),
-]
+class ChatTemplateBody(Body):
+    """How messages become a prompt, by the names of vLLM and llama.cpp."""
+
+    add_generation_prompt: StrictBool | None = Field(
+        None, description="End where the assistant speaks next; not where its words are continued."
+    )
+    continue_final_message: StrictBool | None = Field(
+        None, description="Continue the last message; not given: if it is the assistant's."
+    )
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_variables)] = Field(
+        default_factory=dict, description="Variables of the chat template: enable_thinking, ..."
+    )
+    reasoning_effort: Effort | None = Field(
+        None, description="For templates that know it; none: enable_thinking is false."
+    )
+
+    def chat_options(self, last_role: str) -> ChatOptions:
+        """What the model server is told. Raises InvalidRequest."""
+        continued = self.continue_final_message
+        if continued and self.add_generation_prompt:
+            raise InvalidRequest(
+                "continue_final_message and add_generation_prompt exclude each other.",
+                "continue_final_message",
+            )
+        if continued is None:
+            continued = last_role == "assistant" and not self.add_generation_prompt
+        begun = self.add_generation_prompt is not False and not continued
+        return ChatOptions(
+            add_generation_prompt=begun,
+            continue_final_message=continued,
+            variables={**self._effort(), **self.chat_template_kwargs},
+        )
+
+    def _effort(self) -> dict[str, Any]:
+        if self.reasoning_effort == "none":
+            return {"enable_thinking": False}
+        effort = self.reasoning_effort
+        return {} if effort is None else {"reasoning_effort": effort}
 
 
-class ChatMessage(Body):
-    place: ClassVar[str] = "messages."
-    harmless: ClassVar[frozenset[str]] = fields.MESSAGE_HARMLESS
-    only: ClassVar[fields.Only] = fields.MESSAGE_ONLY
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content = Field(description="Text, or a list of text parts.")
-
-    def to_wire(self) -> Message:
-        role = "system" if self.role == "developer" else self.role
-        return Message(role=role, content="".join(part.text for part in self.content))
-
-
-class ChatBody(OpenAIBody):
+class ChatBody(OpenAIBody, ChatTemplateBody):
     only: ClassVar[fields.Only] = fields.CHAT_ONLY
 
     messages: list[ChatMessage] = Field(min_length=1)
-    max_tokens: StrictInt | None = Field(
-        None, ge=1, le=MAX_TOKENS, description="Longest answer; not given: the rest of the context."
+    max_tokens: MaxTokens = Field(
+        None, ge=1, description="Longest answer; not given, or -1: the rest of the context."
     )
-    max_completion_tokens: StrictInt | None = Field(
-        None, ge=1, le=MAX_TOKENS, description="The newer name of max_tokens."
+    max_completion_tokens: MaxTokens = Field(
+        None, ge=1, description="The newer name of max_tokens."
     )
-    logprobs: StrictBool = Field(False, description="Report each token's log probability.")
-    top_logprobs: StrictInt | None = Field(
+    logprobs: Annotated[
+        StrictBool, BeforeValidator(lambda value: False if value == 0 else value)
+    ] = Field(False, description="Report each token's log probability.")
+    top_logprobs: Int | None = Field(
         None, ge=0, le=MAX_LOGPROBS, description="Alternatives to report for each token."
     )
 
     @model_validator(mode="after")
     def _top_logprobs_need_logprobs(self) -> ChatBody:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs to be true.", "top_logprobs")
         return self
 
     def _sources(self, info: Info) -> list[Source]:
-        return [{"messages": parse_messages(self.messages, info)}]
+        messages = parse_messages(self.messages, info)
+        return [{"messages": messages, "chat": self.chat_options(messages[-1].role)}]
 
     def _max_tokens(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
 
     def _logprobs(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
-
-
-def parse_messages(messages: list[ChatMessage], info: Info) -> list[Message]:
-    """Messages as the model server takes them; refused where it has no template, or no room."""
-    if not info.chat:
-        raise InvalidRequest(
-            f"{info.model_name} has no chat template, so messages cannot be turned into a "
-            "prompt; use /v1/completions, or set CHAT_TEMPLATE at the model server.",
-            "messages",
-            "chat_not_supported",
-        )
-    wire = [each.to_wire() for each in messages]
-    num_bytes = sum(len(each.content.encode()) for each in wire)
-    check_prompt_bytes("messages", num_bytes, info)
-    return wire

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field, StrictInt, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from api.errors import InvalidRequest
 from api.schemas import fields
-from api.schemas.body import MAX_TOKENS, Source
+from api.schemas.body import Source
 from api.schemas.openai import OpenAIBody
 from api.schemas.prompts import Prompt, parse_prompts
+from api.schemas.values import Int, MaxTokens, NumLogprobs
 from model_server.protocol import MAX_LOGPROBS, Info
 
 
@@ -18,9 +19,14 @@ class CompletionBody(OpenAIBody):
     only: ClassVar[fields.Only] = fields.COMPLETION_ONLY
 
     prompt: Prompt
-    max_tokens: StrictInt = Field(16, ge=1, le=MAX_TOKENS, description="Longest answer.")
-    best_of: StrictInt | None = Field(None, description="Only the same as n.")
-    logprobs: StrictInt | None = Field(
+    parse_special: StrictBool = Field(
+        True, description="Texts of special tokens in `prompt` become these tokens."
+    )
+    max_tokens: MaxTokens = Field(
+        16, ge=1, description="Longest answer; -1: all there is room for."
+    )
+    best_of: Int | None = Field(None, description="Only the same as n.")
+    logprobs: NumLogprobs = Field(
         None, ge=0, le=MAX_LOGPROBS, description="Alternatives to report for each token."
     )
 
@@ -33,9 +39,9 @@ class CompletionBody(OpenAIBody):
         return self
 
     def _sources(self, info: Info) -> list[Source]:
-        return parse_prompts(self.prompt, info)
+        return parse_prompts(self.prompt, info, parse_special=self.parse_special)
 
-    def _max_tokens(self) -> int:
+    def _max_tokens(self) -> int | None:
         return self.max_tokens
 
     def _logprobs(self) -> int | None:

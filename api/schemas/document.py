@@ -10,7 +10,9 @@ from api.schemas.fields import Only
 Schema = dict[str, Any]
 
 
-def with_fates(schema: Schema, harmless: Iterable[str], only: Only) -> Schema:
+def with_fates(
+    schema: Schema, harmless: Iterable[str], only: Only, *, tolerant: bool = False
+) -> Schema:
     """The schema of an object, with the fields that are taken beside the honoured ones."""
     required = schema.get("required", ())
     known: Schema = schema.get("properties", {})
@@ -25,7 +27,8 @@ def with_fates(schema: Schema, harmless: Iterable[str], only: Only) -> Schema:
                 "enum": [*values, None],
                 "description": "Only what happens anyway.",
             }
-    return {**schema, "properties": properties, "additionalProperties": {"type": "null"}}
+    others: Schema | bool = True if tolerant else {"type": "null"}
+    return {**schema, "properties": properties, "additionalProperties": others}
 
 
 def _nullable(schema: Schema) -> Schema:

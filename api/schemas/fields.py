@@ -24,15 +24,17 @@ HARMLESS = frozenset(
     }
 )
 
+# Of these {} asks for nothing.
+MAY_BE_EMPTY = frozenset({"response_format", "stream_options"})
+
 COMPLETION_ONLY: Only = {"echo": (False,), "suffix": ("",)}
 
 CHAT_ONLY: Only = {
     "audio": (),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "modalities": (["text"],),
+    "modalities": (["text"], []),
     "moderation": (),
-    "reasoning_effort": ("none",),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "tool_choice": ("none", "auto"),
@@ -42,15 +44,23 @@ CHAT_ONLY: Only = {
 }
 
 # No chat template here tells participants of one role apart by their names.
-MESSAGE_HARMLESS = frozenset({"name"})
+MESSAGE_HARMLESS = frozenset({"annotations", "name"})
 
 MESSAGE_ONLY: Only = {
-    "annotations": ([],),
     "audio": (),
     "function_call": (),
-    "refusal": (),
     "tool_calls": ([],),
 }
+
+# What other servers and programs put beside a message's words: nothing, or more than words.
+MESSAGE_ATTACHED: Only = dict.fromkeys(
+    ("attachments", "experimental_attachments", "files", "images", "audios", "videos"), ()
+)
+
+# Variables of a chat template that hold what the request says elsewhere.
+TEMPLATE_OWN = frozenset(
+    {"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"}
+)
 
 PART_HARMLESS = frozenset({"prompt_cache_breakpoint"})
 
@@ -62,9 +72,6 @@ SCHEMA_HARMLESS = frozenset({"name", "description", "strict"})
 
 # vLLM's own: a chat's tokens are those that its answer begins behind.
 TOKENIZE_ONLY: Only = {
-    "add_generation_prompt": (True,),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "continue_final_message": (False,),
     "tools": ([],),
 }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic import AfterValidator, Field, StrictBool, StrictStr, model_validator
 
 from api.errors import InvalidRequest
 from api.schemas import fields
 from api.schemas.body import MAX_CHOICES, Body, GenerationBody, check_schema
+from api.schemas.values import Int
 
 
 class StreamOptions(Body):
@@ -47,9 +48,10 @@ class OpenAIBody(GenerationBody):
     """What completions and chat share beyond sampling."""
 
     harmless: ClassVar[frozenset[str]] = fields.HARMLESS
+    may_be_empty: ClassVar[frozenset[str]] = GenerationBody.may_be_empty | fields.MAY_BE_EMPTY
 
     model: StrictStr = Field("", description="Any name; the answer tells the model served.")
-    n: StrictInt = Field(1, ge=1, le=MAX_CHOICES, description="Choices for each prompt.")
+    n: Int = Field(1, ge=1, le=MAX_CHOICES, description="Choices for each prompt.")
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = Field(
         None, description="text, json_object, or json_schema with a schema."
@@ -61,7 +63,7 @@ class OpenAIBody(GenerationBody):
 
     @model_validator(mode="after")
     def _fields_that_belong_together(self) -> OpenAIBody:
-        if self.stream_options is not None and not self.stream:
+        if self.include_usage and not self.stream:
             raise InvalidRequest("stream_options needs stream to be true.", "stream_options")
         if self.grammar is not None and self._json_schema() is not None:
             raise InvalidRequest("grammar and response_format exclude each other.", "grammar")

@@ -9,6 +9,7 @@ from pydantic import WithJsonSchema
 from api.errors import InvalidRequest
 from api.schemas.body import Source, check_prompt_bytes, check_tokens
 from api.schemas.refusal import shown
+from api.schemas.values import whole
 from model_server.protocol import Info
 
 IDS_SCHEMA = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
@@ -27,11 +28,13 @@ PROMPT_SCHEMA = {
 Prompt = Annotated[Any, WithJsonSchema(PROMPT_SCHEMA)]
 
 
-def parse_prompts(prompt: object, info: Info) -> list[Source]:
+def parse_prompts(prompt: object, info: Info, *, parse_special: bool) -> list[Source]:
     """One source for each prompt; the first that is no prompt is refused by its place."""
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
-        return [_parse(each, f"prompt[{i}]", info) for i, each in enumerate(prompt)]
-    return [_parse(prompt, "prompt", info)]
+        sources = [_parse(each, f"prompt[{i}]", info) for i, each in enumerate(prompt)]
+    else:
+        sources = [_parse(prompt, "prompt", info)]
+    return [{**source, "parse_special": parse_special} for source in sources]
 
 
 def _parse(prompt: object, field: str, info: Info) -> Source:
@@ -50,18 +53,13 @@ def _parse(prompt: object, field: str, info: Info) -> Source:
 
 
 def parse_text(prompt: str, field: str, info: Info) -> str:
-    """A text that the wire can carry and that is not certain to be too long."""
-    try:
-        num_bytes = len(prompt.encode())
-    except UnicodeEncodeError:
-        raise InvalidRequest(
-            f"{field} is not valid Unicode: half a surrogate pair.", "prompt"
-        ) from None
-    check_prompt_bytes(field, num_bytes, info)
+    """A text that is not certain to be too long."""
+    check_prompt_bytes(field, len(prompt.encode()), info)
     return prompt
 
 
 def _ids(prompt: list[Any], field: str, info: Info) -> list[int]:
+    prompt = list(map(whole, prompt))
     for i, token in enumerate(prompt):
         if type(token) is not int:  # a bool is an int to isinstance
             raise InvalidRequest(

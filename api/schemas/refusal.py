@@ -8,6 +8,7 @@ from typing import Any
 from api.errors import InvalidRequest
 
 MAX_SHOWN_CHARS = 60
+UNSUPPORTED = "unsupported"  # the kind of an error about what can't be honoured
 NO_OBJECT = "The body should be a JSON object, sent with content-type: application/json."
 
 
@@ -27,10 +28,34 @@ def refusal(errors: Sequence[Any]) -> InvalidRequest:
     sentence = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
     if kind in ("model_type", "model_attributes_type"):
         sentence = "should be an object"
-    if kind != "value_error":
+    if kind not in ("value_error", UNSUPPORTED):
         sentence += f", got {shown(error['input'])}"
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
+    code = "unsupported_parameter" if kind == UNSUPPORTED else code
     return InvalidRequest(f"{param}: {sentence}.", param, code)
+
+
+def refuse_half_characters(body: object) -> None:
+    """Raises InvalidRequest for the first text with half a surrogate pair, which is no Unicode."""
+    waiting: list[tuple[tuple[int | str, ...], object]] = [((), body)]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [((*place, name), each) for name, each in reversed(value.items())]
+            waiting += [((*place, name), name) for name in reversed(value)]
+        elif isinstance(value, list):
+            waiting += [((*place, i), each) for i, each in reversed(list(enumerate(value)))]
+        elif isinstance(value, str) and not _is_unicode(value):
+            path = _path(place)
+            raise InvalidRequest(f"{path} is not valid Unicode: half a surrogate pair.", path)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def shown(value: object) -> str:

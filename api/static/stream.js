@@ -41,6 +41,7 @@ async function* events(stream) {
     if (done) return;
     const blocks = (rest + value).split(/\r?\n\r?\n/);
     rest = blocks.pop();
-    for (const block of blocks) if (block.startsWith("data:")) yield block.slice(5).trim();
+    for (const block of blocks)
+      for (const line of block.split(/\r?\n/)) if (line.startsWith("data:")) yield line.slice(5).trim();
   }
 }

@@ -38,15 +38,25 @@ class Intake:
             sampler=sampler,
             detokenizer=Detokenizer(
                 request.stop,
-                strip_space=request.messages is not None and self.vocab.is_spm,
+                strip_space=self._begins_a_turn(request) and self.vocab.is_spm,
                 skip_chars=request.resume.num_chars if request.resume else 0,
             ),
             pieces=self.vocab.pieces,
-            end_tokens=frozenset([*request.stop_tokens, *([] if request.ignore_eos else ends)]),
+            end_tokens=frozenset(
+                [*request.stop_tokens, *self._stops(request), *([] if request.ignore_eos else ends)]
+            ),
             arrived_s=time.monotonic(),
         )
         self._replay(sequence)
         return sequence
+
+    def _begins_a_turn(self, request: GenerateRequest) -> bool:
+        return request.messages is not None and not request.chat.continue_final_message
+
+    def _stops(self, request: GenerateRequest) -> list[int]:
+        """Tokens whose texts are stop strings: of control tokens no text is ever seen."""
+        special = self.vocab.special_texts
+        return [special[stop] for stop in request.stop if stop in special]
 
     def _banned(self, request: GenerateRequest, ends: list[int]) -> list[int]:
         # To a grammar a control token is its text, but the client would see nothing of it.

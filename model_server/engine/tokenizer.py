@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from model_server.engine.prompt import PromptEncoder
 from model_server.errors import PromptRefused
 from model_server.llama.vocab import Vocab
-from model_server.protocol import Detokenize, Detokenized, Tokenize, Tokenized
+from model_server.questions import Detokenize, Detokenized, Tokenize, Tokenized
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Tokenizer:
     def tokenize(self, asked: Tokenize) -> Tokenized:
         """The tokens that a completion or a chat would begin with. Raises PromptRefused."""
         if asked.messages is not None:
-            tokens = self.prompts.of_messages(asked.messages)
+            tokens = self.prompts.of_messages(asked.messages, asked.chat)
         else:
-            tokens = self.prompts.of_text(asked.prompt or "")
+            tokens = self.prompts.of_text(asked.prompt or "", parse_special=asked.parse_special)
         if asked.add_special_tokens:
             tokens = self.prompts.with_bos(tokens)
         strings = map(self.vocab.spelling, tokens) if asked.return_token_strs else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -22,7 +23,35 @@ class Vocab:
         self.size = int(llama_cpp.llama_vocab_n_tokens(pointer))
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        """Tokens of `text` without BOS. With `special`, texts of special tokens become them."""
+        """Tokens of `text` without BOS. With `special`, texts of special tokens become them;
+        without it none do, but for white space: there are tokens for much of it.
+        """
+        if special:
+            return self._tokenize(text, special=True)
+        first, *others = self._broken(text)
+        tokens = self._tokenize(first)
+        for part in others:
+            tokens += self._tokenize_behind(part)
+        return tokens
+
+    def _broken(self, text: str) -> list[str]:
+        """Parts without any text of a user-defined token, which llama.cpp finds in all text."""
+        parts: list[str] = []
+        start = at = 0
+        while found := self._user_defined.search(text, at):
+            at = found.start() + 1
+            parts.append(text[start:at])
+            start = at
+        return [*parts, text[start:]]
+
+    def _tokenize_behind(self, text: str) -> list[int]:
+        """Tokens of what goes on behind another text, so without a space in front."""
+        if not self.adds_space:
+            return self._tokenize(text)
+        line_end = self._tokenize("\n")
+        return self._tokenize("\n" + text)[len(line_end) :]
+
+    def _tokenize(self, text: str, *, special: bool = False) -> list[int]:
         raw = text.encode()
         room = len(raw) + 16
         while True:
@@ -66,11 +95,21 @@ class Vocab:
     @cached_property
     def special_texts(self) -> dict[str, int]:
         """Texts that a chat template may use to mean a special token."""
+        return self._texts_of(_CONTROL | _USER_DEFINED)
+
+    @cached_property
+    def _user_defined(self) -> re.Pattern[str]:
+        by_length = sorted(self._texts_of(_USER_DEFINED), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, by_length)) or r"(?!)")
+
+    def _texts_of(self, kinds: int) -> dict[str, int]:
+        """Tokens of these kinds by their texts; white space and single characters mean nothing."""
         texts = {}
         for token in range(self.size):
-            if llama_cpp.llama_vocab_get_attr(self.pointer, token) & (_CONTROL | _USER_DEFINED):
-                texts[self.piece(token, special=True).decode(errors="replace")] = token
-        texts.pop("", None)
+            if llama_cpp.llama_vocab_get_attr(self.pointer, token) & kinds:
+                text = self.piece(token, special=True).decode(errors="replace")
+                if len(text) > 1 and not text.isspace():
+                    texts[text] = token
         return texts
 
     @cached_property
@@ -82,7 +121,7 @@ class Vocab:
     @cached_property
     def adds_space(self) -> bool:
         """Whether tokenizing puts a space in front of a text."""
-        return b"".join(self.pieces[token] for token in self.tokenize("a")) == b" a"
+        return b"".join(self.pieces[token] for token in self._tokenize("a")) == b" a"
 
     @cached_property
     def unseen_tokens(self) -> list[int]:

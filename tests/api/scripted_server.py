@@ -24,9 +24,9 @@ from model_server.protocol import (
     Info,
     Started,
     Timings,
-    Tokenize,
     Tokens,
 )
+from model_server.questions import Tokenize
 
 DROP = None
 Script = Callable[[GenerateRequest], AsyncIterator[Event | None]]

@@ -104,6 +104,62 @@ async def test_a_body_that_does_not_come_is_408(
         assert (await head(reader)).startswith(b"HTTP/1.1 408 ")
 
 
+JAVA = (
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+)
+ASKED = b'{"prompt": "a", "max_tokens": 2}'
+
+
+def post(offer: bytes, *, chunked: bool = False) -> bytes:
+    framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(ASKED)
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(ASKED), ASKED) if chunked else ASKED
+    kind = b"content-type: application/json"
+    return b"POST /generate HTTP/1.1\r\nhost: a\r\n%b%b\r\n%b\r\n\r\n%b" % (
+        *(offer, kind, framing, body),
+    )
+
+
+async def answered(reader: asyncio.StreamReader) -> dict[str, object]:
+    start = await head(reader)
+    assert start.startswith(b"HTTP/1.1 200 "), start
+    length = int(start.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+    body = await asyncio.wait_for(reader.readexactly(length), 5)
+    return dict(json.loads(body))
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("pieces", [1, 2, 40])
+@pytest.mark.parametrize("offer", [JAVA, b"connection: upgrade\r\nupgrade: websocket\r\n"])
+async def test_an_offer_of_another_protocol_is_ignored_and_the_body_kept(
+    server: ScriptedServer, offer: bytes, pieces: int, chunked: bool
+) -> None:
+    async with connection(server) as (reader, writer):
+        for request in (post(offer, chunked=chunked), post(b""), post(offer, chunked=chunked)):
+            size = -(-len(request) // pieces)
+            for start in range(0, len(request), size):
+                writer.write(request[start : start + size])
+                await writer.drain()
+                await asyncio.sleep(0.001)
+            assert (await answered(reader))["text"] == " 0 1"
+
+
+async def test_offers_may_come_many_at_a_time_and_without_a_body(server: ScriptedServer) -> None:
+    async with connection(server) as (reader, writer):
+        writer.write((GET + JAVA + b"\r\n") * 300 + post(JAVA))
+        for _ in range(300):
+            assert await answered(reader) == {"status": "alive"}
+        assert (await answered(reader))["text"] == " 0 1"
+
+
+async def test_headers_behind_an_offer_are_bounded_too(server: ScriptedServer) -> None:
+    async with connection(server) as (reader, writer):
+        writer.write(post(JAVA))
+        await answered(reader)
+        writer.write(GET + JAVA + b"x: " + b"a" * MAX_HEADER_BYTES + b"\r\n\r\n")
+        await assert_refused(reader)
+
+
 STREAM = b'{"prompt": "a", "stream": true}'
 ASK = b"POST /generate HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
 ASK += b"content-length: %d\r\n\r\n" % len(STREAM) + STREAM
@@ -144,3 +200,18 @@ async def test_a_client_that_reads_nothing_is_given_up(
         await until(lambda: app.state.gateway.in_flight == 0)
         await until(lambda: server.left)
         writer.close()
+
+
+async def test_a_bug_says_that_it_ends_the_connection(server: ScriptedServer) -> None:
+    """Else the next request of the client's pool is reset."""
+
+    async def bug() -> None:
+        raise RuntimeError("a bug")
+
+    async with gateway_over_sockets(server, http=BoundedHttp) as (client, app):
+        app.add_api_route("/bug", bug)
+        for _ in range(3):
+            answer = await client.get("/bug")
+            assert (answer.status_code, answer.headers["connection"]) == (500, "close")
+            assert answer.json()["error"]["code"] == "internal_error"
+            assert (await client.get("/health")).status_code == 200

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from model_server.protocol import Failed, Message, Tokenize
+from model_server.protocol import Failed, Message
+from model_server.questions import Tokenize
 from tests.api.scripted_server import ScriptedServer
 from tests.api.serving import gateway
 
@@ -22,7 +23,7 @@ async def test_a_question_is_passed_on_and_its_answer_back(server: ScriptedServe
     assert text.json() == {"count": 2, "max_model_len": 64, "tokens": [1, 7], "token_strs": None}
     hi = Message(role="user", content="hi")
     assert server.questions == [
-        Tokenize(prompt="a"),
+        Tokenize(prompt="a", parse_special=True),
         Tokenize(messages=[hi], add_special_tokens=False),
     ]
 

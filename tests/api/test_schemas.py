@@ -71,7 +71,7 @@ def test_without_a_seed_each_prompt_gets_its_own() -> None:
     assert seeds[0] == seeds[1] != seeds[2] == seeds[3]
 
 
-@pytest.mark.parametrize(("seed", "wire"), [(-1, 2**64 - 1), (2**64 - 1, 2**64 - 1), (0, 0)])
+@pytest.mark.parametrize(("seed", "wire"), [(-2, 2**64 - 2), (2**64 - 1, 2**64 - 1), (0, 0)])
 def test_every_64_bit_seed_is_one(seed: int, wire: int) -> None:
     assert parse(CompletionBody, seed=seed)[0].sampling.seed == wire
 
@@ -89,7 +89,7 @@ def test_chat_roles_and_parts() -> None:
     assert request.messages is not None
     assert [(each.role, each.content) for each in request.messages] == [
         ("system", "s"),
-        ("user", "ab"),
+        ("user", "a\nb"),
     ]
 
 
@@ -142,7 +142,6 @@ for _ in range(1_000):
         ({"prompt": [100]}, "prompt", "from 0 to 99, got 100"),
         ({"prompt": [1] * 65}, "prompt", "64 tokens, got 65"),
         ({"prompt": TOO_LONG}, "prompt", "513 bytes .* 64 tokens.* 512 bytes"),
-        ({"prompt": "\ud800"}, "prompt", "Unicode"),
         ({"prompt": ["a"] * 65, "n": 2}, "n", "limited to 128, got 130"),
         ({"n": 0}, "n", "greater than or equal to 1, got 0"),
         ({"n": 129}, "n", "less than or equal to 128, got 129"),
@@ -160,7 +159,6 @@ for _ in range(1_000):
         ({"logit_bias": {"x": 1}}, "logit_bias.x", "got 'x'"),
         ({"logit_bias": [1]}, "logit_bias", "dictionary"),
         ({"stop": ["a"] * 17}, "stop", "16"),
-        ({"stop": ""}, "stop[0]", "at least 1 char"),
         ({"stop": "a" * 1_001}, "stop[0]", "1000 char"),
         ({"stop": 5}, "stop", "got 5"),
         ({"stop_token_ids": [100]}, "stop_token_ids", "from 0 to 99, got 100"),

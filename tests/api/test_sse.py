@@ -8,12 +8,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from api import sse
 from api.answer import MAX_BURST
-from model_server.protocol import Event, GenerateRequest
+from model_server.protocol import Event, GenerateRequest, Tokens
 from tests.api.scripted_server import ScriptedServer, accepted, done, refused, token
 from tests.api.serving import gateway_over_sockets
 
 pytestmark = pytest.mark.anyio
+
+
+ENDS = "a\u2028b\u2029c\u0085d\x0b\x0c\x1c\x1d\x1e\re\nf"
 
 
 async def pieces(server: ScriptedServer, num_tokens: int) -> list[str]:
@@ -76,3 +80,32 @@ async def test_a_failure_comes_behind_the_events_before_it() -> None:
     first, second, error, last = "".join(parts).removesuffix("\n\n").split("\n\n")
     assert ('" 0"' in first, '" 1"' in second, last) == (True, True, "data: [DONE]")
     assert json.loads(error.removeprefix("data: "))["error"]["code"] == "broken"
+
+
+async def test_no_text_ends_a_line_whatever_ends_lines_for_a_client() -> None:
+    """`str.splitlines`, which httpx and others use, ends lines at ten characters."""
+
+    async def speak(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        yield accepted(request)
+        yield Tokens(id=request.id, ids=[0], text=ENDS)
+        yield done(request)
+
+    lines = "".join(await pieces(ScriptedServer(speak), 1)).splitlines()
+    said, _, ended, _, last, _ = lines
+    assert json.loads(said.removeprefix("data: "))["text"] == ENDS
+    assert (json.loads(ended.removeprefix("data: "))["text"], last) == ("", "data: [DONE]")
+
+
+async def test_a_ping_is_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        yield accepted(request)
+        yield token(request, 0)
+        await asyncio.sleep(0.5)
+        yield done(request)
+
+    monkeypatch.setattr(sse, "PING_INTERVAL_S", 0.1)
+    text = "".join(await pieces(ScriptedServer(slow), 1))
+    blocks = text.removesuffix("\n\n").split("\n\n")
+    assert len(blocks) == 3
+    assert all("data: " in block for block in blocks)
+    assert text.count(": ping\n") >= 3

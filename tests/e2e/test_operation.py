@@ -178,3 +178,16 @@ async def test_a_draining_gateway_finishes_its_streams(twin_path: Path, tmp_path
     assert (ready.status_code, ready.json()["status"]) == (503, "draining")
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert last == "data: [DONE]"
+
+
+@pytest.mark.parametrize("tier", ["gateway", "model server"])
+async def test_an_idle_connection_stays_open(service: Service, tier: str) -> None:
+    """Proxies keep theirs for a minute, and answer 502 when the other side closes before."""
+    url = service.url if tier == "gateway" else service.model_url
+    host, _, port = url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for pause_s in (6, 0):  # uvicorn's own limit is 5 s
+        writer.write(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200")
+        await asyncio.sleep(pause_s)
+    writer.close()

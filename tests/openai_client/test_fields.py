@@ -17,8 +17,9 @@ from pydantic import BaseModel, ValidationError
 from api.errors import InvalidRequest
 from api.schemas import fields
 from api.schemas.body import Body
-from api.schemas.chat import ChatBody, ChatMessage, TextPart
+from api.schemas.chat import ChatBody
 from api.schemas.completion import CompletionBody
+from api.schemas.messages import ChatMessage, TextPart
 from api.schemas.openai import JsonSchemaFormat, ResponseFormat, StreamOptions
 
 

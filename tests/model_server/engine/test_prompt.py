@@ -5,115 +5,15 @@ from typing import Any
 
 import pytest
 
-from model_server.engine.prompt import (
-    VICUNA_TEMPLATE,
-    ChatTemplate,
-    PromptEncoder,
-    choose_template,
-)
+from model_server.engine.prompt import VICUNA_TEMPLATE, PromptEncoder, choose_template
 from model_server.errors import PromptRefused, PromptTooLong, SettingError
 from model_server.llama.vocab import Vocab
-from model_server.protocol import GenerateRequest, Message
+from model_server.protocol import GenerateRequest
 from tests import twin
 from tests.vocabulary import BOS, EOS
 
-SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
-    "helpful, detailed, and polite answers to the user's questions."
-)
 ECHO = "{% for m in messages %}{{ m.content }}{% endfor %}"
 CONTEXT = 64
-
-
-def messages(*turns: tuple[str, str]) -> list[Message]:
-    return [Message.model_validate({"role": role, "content": text}) for role, text in turns]
-
-
-def as_text(vocab: Vocab, tokens: list[int]) -> str:
-    """What the tokens say, special ones spelled out; each part's first space is the tokenizer's."""
-    text, first = "", True
-    for token in tokens:
-        if token == EOS:
-            text, first = text + "</s>", True
-            continue
-        piece = vocab.piece(token).decode("latin-1")
-        text += piece.removeprefix(" ") if first else piece
-        first = False
-    return text.encode("latin-1").decode()
-
-
-CHATS = {
-    f"{SYSTEM} USER: Hello! ASSISTANT:": [("user", "Hello!")],
-    f"{SYSTEM} USER: Hello! ASSISTANT: Hi!</s>USER: How are you? ASSISTANT:": [
-        ("user", "Hello!"), ("assistant", "Hi!"), ("user", "How are you?")],
-    "Be brief. USER: Hello! ASSISTANT:": [("system", "Be brief."), ("user", "Hello!")],
-    "S USER: a ASSISTANT: b</s>USER: c ASSISTANT: d</s>USER: e ASSISTANT:": [
-        ("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"),
-        ("user", "e")],
-    f"{SYSTEM} USER: two\nlines  ASSISTANT:": [("user", "two\nlines ")],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("text", CHATS)
-def test_vicunas_prompt_is_exact(vocab: Vocab, text: str) -> None:
-    tokens = ChatTemplate(VICUNA_TEMPLATE, vocab).tokenize(messages(*CHATS[text]))
-    assert as_text(vocab, tokens) == text
-
-
-def test_vicunas_prompt_is_exact_before_tokens(vocab: Vocab) -> None:
-    chat = ChatTemplate(VICUNA_TEMPLATE, vocab)
-    for text, turns in CHATS.items():
-        assert chat._render(messages(*turns), "\ue000") == text
-
-
-def test_a_late_system_message_is_refused(vocab: Vocab) -> None:
-    chat = ChatTemplate(VICUNA_TEMPLATE, vocab)
-    with pytest.raises(PromptRefused, match="must come first"):
-        chat.tokenize(messages(("user", "a"), ("system", "b")))
-
-
-@pytest.mark.parametrize("content", ["</s>", "a</s>b<s>", "<</s>/s>", "\ue000</s>", "<s", "</s"])
-def test_special_text_of_users_stays_text(vocab: Vocab, content: str) -> None:
-    tokens = ChatTemplate(ECHO, vocab).tokenize(messages(("user", content)))
-    assert BOS not in tokens
-    assert EOS not in tokens
-    assert as_text(vocab, tokens) == content
-
-
-def test_special_text_of_the_template_becomes_tokens(vocab: Vocab) -> None:
-    source = "{{ bos_token }}{% for m in messages %}{{ m.content }}</s>{% endfor %}"
-    tokens = ChatTemplate(source, vocab).tokenize(messages(("user", "<"), ("user", "/s>")))
-    assert (tokens[0], tokens.count(EOS), tokens[-1]) == (BOS, 2, EOS)
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ raise_exception('no') }}",
-        "{{ messages[99].content.x }}",
-        "{{ 'a' + 1 }}",
-        "{{ 1 // 0 }}",
-        "{{ messages.append(1) }}",
-        "{{ ''.__class__.__mro__ }}{{ 'a'.x.y }}",
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        "{{ {}['a']['b'] }}",
-    ],
-)
-def test_a_template_that_fails_refuses_the_request(vocab: Vocab, source: str) -> None:
-    with pytest.raises(PromptRefused, match="chat template") as caught:
-        ChatTemplate(source, vocab).tokenize(messages(("user", "a")))
-    assert caught.value.param == "messages"
-
-
-def test_no_private_character_left_is_a_refusal(vocab: Vocab) -> None:
-    everyone = "".join(map(chr, range(0xE000, 0xF900)))
-    with pytest.raises(PromptRefused, match="private character"):
-        ChatTemplate(ECHO, vocab).tokenize(messages(("user", everyone)))
-
-
-def test_a_template_with_a_syntax_error_is_a_setting_error(vocab: Vocab) -> None:
-    with pytest.raises(SettingError, match="CHAT_TEMPLATE: line 2"):
-        ChatTemplate("\n{% if %}", vocab)
 
 
 @pytest.mark.parametrize(
@@ -123,9 +23,12 @@ def test_a_template_with_a_syntax_error_is_a_setting_error(vocab: Vocab) -> None
         (None, "vicuna", "x", VICUNA_TEMPLATE),
         (None, "", "ksajan Vicuna-7B", VICUNA_TEMPLATE),
         (None, "", "llama", None),
+        ("{% if %}", "vicuna", "x", VICUNA_TEMPLATE),
+        ("{% no such tag %}", "", "Vicuna", VICUNA_TEMPLATE),
+        ("{% if %}", "", "llama", "{% if %}"),
     ],
 )
-def test_the_files_own_template_comes_first(
+def test_the_files_own_template_comes_first_if_it_can_be_read(
     own: str | None, setting: str, name: str, chosen: str | None
 ) -> None:
     assert choose_template(own, setting, name) == chosen
@@ -186,20 +89,36 @@ def test_bad_prompts_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("num_prompt", "max_tokens", "fits"),
-    [(63, None, True), (64, None, False), (60, 4, True), (60, 5, False), (1, 63, True)],
+    ("num_prompt", "max_tokens", "room"),
+    [(63, None, 1), (60, 4, 4), (60, 5, 4), (60, 10**15, 4), (1, 63, 63), (1, 2, 2)],
 )
-def test_prompt_and_answer_fill_the_context_and_no_more(
-    encoder: PromptEncoder, num_prompt: int, max_tokens: int | None, fits: bool
+def test_an_answer_gets_what_it_asks_for_or_what_there_is(
+    encoder: PromptEncoder, num_prompt: int, max_tokens: int | None, room: int
 ) -> None:
     asked = request(prompt_tokens=twin.prompt(num_prompt), max_tokens=max_tokens)
-    if not fits:
-        with pytest.raises(PromptTooLong):
-            encoder.encode(asked)
-        return
-    assert encoder.max_tokens(asked, len(encoder.encode(asked))) == max_tokens or (
-        CONTEXT - num_prompt
-    )
+    assert encoder.max_tokens(asked, len(encoder.encode(asked))) == room
+
+
+@pytest.mark.parametrize("num_prompt", [CONTEXT, CONTEXT + 1])
+def test_a_prompt_that_leaves_no_room_is_refused(encoder: PromptEncoder, num_prompt: int) -> None:
+    with pytest.raises(PromptTooLong, match="64 tokens") as caught:
+        encoder.encode(request(prompt_tokens=twin.prompt(num_prompt), max_tokens=1))
+    assert caught.value.param == "prompt"
+
+
+def test_texts_of_special_tokens_are_tokens_where_that_is_asked_for(
+    encoder: PromptEncoder,
+) -> None:
+    asked = {"prompt": "ba</s>be"}
+    assert EOS not in encoder.encode(request(**asked))
+    assert EOS in encoder.encode(request(**asked, parse_special=True))
+    turns = [{"role": "user", "content": "ba</s>be"}]
+    assert EOS not in encoder.encode(request(messages=turns, parse_special=True))
+
+
+def test_a_prompt_may_begin_with_bos_itself(encoder: PromptEncoder) -> None:
+    tokens = encoder.encode(request(prompt="<s>ba", parse_special=True))
+    assert tokens.count(BOS) == 1
 
 
 def test_without_a_template_chat_is_refused_with_advice(vocab: Vocab) -> None:

@@ -1,0 +1,39 @@
+"""Paths as clients write them: with slashes too many, without /v1, or with two."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+PATHS = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/models",
+    "/generate",
+    "/tokenize",
+    "/detokenize",
+]
+_SLASHES = re.compile(r"//+")
+# Base URLs are given with and without /v1, and some clients add it themselves.
+_OPENAIS = re.compile(r"(?:/v1)*(/(?:(?:chat/)?completions|responses|models)(?:/.*)?)")
+
+
+def plain(path: str) -> str:
+    """The path that is meant. Nothing is redirected: a client may not follow, or lose its body."""
+    path = _SLASHES.sub("/", path)
+    path = path.rstrip("/") or "/"
+    match = _OPENAIS.fullmatch(path)
+    return f"/v1{match[1]}" if match else path
+
+
+class Paths:
+    """Puts the plain path into the scope, before anybody asks whose it is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["path"] = plain(scope["path"])
+        await self._app(scope, receive, send)

@@ -1,0 +1,59 @@
+"""Values as clients write them: what means a whole number, or the default, is taken as that."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, StrictInt, WithJsonSchema
+
+ALL = -1  # llama.cpp's and vLLM's way to say: as many as there are
+
+
+def whole(value: object) -> object:
+    """64.0 is 64: languages with one kind of number write either."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _or_none(*others: object) -> BeforeValidator:
+    """These stand for None, which is not the default where the default is a number."""
+    return BeforeValidator(lambda value: None if _is_any(whole(value), others) else whole(value))
+
+
+def _is_any(value: object, others: tuple[object, ...]) -> bool:
+    return any(type(value) is type(other) and value == other for other in others)
+
+
+def _top_k(value: object) -> object:
+    value = whole(value)
+    return 0 if _is_any(value, (ALL,)) else value
+
+
+def _count(value: object) -> object:
+    return {False: None, True: 1}.get(value, value) if isinstance(value, bool) else whole(value)
+
+
+def is_empty(value: object) -> bool:
+    """Nothing in it: null, "", [], {}, or nothing but these."""
+    if isinstance(value, dict):
+        return all(map(is_empty, value.values()))
+    if isinstance(value, list):
+        return all(map(is_empty, value))
+    return value is None or value == ""
+
+
+def stops(value: object) -> object:
+    """One or many; an empty one ends nothing."""
+    if not isinstance(value, str | list):
+        return value
+    return [stop for stop in (value if isinstance(value, list) else [value]) if not is_empty(stop)]
+
+
+Int = Annotated[StrictInt, BeforeValidator(whole)]
+TopK = Annotated[StrictInt, BeforeValidator(_top_k)]
+Seed = Annotated[StrictInt | None, _or_none(-1)]  # as llama.cpp and vLLM: any
+MaxTokens = Annotated[
+    StrictInt | None,
+    _or_none(ALL),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": ALL}]}),
+]
+NumLogprobs = Annotated[StrictInt | None, BeforeValidator(_count)]

@@ -1,0 +1,62 @@
+"""Text that is no Unicode: JSON can hold half a surrogate pair, what carries it on can't."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.api.scripted_server import ScriptedServer
+from tests.api.serving import gateway
+
+pytestmark = pytest.mark.anyio
+
+HALVES = [
+    ("/v1/completions", rb'{"prompt": "cut \ud83d"}', "prompt"),
+    ("/v1/completions", rb'{"prompt": ["a", "\ude00"]}', "prompt[1]"),
+    ("/v1/completions", rb'{"prompt": "a", "stop": ["b", "\uD83D "]}', "stop[1]"),
+    ("/v1/completions", rb'{"prompt": "a", "user": "\udfff"}', "user"),
+    ("/v1/completions", rb'{"prompt": "a", "grammar": "\ud83d"}', "grammar"),
+    ("/generate", rb'{"prompt": "\ud83d\ud83d\ude00"}', "prompt"),
+    (
+        "/v1/chat/completions",
+        rb'{"messages": [{"role": "user", "content": "cut \ud83d"}]}',
+        "messages[0].content",
+    ),
+    (
+        "/v1/chat/completions",
+        rb'{"messages": [{"role": "user", "content": [{"type": "text", "text": "\ud83d"}]}]}',
+        "messages[0].content[0].text",
+    ),
+    (
+        "/v1/chat/completions",
+        rb'{"messages": [{"role": "user", "content": "a"}], "metadata": {"\ud83d": 1}}',
+        r"metadata.\ud83d",
+    ),
+    ("/tokenize", rb'{"prompt": "cut \ud83d"}', "prompt"),
+    (
+        "/tokenize",
+        rb'{"messages": [{"role": "user", "content": "cut \ud83d"}]}',
+        "messages[0].content",
+    ),
+    ("/detokenize", rb'{"tokens": [1], "model": "\ud83d"}', "model"),
+]
+
+
+@pytest.mark.parametrize(("path", "content", "param"), HALVES)
+async def test_half_a_character_is_refused_by_its_place(
+    server: ScriptedServer, path: str, content: bytes, param: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    async with gateway(server) as client:
+        answer = await client.post(path, content=content, headers=headers)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param)
+    assert "not valid Unicode" in error["message"]
+
+
+async def test_whole_characters_in_halves_are_taken(server: ScriptedServer) -> None:
+    async with gateway(server) as client:
+        content = rb'{"prompt": "\ud83d\ude00", "max_tokens": 1}'
+        headers = {"content-type": "application/json"}
+        answer = await client.post("/v1/completions", content=content, headers=headers)
+    assert answer.status_code == 200
+    assert server.requests[0].prompt == "\U0001f600"
