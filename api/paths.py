@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 PATHS = [
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/responses",
     "/v1/models",
     "/generate",
     "/tokenize",

@@ -71,7 +71,8 @@ class AnswerStream(Response):
                 patience.deadline = anyio.current_time() + SEND_TIMEOUT_S
                 await send({"type": "http.response.body", "body": data, "more_body": True})
                 patience.deadline = math.inf
-            await send({"type": "http.response.body", "body": DONE, "more_body": False})
+            end = b"" if self._form.is_typed else DONE
+            await send({"type": "http.response.body", "body": end, "more_body": False})
         if patience.cancelled_caught:
             log.info("a client took nothing for %g s, so its stream was ended", SEND_TIMEOUT_S)
 
@@ -79,24 +80,32 @@ class AnswerStream(Response):
 async def _pieces(answer: Answer, form: Format) -> AsyncIterator[bytes]:
     """What can be sent at once, each time; raises ClientGone."""
     try:
-        if opening := _data(form.opening()):
+        if opening := _data(form.opening(), form):
             yield opening
         async for burst in answer.bursts(PING_INTERVAL_S):
             chunks = (chunk for index, event in burst for chunk in form.chunks(index, event))
-            if data := _data(chunks) if burst else PING:
+            if data := _data(chunks, form) if burst else PING:
                 yield data
-        if closing := _data(form.closing()):
+        if closing := _data(form.closing(), form):
             yield closing
     except ClientGone:
         raise
     except GatewayError as error:
         problem = translate(error)
         note_failure(problem)
-        yield _data([problem.body])
+        yield _data([form.failure(problem.body)], form)
 
 
-def _data(chunks: Iterable[Json]) -> bytes:
-    return b"".join([b"data: %b\n\n" % one_line(to_json(chunk)) for chunk in chunks])
+def _data(chunks: Iterable[Json], form: Format) -> bytes:
+    if form.is_typed:
+        return b"".join(
+            [b"event: %b\n" % chunk["type"].encode() + _event(chunk) for chunk in chunks]
+        )
+    return b"".join(map(_event, chunks))
+
+
+def _event(chunk: Json) -> bytes:
+    return b"data: %b\n\n" % one_line(to_json(chunk))
 
 
 def one_line(text: bytes) -> bytes:

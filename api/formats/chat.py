@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
-from api.formats.format import Choice, Json
+from api.formats.format import Choice, Format, Json
 from api.formats.speculation import Drafting, Metrics
 from api.formats.usage import Heading, Usage, UsageBlock
 from api.schemas.chat import ChatBody
@@ -53,7 +53,7 @@ class ChatCompletion(TypedDict):
     metrics: NotRequired[Metrics]
 
 
-class ChatFormat:
+class ChatFormat(Format):
     def __init__(self, heading: Heading, body: ChatBody, num_choices: int) -> None:
         self._heading = heading
         self._with_logprobs = body.logprobs
@@ -132,11 +132,11 @@ class ChatFormat:
         if not self._with_logprobs:
             return None
         content: list[ChatTokenLogprob] = [
-            {**_logprob(each), "top_logprobs": [_logprob(top) for top in each.top]}
+            {**logprob(each), "top_logprobs": [logprob(top) for top in each.top]}
             for each in positions
         ]
         return {"content": content, "refusal": None}
 
 
-def _logprob(token: TokenLogprob) -> ChatTopLogprob:
+def logprob(token: TokenLogprob) -> ChatTopLogprob:
     return {"token": token.text, "logprob": token.logprob, "bytes": token.bytes}

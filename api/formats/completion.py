@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
-from api.formats.format import Choice, Json
+from api.formats.format import Choice, Format, Json
 from api.formats.speculation import Drafting, Metrics
 from api.formats.usage import Heading, Usage, UsageBlock
 from api.schemas.completion import CompletionBody
@@ -39,7 +39,7 @@ class Completion(TypedDict):
     metrics: NotRequired[Metrics]
 
 
-class CompletionFormat:
+class CompletionFormat(Format):
     def __init__(self, heading: Heading, body: CompletionBody, num_choices: int) -> None:
         self._heading = heading
         self._with_logprobs = body.logprobs is not None

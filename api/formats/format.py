@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from api.answer import Answer
 from model_server.protocol import Done, Event, PositionLogprobs, Tokens
@@ -33,6 +33,9 @@ class Choice:
 class Format(Protocol):
     """Keeps what it needs from chunk to chunk, so there is one for each answer."""
 
+    # Whether chunks are events by the names in their `type`, of which the last ends the stream.
+    is_typed: ClassVar[bool] = False
+
     def opening(self) -> Iterable[Json]:
         """Chunks before the first event."""
 
@@ -44,6 +47,10 @@ class Format(Protocol):
 
     def whole(self, choices: list[Choice]) -> Json:
         """The answer without streaming."""
+
+    def failure(self, body: Json) -> Json:
+        """The last chunk of a stream that fails, of the body of an error."""
+        return body
 
 
 async def collect(answer: Answer) -> list[Choice]:

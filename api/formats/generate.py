@@ -9,7 +9,7 @@ from typing import Literal
 from typing_extensions import NotRequired, TypedDict
 
 from api.answer import Answer
-from api.formats.format import Choice, Json
+from api.formats.format import Choice, Format, Json
 from api.formats.speculation import Drafting, Metrics
 from model_server.protocol import Done, Event, Tokens
 
@@ -39,7 +39,7 @@ class Generated(TypedDict):
     metrics: NotRequired[Metrics]
 
 
-class GenerateFormat:
+class GenerateFormat(Format):
     """A stream is {"text"} events with their tokens; the last one says everything else."""
 
     def __init__(

@@ -57,6 +57,22 @@ CHAT: dict[str, Any] = {
         speculation={"acceptance": "typical"},
     ),
 }
+RESPONSES: dict[str, Any] = {
+    "question": _example(
+        "A question (needs a model with a chat template)",
+        input="What is a black hole?",
+        max_output_tokens=128,
+        temperature=0,
+    ),
+    "stream": _example(
+        "As a stream of typed events",
+        instructions="Answer in one sentence.",
+        input=QUESTION,
+        max_output_tokens=128,
+        temperature=0,
+        stream=True,
+    ),
+}
 GENERATE: dict[str, Any] = {
     "tree": _example(
         "Draft trees that give at most four tokens a step",

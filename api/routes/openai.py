@@ -1,4 +1,4 @@
-"""/v1: completions, chat and models, as OpenAI's clients expect them."""
+"""/v1: completions, chat, responses and models, as OpenAI's clients expect them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing_extensions import TypedDict
 from api.errors import UnknownModel
 from api.formats.chat import ChatCompletion, ChatFormat
 from api.formats.completion import Completion, CompletionFormat
+from api.formats.responses import ResponseObject, ResponsesFormat
 from api.routes import examples
 from api.routes.json_route import JsonRoute
 from api.routes.respond import REFUSALS, ErrorBody, answers, gateway_of, respond
 from api.schemas.chat import ChatBody
 from api.schemas.completion import CompletionBody
+from api.schemas.responses import ResponsesBody
 from model_server.protocol import Info
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
@@ -53,6 +55,14 @@ async def chat_completions(
 ) -> Response:
     """Messages become a prompt by the model's own template; a model without one refuses."""
     return await respond(request, body, lambda heading, _, total: ChatFormat(heading, body, total))
+
+
+@router.post("/responses", summary="Answer an input", **answers(ResponseObject))
+async def responses(
+    request: Request, body: Annotated[ResponsesBody, Body(openapi_examples=examples.RESPONSES)]
+) -> Response:
+    """OpenAI's newer form of a chat, text in and text out; nothing is stored."""
+    return await respond(request, body, lambda heading, *_: ResponsesFormat(heading, body))
 
 
 NOT_YET: dict[int | str, dict[str, Any]] = {status: REFUSALS[status] for status in (401, 429, 503)}

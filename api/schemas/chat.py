@@ -8,10 +8,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_v
 
 from api.errors import InvalidRequest
 from api.schemas import fields
-from api.schemas.body import Body, Source, check_schema
+from api.schemas.body import Body, Source
 from api.schemas.messages import ChatMessage, parse_messages
 from api.schemas.openai import OpenAIBody
-from api.schemas.values import Int, MaxTokens
+from api.schemas.values import Int, MaxTokens, bounded
 from model_server.protocol import MAX_LOGPROBS, ChatOptions, Info
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -20,7 +20,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 def _variables(given: dict[str, Any]) -> dict[str, Any]:
     for name in fields.TEMPLATE_OWN & given.keys():
         raise ValueError(f"{name} is not for clients to set")
-    return check_schema(given)
+    return bounded(given)
 
 
 class ChatTemplateBody(Body):

@@ -43,6 +43,34 @@ CHAT_ONLY: Only = {
     "web_search_options": (),
 }
 
+# No thoughts are summed up.
+REASONING_HARMLESS = frozenset({"generate_summary", "summary", "context"})
+REASONING_ONLY: Only = {"mode": ("standard",)}
+TEXT_ONLY: Only = {"verbosity": ("medium",)}
+
+# Nothing is stored, whether it may be or not, and the answer says so.
+RESPONSES_HARMLESS = HARMLESS | {"store"}
+
+RESPONSES_ONLY: Only = {
+    "access_programs": ([],),
+    "background": (False,),
+    "background_options": ({},),
+    "context_management": ([],),
+    "conversation": (),
+    "image": (),
+    "max_tool_calls": (),
+    "moderation": (),
+    "previous_response_id": (),
+    "prompt": (),
+    "service_tier": ("auto", "default"),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "truncation": ("disabled",),
+}
+
+# Parts of a response that can be asked for; thoughts are never apart from the text, so never there.
+RESPONSES_INCLUDE = ("message.output_text.logprobs", "reasoning.encrypted_content")
+
 # No chat template here tells participants of one role apart by their names.
 MESSAGE_HARMLESS = frozenset({"annotations", "name"})
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, StrictInt, WithJsonSchema
 
+MAX_DEPTH = 64
+MAX_BYTES = 65_536
 ALL = -1  # llama.cpp's and vLLM's way to say: as many as there are
 
 
@@ -46,6 +49,20 @@ def stops(value: object) -> object:
     if not isinstance(value, str | list):
         return value
     return [stop for stop in (value if isinstance(value, list) else [value]) if not is_empty(stop)]
+
+
+def bounded(value: dict[str, Any]) -> dict[str, Any]:
+    """JSON that nobody downstream chokes on."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        inside = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [item for items in inside for item in items if isinstance(item, dict | list)]
+        if not level:
+            num_bytes = len(json.dumps(value, allow_nan=False))
+            if num_bytes > MAX_BYTES:
+                raise ValueError(f"at most {MAX_BYTES} bytes, got {num_bytes}")
+            return value
+    raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
 
 
 Int = Annotated[StrictInt, BeforeValidator(whole)]

@@ -86,8 +86,6 @@ def test_a_path_that_is_not_there_is_not_found(openai: OpenAI) -> None:
     with pytest.raises(package.NotFoundError) as missing:
         openai.embeddings.create(model=MODEL, input="a")
     assert missing.value.code == "not_found"
-    with pytest.raises(package.NotFoundError):
-        openai.responses.create(model=MODEL, input="a")
 
 
 def test_a_body_too_large_is_413(openai: OpenAI) -> None:

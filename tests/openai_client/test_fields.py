@@ -11,7 +11,11 @@ from typing import Any, NamedTuple, get_type_hints
 import pytest
 from openai.types import chat, completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
-from openai.types.shared_params import response_format_json_schema
+from openai.types.responses import (
+    response_create_params,
+    response_text_config_param,
+)
+from openai.types.shared_params import reasoning, response_format_json_schema
 from pydantic import BaseModel, ValidationError
 
 from api.errors import InvalidRequest
@@ -21,6 +25,7 @@ from api.schemas.chat import ChatBody
 from api.schemas.completion import CompletionBody
 from api.schemas.messages import ChatMessage, TextPart
 from api.schemas.openai import JsonSchemaFormat, ResponseFormat, StreamOptions
+from api.schemas.responses import Reasoning, ResponsesBody, TextOptions
 
 
 class Pair(NamedTuple):
@@ -45,6 +50,15 @@ PAIRS = (
             completion_create_params.CompletionCreateParamsStreaming,
         ),
     ),
+    Pair(
+        ResponsesBody,
+        (
+            response_create_params.ResponseCreateParamsNonStreaming,
+            response_create_params.ResponseCreateParamsStreaming,
+        ),
+    ),
+    Pair(TextOptions, (response_text_config_param.ResponseTextConfigParam,)),
+    Pair(Reasoning, (reasoning.Reasoning,)),
     Pair(
         ChatMessage,
         (
@@ -90,6 +104,11 @@ def test_no_decision_outlives_its_field() -> None:
         fields.HARMLESS,
         fields.COMPLETION_ONLY,
         fields.CHAT_ONLY,
+        fields.RESPONSES_ONLY,
+        fields.RESPONSES_HARMLESS,
+        fields.REASONING_ONLY,
+        fields.REASONING_HARMLESS,
+        fields.TEXT_ONLY,
         fields.MESSAGE_HARMLESS,
         fields.MESSAGE_ONLY,
         fields.PART_HARMLESS,
