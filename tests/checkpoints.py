@@ -175,6 +175,12 @@ def vllm(weights: Weights) -> dict[str, Floats]:
     return _named(weights, "blocks.{}.layers.{}", "lm_heads.{}")
 
 
+def tensorrt_llm(weights: Weights) -> dict[str, Floats]:
+    """TensorRT-LLM's names, beside the base's output matrix."""
+    heads = _named(weights, "{}.medusa_layers.{}.linear", "{}.lm_head")
+    return {f"medusa_heads.{name}": values for name, values in heads.items()}
+
+
 def full_model(weights: Weights, hidden: int = 256, vocab: int = 512) -> dict[str, Floats]:
     """A Medusa-2 state dict: heads beside what a base model holds."""
     base = {

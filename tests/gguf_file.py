@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,11 +74,23 @@ def norms(shape: Shape, output_scale: float = 1.0) -> Iterator[Tensor]:
             yield floats(f"blk.{layer}.{part}.weight", ones)
 
 
-def write(path: Path, shape: Shape, file_type: str, tensors: Iterable[Tensor]) -> Path:
-    """Write the file: metadata, tokenizer, then the tensors one by one."""
+def write(
+    path: Path,
+    shape: Shape,
+    file_type: str,
+    tensors: Iterable[Tensor],
+    sampling: Mapping[str, float] | None = None,
+) -> Path:
+    """Write the file: metadata, tokenizer, then the tensors one by one.
+
+    `sampling`: what the file says about it, by llama.cpp's names.
+    """
     with whole(path) as part:
         writer = gguf.GGUFWriter(part, "llama")
         _add_metadata(writer, shape, file_type)
+        for name, value in (sampling or {}).items():
+            add = writer.add_int32 if isinstance(value, int) else writer.add_float32
+            add(f"general.sampling.{name}", value)  # type: ignore[operator]
         _add_tokenizer(writer, shape.vocab_size)
         write_tensors(writer, tensors)
     return path
@@ -111,3 +123,26 @@ def _add_tokenizer(writer: gguf.GGUFWriter, size: int) -> None:
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(True)
+
+
+def split(path: Path, folder: Path, count: int) -> Path:
+    """The same model in so many files, as llama.cpp splits it; the first of them."""
+    reader = gguf.GGUFReader(path)
+    name = f"{path.stem}-{{:05}}-of-{count:05}.gguf"
+    for number in range(count):
+        shard = folder / name.format(number + 1)
+        writer = gguf.GGUFWriter(shard, "llama")
+        for field in reader.fields.values() if number == 0 else ():
+            if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+                inner = field.types[-1] if len(field.types) > 1 else None
+                writer.add_key_value(field.name, field.contents(), field.types[0], inner)
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", count)
+        writer.add_int32("split.tensors.count", len(reader.tensors))
+        for tensor in reader.tensors[number::count]:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return folder / name.format(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from api.formats.format import Choice, Format, Json
 from api.formats.speculation import Drafting, Metrics
 from api.formats.usage import Heading, Usage, UsageBlock
 from api.schemas.completion import CompletionBody
-from model_server.protocol import Done, Event, PositionLogprobs, Tokens
+from model_server.protocol import Done, Event, PositionLogprobs, TokenLogprob, Tokens
 
 
 class CompletionLogprobs(TypedDict):
@@ -46,7 +47,7 @@ class CompletionFormat(Format):
         self._with_usage = body.include_usage
         self._usage = Usage(body.n)
         self._drafting = Drafting(num_choices)
-        self._offsets = [0] * num_choices
+        self._shown = [Shown() for _ in range(num_choices)]
 
     def opening(self) -> Iterator[Json]:
         return iter(())
@@ -100,22 +101,50 @@ class CompletionFormat(Format):
     ) -> CompletionLogprobs | None:
         if not self._with_logprobs:
             return None
-        offsets = []
-        for each in positions:
-            offsets.append(self._offsets[index])
-            self._offsets[index] += len(each.text)
+        shown = self._shown[index]
         return {
-            "tokens": [each.text for each in positions],
+            "tokens": [spelled(each) for each in positions],
             "token_logprobs": [each.logprob for each in positions],
             "top_logprobs": [_top(each) for each in positions],
-            "text_offset": offsets,
+            "text_offset": [shown.offset_of(each) for each in positions],
         }
 
 
+class Shown:
+    """How many characters of a choice's text its tokens have made so far."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._num_chars = 0
+
+    def offset_of(self, token: TokenLogprob) -> int:
+        """Where the next token's text begins: in the middle of a character, where that does."""
+        offset = self._num_chars
+        self._num_chars += len(self._decoder.decode(bytes(token.bytes)))
+        return offset
+
+
+def spelled(token: TokenLogprob) -> str:
+    """Its text; its bytes as OpenAI writes them where they are no whole characters."""
+    raw = bytes(token.bytes)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
 def _top(position: PositionLogprobs) -> dict[str, float]:
-    """The most likely tokens and, if it is none of them, the one that was drawn."""
-    top = {each.text: each.logprob for each in position.top}
-    return top if position.text in top else {**top, position.text: position.logprob}
+    """The most likely tokens and, if it is none of them, the one that was drawn: one entry each,
+    by its id where an earlier one, or the one that was drawn, has its text.
+    """
+    own = spelled(position)
+    top: dict[str, float] = {}
+    for each in position.top:
+        name = spelled(each)
+        is_taken = name in top or (name == own and each.id != position.id)
+        top[f"token_id:{each.id}" if is_taken else name] = each.logprob
+    top.setdefault(own, position.logprob)
+    return top
 
 
 def _choice(

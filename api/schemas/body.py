@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar
 
@@ -175,7 +176,13 @@ class GenerationBody(Body):
             raise InvalidRequest(f"prompts x n is limited to {MAX_CHOICES}, got {total}.", "n")
         try:
             return [
-                self._request(f"{request_id}-{i * num_choices + choice}", source, seed, choice)
+                self._request(
+                    f"{request_id}-{i * num_choices + choice}",
+                    source,
+                    self._drawing(info.sampling),
+                    seed=seed,
+                    choice=choice,
+                )
                 for i, source in enumerate(sources)
                 for seed in [self._seed()]
                 for choice in range(num_choices)
@@ -201,8 +208,14 @@ class GenerationBody(Body):
     def _seed(self) -> int:
         return secrets.randbits(63) if self.seed is None else self.seed % 2**64
 
-    def _request(self, request_id: str, source: Source, seed: int, choice: int) -> GenerateRequest:
-        given = {name: getattr(self, name) for name in _sampled()}
+    def _drawing(self, defaults: Mapping[str, float]) -> dict[str, Any]:
+        """How tokens are drawn: as is asked for, else as the model's file says, else as OpenAI."""
+        own = {name: defaults[name] for name in defaults.keys() - self.model_fields_set}
+        return {name: own.get(name, getattr(self, name)) for name in _sampled()}
+
+    def _request(
+        self, request_id: str, source: Source, given: Mapping[str, Any], *, seed: int, choice: int
+    ) -> GenerateRequest:
         return GenerateRequest(
             id=request_id,
             max_tokens=self._max_tokens(),

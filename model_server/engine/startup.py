@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
+from pydantic import ValidationError
+
 from model_server import kept, logs
 from model_server.config import Settings
 from model_server.engine.attention import open_context
@@ -31,7 +33,7 @@ from model_server.medusa.cost import TILE_ROWS, Costs
 from model_server.medusa.heads import HeadOptions, Heads
 from model_server.medusa.policy import Policy
 from model_server.metrics import Metrics
-from model_server.protocol import Info
+from model_server.protocol import Info, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +123,7 @@ def load(
         vocab_size=model.vocab.size,
         longest_piece_bytes=model.vocab.longest_piece_bytes,
         chat=intake.prompts.can_chat,
+        sampling=_sampling(model),
         exact=settings.exact,
         cpu_kernels=_computed_by_own(model, options, heads),
         max_step_ms=round(max_step_s * 1_000, 1),
@@ -224,6 +227,17 @@ def _drafter(settings: Settings, costs: Costs, heads: Heads | None) -> Drafter:
         settings.prompt_lookup,
     )
     return Drafter(Policy(costs.decode, costs.heads, confidence), options)
+
+
+def _sampling(model: Model) -> dict[str, float]:
+    """The file's own defaults, but for those that no request could ask for."""
+    try:
+        Sampling.model_validate(model.sampling)
+    except ValidationError as error:
+        wrong = {str(each["loc"][0]): each["msg"] for each in error.errors()}
+        log.warning("sampling defaults of %s are left out: %s", model.path.name, wrong)
+        return {name: value for name, value in model.sampling.items() if name not in wrong}
+    return model.sampling
 
 
 def _warnings(settings: Settings, blocks: LeafBlocks) -> list[str]:

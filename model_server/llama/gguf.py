@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import math
+import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 
 from model_server.llama import backend, ggml
 
-_UINT32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9  # enum gguf_type
+_UINT16, _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 2, 4, 5, 6, 7, 8, 9  # gguf_type
 _FINGERPRINT_BLOCKS, _FINGERPRINT_BLOCK_BYTES = 64, 65_536
 _MAX_DIMS = 4
+# As llama.cpp names the files that a large model is split over.
+_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 _POINTER, _I64, _SIZE, _TEXT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t, ctypes.c_char_p
 
@@ -32,6 +35,9 @@ _SIGNATURES: backend.Signatures = {
     "gguf_get_kv_type": (ctypes.c_int, [_POINTER, _I64]),
     "gguf_get_arr_type": (ctypes.c_int, [_POINTER, _I64]),
     "gguf_get_val_u32": (ctypes.c_uint32, [_POINTER, _I64]),
+    "gguf_get_val_u16": (ctypes.c_uint16, [_POINTER, _I64]),
+    "gguf_get_val_i32": (ctypes.c_int32, [_POINTER, _I64]),
+    "gguf_get_val_f32": (ctypes.c_float, [_POINTER, _I64]),
     "gguf_get_val_bool": (ctypes.c_bool, [_POINTER, _I64]),
     "gguf_get_val_str": (_TEXT, [_POINTER, _I64]),
     "gguf_get_arr_n": (_SIZE, [_POINTER, _I64]),
@@ -75,7 +81,9 @@ class GgufHeader:
     """Metadata of a GGUF file, read without loading any tensor."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ValueError when the file has no readable header, or cannot hold its tensors."""
+        """Raises ValueError when the file has no readable header, cannot hold its tensors, or is a
+        part of a model and others are missing.
+        """
         self.path = path
         self._lib = _library()
         params = _InitParams(no_alloc=True, ctx=None)
@@ -84,6 +92,7 @@ class GgufHeader:
             raise ValueError("not a readable GGUF file")
         try:
             self._refuse_impossible()
+            self.shards = self._find_shards()
         except ValueError:
             self.close()
             raise
@@ -96,6 +105,13 @@ class GgufHeader:
         """An unsigned 32-bit value, or None when the key is absent or of another type."""
         index = self._find(key, _UINT32)
         return None if index is None else int(self._lib.gguf_get_val_u32(self._gguf, index))
+
+    def number(self, key: str) -> float | None:
+        """A number of any of the types that samplers' settings have; None where it is absent."""
+        for kind, name in ((_FLOAT32, "f32"), (_INT32, "i32"), (_UINT32, "u32")):
+            if (index := self._find(key, kind)) is not None:
+                return float(getattr(self._lib, f"gguf_get_val_{name}")(self._gguf, index))
+        return None
 
     def boolean(self, key: str) -> bool | None:
         """A truth value, or None when the key is absent or of another type."""
@@ -120,9 +136,36 @@ class GgufHeader:
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
-        """All tensors of the file, by name."""
+        """All tensors of the model by name, whichever of its files they lie in."""
+        found = dict(self._own_tensors)
+        for path in self.shards:
+            if path != self.path:
+                other = GgufHeader(path)
+                found |= other._own_tensors
+                other.close()
+        return found
+
+    @cached_property
+    def _own_tensors(self) -> dict[str, StoredTensor]:
         found = map(self._tensor, range(self._lib.gguf_get_n_tensors(self._gguf)))
         return {tensor.name: tensor for tensor in found}
+
+    def _find_shards(self) -> list[Path]:
+        index = self._find("split.count", _UINT16)
+        count = 1 if index is None else int(self._lib.gguf_get_val_u16(self._gguf, index))
+        if count <= 1:
+            return [self.path]
+        match = _SHARD.fullmatch(self.path.name)
+        if match is None or int(match[3]) != count:
+            raise ValueError(
+                f"is one of {count} files, must be named NAME-00001-of-{count:05}.gguf"
+            )
+        name = f"{match[1]}-{{:05}}-of-{match[3]}.gguf"
+        paths = [self.path.with_name(name.format(number)) for number in range(1, count + 1)]
+        for path in paths:
+            if not path.is_file():
+                raise ValueError(f"is one of {count} files, and {path.name} is missing")
+        return paths
 
     @property
     def data_offset(self) -> int:
@@ -150,7 +193,7 @@ class GgufHeader:
 
     def _refuse_impossible(self) -> None:
         size = self.path.stat().st_size
-        for tensor in self.tensors.values():
+        for tensor in self._own_tensors.values():
             # Sizes are computed in 64 bits there, and wrap: no type has less than a bit a weight.
             if not 0 < math.prod(tensor.shape) <= 8 * tensor.num_bytes:
                 shape = " x ".join(map(str, tensor.shape))
@@ -174,6 +217,13 @@ def fingerprint(path: Path, data_offset: int) -> str:
             file.seek(start)
             digest.update(file.read(_FINGERPRINT_BLOCK_BYTES))
     return digest.hexdigest()
+
+
+def model_fingerprint(header: GgufHeader) -> str:
+    """Digest of a model's file; of all of them where it is split."""
+    own = fingerprint(header.path, header.data_offset)
+    others = [fingerprint(path, 0) for path in header.shards if path != header.path]
+    return own if not others else hashlib.sha256("".join([own, *others]).encode()).hexdigest()
 
 
 def base_fingerprint(header: GgufHeader) -> str:

@@ -11,10 +11,19 @@ import llama_cpp
 
 from model_server.errors import ModelFileError, SettingError
 from model_server.llama import backend, kernels
-from model_server.llama.gguf import GgufHeader, StoredTensor, base_fingerprint, fingerprint
+from model_server.llama.gguf import GgufHeader, StoredTensor, base_fingerprint, model_fingerprint
 from model_server.llama.vocab import Vocab
 
 _MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS: it ends the process outside of 1..512
+
+# What a file may say about sampling, by llama.cpp's names and by ours.
+_SAMPLING = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "penalty_repeat": "repeat_penalty",
+}
 
 Progress = Callable[[float], bool | None]  # False: stop loading
 
@@ -93,8 +102,9 @@ class Model:
         self.architecture = header.string("general.architecture") or "?"
         self.name = header.string("general.name") or path.stem
         self.chat_template = header.string("tokenizer.chat_template")
+        self.sampling = _sampling(header)
         layers = header.integer(f"{self.architecture}.block_count")
-        self.fingerprint = fingerprint(path, header.data_offset)
+        self.fingerprint = model_fingerprint(header)
         header.close()
         if layers is None or not 1 <= layers <= _MAX_LAYERS:
             problem = f"{self.architecture}.block_count is {layers}, must be 1 to {_MAX_LAYERS}"
@@ -110,6 +120,12 @@ class Model:
         if not causal or self.vocab.size == 0:
             problem = f"architecture {self.architecture} is not a causal, Llama-like text model"
             raise ModelFileError(str(self.path), problem)
+
+
+def _sampling(header: GgufHeader) -> dict[str, float]:
+    """The file's own defaults of sampling, by our names: float32 as its authors wrote it."""
+    found = {ours: header.number(f"general.sampling.{its}") for its, ours in _SAMPLING.items()}
+    return {name: float(f"{value:.6g}") for name, value in found.items() if value is not None}
 
 
 def _load(

@@ -20,6 +20,7 @@ from model_server.medusa.confidence import NUM_BINS
 
 ARCHITECTURE, FORMAT_VERSION, UNKNOWN_BASE = "medusa", 1, "unknown"
 MAX_HEADS, MAX_BLOCKS = 16, 8
+SHARED_OUTPUT_NAME = "medusa.shared_output_name"
 MATRIX_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0")
 
 Calibration = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -137,11 +138,13 @@ class _Reader:
         header = self._base.open_header()
         tensors = header.tensors
         header.close()
-        tensor = tensors.get("output.weight") or tensors.get("token_embd.weight")
+        name = self._header.string(SHARED_OUTPUT_NAME)
+        names = [name] if name else ["output.weight", "token_embd.weight"]
+        tensor = next((tensors[name] for name in names if name in tensors), None)
         if tensor is None or tensor.shape != _plain(shape):
             found = f"{tensor.name} of {tensor.shape}" if tensor else "neither"
             raise self._error(
-                "medusa.shared_output is true: output.weight or token_embd.weight of "
+                f"medusa.shared_output is true: {' or '.join(names)} of "
                 f"{self._base.path.name} must be {shape}, found {found}"
             )
         return tensor

@@ -12,7 +12,12 @@ from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 from model_server.llama.gguf_writer import Floats, Tensor, encode_all, floats, whole, write_tensors
-from model_server.medusa.head_file import ARCHITECTURE, FORMAT_VERSION, UNKNOWN_BASE
+from model_server.medusa.head_file import (
+    ARCHITECTURE,
+    FORMAT_VERSION,
+    SHARED_OUTPUT_NAME,
+    UNKNOWN_BASE,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Header:
 
     `vocab_trim`: ids of the tokens that the output rows stand for; None: all, in order.
     `calibration`: shares of right candidates and their counts, (heads, bins) each.
+    `shared_output`: the base's tensor that stands in for output matrices of their own.
     """
 
     vocab_size: int
@@ -42,6 +48,7 @@ class Header:
     name: str = "Medusa heads"
     vocab_trim: NDArray[np.int32] | None = None
     calibration: tuple[Floats, Floats] | None = None
+    shared_output: str | None = None
 
 
 def write(path: Path, heads: Sequence[Head], file: Header) -> Path:
@@ -56,6 +63,8 @@ def write(path: Path, heads: Sequence[Head], file: Header) -> Path:
         writer.add_uint32("medusa.embedding_length", file.hidden)
         writer.add_uint32("medusa.vocab_size", file.vocab_size)
         writer.add_bool("medusa.shared_output", heads[0].output is None)
+        if file.shared_output is not None:
+            writer.add_string(SHARED_OUTPUT_NAME, file.shared_output)
         writer.add_string("medusa.base_fingerprint", file.base_fingerprint)
         write_tensors(writer, _tensors(heads, file))
     return path

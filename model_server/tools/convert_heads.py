@@ -28,17 +28,20 @@ from model_server.tools.head_layout import FoundHeads
 from model_server.tools.outcome import exit_code, refuse_own_source
 from model_server.tools.progress import in_words
 
+# What vocabularies are padded to, for the sake of matrix products.
+PADDED_TO = (8, 16, 32, 64, 128)
 TYPES = ("Q8_0", "F16", "Q4_K", "Q4_0", "F32")
 
 
 @dataclass(frozen=True)
 class Base:
-    """What a base model says of itself."""
+    """What a base model says of itself. `output_name`: of its output matrix's tensor."""
 
     path: Path
     hidden_size: int
     vocab_size: int
     fingerprint: str
+    output_name: str
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ def convert(source: Path, target: Path, options: Options) -> FoundHeads:
     vocab_size = _vocab_size(source, found, options.base)
     refuse_type(source, found.hidden_size, options.file_type)
     tokens = _tokens(source, found, vocab_size, options.kept)
+    picked = options.kept
+    if picked is None and found.tokens is None and (found.num_rows or 0) > vocab_size:
+        picked = np.arange(vocab_size)  # the others are padding
     file = Header(
         vocab_size,
         found.hidden_size,
@@ -63,8 +69,9 @@ def convert(source: Path, target: Path, options: Options) -> FoundHeads:
         options.base.fingerprint if options.base else UNKNOWN_BASE,
         name=f"Medusa heads from {source.name}",
         vocab_trim=tokens,
+        shared_output=None if found.outputs or not options.base else options.base.output_name,
     )
-    heads = [_head(found, number, options.kept) for number in range(found.num_heads)]
+    heads = [_head(found, number, picked) for number in range(found.num_heads)]
     head_writer.write(target, heads, file)
     return found
 
@@ -91,7 +98,8 @@ def read_base(path: Path) -> Base:
         tokens = header.strings("tokenizer.ggml.tokens")
         if hidden is None or tokens is None:
             raise CheckpointError(str(path), "no base model: no embedding_length or no vocabulary")
-        return Base(path, hidden, len(tokens), base_fingerprint(header))
+        output = "output.weight" if "output.weight" in header.tensors else "token_embd.weight"
+        return Base(path, hidden, len(tokens), base_fingerprint(header), output)
     except ValueError as error:
         raise CheckpointError(str(path), str(error)) from None
     finally:
@@ -126,9 +134,15 @@ def _vocab_size(source: Path, found: FoundHeads, base: Base | None) -> int:
         return own
     if found.hidden_size != base.hidden_size:
         raise _misfit(source, "hidden size", found.hidden_size, base, base.hidden_size)
-    if own not in (None, base.vocab_size):
+    if own is not None and not _fits(own, base.vocab_size):
         raise _misfit(source, "vocabulary", own, base, base.vocab_size)
     return base.vocab_size
+
+
+def _fits(num_rows: int, vocab_size: int) -> bool:
+    """Whether these are equal, but for what one of them is padded with to a multiple."""
+    fewer, more = sorted((num_rows, vocab_size))
+    return more == fewer or any(more % size == 0 and more - fewer < size for size in PADDED_TO)
 
 
 def _misfit(source: Path, what: str, own: int | None, base: Base, wanted: int) -> CheckpointError:
@@ -145,6 +159,8 @@ def _tokens(
         if kept is not None:
             raise CheckpointError(str(source), "has a token_map already: --trim can't be used")
         tokens = found.tokens.integers()
+    if tokens is None and (found.num_rows or vocab_size) < vocab_size:
+        tokens = np.arange(found.num_rows)  # the base's others are padding
     if tokens is None:
         return None
     if len(set(tokens.tolist())) < len(tokens):

@@ -13,11 +13,14 @@ from model_server.errors import CheckpointError
 from model_server.medusa.head_file import MAX_BLOCKS, MAX_HEADS
 from model_server.tools.stored import FLOATS, INTEGERS, Stored
 
-_PREFIX = r"^(?:medusa_heads?\.)?"
+_PREFIX = r"^(?:(?:transformer\.)?medusa_heads?\.)?"
 # FasterDecoding/Medusa (v0.1, V2, and v1.0 within a full model); vLLM.
 _ORIGINAL = re.compile(_PREFIX + r"(\d+)\.(\d+)\.(linear\.weight|linear\.bias|weight)$")
 _VLLM_BLOCK = re.compile(_PREFIX + r"blocks\.(\d+)\.layers\.(\d+)\.(weight|bias)$")
 _VLLM_OUTPUT = re.compile(_PREFIX + r"lm_heads\.(\d+)\.weight$")
+# TensorRT-LLM.
+_TENSORRT_BLOCK = re.compile(_PREFIX + r"(\d+)\.medusa_layers\.(\d+)\.linear\.(weight|bias)$")
+_TENSORRT_OUTPUT = re.compile(_PREFIX + r"(\d+)\.lm_head\.weight$")
 _VLLM_TOKENS = re.compile(_PREFIX + r"token_map$")
 _FULL_MODEL_OUTPUT = "lm_head.weight"
 
@@ -69,9 +72,9 @@ def find(path: str, tensors: Mapping[str, Stored]) -> FoundHeads:
                 found.outputs[head], output_at[head] = stored, block
             else:
                 _part(found, match[3])[head, block] = stored
-        elif match := _VLLM_BLOCK.match(name):
+        elif match := _VLLM_BLOCK.match(name) or _TENSORRT_BLOCK.match(name):
             _part(found, match[3])[int(match[1]), int(match[2])] = stored
-        elif match := _VLLM_OUTPUT.match(name):
+        elif match := _VLLM_OUTPUT.match(name) or _TENSORRT_OUTPUT.match(name):
             found.outputs[int(match[1])] = stored
         elif _VLLM_TOKENS.match(name):
             found.tokens = stored

@@ -40,6 +40,17 @@ def test_defaults_are_openais() -> None:
     assert parse(GenerateBody)[0].max_tokens == 256
 
 
+def test_the_files_own_defaults_come_before_openais() -> None:
+    info = INFO.model_copy(update={"sampling": {"temperature": 0.6, "top_k": 20}})
+    body = CompletionBody.model_validate({"prompt": "a", "temperature": None, "top_p": 0.9})
+    [request] = body.requests("id", info)
+    assert (request.sampling.temperature, request.sampling.top_k) == (0.6, 20)
+    assert request.sampling.top_p == 0.9
+    asked = CompletionBody.model_validate({"prompt": "a", "temperature": 1, "top_k": -1})
+    [request] = asked.requests("id", info)
+    assert (request.sampling.temperature, request.sampling.top_k) == (1, 0)
+
+
 @pytest.mark.parametrize("body", [CompletionBody, ChatBody, GenerateBody])
 def test_every_setting_of_the_draw_arrives(body: type[GenerationBody]) -> None:
     given: dict[str, Any] = {

@@ -84,3 +84,14 @@ def test_settings_beyond_openais_travel_in_extra_body(
         model=MODEL, prompt=PROMPT, max_tokens=20, temperature=2, extra_body={name: value}
     )
     assert answer.choices[0].text == known(num_tokens=20)
+
+
+def test_an_answer_longer_than_the_context_is_cut_to_it(openai: OpenAI) -> None:
+    prompt = twin.prompt(4_000)
+    answer = openai.completions.create(
+        model=MODEL, prompt=prompt, max_tokens=5_000, temperature=0, extra_body={"ignore_eos": True}
+    )
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == 4_096
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.choices[0].text == known(prompt, num_tokens=96)

@@ -15,7 +15,7 @@ from model_server.errors import ModelFileError, SettingError, StartError
 from model_server.llama import backend
 from model_server.llama.context import MAX_SEQS
 from model_server.metrics import Metrics
-from tests import random_heads, twin
+from tests import gguf_file, random_heads, twin
 from tests.model_server.engine.test_probe import Clock
 from tests.random_heads import Kind
 
@@ -211,3 +211,12 @@ def test_what_is_not_exact_is_refused_each_time(nothing_kept: None, twin_path: P
     for _ in range(2):
         with pytest.raises(StartError, match="EXACT=true can't be kept"):
             load(Settings(model_path=twin_path, n_threads=1, exact=True), Metrics())
+
+
+def test_defaults_of_sampling_that_nobody_could_ask_for_are_left_out(tmp_path: Path) -> None:
+    said = {"temp": 0.6, "top_p": 1.5, "top_k": -1}
+    tensors = twin.tensors(twin.TINY, "F32")
+    path = gguf_file.write(tmp_path / "a.gguf", twin.TINY, "F32", tensors, said)
+    loaded = load(Settings(model_path=path, n_threads=1, model_context_size=64), Metrics())
+    assert loaded.info.sampling == {"temperature": 0.6}
+    loaded.close()

@@ -143,3 +143,15 @@ def test_a_file_without_norms_has_no_base_fingerprint(tmp_path: Path) -> None:
     path = gguf_file.write(tmp_path / "bare.gguf", shape, "F32", bare)
     with pytest.raises(ValueError, match="no fingerprint"):
         base_fingerprint_of(path)
+
+
+def test_numbers_of_samplers_are_read_whatever_their_type(tmp_path: Path) -> None:
+    said = {"temp": 0.6, "top_k": 20, "top_p": 0.95}
+    path = gguf_file.write(
+        tmp_path / "a.gguf", twin.TINY, "F32", twin.tensors(twin.TINY, "F32"), said
+    )
+    header = GgufHeader(path)
+    assert header.number("general.sampling.top_k") == 20
+    assert header.number("general.sampling.temp") == pytest.approx(0.6)
+    assert header.number("general.sampling.min_p") is None
+    header.close()

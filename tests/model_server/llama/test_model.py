@@ -7,7 +7,7 @@ import pytest
 
 from model_server.errors import ModelFileError
 from model_server.llama.model import Model
-from tests import twin
+from tests import gguf_file, twin
 
 
 def patched(source: Path, target: Path, old: bytes, new: bytes) -> Path:
@@ -110,3 +110,19 @@ def test_another_architecture_is_refused(twin_path: Path, tmp_path: Path) -> Non
 def test_a_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no such file"):
         Model(tmp_path, 0)
+
+
+def test_a_files_own_defaults_of_sampling_have_our_names(tmp_path: Path, model: Model) -> None:
+    said = {"temp": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.0, "penalty_repeat": 1.05}
+    tensors = twin.tensors(twin.TINY, "F32")
+    path = gguf_file.write(tmp_path / "a.gguf", twin.TINY, "F32", tensors, said)
+    loaded = Model(path, 0)
+    assert loaded.sampling == {
+        "temperature": 0.6,
+        "top_k": 20,
+        "top_p": 0.95,
+        "min_p": 0.0,
+        "repeat_penalty": 1.05,
+    }
+    loaded.close()
+    assert model.sampling == {}

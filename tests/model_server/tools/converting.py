@@ -49,7 +49,15 @@ def vllm(folder: Path, weights: Weights) -> Path:
     )
 
 
-LAYOUTS = {f.__name__: f for f in (v01_pt, v01_folder, v01_safetensors, v10_full_model, vllm)}
+def tensorrt_llm(folder: Path, weights: Weights) -> Path:
+    arrays = as_bf16(checkpoints.tensorrt_llm(weights))
+    checkpoints.write_safetensors(folder / "rank0.safetensors", arrays)
+    return folder
+
+
+LAYOUTS = {
+    f.__name__: f for f in (v01_pt, v01_folder, v01_safetensors, v10_full_model, vllm, tensorrt_llm)
+}
 
 
 def run(source: Path, target: Path, *options: str | Path) -> int:

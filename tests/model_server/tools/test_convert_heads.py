@@ -4,17 +4,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from model_server.errors import HeadFileError
 from model_server.llama.gguf import GgufHeader, base_fingerprint
 from model_server.llama.model import Model
 from model_server.medusa import head_file
 from model_server.tools import convert_heads
 from model_server.tools.outcome import INTERRUPTED
-from tests import checkpoints, heads_reference
+from tests import checkpoints, heads_reference, twin
 from tests.checkpoints import Values, Weights
 from tests.model_server.tools.converting import LAYOUTS, run, v01_pt
 
@@ -85,6 +87,59 @@ def test_vllms_original_lm_head_is_the_bases(
     file = head_file.read(target, base)
     assert file.shared_output
     assert file.num_heads == 3
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_that_pad_the_vocabulary_are_left_out(
+    layout: str, folder: Path, target: Path, tmp_path: Path
+) -> None:
+    """508 tokens, 512 rows."""
+    shape = replace(twin.TINY, vocab_size=508)
+    base = twin.write(tmp_path / "base.gguf", shape=shape)
+    weights = Weights.random(2, hidden=shape.hidden, vocab=512)
+    options = ("--base", base, "--type", "F32")
+    assert run(LAYOUTS[layout](folder, weights), target, *options) == 0
+    assert weights.outputs is not None
+    found = heads_reference.tensors(target)
+    np.testing.assert_array_equal(found["head.1.output.weight"], weights.outputs[1][:508])
+    assert "vocab_trim" not in found
+    loaded = Model(base, 0)
+    assert head_file.read(target, loaded).num_tokens == 508
+    loaded.close()
+
+
+def test_a_base_that_is_padded_has_tokens_that_heads_do_not_know(
+    folder: Path, target: Path, random_q8_path: Path, base: Model
+) -> None:
+    weights = Weights.random(2, vocab=508)
+    assert run(v01_pt(folder, weights), target, "--base", random_q8_path) == 0
+    file = head_file.read(target, base)
+    assert file.tokens is not None
+    assert file.tokens.tolist() == list(range(508))
+
+
+@pytest.mark.parametrize("vocab", [300, 600, 640, 1_024])
+def test_other_vocabularies_are_another_bases(
+    vocab: int, folder: Path, target: Path, random_q8_path: Path
+) -> None:
+    source = v01_pt(folder, Weights.random(2, vocab=vocab))
+    assert run(source, target, "--base", random_q8_path) == 1
+
+
+def test_a_shared_matrix_is_named(
+    folder: Path, target: Path, random_q8_path: Path, base: Model, tmp_path: Path
+) -> None:
+    source = v01_pt(folder, Weights.random(2, 1, shared=True))
+    assert run(source, target, "--base", random_q8_path) == 0
+    header = GgufHeader(target)
+    assert header.string("medusa.shared_output_name") == "output.weight"
+    header.close()
+    assert [each.name for each in head_file.read(target, base).outputs] == ["output.weight"]
+    raw = target.read_bytes()
+    other = tmp_path / "other.gguf"
+    other.write_bytes(raw.replace(b"output.weight", b"autput.weight", 1))
+    with pytest.raises(HeadFileError, match=r"autput\.weight of"):
+        head_file.read(other, base)
 
 
 def test_vllms_token_map_becomes_the_trim(
