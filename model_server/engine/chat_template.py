@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
-from itertools import product
+from itertools import dropwhile, product
 from typing import Any
 
 import jinja2
@@ -31,12 +31,14 @@ Change = Callable[[str], str]
 @dataclass(frozen=True)
 class Form:
     """How a template wants what it is given: content as a list of parts, the system's words as a
-    user's, and that there are no tools as `transformers` says it, or as llama.cpp's server does.
+    user's or in one message, and that there are no tools as `transformers` says it, or as
+    llama.cpp's server does.
     """
 
     no_tools_is_none: bool = True
     merge_system: bool = False
     parts: bool = False
+    join_systems: bool = False
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -83,6 +85,8 @@ class ChatTemplate:
         """The text, and the mark that breaks users' texts of special tokens in it if `guarded`."""
         texts = [*_texts(messages), *_strings(options.variables)]
         mark, end = _unused_chars(texts)
+        if self._form.join_systems or self._form.merge_system:
+            messages = _joined(messages)
         if self._form.merge_system:
             messages = _merged(messages)
         chat = _Chat(self, messages, options, end)
@@ -158,7 +162,8 @@ class ChatTemplate:
         for choices in product((True, False), (False, True), (False, True)):
             self._form = Form(*choices)
             if self._keeps(probe):
-                return self._form
+                several = [probe[0].model_copy(update={"content": "zeroth"}), *probe]
+                return replace(self._form, join_systems=not self._keeps(several))
         return Form()
 
     def _keeps(self, probe: Sequence[Message]) -> bool:
@@ -192,6 +197,16 @@ class _Chat:
         # The template has no place for what may follow: then behind a turn that it begins.
         values |= {"messages": earlier, "add_generation_prompt": True}
         return self.template.execute(values, template) + change(self.messages[-1].content)
+
+
+def _joined(messages: Sequence[Message]) -> Sequence[Message]:
+    """What the system says at first, in one message: some frameworks send it in several."""
+    others = list(dropwhile(lambda message: message.role == "system", messages))
+    systems = messages[: len(messages) - len(others)]
+    if len(systems) < 2:
+        return messages
+    content = "\n\n".join(message.content for message in systems)
+    return [Message(role="system", content=content), *others]
 
 
 def _merged(messages: Sequence[Message]) -> Sequence[Message]:

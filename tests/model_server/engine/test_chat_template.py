@@ -133,6 +133,10 @@ PARTS = (
 NO_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + ECHO
 )
+ONE_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+    "{{ raise_exception('only first') }}{% endif %}{{ m.content }}{% endfor %}"
+)
 DROPS_SYSTEM = (
     "{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}|{% endif %}{% endfor %}"
 )
@@ -147,7 +151,8 @@ BOTH = (
     [
         (ECHO, Form(), "be briefhi"),
         (PARTS, Form(parts=True), "[system:be brief][user:hi]"),
-        (NO_SYSTEM, Form(merge_system=True), "be brief\nhi"),
+        (ONE_SYSTEM, Form(join_systems=True), "be briefhi"),
+        (NO_SYSTEM, Form(merge_system=True, join_systems=False), "be brief\nhi"),
         (DROPS_SYSTEM, Form(merge_system=True), "be brief\nhi|"),
         (BOTH, Form(merge_system=True, parts=True), "be brief\nhi|"),
         ("{% for t in tools %}{% endfor %}" + ECHO, Form(no_tools_is_none=False), "be briefhi"),
@@ -268,3 +273,13 @@ def test_today_is_told_as_llama_cpps_server_does(vocab: Vocab) -> None:
     assert re.fullmatch(r"\d\d \w{3} \d{4}\|\w{3} \d\d \d{4}!", text)
     given = ChatOptions(variables={"date_string": "01 Jan 2000"})
     assert template.render(messages(("user", "!")), given).startswith("01 Jan 2000|")
+
+
+def test_what_the_system_says_in_several_messages_is_one_where_it_must(vocab: Vocab) -> None:
+    turns = messages(("system", "a"), ("system", "b"), ("user", "hi"))
+    assert ChatTemplate(ONE_SYSTEM, vocab).render(turns) == "a\n\nbhi"
+    assert ChatTemplate(NO_SYSTEM, vocab).render(turns) == "a\n\nb\nhi"
+    assert ChatTemplate(ECHO, vocab).render(turns) == "abhi"
+    late = messages(("user", "hi"), ("system", "b"))
+    with pytest.raises(PromptRefused, match="only first"):
+        ChatTemplate(ONE_SYSTEM, vocab).render(late)
