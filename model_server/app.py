@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from model_server import logs
 from model_server.engine.engine import failed
 from model_server.engine.startup import Served
-from model_server.errors import RequestError, Unavailable
+from model_server.errors import GrammarRefused, RequestError, Unavailable
 from model_server.metrics import Metrics
 from model_server.protocol import (
     Batch,
@@ -112,6 +112,8 @@ class EventStream(Response):
         try:
             sequence = await asyncio.to_thread(self._served.intake.make, request)
         except RequestError as error:
+            if error.code == GrammarRefused.code:
+                logs.refused_shape(request)
             self._queue.put_nowait([failed(request.id, error)])
             return
         except Exception:

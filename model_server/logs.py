@@ -4,6 +4,7 @@ unless LOG_PROMPTS says so.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 
@@ -14,6 +15,9 @@ from model_server.protocol import PROMPTS, Done, Failed, GenerateRequest
 TEXT = "%(levelname)s %(name)s: %(message)s"
 FIELDS = ("asctime", "levelname", "name", "message")
 NAMES = {"asctime": "time", "levelname": "level", "name": "logger"}
+
+# Of a request's sampling: what its answer keeps to.
+SHAPES = ("json_schema", "grammar", "regex", "choices")
 
 # What a person who starts it wants to see, whatever LOG_LEVEL is.
 say = logging.getLogger("model server")
@@ -35,6 +39,14 @@ def prompt(request: GenerateRequest) -> None:
     asked = request.model_dump(include=set(PROMPTS), exclude_none=True)
     text = json.dumps(asked, ensure_ascii=False)
     log.info("request %s asks %s", request.id, text, extra={"request_id": request.id, **asked})
+
+
+def refused_shape(request: GenerateRequest) -> None:
+    """What was to shape an answer and was refused: it may be private, so only how to find it."""
+    shape = request.sampling.model_dump_json(include=set(SHAPES), exclude_none=True).encode()
+    fields = {"num_bytes": len(shape), "sha256": hashlib.sha256(shape).hexdigest()}
+    text = "request %s: what shapes its answer is refused: %d bytes, sha256 %s"
+    log.info(text, request.id, *fields.values(), extra={"request_id": request.id, **fields})
 
 
 class _Text(logging.Formatter):

@@ -99,3 +99,55 @@ def test_it_is_known_by_its_name_and_has_heads(client: httpx.Client) -> None:
     [card] = client.get("/v1/models").json()["data"]
     assert card["id"] == "SmolLM2-135M-Instruct"
     assert card["medusa_heads"] > 0
+
+
+QUESTION = "Name the capital of France."
+# As the demo model's template writes it.
+CHATML = (
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    f"<|im_end|>\n<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+)
+
+
+def count(client: httpx.Client, **asked: Any) -> int:
+    return int(client.post("/tokenize", json=asked).json()["count"])
+
+
+def test_a_template_that_clients_write_themselves_is_the_chats(client: httpx.Client) -> None:
+    chat = count(client, messages=[{"role": "user", "content": QUESTION}])
+    assert count(client, prompt=CHATML) == chat
+    assert count(client, prompt=CHATML, parse_special=False) > chat
+    assert count(client, messages=[{"role": "user", "content": CHATML}]) > 2 * chat
+    asked = {"prompt": CHATML, "temperature": 0, "max_tokens": 40}
+    [choice] = client.post("/v1/completions", json=asked).json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == (ANSWER, "stop")
+
+
+def test_a_stop_may_be_the_end_of_turns(client: httpx.Client) -> None:
+    asked = {"prompt": CHATML, "temperature": 0, "max_tokens": 40, "stop": ["<|im_end|>"]}
+    [choice] = client.post("/v1/completions", json=asked).json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == (ANSWER, "stop")
+
+
+def test_the_assistants_words_are_continued(client: httpx.Client) -> None:
+    words = "The capital of"
+    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": words}]
+    asked: dict[str, Any] = {"messages": turns, "temperature": 0, "max_tokens": 40}
+    [choice] = client.post("/v1/chat/completions", json=asked).json()["choices"]
+    assert words + choice["message"]["content"] == ANSWER
+    again = {**asked, "add_generation_prompt": True}
+    [choice] = client.post("/v1/chat/completions", json=again).json()["choices"]
+    assert not choice["message"]["content"].startswith(" France")
+
+
+def test_logprobs_of_a_byte_level_vocabulary(client: httpx.Client) -> None:
+    asked = {"prompt": "日本", "max_tokens": 6, "temperature": 0, "logprobs": 20}
+    [choice] = client.post("/v1/completions", json=asked).json()["choices"]
+    found = choice["logprobs"]
+    for token, value, top in zip(
+        found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True
+    ):
+        assert len(top) == 20
+        assert top[token] == value == max(top.values())
+    for token, offset in zip(found["tokens"], found["text_offset"], strict=True):
+        assert token.startswith("bytes:") or choice["text"][offset:].startswith(token)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -191,3 +192,28 @@ async def test_an_idle_connection_stays_open(service: Service, tier: str) -> Non
         assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200")
         await asyncio.sleep(pause_s)
     writer.close()
+
+
+CANARY = "canary in a coal mine"
+REFUSED_SHAPES: dict[str, dict[str, Any]] = {
+    "grammar": {"grammar": f'root ::= "{CANARY}" nothing'},
+    "left recursion": {"grammar": f'root ::= root "{CANARY}" | "a"'},
+    "no grammar": {"grammar": f'root ::= "{CANARY}'},
+    "schema": {"json_schema": {"type": "no such type", "description": CANARY}},
+    "reference": {"json_schema": {"$ref": f"https://elsewhere.example/{CANARY}"}},
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_SHAPES)
+async def test_a_refused_grammar_is_not_logged_but_by_size_and_hash(
+    service: Service, name: str
+) -> None:
+    before = len(service.model_server.log)
+    with service.client() as asking:
+        answer = asking.post("/generate", json={"prompt": "ba", **REFUSED_SHAPES[name]})
+    assert answer.status_code == 400
+    wait_until(lambda: "failed: 400" in service.model_server.log[before:], "the refusal's line")
+    logged = service.model_server.log[before:]
+    assert re.search(r"refused: \d+ bytes, sha256 [0-9a-f]{64}", logged), logged
+    assert CANARY not in service.model_server.log
+    assert CANARY not in service.gateway.log

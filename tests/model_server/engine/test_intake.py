@@ -11,7 +11,7 @@ from model_server.llama.vocab import Vocab
 from model_server.protocol import GenerateRequest
 from tests import twin, vocabulary
 from tests.model_server.sequences import take
-from tests.vocabulary import EOS
+from tests.vocabulary import BOS, EOS
 
 PROMPT = twin.prompt(10)
 
@@ -107,3 +107,21 @@ def test_a_chat_answer_loses_its_first_space(intake: Intake) -> None:
 def test_chat_without_messages_is_refused(intake: Intake) -> None:
     with pytest.raises(PromptRefused):
         intake.make(GenerateRequest(id="a", messages=[]))
+
+
+@pytest.mark.parametrize("ignore_eos", [True, False])
+def test_a_stop_string_that_is_a_special_tokens_text_is_that_token(
+    intake: Intake, ignore_eos: bool
+) -> None:
+    """No text is ever seen of it, so as a text it would never match."""
+    sequence = intake.make(request(stop=["<s>", "ba", "</s>"], ignore_eos=ignore_eos))
+    assert sequence.end_tokens == {BOS, EOS}
+
+
+def test_continued_words_keep_their_first_space(intake: Intake) -> None:
+    turns = [{"role": "user", "content": "a"}]
+    ba = vocabulary.token_ids(twin.TINY.vocab_size)["\u2581ba"]
+    begun = intake.make(request(messages=turns))
+    options = {"continue_final_message": True, "add_generation_prompt": False}
+    continued = intake.make(request(messages=turns, chat=options))
+    assert (begun.accept(ba), continued.accept(ba)) == ("ba", " ba")
