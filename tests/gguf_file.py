@@ -89,8 +89,10 @@ def write(
         writer = gguf.GGUFWriter(part, "llama")
         _add_metadata(writer, shape, file_type)
         for name, value in (sampling or {}).items():
-            add = writer.add_int32 if isinstance(value, int) else writer.add_float32
-            add(f"general.sampling.{name}", value)  # type: ignore[operator]
+            if isinstance(value, int):
+                writer.add_int32(f"general.sampling.{name}", value)
+            else:
+                writer.add_float32(f"general.sampling.{name}", value)
         _add_tokenizer(writer, shape.vocab_size)
         write_tensors(writer, tensors)
     return path

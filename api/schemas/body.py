@@ -41,11 +41,16 @@ from model_server.protocol import (
 )
 
 MAX_CHOICES = 128
+EMPTIES: tuple[object, ...] = ("", [], {})
 MAX_SCHEMA_DEPTH = 64
 
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 STOP_SCHEMA = {"type": "string", "maxLength": MAX_STOP_CHARS}
-STOPS_SCHEMA = {"type": "array", "items": STOP_SCHEMA, "maxItems": MAX_STOP_STRINGS}
+STOPS_SCHEMA = {
+    "type": "array",
+    "items": {"anyOf": [STOP_SCHEMA, {"type": "null"}]},
+    "maxItems": MAX_STOP_STRINGS,
+}
 StopString = Annotated[str, Field(strict=True, max_length=MAX_STOP_CHARS)]
 Stops = Annotated[
     list[StopString],
@@ -91,14 +96,20 @@ class Body(BaseModel):
 
     @classmethod
     def _is_default(cls, name: str, value: object) -> bool:
-        return value is None or (name in cls.may_be_empty and is_empty(value))
+        return value is None or (name in cls.may_be_empty and value in EMPTIES)
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         schema = handler.resolve_ref_schema(handler(core_schema))
-        return with_fates(schema, cls.harmless, cls.only, tolerant=cls.tolerant)
+        schema = with_fates(schema, cls.harmless, {} if cls.tolerant else cls.only)
+        if cls.tolerant:
+            return {**schema, "additionalProperties": True}
+        for name in cls.may_be_empty & schema["properties"].keys():
+            known = schema["properties"][name]
+            schema["properties"][name] = {"anyOf": [known, {"enum": list(EMPTIES)}]}
+        return schema
 
     @classmethod
     def _refusal(cls, name: str, value: object) -> InvalidRequest:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_validator
+from pydantic import AfterValidator, Field, StrictBool, model_validator
 
 from api.errors import InvalidRequest
 from api.schemas import fields
 from api.schemas.body import Body, Source
 from api.schemas.messages import ChatMessage, parse_messages
 from api.schemas.openai import OpenAIBody
-from api.schemas.values import Int, MaxTokens, bounded
+from api.schemas.values import Flag, Int, MaxTokens, bounded
 from model_server.protocol import MAX_LOGPROBS, ChatOptions, Info
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -73,9 +73,7 @@ class ChatBody(OpenAIBody, ChatTemplateBody):
     max_completion_tokens: MaxTokens = Field(
         None, ge=1, description="The newer name of max_tokens."
     )
-    logprobs: Annotated[
-        StrictBool, BeforeValidator(lambda value: False if value == 0 else value)
-    ] = Field(False, description="Report each token's log probability.")
+    logprobs: Flag = Field(False, description="Report each token's log probability.")
     top_logprobs: Int | None = Field(
         None, ge=0, le=MAX_LOGPROBS, description="Alternatives to report for each token."
     )

@@ -10,9 +10,7 @@ from api.schemas.fields import Only
 Schema = dict[str, Any]
 
 
-def with_fates(
-    schema: Schema, harmless: Iterable[str], only: Only, *, tolerant: bool = False
-) -> Schema:
+def with_fates(schema: Schema, harmless: Iterable[str], only: Only) -> Schema:
     """The schema of an object, with the fields that are taken beside the honoured ones."""
     required = schema.get("required", ())
     known: Schema = schema.get("properties", {})
@@ -27,8 +25,7 @@ def with_fates(
                 "enum": [*values, None],
                 "description": "Only what happens anyway.",
             }
-    others: Schema | bool = True if tolerant else {"type": "null"}
-    return {**schema, "properties": properties, "additionalProperties": others}
+    return {**schema, "properties": properties, "additionalProperties": {"type": "null"}}
 
 
 def _nullable(schema: Schema) -> Schema:

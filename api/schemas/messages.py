@@ -6,12 +6,20 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, NoReturn
 
-from pydantic import BeforeValidator, Field, StrictStr, WithJsonSchema, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    StrictStr,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from api.errors import InvalidRequest
 from api.schemas import fields
-from api.schemas.body import Body, check_prompt_bytes
+from api.schemas.body import EMPTIES, Body, check_prompt_bytes
 from api.schemas.refusal import UNSUPPORTED, shown
 from api.schemas.values import is_empty
 from model_server.protocol import Info, Message
@@ -60,15 +68,20 @@ def _parts(value: object) -> object:
     return [value] if isinstance(value, str | dict) else value
 
 
-PART_SCHEMA = {
-    "type": "object",
-    "properties": {"type": {"enum": list(WORDS)}, "text": {"type": "string"}},
-    "required": ["type", "text"],
-}
+PART_SCHEMA = {"type": "object", "description": "Like {'type': 'text', 'text': '...'}."}
 Content = Annotated[
     list[TextPart],
     BeforeValidator(_parts),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": PART_SCHEMA}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"anyOf": [{"type": "string"}, PART_SCHEMA]}},
+                PART_SCHEMA,
+                {"type": "null"},
+            ]
+        }
+    ),
 ]
 
 
@@ -101,12 +114,20 @@ class ChatMessage(Body):
         """An answer comes back as it was: without words, say, or with its thoughts elsewhere."""
         if not isinstance(data, dict) or data.get("role") != "assistant":
             return data
-        thoughts = data.get("reasoning_content") or data.get("reasoning")
-        return {
-            **data,
-            "content": data.get("content") or data.get("refusal") or "",
-            "reasoning_content": thoughts if isinstance(thoughts, str) else None,
-        }
+        said = data.get("content")
+        if said is None or said in EMPTIES:
+            said = data.get("refusal") or ""
+        thoughts = data.get("reasoning_content")
+        if thoughts is None and isinstance(data.get("reasoning"), str):
+            thoughts = data["reasoning"]
+        return {**data, "content": said, "reasoning_content": thoughts}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = super().__get_pydantic_json_schema__(core_schema, handler)
+        return {**schema, "required": ["role"]}  # the assistant may have said nothing
 
     def to_wire(self) -> Message:
         role = "system" if self.role == "developer" else self.role

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, StrictStr, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
@@ -70,13 +70,12 @@ class TextOptions(Body):
         description="As a chat's response_format, in one piece.",
     )
 
-    @property
-    def response_format(self) -> dict[str, Any]:
-        """As a chat says it."""
-        if self.format.get("type") != "json_schema":
-            return self.format
-        schema = {name: value for name, value in self.format.items() if name != "type"}
-        return {"type": "json_schema", "json_schema": schema}
+
+def _as_a_chats(form: dict[str, Any]) -> dict[str, Any]:
+    if form.get("type") != "json_schema":
+        return form
+    schema = {name: value for name, value in form.items() if name != "type"}
+    return {"type": "json_schema", "json_schema": schema}
 
 
 class ResponsesBody(OpenAIBody, ChatTemplateBody):
@@ -106,10 +105,12 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
         for name in ("n", "response_format", "reasoning_effort"):
             if data.get(name) is not None:
                 raise InvalidRequest(f"Unknown field {name}.", name, "unknown_parameter")
-        text = TextOptions.model_validate(data.get("text") or {})
-        reasoning = Reasoning.model_validate(data.get("reasoning") or {})
-        asked = {"response_format": text.response_format, "reasoning_effort": reasoning.effort}
-        return {**data, "text": text, "reasoning": reasoning, **asked}
+        text, reasoning, asked = data.get("text"), data.get("reasoning"), dict[str, Any]()
+        if isinstance(text, dict) and isinstance(text.get("format"), dict):
+            asked["response_format"] = _as_a_chats(text["format"])
+        if isinstance(reasoning, dict) and reasoning.get("effort") in get_args(Effort):
+            asked["reasoning_effort"] = reasoning["effort"]
+        return {**data, **asked}
 
     @property
     def with_logprobs(self) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, StrictInt, WithJsonSchema
+from pydantic import BeforeValidator, StrictBool, StrictInt, WithJsonSchema
+
+from model_server.protocol import MAX_LOGPROBS, MAX_STOP_STRINGS
 
 MAX_DEPTH = 64
 MAX_BYTES = 65_536
@@ -46,9 +48,10 @@ def is_empty(value: object) -> bool:
 
 def stops(value: object) -> object:
     """One or many; an empty one ends nothing."""
-    if not isinstance(value, str | list):
-        return value
-    return [stop for stop in (value if isinstance(value, list) else [value]) if not is_empty(stop)]
+    many = [value] if isinstance(value, str) else value
+    if not isinstance(many, list) or len(many) > MAX_STOP_STRINGS:
+        return many
+    return [stop for stop in many if stop is not None and stop != ""]
 
 
 def bounded(value: dict[str, Any]) -> dict[str, Any]:
@@ -66,11 +69,31 @@ def bounded(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Int = Annotated[StrictInt, BeforeValidator(whole)]
-TopK = Annotated[StrictInt, BeforeValidator(_top_k)]
+TopK = Annotated[
+    StrictInt,
+    BeforeValidator(_top_k),
+    WithJsonSchema({"type": "integer", "minimum": ALL, "maximum": 2**31 - 1}),
+]
 Seed = Annotated[StrictInt | None, _or_none(-1)]  # as llama.cpp and vLLM: any
 MaxTokens = Annotated[
     StrictInt | None,
     _or_none(ALL),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": ALL}]}),
 ]
-NumLogprobs = Annotated[StrictInt | None, BeforeValidator(_count)]
+NumLogprobs = Annotated[
+    StrictInt | None,
+    BeforeValidator(_count),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": MAX_LOGPROBS},
+                {"type": "boolean"},
+            ]
+        }
+    ),
+]
+Flag = Annotated[
+    StrictBool,
+    BeforeValidator(lambda value: False if value == 0 else value),
+    WithJsonSchema({"enum": [True, False, 0]}),
+]

@@ -22,7 +22,7 @@ from model_server.errors import PromptRefused
 from model_server.llama.vocab import Vocab
 from model_server.protocol import ChatOptions, Message
 
-_PRIVATE_USE = range(0xE000, 0xF900)
+_PRIVATE_USE = range(0xE000, ord(LABEL))
 _PROBE = (("system", "first"), ("user", "second"), ("assistant", "third"), ("user", "fourth"))
 
 Change = Callable[[str], str]

@@ -159,8 +159,9 @@ def _tokens(
         if kept is not None:
             raise CheckpointError(str(source), "has a token_map already: --trim can't be used")
         tokens = found.tokens.integers()
-    if tokens is None and (found.num_rows or vocab_size) < vocab_size:
-        tokens = np.arange(found.num_rows)  # the base's others are padding
+    num_rows = found.num_rows or vocab_size
+    if tokens is None and num_rows < vocab_size:
+        tokens = np.arange(num_rows)  # the base's others are padding
     if tokens is None:
         return None
     if len(set(tokens.tolist())) < len(tokens):

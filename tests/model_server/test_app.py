@@ -86,7 +86,7 @@ async def test_one_bad_request_does_not_touch_the_others(client: httpx.AsyncClie
         "schema": request("schema", sampling={"json_schema": {"$ref": "https://127.0.0.1:9"}}),
         "empty": request("empty", prompt_tokens=[]),
         "token": request("token", prompt_tokens=[10**9]),
-        "long": request("long", max_tokens=500),
+        "long": request("long", prompt_tokens=twin.prompt(256)),
         "chat": request("chat", prompt_tokens=None, messages=[{"role": "user", "content": "a"}]),
     }
     heard = events(await client.post("/batch", json=batch(*bad.values(), request("good"))))
@@ -243,3 +243,16 @@ async def test_what_has_no_tokens_is_refused_as_requests_are(client: httpx.Async
     assert (answer.json()["code"], answer.json()["param"]) == ("invalid_prompt", "messages")
     both = await client.post("/tokenize", json={"prompt": "a", "messages": [message]})
     assert both.status_code == 422
+
+
+async def test_a_bug_says_that_it_ends_the_connection(server: Server) -> None:
+    app = create_app(server)
+
+    @app.get("/bug")
+    async def bug() -> None:
+        raise RuntimeError("a bug")
+
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://model") as opened:
+        answer = await opened.get("/bug")
+    assert (answer.status_code, answer.headers["connection"]) == (500, "close")
