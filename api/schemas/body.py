@@ -28,7 +28,7 @@ from api.errors import InvalidRequest
 from api.schemas.document import with_fates
 from api.schemas.fields import Only
 from api.schemas.refusal import printable, refusal, shown
-from api.schemas.values import Int, Seed, TopK, is_empty, stops
+from api.schemas.values import Int, TopK, is_empty, stops
 from model_server.protocol import (
     MAX_GRAMMAR_BYTES,
     MAX_SEED,
@@ -144,8 +144,8 @@ class GenerationBody(Body):
     presence_penalty: Finite = wire("presence_penalty")
     frequency_penalty: Finite = wire("frequency_penalty")
     logit_bias: dict[int, Finite] = wire("logit_bias")
-    seed: Seed = Field(
-        None, ge=-(2**63), le=MAX_SEED, description="The same seed draws the same text; -1: any."
+    seed: Int | None = Field(
+        None, ge=-(2**63), le=MAX_SEED, description="The same seed draws the same text."
     )
     stop: Stops = Field(
         default_factory=list,

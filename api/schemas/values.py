@@ -19,18 +19,13 @@ def whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _or_none(*others: object) -> BeforeValidator:
-    """These stand for None, which is not the default where the default is a number."""
-    return BeforeValidator(lambda value: None if _is_any(whole(value), others) else whole(value))
-
-
-def _is_any(value: object, others: tuple[object, ...]) -> bool:
-    return any(type(value) is type(other) and value == other for other in others)
+def _max_tokens(value: object) -> object:
+    """None: not the default where that is a number."""
+    return None if whole(value) == ALL else whole(value)
 
 
 def _top_k(value: object) -> object:
-    value = whole(value)
-    return 0 if _is_any(value, (ALL,)) else value
+    return 0 if whole(value) == ALL else whole(value)
 
 
 def _count(value: object) -> object:
@@ -74,10 +69,9 @@ TopK = Annotated[
     BeforeValidator(_top_k),
     WithJsonSchema({"type": "integer", "minimum": ALL, "maximum": 2**31 - 1}),
 ]
-Seed = Annotated[StrictInt | None, _or_none(-1)]  # as llama.cpp and vLLM: any
 MaxTokens = Annotated[
     StrictInt | None,
-    _or_none(ALL),
+    BeforeValidator(_max_tokens),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": ALL}]}),
 ]
 NumLogprobs = Annotated[

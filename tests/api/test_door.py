@@ -134,7 +134,7 @@ async def test_tokens_are_settled_when_the_answer_ends(
 
 async def test_what_is_refused_costs_no_tokens(server: ScriptedServer) -> None:
     async with gateway(server, rate_limit_tokens=1_000) as client:
-        await client.post("/generate", json={"prompt": "a" * 100, "max_tokens": -1})
+        await client.post("/generate", json={"prompt": "a" * 100, "max_tokens": -2})
         last = await client.post("/generate", content=b"")
     assert last.headers["x-ratelimit-remaining-tokens"] == "1000"
 

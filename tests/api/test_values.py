@@ -56,7 +56,6 @@ def test_so_may_ids_and_counts() -> None:
     [
         {"top_k": -1},
         {"top_k": -1.0},
-        {"seed": -1},
         {"stop": ""},
         {"stop": [""]},
         {"stop": []},
@@ -106,8 +105,3 @@ def test_an_empty_stop_among_others_ends_nothing() -> None:
 def test_logprobs_true_is_one_alternative_in_a_completion() -> None:
     assert parse(CompletionBody, logprobs=True)[0].logprobs == 1
     assert parse(CompletionBody, logprobs=0)[0].logprobs == 0
-
-
-def test_each_request_without_a_seed_draws_its_own() -> None:
-    seeds = {parse(ChatBody, seed=-1)[0].sampling.seed for _ in range(5)}
-    assert len(seeds) == 5
