@@ -44,7 +44,7 @@ async def test_a_pipe_gets_the_plain_answer(server: ScriptedServer) -> None:
     assert completion.sampling.temperature == 0.2
     assert (completion.speculation.mode, completion.speculation.show_tree) == ("off", False)
     assert chat.sampling.temperature == 0
-    messages = [each.model_dump() for each in chat.messages or ()]
+    messages = [each.model_dump(exclude_none=True) for each in chat.messages or ()]
     assert messages == [{"role": "system", "content": "s"}, *said("a")]
 
 
