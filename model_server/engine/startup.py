@@ -81,13 +81,20 @@ def load(
     metrics: Metrics,
     progress: Progress = lambda _: None,
     on_crash: Callable[[], None] = lambda: None,
+    distrust: str = "",
 ) -> Served:
-    """Everything between settings and a started engine. Raises StartError."""
-    packed = _can_pack(settings)
+    """Everything between settings and a started engine. Raises StartError.
+
+    `distrust`: why the kernels of our own must not be used.
+    """
+    untrusted = [f"kernels of our own are not used: {distrust}"] if distrust else []
+    if settings.cpu_kernels == "off":
+        distrust = "CPU_KERNELS=off"
+    packed = not distrust and _can_pack(settings)
     model = Model(settings.model_path, settings.n_gpu_layers, progress, packed=packed)
     context_size = _context_size(settings, model)
     options = context_options(settings, context_size)
-    context = open_context(model, options, wanted=settings.cpu_kernels == "auto")
+    context = open_context(model, options, distrust)
     options = context.options
     own = HeadOptions(options.n_threads, own_kernels=packed, own_threads=context.own_threads)
     heads = _heads(settings, model, own)
@@ -126,7 +133,7 @@ def load(
         max_step_ms=round(max_step_s * 1_000, 1),
         heads=heads.num_heads if heads else 0,
         medusa_mode=settings.medusa_mode,
-        warnings=_warnings(settings, blocks),
+        warnings=[*_warnings(settings, blocks), *untrusted],
     )
     engine.start()
     return Served(engine, intake, info, model, context, heads)
@@ -134,7 +141,7 @@ def load(
 
 def _can_pack(settings: Settings) -> bool:
     """Whether our own kernels are to multiply: asked before the model is loaded."""
-    if settings.cpu_kernels == "off" or (settings.n_gpu_layers and backend.has_gpu()):
+    if settings.n_gpu_layers and backend.has_gpu():
         return False
     try:
         return kernels.instructions() != "none"
