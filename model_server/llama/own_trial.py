@@ -69,7 +69,7 @@ def expected(q: Floats, kv: tuple[Floats, Floats], shown: Floats) -> Floats:
     scores = np.einsum("rhd,chd->hrc", q, k) * q.shape[-1] ** -0.5 + shown
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    return np.einsum("hrc,chd->rhd", weights, v)
+    return np.asarray(np.einsum("hrc,chd->rhd", weights, v), np.float32)
 
 
 def attention_is_right(device: Device, queries: int, size: int) -> bool:
