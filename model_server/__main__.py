@@ -112,8 +112,10 @@ def _load(settings: Settings, server: Server, web: _Uvicorn, failures: list[str]
         web.should_exit = True
 
     try:
-        trial.require([path for path in (settings.model_path, settings.heads_path) if path])
-        server.served = load(settings, server.metrics, progress, crashed)
+        files = [path for path in (settings.model_path, settings.heads_path) if path]
+        trial.require(files)
+        fault = trial.own_kernels(files) if settings.cpu_kernels == "auto" else ""
+        server.served = load(settings, server.metrics, progress, crashed, fault)
     except StartError as error:
         if not web.should_exit:  # else it was told to stop, and did
             failures.append(str(error))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_server.errors import SettingError
@@ -24,6 +24,18 @@ CpuKernels = Literal["auto", "off"]
 FlashAttention = Literal["auto", "on", "off"]
 KvCacheType = Literal["f32", "f16", "bf16", "q8_0"]
 MedusaMode = Literal["auto", "off", "chain", "tree"]
+
+
+def _truth_or_auto(value: object) -> bool | str:
+    if value == "auto":
+        return "auto"
+    try:
+        return TypeAdapter(bool).validate_python(value)
+    except ValidationError:
+        raise ValueError("must be true, false or auto") from None
+
+
+Exact = Annotated[bool | Literal["auto"], BeforeValidator(_truth_or_auto)]
 
 
 def _demo_model() -> Path:
@@ -69,8 +81,9 @@ class Settings(BaseSettings):
     cpu_kernels: CpuKernels = Field(
         "auto", description="auto: own kernels, made for few rows, where the processor can; off."
     )
-    exact: bool = Field(
-        False, description="Same text alone, in a batch, after a restart or resume (Q8_0, CPU)."
+    exact: Exact = Field(
+        "auto",
+        description="Same text alone, in a batch, resumed: true, false, or auto: where it is free.",
     )
     max_step_ms: int = Field(
         0, ge=0, description="Longest step that prefill may cause; 0: 64 rows of it, at least 50."

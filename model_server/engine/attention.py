@@ -12,10 +12,10 @@ from model_server.llama.context import Context, ContextOptions
 from model_server.llama.model import Model
 
 
-def open_context(model: Model, options: ContextOptions, *, wanted: bool) -> Context:
-    """With the kernels' attention where it is wanted and can be had. Raises StartError."""
+def open_context(model: Model, options: ContextOptions, objection: str = "") -> Context:
+    """With the kernels' attention where it can be had and none objects to it. Raises StartError."""
     context = None
-    problem = _objection(model, options) if wanted else "CPU_KERNELS=off"
+    problem = objection or _objection(model, options)
     if not problem:
         # By itself llama.cpp turns flash attention off where it lands on another device.
         own = replace(options, flash_attention="on", own_attention=True)

@@ -1,17 +1,15 @@
-"""Decodes for no request, before there is any: what do rows cost, and are they exact?"""
+"""Decodes for no request, before there is any: what do rows cost?"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-from numpy.typing import NDArray
 
-from model_server.errors import StartError
 from model_server.llama.batch import Batch
 from model_server.llama.context import MAX_BATCH_ROWS, Context
 from model_server.medusa.cost import DRAFT_ROWS, ROWS, Attention, CostCurve, Costs, HeadCosts
@@ -20,11 +18,11 @@ from model_server.medusa.heads import NUM_RANKS, Heads
 _MEASURE_BUDGET_S = 3.0
 _STEADY, _MAX_RUNS = 1.2, 6
 HEAD_ROWS = (1, 2, 4, 8)
-_NUM_SEQS, _PREFIX_TOKENS = 4, 16
 
 # What attention costs at length is measured behind so many cells at most.
 _ATTENTION_ROWS, _ATTENTION_CELLS, _ATTENTION_BUDGET_S = (1, 8), 1_024, 1.0
 
+_PREFIX_TOKENS = 16
 _DECODE_ROWS = (*ROWS[:5], *DRAFT_ROWS, *ROWS[5:])
 
 # What was measured before is compared at one row, and at as many as this.
@@ -133,33 +131,6 @@ class Prober:
                 if self._clock() - started > _MEASURE_BUDGET_S:
                     break
         return measured
-
-    def check_exact(self) -> None:
-        """Refuse to promise what this file on this processor can't keep. Raises StartError."""
-        for seq in range(_NUM_SEQS):
-            self._batch.clear()
-            self._batch.add_span(self._tokens[seq : seq + _PREFIX_TOKENS], 0, seq)
-            self._context.decode(self._batch)
-        alone = [self._next_logits([seq]) for seq in range(_NUM_SEQS)]
-        together = self._next_logits(range(_NUM_SEQS))
-        self._context.clear()
-        difference = float(np.abs(together - np.concatenate(alone)).max())
-        if difference:
-            raise StartError(
-                f"EXACT=true can't be kept: alone and in a batch of {_NUM_SEQS} logits differ by "
-                f"{difference:.1e} with this file on this processor; Q8_0 files are known to work"
-            )
-
-    def _next_logits(self, seqs: Sequence[int]) -> NDArray[np.float32]:
-        """Logits of one more token on each sequence, which is then taken away again."""
-        self._batch.clear()
-        for seq in seqs:
-            self._batch.add(self._tokens[seq], _PREFIX_TOKENS, [seq], output=True)
-        self._context.decode(self._batch)
-        logits: NDArray[np.float32] = self._context.logits(len(seqs)).copy()
-        for seq in seqs:
-            self._context.remove(seq, _PREFIX_TOKENS)
-        return logits
 
     def _steady_time(self, rows: int, output: bool, behind: int = 0) -> float:
         """The best of two runs; of more where they disagree, because something else ran too."""

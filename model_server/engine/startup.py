@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from model_server import kept, logs
 from model_server.config import Settings
+from model_server.engine import exactness
 from model_server.engine.attention import open_context
 from model_server.engine.drafter import Drafter, DraftOptions
 from model_server.engine.engine import Engine
@@ -83,19 +84,25 @@ def load(
     metrics: Metrics,
     progress: Progress = lambda _: None,
     on_crash: Callable[[], None] = lambda: None,
+    distrust: str = "",
 ) -> Served:
-    """Everything between settings and a started engine. Raises StartError."""
-    packed = _can_pack(settings)
+    """Everything between settings and a started engine. Raises StartError.
+
+    `distrust`: why the kernels of our own must not be used.
+    """
+    untrusted = [f"kernels of our own are not used: {distrust}"] if distrust else []
+    if settings.cpu_kernels == "off":
+        distrust = "CPU_KERNELS=off"
+    packed = not distrust and _can_pack(settings)
     model = Model(settings.model_path, settings.n_gpu_layers, progress, packed=packed)
     context_size = _context_size(settings, model)
     options = context_options(settings, context_size)
-    context = open_context(model, options, wanted=settings.cpu_kernels == "auto")
+    context = open_context(model, options, distrust)
     options = context.options
     own = HeadOptions(options.n_threads, own_kernels=packed, own_threads=context.own_threads)
     heads = _heads(settings, model, own)
     prober, key = Prober(context, model.vocab.size), _conditions(settings, model, options, heads)
-    if settings.exact:
-        _check_exact(prober, key)
+    exact = _is_exact(settings, model, context, key)
     costs = _costs(prober, heads, key)
     max_step_s = (settings.max_step_ms or _default_step_ms(costs)) / 1_000
     name = settings.shown_name or model.name
@@ -105,12 +112,12 @@ def load(
     intake = Intake(model.vocab, PromptEncoder(model.vocab, template, context_size))
     limits = Limits(settings.n_parallel, min(MAX_BATCH_ROWS, context.num_cells), max_step_s)
     blocks = leaf_blocks(settings.n_parallel, options.num_seqs)
-    ordered = settings.exact and not options.own_attention
+    ordered = exact and not options.own_attention
     kv = KvCache(options.num_cells, options.num_seqs, ordered=ordered, leaf_blocks=blocks)
     scheduler = Scheduler(kv, costs, limits, _drafter(settings, costs, heads))
     runner = Runner(context, Verifier(model.vocab), costs, heads)
     engine = Engine(scheduler, runner, metrics, on_crash)
-    computed_by = [backend.kernels()] if settings.exact else []
+    computed_by = [backend.kernels()] if settings.exact is True else []
     computed_by += ["packed"] if model.packed else []
     info = Info(
         model_id="-".join((model.fingerprint[:16], options.mode, *computed_by)),
@@ -124,12 +131,12 @@ def load(
         longest_piece_bytes=model.vocab.longest_piece_bytes,
         chat=intake.prompts.can_chat,
         sampling=_sampling(model),
-        exact=settings.exact,
+        exact=exact,
         cpu_kernels=_computed_by_own(model, options, heads),
         max_step_ms=round(max_step_s * 1_000, 1),
         heads=heads.num_heads if heads else 0,
         medusa_mode=settings.medusa_mode,
-        warnings=_warnings(settings, blocks),
+        warnings=[*_warnings(settings, blocks), *untrusted],
     )
     engine.start()
     return Served(engine, intake, info, model, context, heads)
@@ -137,7 +144,7 @@ def load(
 
 def _can_pack(settings: Settings) -> bool:
     """Whether our own kernels are to multiply: asked before the model is loaded."""
-    if settings.cpu_kernels == "off" or (settings.n_gpu_layers and backend.has_gpu()):
+    if settings.n_gpu_layers and backend.has_gpu():
         return False
     try:
         return kernels.instructions() != "none"
@@ -151,11 +158,24 @@ def _computed_by_own(model: Model, options: ContextOptions, heads: Heads | None)
     return dict.fromkeys(names, kernels.instructions()) if names else {}
 
 
-def _check_exact(prober: Prober, key: kept.Key) -> None:
-    """Once for all starts under the same conditions. Raises StartError."""
-    if not kept.recall("exact", key, bool):
-        prober.check_exact()
-        kept.keep("exact", key, True)
+def _is_exact(settings: Settings, model: Model, context: Context, key: kept.Key) -> bool:
+    """Whether logits don't depend on company, by a trial that is held once. Raises StartError."""
+    all_own = model.all_packed and context.options.own_attention
+    if not settings.exact or (settings.exact == "auto" and not all_own):
+        return False
+    off = kept.recall("exactness", key, float)
+    if off is None:
+        refilled = context.options.own_attention
+        off = exactness.difference(context, model.vocab.size, refilled=refilled)
+        kept.keep("exactness", key, off)
+    if off and settings.exact is True:
+        raise StartError(
+            f"EXACT=true can't be kept: alone and in company logits differ by {off:.1e} with this "
+            "file on this processor; Q8_0 files are known to work"
+        )
+    if off:
+        logs.say.info("texts may depend on company: it changes logits by %.1e", off)
+    return not off
 
 
 def _costs(prober: Prober, heads: Heads | None, key: kept.Key) -> Costs:
@@ -196,7 +216,7 @@ def context_options(settings: Settings, context_size: int) -> ContextOptions:
         raise SettingError("KV_CACHE_TOKENS", problem)
     flash = settings.flash_attention
     kv_type_k = kv_type_v = settings.kv_cache_type
-    if settings.exact:
+    if settings.exact is True:
         flash, kv_type_k, kv_type_v = "on", "f16", "bf16"
     elif flash == "off" and kv_type_v == "q8_0":
         raise SettingError("KV_CACHE_TYPE", "q8_0 needs FLASH_ATTENTION=on")

@@ -19,11 +19,11 @@ from model_server.llama.device import Device
 
 Tensor = NewType("Tensor", int)
 
-F32, I32 = 0, 26  # enum ggml_type
+F32, F16, I32 = 0, 1, 26  # enum ggml_type
 _MAX_NODES = 128  # per graph
 
 _POINTER, _INT, _I64, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_size_t
-_TEXT = ctypes.c_char_p
+_TEXT, _FLOAT = ctypes.c_char_p, ctypes.c_float
 _FOR_WEIGHTS = 1  # enum ggml_backend_buffer_usage
 
 
@@ -46,6 +46,8 @@ _BASE: backend.Signatures = {
     "ggml_quantize_chunk": (_SIZE, [_INT, _POINTER, _POINTER, _I64, _I64, _I64, _POINTER]),
     "ggml_new_tensor_4d": (_POINTER, [_POINTER, _INT, _I64, _I64, _I64, _I64]),
     "ggml_mul_mat": (_POINTER, [_POINTER, _POINTER, _POINTER]),
+    "ggml_permute": (_POINTER, [_POINTER, _POINTER, *(_INT,) * 4]),
+    "ggml_flash_attn_ext": (_POINTER, [*(_POINTER,) * 5, _FLOAT, _FLOAT, _FLOAT]),
     "ggml_add": (_POINTER, [_POINTER, _POINTER, _POINTER]),
     "ggml_get_rows": (_POINTER, [_POINTER, _POINTER, _POINTER]),
     "ggml_silu": (_POINTER, [_POINTER, _POINTER]),
@@ -229,7 +231,12 @@ class Graph:
         row = row_bytes(type_, shape[-1])
         return self._node("ggml_view_3d", a, *_extents(shape, 3), row, shape[1] * row, 0)
 
-    def _node(self, function: str, *args: int) -> Tensor:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
+        """q (rows, heads, values), k and v (cells, heads, values): (rows, heads, values)."""
+        q, k, v = (self._node("ggml_permute", each, 0, 2, 1, 3) for each in (q, k, v))
+        return self._node("ggml_flash_attn_ext", q, k, v, mask, scale, 0.0, 0.0)
+
+    def _node(self, function: str, *args: float) -> Tensor:
         self._nodes.append(Tensor(getattr(self._lib, function)(self._context, *args)))
         return self._nodes[-1]
 

@@ -106,8 +106,13 @@ def set_own_threads(num_threads: int) -> None:
 
 def can_pack(tensor: StoredTensor) -> bool:
     """Whether it is a matrix of a type and width that the kernels know."""
-    block = _PACKED_TYPES.get(tensor.type)
-    return block is not None and len(tensor.shape) == 2 and tensor.shape[-1] % block == 0
+    return len(tensor.shape) == 2 and knows(tensor.type, tensor.shape[-1])
+
+
+def knows(type_: int, width: int) -> bool:
+    """Whether the kernels can compute with rows of such a type and width."""
+    block = _PACKED_TYPES.get(type_)
+    return block is not None and width % block == 0
 
 
 def instructions() -> str:

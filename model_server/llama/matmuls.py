@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from model_server.llama.gguf import GgufHeader, StoredTensor
 # Kernels differ by the number of rows, and by whether rows and columns fill their tiles.
 NUM_ROWS = (1, 2, 16, 64)
 _TILE = 64
-_NUM_THREADS = 2
+NUM_THREADS = 2
 
 # Largest errors of a product, by its usual size. A wrong kernel makes 1 and more. What quantized
 # types are multiplied by is rounded to 8 bits, which makes 0.02 to 0.035; rounding to F16 makes
@@ -108,22 +108,33 @@ def allowed(type_: str) -> float:
 
 def main(*files: str) -> int:
     """Try all that these files hold."""
-    device = Device(_NUM_THREADS)
+    device = Device(NUM_THREADS)
+    found = [each for file in files for each in matrices(Path(file))]
+    return 0 if all_right(device, found, device.places()) else BuildError.exit_code
+
+
+def all_right(device: Device, found: Sequence[Matrix], places: Sequence[int]) -> bool:
+    """Whether the products of all these are. The last line on stdout is the one that isn't."""
     rng = np.random.default_rng(0)
-    for matrix in (each for file in files for each in matrices(Path(file))):
+    for matrix in found:
         type_ = ggml.type_name(matrix.type)
         for num_rows in NUM_ROWS:
             print(tried := f"{type_} weights, {num_rows} at once", flush=True)
             x = rng.standard_normal((num_rows, matrix.values.shape[1]), np.float32)
-            for found in (multiply(device, matrix, x, place) for place in device.places()):
-                off = 0.0 if found is None else error(found, matrix, x)
+            for product in (multiply(device, matrix, x, place) for place in places):
+                off = 0.0 if product is None else error(product, matrix, x)
                 if not off <= allowed(type_):  # NaN isn't
                     print(f"{tried}: off by {off:.2g}, at most {allowed(type_):g}")
-                    return BuildError.exit_code
-    return 0
+                    return False
+    return True
+
+
+def leave_no_core() -> None:
+    """This process may die: of a fault that is looked for."""
+    with suppress(OSError, ValueError):  # some sandboxes allow no limits
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 if __name__ == "__main__":
-    with suppress(OSError, ValueError):  # some sandboxes allow no limits
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    leave_no_core()
     sys.exit(main(*sys.argv[1:]))

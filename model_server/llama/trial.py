@@ -1,7 +1,7 @@
-"""A trial of llama.cpp's build before it is trusted with a model.
+"""A trial of llama.cpp's build, and of the kernels of our own, before a model is trusted to them.
 
-A build for another processor ends the process that uses it, or computes nonsense. So a child
-tries the products that the files need first, once for each build, processor and file.
+A build for another processor ends the process that uses it, or computes nonsense. So a child of
+each tries what the files need first, once for each build, processor and file.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from pathlib import Path
 
 from model_server import kept, logs
 from model_server.errors import BuildError
-from model_server.llama import identity
+from model_server.llama import identity, kernels
 
 log = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parents[2]
-_CHILD = "model_server.llama.matmuls"
-_TIMEOUT_S = 30.0  # on a quiet machine it takes one
+_CHILD, _OWN_CHILD = "model_server.llama.matmuls", "model_server.llama.own_trial"
+_TIMEOUT_S, _OWN_TIMEOUT_S = 30.0, 15.0  # on a quiet machine each takes one
 
 # What only faulty code dies of. Others come from outside: SIGKILL when memory is short, SIGBUS when
 # the disk fails.
 _FATAL: dict[int, str] = {
     signal.SIGILL: "an instruction that the processor doesn't have",
     **dict.fromkeys((signal.SIGSEGV, signal.SIGFPE), "faulty code"),
-    **dict.fromkeys((signal.SIGABRT, signal.SIGTRAP), "where llama.cpp gave up"),
+    **dict.fromkeys((signal.SIGABRT, signal.SIGTRAP), "where the library gave up"),
 }
 
 # GPUs are left alone: they may be busy. And no debugger that ggml finds is to print stacks.
@@ -51,21 +51,60 @@ def require(files: Sequence[Path]) -> None:
         return
     logs.say.info("loading: first a trial of llama.cpp on this processor, once")
     try:
-        done = _run(files)
+        done = _run(_CHILD, files, _TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         log.info("llama.cpp was not tried: %s", error)
         return
-    tried = (done.stdout.splitlines() or ["none yet"])[-1]
     if done.returncode == 0:
         kept.keep("trial", key, True)
-    elif done.returncode == BuildError.exit_code:
-        raise _failed(f"a matrix product is wrong ({tried})")
-    elif cause := _FATAL.get(-done.returncode):
-        name = signal.Signals(-done.returncode).name
-        raise _failed(f"a matrix product ({tried}) ended in {name}, {cause}")
+    elif fault := _fault("a matrix product", done):
+        raise BuildError(identity.build_name(), identity.processor_name(), fault)
     else:
-        said = (done.stderr.splitlines() or [""])[-1]
-        log.info("llama.cpp was not tried, exit code %d: %s", done.returncode, said)
+        _say_not_tried("llama.cpp was", done)
+
+
+def own_kernels(files: Sequence[Path]) -> str:
+    """Why the kernels of our own must not serve these files; empty where nothing speaks against it.
+
+    They can be done without, so one that hangs is not trusted either.
+    """
+    files = [path for path in files if path.is_file()]
+    if not files or not kernels.path().is_file():
+        return ""
+    found = kernels.path().stat()
+    key = {**_key(files), "kernels": (str(kernels.path()), found.st_size, found.st_mtime_ns)}
+    if kept.recall("own-trial", key, bool):
+        return ""
+    try:
+        done = _run(_OWN_CHILD, files, _OWN_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        tried = (error.stdout or b"").decode(errors="replace").splitlines()
+        return f"a computation ({tried[-1]}) did not end in {error.timeout:.0f} s" if tried else ""
+    except OSError as error:
+        log.info("the kernels of our own were not tried: %s", error)
+        return ""
+    if done.returncode == 0:
+        kept.keep("own-trial", key, True)
+        return ""
+    fault = _fault("a computation", done)
+    if not fault:
+        _say_not_tried("the kernels of our own were", done)
+    return fault
+
+
+def _fault(what: str, done: subprocess.CompletedProcess[str]) -> str:
+    """What the code that was tried did wrong; empty where it isn't to blame."""
+    tried = (done.stdout.splitlines() or ["none yet"])[-1]
+    if done.returncode == BuildError.exit_code:
+        return f"{what} is wrong ({tried})"
+    if cause := _FATAL.get(-done.returncode):
+        return f"{what} ({tried}) ended in {signal.Signals(-done.returncode).name}, {cause}"
+    return ""
+
+
+def _say_not_tried(what: str, done: subprocess.CompletedProcess[str]) -> None:
+    said = (done.stderr.splitlines() or [""])[-1]
+    log.info("%s not tried, exit code %d: %s", what, done.returncode, said)
 
 
 def _key(files: Sequence[Path]) -> kept.Key:
@@ -78,19 +117,15 @@ def _key(files: Sequence[Path]) -> kept.Key:
     }
 
 
-def _run(files: Sequence[Path]) -> subprocess.CompletedProcess[str]:
+def _run(child: str, files: Sequence[Path], timeout_s: float) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", _CHILD, *(str(path.absolute()) for path in files)],
+        [sys.executable, "-m", child, *(str(path.absolute()) for path in files)],
         cwd=_ROOT,
         env={**os.environ, **_ENVIRONMENT},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
         errors="replace",
-        timeout=_TIMEOUT_S,
+        timeout=timeout_s,
         check=False,
     )
-
-
-def _failed(problem: str) -> BuildError:
-    return BuildError(identity.build_name(), identity.processor_name(), problem)

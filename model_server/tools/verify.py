@@ -181,7 +181,7 @@ def _run(args: argparse.Namespace) -> int:
         found = divergences(reference, answers)
         counts[way] = len(found)
         print(report(way, found, answers), flush=True)
-    if settings.exact:
+    if settings.exact is True:
         return int(any(counts.values()))
     return int(counts[MEDUSA] > counts[PLAIN_BATCH])
 

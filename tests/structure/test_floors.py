@@ -37,7 +37,7 @@ FLOORS = {
         ("engine.sequence", "engine.drafting", "engine.plan", "engine.chat_template"),
         (
             *("engine.prompt", "engine.intake", "engine.drafter", "engine.verifier"),
-            *("engine.probe", "engine.attention"),
+            *("engine.probe", "engine.exactness", "engine.attention"),
         ),
         ("engine.scheduler", "engine.runner", "engine.tokenizer"),
         ("engine.engine",),

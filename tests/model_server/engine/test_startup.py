@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from model_server.config import Settings
-from model_server.engine import probe, startup
+from model_server.engine import exactness, probe, startup
 from model_server.engine.probe import Prober
 from model_server.engine.startup import Served, context_options, load
 from model_server.errors import ModelFileError, SettingError, StartError
@@ -192,13 +192,13 @@ def test_exactness_is_checked_once(
     nothing_kept: None, random_q8_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks: list[int] = []
-    check = Prober.check_exact
+    check = exactness.difference
 
-    def counted(self: Prober) -> None:
+    def counted(*args: Any, **options: bool) -> float:
         checks.append(1)
-        check(self)
+        return check(*args, **options)
 
-    monkeypatch.setattr(Prober, "check_exact", counted)
+    monkeypatch.setattr(exactness, "difference", counted)
     for n_threads, num_checks in ((1, 1), (1, 1), (2, 2), (1, 2)):
         settings = Settings(
             model_path=random_q8_path, n_threads=n_threads, exact=True, model_context_size=128

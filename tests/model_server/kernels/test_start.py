@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from model_server.config import Settings
+from model_server.engine import exactness
 from model_server.engine.startup import Served, load
+from model_server.errors import StartError
 from model_server.llama import kernels
 from model_server.metrics import Metrics
 from tests import random_heads, random_model
@@ -94,3 +96,38 @@ def test_exact_mode_needs_no_ordered_pool(random_q8_path: Path) -> None:
         served.close()
         assert served.info.exact
         assert served.engine.scheduler.kv.ordered is ordered
+
+
+@pytest.mark.parametrize(
+    ("fields", "exact"),
+    [({}, True), ({"exact": False}, False), ({"cpu_kernels": "off"}, False)],
+)
+def test_texts_are_exact_by_default_where_own_kernels_do_all(
+    random_q8_path: Path, fields: dict[str, Any], exact: bool
+) -> None:
+    served = start(random_q8_path, **fields)
+    served.close()
+    assert served.info.exact is exact
+    assert not served.engine.scheduler.kv.ordered
+
+
+def test_products_of_llama_cpp_promise_nothing(twin_path: Path) -> None:
+    """Weights in F32 are packed by nobody."""
+    served = start(twin_path)
+    served.close()
+    assert "attention" in served.info.cpu_kernels
+    assert not served.info.exact
+
+
+def test_what_fails_the_trial_is_not_promised(
+    random_q8_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(exactness, "difference", lambda *_, **__: 0.5)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    served = start(random_q8_path)
+    served.close()
+    assert not served.info.exact
+    assert "texts may depend on company: it changes logits by 5.0e-01" in caplog.messages
+    with pytest.raises(StartError, match="EXACT=true can't be kept"):
+        start(random_q8_path, exact=True)

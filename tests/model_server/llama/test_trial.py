@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from model_server.llama import backend, identity, trial
+from model_server.config import Settings
+from model_server.engine.startup import load
+from model_server.errors import BuildError
+from model_server.llama import backend, identity, kernels, matmuls, own_trial, trial
+from model_server.metrics import Metrics
 from tests import planted
 from tests.model_server.test_main import refused
+
+needs_kernels = pytest.mark.skipif(
+    not kernels.path().exists(), reason="this build has no kernels of its own"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -166,3 +174,70 @@ def test_where_nothing_can_be_kept_it_is_tried_each_time(
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     assert was_held(caplog, twin_q8_path)
     assert was_held(caplog, twin_q8_path)
+
+
+SPOILED = """
+#include <cstring>
+extern "C" {{
+void * ggml_backend_init() {{ {code} }}
+int ggml_backend_score() {{ return 1; }}
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ('asm volatile("ud2"); return nullptr;', "(loading) ended in SIGILL, an instruction"),
+        ("std::memset((void *) 8, 0, 8); return nullptr;", "(loading) ended in SIGSEGV, faulty"),
+        ("for (volatile int i = 0;; i = 1) {}", "(loading) did not end in 3 s"),
+    ],
+    ids=["illegal instruction", "faulty", "hangs"],
+)
+def test_kernels_of_our_own_that_fail_are_done_without(
+    code: str, problem: str, twin_q8_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "spoiled.cpp").write_text(SPOILED.format(code=code))
+    library = tmp_path / "libmedusa-kernels.so"
+    compiled = ["c++", "-shared", "-fPIC", "-o", library, tmp_path / "spoiled.cpp"]
+    subprocess.run(compiled, check=True, capture_output=True)
+    monkeypatch.setenv("CPU_KERNELS_LIB", str(library))
+    monkeypatch.setattr(trial, "_OWN_TIMEOUT_S", 3.0)
+    assert problem in trial.own_kernels([twin_q8_path])
+
+
+def test_kernels_that_are_not_trusted_are_not_used(
+    twin_q8_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    settings = Settings(model_path=twin_q8_path, n_threads=1, model_context_size=64)
+    served = load(settings, Metrics(), distrust="a computation failed")
+    served.close()
+    assert not served.info.cpu_kernels
+    assert "kernels of our own are not used: a computation failed" in served.info.warnings
+    assert "attention by llama.cpp: a computation failed" in caplog.messages
+
+
+@needs_kernels
+def test_good_kernels_of_our_own_are_tried_once(
+    twin_q8_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not trial.own_kernels([twin_q8_path])
+    monkeypatch.setattr(trial, "_OWN_CHILD", "no.such.module")  # it isn't run again
+    monkeypatch.setattr(trial, "_say_not_tried", lambda *_: pytest.fail("it was"))
+    assert not trial.own_kernels([twin_q8_path])
+
+
+@needs_kernels
+@pytest.mark.parametrize("wrong", ["attention", "multiply"])
+def test_wrong_results_of_kernels_of_our_own_are_told(
+    wrong: str, twin_q8_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference is what is spoiled here: to the comparison that is the same."""
+    right = own_trial.expected
+    if wrong == "attention":
+        monkeypatch.setattr(own_trial, "expected", lambda *args: right(*args) * 1.01)
+    else:
+        monkeypatch.setattr(matmuls, "allowed", lambda _: 1e-9)
+    assert own_trial.main(str(twin_q8_path)) == BuildError.exit_code
+    kernels.take_attention(False)
