@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server.engine.startup import Served
-from model_server.errors import HeadFileError
+from model_server.errors import HeadFileError, RequestError
 from model_server.llama.states import StateReader
 from model_server.medusa.heads import NUM_RANKS, Heads
 from model_server.protocol import GenerateRequest, Message, Sampling, Speculation
@@ -69,15 +69,20 @@ def record(served: Served, asked: Sequence[GenerateRequest]) -> list[Track]:
 
 def requests(served: Served, prompts: Sequence[Prompt], max_tokens: int) -> list[GenerateRequest]:
     """What to ask: questions through the chat template where there is one. Raises RequestError."""
+    asked = [_tokens(served, prompt) for prompt in prompts]
+    longest, room = max(map(len, asked), default=0), served.info.context_size
+    if longest + max_tokens > room:  # else answers are cut, and heads judged by less than asked for
+        problem = f"prompts of {longest} tokens and answers of {max_tokens} exceed the context"
+        raise RequestError(f"{problem} of {room} tokens", "max_tokens")
     return [
         GenerateRequest(
             id=str(number),
-            prompt_tokens=_tokens(served, prompt),
+            prompt_tokens=tokens,
             max_tokens=max_tokens,
             sampling=Sampling(temperature=0),
             speculation=Speculation(mode="off"),
         )
-        for number, prompt in enumerate(prompts)
+        for number, tokens in enumerate(asked)
     ]
 
 
