@@ -106,9 +106,7 @@ def load(
     costs = _costs(prober, heads, key)
     max_step_s = (settings.max_step_ms or _default_step_ms(costs)) / 1_000
     name = settings.shown_name or model.name
-    template = choose_template(
-        model.chat_template, settings.chat_template, f"{name} {model.name} {model.path.stem}"
-    )
+    template = _template(settings, model)
     intake = Intake(model.vocab, PromptEncoder(model.vocab, template, context_size))
     limits = Limits(settings.n_parallel, min(MAX_BATCH_ROWS, context.num_cells), max_step_s)
     blocks = leaf_blocks(settings.n_parallel, options.num_seqs)
@@ -140,6 +138,11 @@ def load(
     )
     engine.start()
     return Served(engine, intake, info, model, context, heads)
+
+
+def _template(settings: Settings, model: Model) -> str | None:
+    names = f"{settings.shown_name} {model.name} {model.path.stem}"
+    return choose_template(model.chat_template, settings.chat_template, names)
 
 
 def _can_pack(settings: Settings) -> bool:
