@@ -6,7 +6,7 @@ SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
 SHELL_FILES = $(wildcard deployment/*.sh) .ci/run tests/smoke.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help install model run chat test test-training fuzz check format heads bench bench-speculation bench-rows bench-peers bench-latency bench-gateway prove-faults prove-overload prove-strangers up down docker-check audit docker-test lock clean
+.PHONY: help install model run chat test test-training fuzz check format heads bench bench-speculation bench-rows bench-peers bench-latency bench-gateway prove-faults prove-overload prove-repeat prove-strangers up down docker-check audit docker-test lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,10 @@ prove-faults: ## kill -9 the model server under streaming clients: nothing may b
 prove-overload: ## A minute of ten times what the service can carry
 	@$(SETUP) dev
 	$(BIN)/python -m tests.benchmarks.overload $(ARGS)
+
+prove-repeat: ## Ask the same chats at temperature 0 again and again: one text each?
+	@$(SETUP) dev
+	$(BIN)/python -m tests.benchmarks.repeat $(ARGS)
 
 prove-strangers: ## Slow, silent and half-closed clients beside others: do these notice?
 	@$(SETUP) dev

@@ -50,12 +50,13 @@ def mask(num_rows: int) -> Floats:
 def attend(device: Device, q: Floats, kv: tuple[Floats, Floats], shown: Floats) -> Floats | None:
     """By the device's first backend; None where that can't."""
     graph = Graph(device)
-    inputs = [graph.input(F32, *q.shape), *(graph.input(F16, *each.shape) for each in (*kv, shown))]
-    out = graph.attention(*inputs, q.shape[-1] ** -0.5)
+    rows = graph.input(F32, *q.shape)
+    k, v, seen = (graph.input(F16, *each.shape) for each in (*kv, shown))
+    out = graph.attention(rows, k, v, seen, q.shape[-1] ** -0.5)
     before = kernels.num_attentions()
     graph.allocate(out)
-    ggml.set_data(inputs[0], q)
-    for tensor, data in zip(inputs[1:], (*kv, shown), strict=True):
+    ggml.set_data(rows, q)
+    for tensor, data in zip((k, v, seen), (*kv, shown), strict=True):
         ggml.set_data(tensor, data.astype(np.float16))
     graph.compute()
     found = ggml.get_data(out, np.empty(q.shape, np.float32))

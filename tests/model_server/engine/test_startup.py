@@ -194,7 +194,7 @@ def test_exactness_is_checked_once(
     checks: list[int] = []
     check = exactness.difference
 
-    def counted(*args: Any, **options: bool) -> float:
+    def counted(*args: Any, **options: Any) -> float:
         checks.append(1)
         return check(*args, **options)
 

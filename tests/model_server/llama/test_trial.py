@@ -199,7 +199,7 @@ def test_kernels_of_our_own_that_fail_are_done_without(
 ) -> None:
     (tmp_path / "spoiled.cpp").write_text(SPOILED.format(code=code))
     library = tmp_path / "libmedusa-kernels.so"
-    compiled = ["c++", "-shared", "-fPIC", "-o", library, tmp_path / "spoiled.cpp"]
+    compiled = ["c++", "-shared", "-fPIC", "-o", str(library), str(tmp_path / "spoiled.cpp")]
     subprocess.run(compiled, check=True, capture_output=True)
     monkeypatch.setenv("CPU_KERNELS_LIB", str(library))
     monkeypatch.setattr(trial, "_OWN_TIMEOUT_S", 3.0)
