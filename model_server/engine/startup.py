@@ -86,9 +86,9 @@ def load(
     on_crash: Callable[[], None] = lambda: None,
     distrust: str = "",
 ) -> Served:
-    """Everything between settings and a started engine. Raises StartError.
+    """All between settings and a started engine; `distrust`: why own kernels must not be used.
 
-    `distrust`: why the kernels of our own must not be used.
+    Raises StartError.
     """
     untrusted = [f"kernels of our own are not used: {distrust}"] if distrust else []
     if settings.cpu_kernels == "off":
@@ -115,8 +115,7 @@ def load(
     scheduler = Scheduler(kv, costs, limits, _drafter(settings, costs, heads))
     runner = Runner(context, Verifier(model.vocab), costs, heads)
     engine = Engine(scheduler, runner, metrics, on_crash)
-    computed_by = [backend.kernels()] if settings.exact is True else []
-    computed_by += ["packed"] if model.packed else []
+    computed_by = _computed_by(settings, model)
     info = Info(
         model_id="-".join((model.fingerprint[:16], options.mode, *computed_by)),
         model_name=name,
@@ -143,6 +142,12 @@ def load(
 def _template(settings: Settings, model: Model) -> str | None:
     names = f"{settings.shown_name} {model.name} {model.path.stem}"
     return choose_template(model.chat_template, settings.chat_template, names)
+
+
+def _computed_by(settings: Settings, model: Model) -> list[str]:
+    """What a model's id says of kernels: a promise holds on one kind of processor only."""
+    processor = [backend.kernels()] if settings.exact is True else []
+    return [*processor, *(["packed"] if model.packed else [])]
 
 
 def _can_pack(settings: Settings) -> bool:
