@@ -110,7 +110,9 @@ class EventStream(Response):
         if self._server.log_prompts:
             logs.prompt(request)
         try:
-            sequence = await asyncio.to_thread(self._served.intake.make, request)
+            intake = self._served.intake
+            pool = intake.executor(request)
+            sequence = await self._loop.run_in_executor(pool, intake.make, request)
         except RequestError as error:
             if error.code == GrammarRefused.code:
                 logs.refused_shape(request)

@@ -15,7 +15,7 @@ ModelServerError
 │   ├── PromptTooLong
 │   ├── PromptRefused       empty, unknown tokens, no chat template, ...
 │   ├── GrammarRefused
-│   ├── GrammarTooSlow      its next token took too long: it is too ambiguous
+│   ├── GrammarTooSlow      its next token takes too much work: it is too ambiguous
 │   └── NoTokenAllowed      grammar, bias and stop rules together leave nothing to draw
 ├── Unavailable             loading, draining or full: try again later (503)
 └── EngineError             ours: a decode failed; every running request fails with 500
@@ -157,10 +157,8 @@ class GrammarTooSlow(RequestError):
 
     code = "grammar_too_slow"
 
-    def __init__(self, limit_s: float) -> None:
-        super().__init__(
-            f"grammar: a token took more than {limit_s} s, the grammar is too ambiguous", "grammar"
-        )
+    def __init__(self) -> None:
+        super().__init__("the grammar is too ambiguous: its next token takes too much work")
 
 
 class Unavailable(ModelServerError):

@@ -16,6 +16,7 @@ MAX_LOGPROBS = 20
 MAX_BATCH_REQUESTS = 256
 MAX_GRAMMAR_BYTES = 65_536
 MAX_SEED = 2**64 - 1
+SHAPES = ("json_schema", "grammar", "regex", "choices")  # of an answer: at most one of them
 PROMPTS = ("prompt", "prompt_tokens", "messages")  # of a request: one of them
 
 FinishReason = Literal["stop", "length"]
@@ -61,26 +62,26 @@ class Sampling(Wire):
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0, le=2**31 - 1, description="0 keeps the whole vocabulary.")
     min_p: float = Field(0.0, ge=0, le=1)
-    repeat_penalty: float = Field(
-        1.0, ge=0.01, le=10, description="Divides, over the last 64 tokens of prompt and answer."
-    )
+    repeat_penalty: float = Field(1.0, ge=0.01, le=10, description="Over the last 64 tokens.")
     presence_penalty: float = Field(0.0, ge=-10, le=10, description="Over the answer.")
     frequency_penalty: float = Field(0.0, ge=-10, le=10, description="Over the answer.")
     seed: int = Field(0, ge=0, le=MAX_SEED)
     choice: int = Field(0, ge=0, le=2**32 - 1, description="Index of the choice, keys the noise.")
     logit_bias: dict[int, Bias] = Field(default_factory=dict, max_length=1_024)
-    grammar: Text | None = Field(None, description="GBNF; its root rule is `root`.")
     json_schema: dict[str, Any] | None = None
+    grammar: Text | None = Field(None, description="GBNF, whose root rule is `root`, or Lark.")
+    regex: Text | None = Field(None, description="Of the whole answer.")
+    choices: list[Text] | None = Field(None, min_length=1, description="Texts, one of them.")
 
     @property
-    def constrained(self) -> bool:
-        """Whether a grammar shapes the answer."""
-        return self.grammar is not None or self.json_schema is not None
+    def shape(self) -> str | None:
+        """The field that shapes the answer."""
+        return next((name for name in SHAPES if getattr(self, name) is not None), None)
 
     @model_validator(mode="after")
-    def _one_grammar(self) -> Sampling:
-        if self.grammar is not None and self.json_schema is not None:
-            raise ValueError("grammar and json_schema exclude each other")
+    def _one_shape(self) -> Sampling:
+        if sum(getattr(self, name) is not None for name in SHAPES) > 1:
+            raise ValueError(f"{', '.join(SHAPES)} exclude each other")
         return self
 
 
@@ -93,9 +94,7 @@ class Speculation(Wire):
     acceptance: Literal["exact", "typical"] = Field(
         "exact", description="typical: lossy (Medusa paper, 2.3.1); drafts need only be plausible."
     )
-    max_tokens_per_step: int = Field(
-        0, ge=0, le=2**31 - 1, description="Drafts and one; 0: no limit of its own."
-    )
+    max_tokens_per_step: int = Field(0, ge=0, le=2**31 - 1, description="Drafts and one; 0: any.")
     show_tree: bool = Field(False, description="A stream carries the draft tree of every step.")
 
 

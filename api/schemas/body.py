@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping
 from functools import cache
@@ -15,10 +14,8 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     StrictBool,
-    StrictStr,
     ValidationError,
     WithJsonSchema,
-    field_validator,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -30,7 +27,6 @@ from api.schemas.fields import Only
 from api.schemas.refusal import printable, refusal, shown
 from api.schemas.values import Int, TopK, is_empty, stops
 from model_server.protocol import (
-    MAX_GRAMMAR_BYTES,
     MAX_SEED,
     MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
@@ -42,7 +38,6 @@ from model_server.protocol import (
 
 MAX_CHOICES = 128
 EMPTIES: tuple[object, ...] = ("", [], {})
-MAX_SCHEMA_DEPTH = 64
 
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 STOP_SCHEMA = {"type": "string", "maxLength": MAX_STOP_CHARS}
@@ -156,20 +151,10 @@ class GenerationBody(Body):
         default_factory=list, max_length=MAX_STOP_STRINGS, description="Tokens that end the text."
     )
     ignore_eos: StrictBool = Field(False, description="Go on after the model's own end.")
-    grammar: StrictStr | None = Field(
-        None, min_length=1, description="GBNF grammar of the answer; its root rule is `root`."
-    )
     speculation: SpeculationBody = Field(
         default_factory=SpeculationBody, description="How the answer may be drafted ahead."
     )
     stream: StrictBool = Field(False, description="Answer with server-sent events.")
-
-    @field_validator("grammar")
-    @classmethod
-    def _short_grammar(cls, value: str | None) -> str | None:
-        if value is not None:
-            check_size("grammar", value)
-        return value
 
     @model_validator(mode="after")
     def _trees_need_a_stream(self) -> GenerationBody:
@@ -213,8 +198,9 @@ class GenerationBody(Body):
     def _logprobs(self) -> int | None:
         return None
 
-    def _json_schema(self) -> dict[str, Any] | None:
-        return None
+    def _shape(self) -> dict[str, Any]:
+        """The wire's field that shapes the answer, if one does, and its value."""
+        return {}
 
     def _seed(self) -> int:
         return secrets.randbits(63) if self.seed is None else self.seed % 2**64
@@ -230,7 +216,7 @@ class GenerationBody(Body):
         return GenerateRequest(
             id=request_id,
             max_tokens=self._max_tokens(),
-            sampling=Sampling(**given, seed=seed, choice=choice, json_schema=self._json_schema()),
+            sampling=Sampling(**given, **self._shape(), seed=seed, choice=choice),
             stop=list(self.stop),
             stop_tokens=self.stop_token_ids,
             ignore_eos=self.ignore_eos,
@@ -269,21 +255,3 @@ def check_prompt_bytes(field: str, num_bytes: int, info: Info) -> None:
             field,
             "context_length_exceeded",
         )
-
-
-def check_size(field: str, text: str) -> None:
-    num_bytes = len(text.encode())
-    if num_bytes > MAX_GRAMMAR_BYTES:
-        raise ValueError(f"at most {MAX_GRAMMAR_BYTES} bytes, got {num_bytes}")
-
-
-def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """A JSON schema that the wire can carry: bounded, finite numbers, valid Unicode."""
-    level: list[Any] = [schema]
-    for _ in range(MAX_SCHEMA_DEPTH):
-        inside = (each.values() if isinstance(each, dict) else each for each in level)
-        level = [item for items in inside for item in items if isinstance(item, dict | list)]
-        if not level:
-            check_size("json_schema", json.dumps(schema, allow_nan=False, ensure_ascii=False))
-            return schema
-    raise ValueError(f"nested deeper than {MAX_SCHEMA_DEPTH} levels")

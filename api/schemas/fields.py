@@ -98,6 +98,15 @@ STREAM_ONLY: Only = {"include_obfuscation": (False,)}
 # Every schema is kept to strictly, whatever its name.
 SCHEMA_HARMLESS = frozenset({"name", "description", "strict"})
 
+# How vLLM's writes JSON: here always in one line.
+STRUCTURED_ONLY: Only = {
+    "disable_any_whitespace": (True,),
+    "disable_additional_properties": (False,),
+    "disable_fallback": (True, False),
+    "structural_tag": (),
+    "whitespace_pattern": (),
+}
+
 # vLLM's own: a chat's tokens are those that its answer begins behind.
 TOKENIZE_ONLY: Only = {
     "chat_template": (),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from pydantic import AfterValidator, Field, StrictBool, StrictStr, model_validator
+from pydantic import Field, StrictBool, StrictStr, model_validator
 
 from api.errors import InvalidRequest
 from api.schemas import fields
-from api.schemas.body import MAX_CHOICES, Body, GenerationBody, check_schema
+from api.schemas.body import MAX_CHOICES, Body, GenerationBody
+from api.schemas.shape import ResponseFormat, ShapedBody
 from api.schemas.values import Int
 
 
@@ -19,32 +20,7 @@ class StreamOptions(Body):
     include_usage: StrictBool = Field(False, description="End with a chunk that counts tokens.")
 
 
-class JsonSchemaFormat(Body):
-    harmless: ClassVar[frozenset[str]] = fields.SCHEMA_HARMLESS
-    place: ClassVar[str] = "response_format.json_schema."
-
-    json_schema: Annotated[dict[str, Any], AfterValidator(check_schema)] = Field(alias="schema")
-
-
-class ResponseFormat(Body):
-    place: ClassVar[str] = "response_format."
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchemaFormat | None = None
-
-    @model_validator(mode="after")
-    def _schema_is_there(self) -> ResponseFormat:
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema belongs to type json_schema, and is needed there")
-        return self
-
-    def schema_of_answer(self) -> dict[str, Any] | None:
-        if self.json_schema is not None:
-            return self.json_schema.json_schema
-        return {"type": "object"} if self.type == "json_object" else None
-
-
-class OpenAIBody(GenerationBody):
+class OpenAIBody(ShapedBody):
     """What completions and chat share beyond sampling."""
 
     harmless: ClassVar[frozenset[str]] = fields.HARMLESS
@@ -65,12 +41,12 @@ class OpenAIBody(GenerationBody):
     def _fields_that_belong_together(self) -> OpenAIBody:
         if self.include_usage and not self.stream:
             raise InvalidRequest("stream_options needs stream to be true.", "stream_options")
-        if self.grammar is not None and self._json_schema() is not None:
-            raise InvalidRequest("grammar and response_format exclude each other.", "grammar")
         return self
 
     def _num_choices(self) -> int:
         return self.n
 
-    def _json_schema(self) -> dict[str, Any] | None:
-        return None if self.response_format is None else self.response_format.schema_of_answer()
+    def _shapes(self) -> list[tuple[str, str, Any]]:
+        form = self.response_format
+        schema = None if form is None else form.schema_of_answer()
+        return [*super()._shapes(), ("response_format", "json_schema", schema)]

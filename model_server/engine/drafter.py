@@ -1,4 +1,4 @@
-"""Draft trees for the requests of a step, from the heads' proposals and their own context. Pure.
+"""Draft trees for the requests of a step: from heads, their own context, their grammars. Pure.
 
 The policy says what pays; here its inputs are gathered and its results are scored.
 """
@@ -13,7 +13,7 @@ from model_server.engine.plan import NO_HEADS, HeadRun
 from model_server.engine.sequence import Accepted, Sequence
 from model_server.medusa.alarm import AcceptanceAlarm
 from model_server.medusa.confidence import CopyConfidence, Proposal, Ranking
-from model_server.medusa.lookup import MAX_DRAFT, NOTHING
+from model_server.medusa.lookup import MAX_DRAFT, MAX_MATCH, NOTHING, Found
 from model_server.medusa.policy import Load, Policy
 from model_server.medusa.tree import PLAIN, Candidates, DraftTree
 
@@ -47,13 +47,13 @@ class Room(NamedTuple):
 
 
 class Drafter:
-    """Holds what was learned about candidates copied from the context."""
+    """Holds what was learned about candidates copied from the context, and forced by grammars."""
 
     def __init__(self, policy: Policy, options: DraftOptions) -> None:
         self.policy = policy
         self.options = options
         self.alarm = AcceptanceAlarm()
-        self._copies = CopyConfidence()
+        self._runs = {forced: CopyConfidence() for forced in (False, True)}
 
     def draft(self, sequences: list[Sequence], room: Room) -> tuple[list[DraftTree], HeadRun]:
         """A tree for each sequence, and the heads to run behind them."""
@@ -79,7 +79,8 @@ class Drafter:
             drafting = result.sequence.drafting
             found, drafting.found = drafting.found, NOTHING
             if found.tokens:
-                self._copies.observe(found.tokens, found.num_matched, result.tokens)
+                runs = self._runs[found.forced]
+                runs.observe(found.tokens, found.num_matched, result.tokens)
             scored = _all_came(result.sequence)
             for proposal, came in scored:
                 self.alarm.observe(proposal.ids[0][0] == came[0])
@@ -102,9 +103,9 @@ class Drafter:
 
     def _candidates(self, sequence: Sequence, most: int, room: Room) -> Candidates:
         drafting = sequence.drafting
-        most_copied = min(most, MAX_DRAFT) if self.options.lookup else 0
-        drafting.found = found = drafting.lookup.find(sequence.tokens, most_copied)
-        probabilities = self._copies.probabilities(found.num_matched, len(found.tokens))
+        drafting.found = found = self._run(sequence, min(most, MAX_DRAFT))
+        runs = self._runs[found.forced]
+        probabilities = runs.probabilities(found.num_matched, len(found.tokens))
         chain = "chain" in (self.options.mode, sequence.request.speculation.mode)
         branching = not chain and sequence not in room.unready
         return Candidates(
@@ -114,6 +115,13 @@ class Drafter:
             max_leaves=room.num_leaves if branching else 1,
             forced=self._forced(sequence),
         )
+
+    def _run(self, sequence: Sequence, most: int) -> Found:
+        """What the grammar forces next, else what followed the same tokens before."""
+        if forced := sequence.sampler.forced():
+            return Found(forced[:most], MAX_MATCH, forced=True)
+        most_copied = most if self.options.lookup else 0
+        return sequence.drafting.lookup.find(sequence.tokens, most_copied)
 
     def _most_drafts(self, sequence: Sequence) -> int:
         """The deepest draft that could still be of use; 0 where none is wanted."""

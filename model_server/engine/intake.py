@@ -6,12 +6,14 @@ Runs outside the engine thread: tokenizing and compiling a grammar must not hold
 from __future__ import annotations
 
 import time
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from model_server.engine.detokenizer import Detokenizer
 from model_server.engine.prompt import PromptEncoder
 from model_server.engine.sequence import Sequence
 from model_server.errors import PromptRefused, RequestError
+from model_server.guide.compiler import Compiler
 from model_server.llama.sampler import Sampler
 from model_server.llama.vocab import Vocab
 from model_server.protocol import GenerateRequest
@@ -23,13 +25,19 @@ class Intake:
 
     vocab: Vocab
     prompts: PromptEncoder
+    compiler: Compiler
+
+    def executor(self, request: GenerateRequest) -> Executor | None:
+        """Where to make its sequence: grammars have threads of their own. None: anywhere."""
+        return self.compiler.pool if request.sampling.shape else None
 
     def make(self, request: GenerateRequest) -> Sequence:
         """A sequence ready to be scheduled. Raises RequestError."""
         self._check_tokens(request)
         prompt = self.prompts.encode(request)
         ends = [int(token) for token in self.vocab.end_tokens]
-        sampler = Sampler(self.vocab, request.sampling, self._banned(request, ends))
+        guide = self.compiler.compile(request.sampling)
+        sampler = Sampler(request.sampling, ends if request.ignore_eos else [], guide)
         sampler.see_prompt(prompt)
         sequence = Sequence(
             request=request,
@@ -58,11 +66,6 @@ class Intake:
         special = self.vocab.special_texts
         return [special[stop] for stop in request.stop if stop in special]
 
-    def _banned(self, request: GenerateRequest, ends: list[int]) -> list[int]:
-        # To a grammar a control token is its text, but the client would see nothing of it.
-        unseen = self.vocab.unseen_tokens if request.sampling.constrained else []
-        return [*unseen, *(ends if request.ignore_eos else [])]
-
     def _check_tokens(self, request: GenerateRequest) -> None:
         sampling = request.sampling
         given = {
@@ -75,9 +78,9 @@ class Intake:
                 if not 0 <= token < self.vocab.size:
                     problem = f"{field} has token {token}, must be 0 to {self.vocab.size - 1}"
                     raise PromptRefused(problem, field)
-        if sampling.constrained and request.ignore_eos:
+        if sampling.shape and request.ignore_eos:
             raise RequestError(
-                "ignore_eos can't be combined with a grammar: when the grammar is complete, "
+                f"ignore_eos can't be combined with {sampling.shape}: when a grammar is complete, "
                 "only the end of the answer may follow",
                 "ignore_eos",
             )

@@ -26,6 +26,7 @@ from model_server.engine.scheduler import Limits, Scheduler
 from model_server.engine.tokenizer import Tokenizer
 from model_server.engine.verifier import Verifier
 from model_server.errors import SettingError, StartError
+from model_server.guide.compiler import Compiler
 from model_server.llama import backend, identity, kernels
 from model_server.llama.context import MAX_BATCH_ROWS, MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model, Progress
@@ -72,6 +73,7 @@ class Served:
 
     def close(self) -> None:
         """Stop the engine, free the model."""
+        self.intake.compiler.close()
         self.engine.stop()
         if self.heads:
             self.heads.close()
@@ -106,8 +108,7 @@ def load(
     costs = _costs(prober, heads, key)
     max_step_s = (settings.max_step_ms or _default_step_ms(costs)) / 1_000
     name = settings.shown_name or model.name
-    template = _template(settings, model)
-    intake = Intake(model.vocab, PromptEncoder(model.vocab, template, context_size))
+    intake = _intake(settings, model, context_size)
     limits = Limits(settings.n_parallel, min(MAX_BATCH_ROWS, context.num_cells), max_step_s)
     blocks = leaf_blocks(settings.n_parallel, options.num_seqs)
     ordered = exact and not options.own_attention
@@ -139,9 +140,11 @@ def load(
     return Served(engine, intake, info, model, context, heads)
 
 
-def _template(settings: Settings, model: Model) -> str | None:
+def _intake(settings: Settings, model: Model, context_size: int) -> Intake:
     names = f"{settings.shown_name} {model.name} {model.path.stem}"
-    return choose_template(model.chat_template, settings.chat_template, names)
+    template = choose_template(model.chat_template, settings.chat_template, names)
+    prompts = PromptEncoder(model.vocab, template, context_size)
+    return Intake(model.vocab, prompts, Compiler(model.vocab))
 
 
 def _computed_by(settings: Settings, model: Model) -> list[str]:

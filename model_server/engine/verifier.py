@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 from numpy.typing import NDArray
 
 from model_server.engine.plan import DecodeTree
 from model_server.engine.sequence import Accepted, Sequence
-from model_server.errors import GrammarTooSlow, RequestError
+from model_server.errors import RequestError
 from model_server.llama.sampler import Candidates
 from model_server.llama.vocab import Vocab
 from model_server.medusa.verify import Drawn, typical_token, walk
 from model_server.protocol import PositionLogprobs, ShownTree, TokenLogprob
 from model_server.sampling import log_softmax, top_ids
-
-# An ambiguous grammar can cost more with every token; all others would wait for it.
-_MAX_SAMPLING_S = 0.5
 
 Logits = NDArray[np.float32]
 
@@ -62,13 +57,10 @@ class Verifier:
     def _draw(self, decoded: DecodeTree, node: int, logits: Logits) -> int:
         """The token behind a node, which the sampler has accepted. Raises RequestError."""
         sampler, position = decoded.sequence.sampler, decoded.sequence.num_answered
-        started = time.thread_time() if sampler.constrained else None
         token = self._plausible_draft(decoded, node, logits)
         if token is None:
             token = sampler.sample(logits, position, self._scratch)
         sampler.accept(token)
-        if started is not None and time.thread_time() - started > _MAX_SAMPLING_S:
-            raise GrammarTooSlow(_MAX_SAMPLING_S)
         return token
 
     def _plausible_draft(self, decoded: DecodeTree, node: int, logits: Logits) -> int | None:
@@ -78,7 +70,7 @@ class Verifier:
         sampler, tree = decoded.sequence.sampler, decoded.tree
         drafts = [tree.tokens[child] for child in tree.children[node]]
         ids, probabilities = sampler.distribution(logits, self._scratch)
-        return typical_token(probabilities, ids, [t for t in drafts if sampler.allows(t)])
+        return typical_token(probabilities, ids, drafts)
 
     def _logprobs(
         self, sequence: Sequence, logits: Logits, drawn: list[Drawn]

@@ -1,24 +1,20 @@
-"""A request's sampler: llama.cpp's filters and grammar around our own keyed draw.
+"""A request's sampler: llama.cpp's filters around our own keyed draw.
 
-Order: logit bias, penalties, top_k, top_p, min_p, temperature, draw. A grammar is asked about the
-one drawn token first, and masks the whole vocabulary only when it refuses (400 times cheaper).
+Order: logit bias, penalties, grammar, top_k, top_p, min_p, temperature, draw.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.errors import GrammarRefused, NoTokenAllowed
-from model_server.llama import backend
-from model_server.llama.grammar import check_grammar
-from model_server.llama.schema import schema_to_gbnf
-from model_server.llama.vocab import Vocab
+from model_server.errors import NoTokenAllowed
+from model_server.guide.compiler import Guide
 from model_server.protocol import Sampling
 from model_server.sampling import Penalties, draw, greedy, gumbel_noise, log_softmax
 
@@ -33,12 +29,21 @@ class Candidates:
         self._array = np.zeros(vocab_size, _CANDIDATE)
 
     def filter(
-        self, sampler: llama_cpp.llama_sampler_p | None, logits: NDArray[np.float32]
+        self,
+        sampler: llama_cpp.llama_sampler_p | None,
+        logits: NDArray[np.float32],
+        ids: NDArray[np.int32] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Ids and logits that one of llama.cpp's samplers leaves of the whole vocabulary. Views."""
-        self._array["id"] = self._ids
-        self._array["logit"] = logits
-        left = self._array if sampler is None else _apply(sampler, self._array)
+        """Ids and logits that one of llama.cpp's samplers leaves. Views.
+
+        `ids`: whose logits these are; None: the whole vocabulary's.
+        """
+        if sampler is None:
+            return (self._ids if ids is None else ids), logits
+        candidates = self._array[: len(logits)]
+        candidates["id"] = self._ids if ids is None else ids
+        candidates["logit"] = logits
+        left = _apply(sampler, candidates)
         return left["id"], left["logit"]
 
 
@@ -53,10 +58,13 @@ def _apply(sampler: llama_cpp.llama_sampler_p, candidates: NDArray[Any]) -> NDAr
 class Sampler:
     """Sampling state of one request. It moves along emitted tokens only."""
 
-    def __init__(self, vocab: Vocab, params: Sampling, banned: Sequence[int] = ()) -> None:
-        """`banned` tokens are never drawn. Raises GrammarRefused."""
-        self._filters = self._grammar = None
+    def __init__(
+        self, params: Sampling, banned: Sequence[int] = (), guide: Guide | None = None
+    ) -> None:
+        """`banned` tokens are never drawn, nor what `guide` doesn't allow."""
+        self._filters = None
         self._params = params
+        self._guide = guide
         self._penalties = Penalties(
             params.repeat_penalty, params.presence_penalty, params.frequency_penalty
         )
@@ -65,15 +73,12 @@ class Sampler:
         self._bias = np.fromiter(bias.values(), np.float32)
         self._changes_logits = bool(bias) or self._penalties.active
         self._filters = _make_filters(params)
-        self._grammar = _make_grammar(vocab, params)
-        self.constrained = self._grammar is not None  # a grammar must be asked about every token
 
     def close(self) -> None:
         """Free llama.cpp's part of the state."""
-        for sampler in (self._filters, self._grammar):
-            if sampler is not None:
-                llama_cpp.llama_sampler_free(sampler)
-        self._filters = self._grammar = None
+        if self._filters is not None:
+            llama_cpp.llama_sampler_free(self._filters)
+        self._filters = None
 
     def __del__(self) -> None:
         self.close()
@@ -83,67 +88,70 @@ class Sampler:
         self._penalties.see_prompt(tokens)
 
     def accept(self, token: int) -> None:
-        """Move on by an emitted token. The grammar must have allowed it."""
+        """Move on by an emitted token. The grammar must have allowed it. Raises GrammarTooSlow."""
         if self._penalties.active:
             self._penalties.accept(token)
-        if self._grammar is not None:
-            llama_cpp.llama_sampler_accept(self._grammar, token)
+        if self._guide is not None:
+            self._guide.accept(token)
 
     def allows(self, token: int) -> bool:
         """Whether the grammar, if there is one, allows `token` next."""
-        if self._grammar is None:
-            return True
-        candidate = np.array([(token, 0.0, 0.0)], _CANDIDATE)
-        _apply(self._grammar, candidate)
-        return bool(np.isfinite(candidate["logit"][0]))
+        return self._guide is None or self._guide.allows(token)
+
+    def forced(self) -> list[int]:
+        """The tokens that the grammar leaves no choice about, as far as there are any."""
+        return [] if self._guide is None else self._guide.forced()
 
     def sample(self, logits: NDArray[np.float32], position: int, scratch: Candidates) -> int:
-        """The token for an answer's `position`. Raises NoTokenAllowed."""
-        if self._changes_logits:
-            logits = self._biased(logits)
-        token = self._pick(logits, position, scratch)
-        if self._grammar is None or self.allows(token):
-            return token
-        ids, left = scratch.filter(self._grammar, logits)
-        masked = np.full_like(logits, -np.inf)
-        masked[ids] = left
-        return self._pick(masked, position, scratch)
+        """The token for an answer's `position`. Raises NoTokenAllowed, GrammarTooSlow."""
+        params = self._params
+        if params.temperature == 0:
+            return self._best(self._changed(logits))
+        ids, scaled = self._filtered(logits, scratch)
+        return draw(ids, scaled, gumbel_noise(params.seed, params.choice, position, ids))
 
     def distribution(
         self, logits: NDArray[np.float32], scratch: Candidates
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Ids and probabilities that `sample` draws from, but for the grammar."""
-        if self._changes_logits:
-            logits = self._biased(logits)
+        """Ids and probabilities that `sample` draws from. Raises as it does."""
         if self._params.temperature == 0:
-            return np.array([greedy(logits)], np.int32), np.ones(1)
+            return np.array([self._best(self._changed(logits))], np.int32), np.ones(1)
         ids, scaled = self._filtered(logits, scratch)
         return ids, np.exp(log_softmax(scaled))
 
-    def _biased(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits = logits.copy()
-        logits[self._bias_ids] += self._bias
-        self._penalties.apply(logits)
+    def _changed(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """With bias and penalties."""
+        if self._changes_logits:
+            logits = logits.copy()
+            logits[self._bias_ids] += self._bias
+            self._penalties.apply(logits)
         return logits
 
-    def _pick(self, logits: NDArray[np.float32], position: int, scratch: Candidates) -> int:
-        best = greedy(logits)
-        if not logits[best] > -np.inf:
-            raise NoTokenAllowed
-        params = self._params
-        if params.temperature == 0:
-            return best
-        ids, scaled = self._filtered(logits, scratch)
-        return draw(ids, scaled, gumbel_noise(params.seed, params.choice, position, ids))
+    def _best(self, logits: NDArray[np.float32]) -> int:
+        best, guide = greedy(logits), self._guide
+        if guide is not None and not guide.allows(best):
+            ids = guide.allowed()
+            best = int(ids[greedy(logits[ids])]) if len(ids) else _refuse()
+        return best if logits[best] > -np.inf else _refuse()
 
     def _filtered(
         self, logits: NDArray[np.float32], scratch: Candidates
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """What the filters leave, divided by the temperature, which is above 0."""
-        ids, left = scratch.filter(self._filters, logits)
+        """What grammar and filters leave, divided by the temperature, which is above 0."""
+        ids, left = None, self._changed(logits)
+        if self._guide is not None:
+            ids = self._guide.allowed()
+            left = left[ids]
+        if not left.max(initial=-np.inf) > -np.inf:
+            _refuse()
+        ids, left = scratch.filter(self._filters, left, ids)
         # From the highest down, in float64: any temperature above 0 leaves finite scores.
         with np.errstate(over="ignore"):
             return ids, (left - left.max()).astype(np.float64) / self._params.temperature
+
+
+def _refuse() -> NoReturn:
+    raise NoTokenAllowed
 
 
 def _make_filters(params: Sampling) -> llama_cpp.llama_sampler_p | None:
@@ -162,20 +170,3 @@ def _make_filters(params: Sampling) -> llama_cpp.llama_sampler_p | None:
     for sampler in filters:
         llama_cpp.llama_sampler_chain_add(chain, sampler)
     return chain
-
-
-def _make_grammar(vocab: Vocab, params: Sampling) -> llama_cpp.llama_sampler_p | None:
-    if params.json_schema is not None:
-        text = schema_to_gbnf(params.json_schema)
-    elif params.grammar is not None:
-        check_grammar(text := params.grammar)
-    else:
-        return None
-    backend.clear_errors()
-    grammar: llama_cpp.llama_sampler_p | None
-    grammar = llama_cpp.llama_sampler_init_grammar(vocab.pointer, text.encode(), b"root")
-    if not grammar:
-        raise GrammarRefused(
-            f"grammar: llama.cpp can't parse it: {backend.last_error()}", "grammar"
-        )
-    return grammar

@@ -16,10 +16,14 @@ _MAX_PLACES = 16  # looked at in one search
 
 
 class Found(NamedTuple):
-    """Tokens to draft, in order, and how many tokens before them match."""
+    """Tokens to draft, in order, and how many tokens before them match.
+
+    `forced`: not copied, but all that the grammar leaves.
+    """
 
     tokens: list[int]
     num_matched: int
+    forced: bool = False
 
 
 NOTHING = Found([], 0)

@@ -20,7 +20,8 @@ class Candidates(NamedTuple):
     """What may follow a request's last token, by depth: (token, probability), best first.
 
     No list names a token twice. A probability is conditional on the path before it. `copied` is a
-    run from the context: while a path follows it, its next token joins the heads' candidates.
+    run from the context, or all that a grammar leaves: while a path follows it, its next token
+    joins the heads' candidates.
     `forced`: at least one is drafted, whether it pays or not.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
@@ -37,7 +38,15 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"prompt": PROMPT, "grammar": 'root ::= "a"' + " " * 100_000},
         ("grammar", "65536"),
     ),
-    "grammar nested 1,000 deep": ({"prompt": PROMPT, "grammar": NESTED}, ("grammar", "200")),
+    "grammar nested 1,000 deep": ({"prompt": PROMPT, "grammar": NESTED}, ("grammar", "nested")),
+    "schema that takes too long": (
+        {"prompt": PROMPT, "json_schema": {"type": "integer", "multipleOf": 999_983}},
+        ("json_schema", "0.7 s"),
+    ),
+    "schema that cannot be kept": (
+        {"prompt": PROMPT, "guided_json": {"properties": {"a": {"not": {}}}}},
+        ("not at /properties/a/not",),
+    ),
     "grammar with a syntax error": ({"prompt": PROMPT, "grammar": "root := 1"}, ("grammar",)),
     "grammar under ignore_eos": (
         {"prompt": PROMPT, "grammar": 'root ::= "a"', "ignore_eos": True},
@@ -97,6 +106,26 @@ async def test_a_grammar_that_no_token_can_follow_ends_only_its_request(service:
     assert answer.json()["choices"][0]["text"] == "é!"
     assert answer.json()["choices"][0]["finish_reason"] == "stop"
     assert others
+
+
+@pytest.mark.parametrize(
+    ("asked", "pattern"),
+    [
+        ({"structured_outputs": {"regex": "[a-c]{3}!"}}, "[a-c]{3}!"),
+        ({"structured_outputs": {"choice": ["ba", "da"]}}, "ba|da"),
+        ({"guided_grammar": 'start: ("x" | "y")+ "."'}, r"[xy]+\."),
+        ({"grammar": "root ::= [0-9] [0-9]"}, r"\d\d"),
+        ({"json_schema": {"enum": ["ba", 7]}}, '"ba"|7'),
+    ],
+)
+async def test_other_shapes(service: Service, asked: dict[str, Any], pattern: str) -> None:
+    fields = {"prompt": PROMPT, "max_tokens": 500, "seed": 3, **asked}
+    async with service.async_client() as client:
+        answer = await client.post("/v1/completions", json=fields)
+    assert answer.status_code == 200, answer.text
+    choice = answer.json()["choices"][0]
+    assert re.fullmatch(pattern, choice["text"]), choice
+    assert choice["finish_reason"] == "stop"
 
 
 async def test_json_schema_shapes_the_answer(service: Service) -> None:

@@ -10,10 +10,11 @@ import pytest
 from model_server.config import Settings
 from model_server.engine import startup
 from model_server.engine.startup import Served
+from model_server.guide.compiler import Compiler
 from model_server.llama.model import Model
 from model_server.llama.vocab import Vocab
 from model_server.metrics import Metrics
-from tests.model_server.sequences import MakeSequence, sequence_maker
+from tests.model_server.sequences import MakeSampler, MakeSequence, sampler_maker, sequence_maker
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +30,18 @@ def vocab(model: Model) -> Vocab:
 
 
 @pytest.fixture(scope="session")
+def compiler(vocab: Vocab) -> Iterator[Compiler]:
+    made = Compiler(vocab)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make_sampler(compiler: Compiler) -> MakeSampler:
+    return sampler_maker(compiler)
+
+
+@pytest.fixture(scope="session")
 def served(twin_path: Path) -> Iterator[Served]:
     settings = Settings(model_path=twin_path, n_threads=1, n_parallel=4, model_context_size=256)
     loaded = startup.load(settings, Metrics())
@@ -37,5 +50,5 @@ def served(twin_path: Path) -> Iterator[Served]:
 
 
 @pytest.fixture
-def make_sequence(vocab: Vocab) -> MakeSequence:
-    return sequence_maker(vocab)
+def make_sequence(vocab: Vocab, compiler: Compiler) -> MakeSequence:
+    return sequence_maker(vocab, compiler)

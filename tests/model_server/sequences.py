@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from model_server.engine.detokenizer import Detokenizer
 from model_server.engine.sequence import Sequence
+from model_server.guide.compiler import Compiler
 from model_server.llama.sampler import Sampler
 from model_server.llama.vocab import Vocab
-from model_server.protocol import GenerateRequest
+from model_server.protocol import GenerateRequest, Sampling
 from tests import vocabulary
 
 MakeSequence = Callable[..., Sequence]
+MakeSampler = Callable[..., Sampler]
 
 
 def take(sequence: Sequence, tokens: list[int]) -> str:
@@ -24,7 +26,17 @@ def take(sequence: Sequence, tokens: list[int]) -> str:
     return "".join(texts)
 
 
-def sequence_maker(vocab: Vocab) -> MakeSequence:
+def sampler_maker(compiler: Compiler) -> MakeSampler:
+    """Samplers of the protocol's fields, with their grammars compiled."""
+
+    def make(banned: Iterable[int] = (), **fields: object) -> Sampler:
+        params = Sampling.model_validate(fields)
+        return Sampler(params, list(banned), compiler.compile(params))
+
+    return make
+
+
+def sequence_maker(vocab: Vocab, compiler: Compiler) -> MakeSequence:
     """Sequences of any prompt tokens and fields of a request, past all checks."""
 
     def make(
@@ -35,7 +47,7 @@ def sequence_maker(vocab: Vocab) -> MakeSequence:
             request=request,
             prompt=prompt,
             max_tokens=max_tokens,
-            sampler=Sampler(vocab, request.sampling),
+            sampler=Sampler(request.sampling, (), compiler.compile(request.sampling)),
             detokenizer=Detokenizer(request.stop),
             pieces=vocab.pieces,
             end_tokens=frozenset([vocabulary.EOS, *request.stop_tokens]),

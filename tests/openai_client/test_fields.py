@@ -24,8 +24,9 @@ from api.schemas.body import Body
 from api.schemas.chat import ChatBody
 from api.schemas.completion import CompletionBody
 from api.schemas.messages import ChatMessage, TextPart
-from api.schemas.openai import JsonSchemaFormat, ResponseFormat, StreamOptions
+from api.schemas.openai import StreamOptions
 from api.schemas.responses import Reasoning, ResponsesBody, TextOptions
+from api.schemas.shape import JsonSchemaFormat, ResponseFormat
 
 
 class Pair(NamedTuple):

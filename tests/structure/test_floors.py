@@ -29,7 +29,7 @@ FLOORS = {
     ],
     "model_server": [
         ("protocol", "questions", "config", "errors", "metrics", "kept"),
-        ("sampling", "llama", "logs", "spans", "traces"),
+        ("sampling", "llama", "guide", "logs", "spans", "traces"),
         (
             *("engine.kv", "engine.kv_ops", "engine.leaves", "engine.detokenizer"),
             *("engine.template_source", "medusa"),
@@ -53,6 +53,7 @@ FLOORS["model_server"] = [
 # Packages of others, and the only modules of ours that may import them.
 RESERVED = {
     ("llama_cpp", "ctypes"): ("model_server.llama",),
+    ("llguidance",): ("model_server.guide", "model_server.llama.vocab"),
     ("fastapi",): ("api.app", "api.routes", "api.workers", "model_server.app"),
     ("torch",): ("model_server.training", "model_server.tools"),
     ("matplotlib",): ("model_server.tools.doctor.picture",),

@@ -20,7 +20,9 @@ from model_server.engine.prompt import PromptEncoder
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Limits, Scheduler
 from model_server.engine.sequence import Accepted
+from model_server.engine.sequence import Sequence as Sequence_
 from model_server.engine.verifier import Verifier
+from model_server.guide.compiler import Compiler
 from model_server.llama.context import MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model
 from model_server.llama.vocab import Vocab
@@ -67,7 +69,11 @@ class Stack:
         request = GenerateRequest.model_validate(
             {"id": request_id, "prompt_tokens": list(prompt), **fields}
         )
-        self.engine.submit(self.intake.make(request), self._hear)
+        self.submit_made(self.intake.make(request))
+
+    def submit_made(self, sequence: Sequence_) -> None:
+        """Queue what the intake has made."""
+        self.engine.submit(sequence, self._hear)
 
     def run(self, max_steps: int = 10_000) -> None:
         """Step until nothing is left to do."""
@@ -145,9 +151,12 @@ def stack(
     scheduler = Scheduler(kv, costs, limits, make_drafter(costs, heads))
     verifier = layout.verifier(model.vocab)
     runner = Runner(context, verifier, costs, heads)
-    intake = Intake(model.vocab, PromptEncoder(model.vocab, None, min(layout.num_cells, 2_048)))
+    prompts = PromptEncoder(model.vocab, None, min(layout.num_cells, 2_048))
+    compiler = Compiler(model.vocab)
+    intake = Intake(model.vocab, prompts, compiler)
     engine = Engine(scheduler, runner, Metrics())
     yield Stack(engine, runner, verifier, scheduler, context, intake)
+    compiler.close()
     if heads:
         heads.close()
     context.close()

@@ -7,6 +7,7 @@ import pytest
 from model_server.engine.intake import Intake
 from model_server.engine.prompt import PromptEncoder
 from model_server.errors import GrammarRefused, PromptRefused, RequestError
+from model_server.guide.compiler import Compiler
 from model_server.llama.vocab import Vocab
 from model_server.protocol import GenerateRequest
 from tests import twin, vocabulary
@@ -17,8 +18,8 @@ PROMPT = twin.prompt(10)
 
 
 @pytest.fixture
-def intake(vocab: Vocab) -> Intake:
-    return Intake(vocab, PromptEncoder(vocab, "{{ messages[0].content }}", 128))
+def intake(vocab: Vocab, compiler: Compiler) -> Intake:
+    return Intake(vocab, PromptEncoder(vocab, "{{ messages[0].content }}", 128), compiler)
 
 
 def request(**fields: Any) -> GenerateRequest:

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from llguidance import LLParserLimits
 
-from model_server.engine import verifier
 from model_server.engine.verifier import report
+from model_server.guide import compiler
 from model_server.llama.sampler import Candidates, Sampler
 from model_server.llama.vocab import Vocab
-from model_server.protocol import Done, Failed, Sampling
+from model_server.protocol import Done, Failed, GenerateRequest, Sampling
 from tests import twin
 from tests.model_server.engine.stack import Layout, stack
-from tests.vocabulary import EOS, byte_token
+from tests.vocabulary import EOS
 
 GREEDY = {"temperature": 0}
 
@@ -44,7 +45,7 @@ def test_draws_are_keyed_by_the_position_in_the_answer(twin_path: Path, vocab: V
         made.submit("a", prompt, max_tokens=20, sampling=params.model_dump(), ignore_eos=True)
         made.run()
         tokens = made.answer("a")
-    sampler, scratch = Sampler(vocab, params, banned=[EOS]), Candidates(vocab.size)
+    sampler, scratch = Sampler(params, banned=[EOS]), Candidates(vocab.size)
     before = [prompt[-1], *tokens[:-1]]
     logits = [twin.logits(token).astype(np.float32) for token in before]
     assert tokens == [sampler.sample(row, i, scratch) for i, row in enumerate(logits)]
@@ -64,30 +65,36 @@ def test_the_prompt_counts_for_the_repeat_penalty(twin_path: Path) -> None:
 def test_a_stuck_grammar_ends_its_request_alone(twin_path: Path) -> None:
     with stack(twin_path) as made:
         prompt = twin.prompt(5)
-        made.submit("stuck", prompt, sampling={"grammar": 'root ::= "a" <[9999]>'})
+        asked = GenerateRequest(id="stuck", prompt_tokens=prompt, sampling=Sampling(choices=["a"]))
+        stuck = made.intake.make(asked)
+        stuck.sampler = Sampler(
+            asked.sampling, banned=[EOS], guide=made.intake.compiler.compile(asked.sampling)
+        )
+        made.submit_made(stuck)
         made.submit("other", prompt, max_tokens=9, sampling=GREEDY)
         made.run()
         failed = made.ending("stuck")
         assert isinstance(failed, Failed)
         assert (failed.status, failed.code) == (400, "no_token_allowed")
-        assert made.answer("stuck") == [byte_token(ord("a"))]
+        assert made.text("stuck") == "a"
         assert made.answer("other") == twin.answer(prompt, 9)
         assert made.num_leaks() == 0
 
 
-def test_a_grammar_that_takes_too_long_ends_its_request_alone(
+def test_a_grammar_that_takes_too_much_work_ends_its_request_alone(
     twin_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verifier, "_MAX_SAMPLING_S", 0.05)
-    branches = " | ".join(f'"a" root "{chr(ord("b") + i)}"' for i in range(3))
-    bias = {byte_token(ord("a")): 100.0}
+    monkeypatch.setattr(compiler, "LIMITS", LLParserLimits(max_items_in_row=30))
+    many = {"type": "object", "properties": {f"p{i}": {} for i in range(50)}, "required": ["p9"]}
     with stack(twin_path) as made:
-        sampling = {"grammar": f'root ::= {branches} | "z"', "logit_bias": bias}
-        made.submit("slow", twin.prompt(5), sampling=sampling)
+        prompt = twin.prompt(5)
+        made.submit("slow", prompt, sampling={"json_schema": many})
+        made.submit("other", prompt, max_tokens=9, sampling=GREEDY)
         made.run()
         failed = made.ending("slow")
         assert isinstance(failed, Failed)
-        assert failed.code == "grammar_too_slow"
+        assert (failed.status, failed.code) == (400, "grammar_too_slow")
+        assert made.answer("other") == twin.answer(prompt, 9)
         assert made.num_leaks() == 0
 
 

@@ -10,6 +10,7 @@ from model_server.engine.kv import KvCache
 from model_server.engine.plan import Plan
 from model_server.engine.scheduler import Limits, Scheduler
 from model_server.engine.sequence import Accepted, Sequence
+from model_server.guide.compiler import Compiler
 from model_server.llama.vocab import Vocab
 from model_server.medusa.cost import CostCurve, Costs
 from tests.model_server.drafters import plain
@@ -188,11 +189,11 @@ def test_removing_is_possible_in_any_state(make_sequence: MakeSequence) -> None:
 @settings(derandomize=True, max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), ordered=st.booleans())
 def test_every_request_is_finished_whatever_the_pool(
-    vocab: Vocab, seed: int, ordered: bool
+    vocab: Vocab, compiler: Compiler, seed: int, ordered: bool
 ) -> None:
     """Random prompts with common beginnings, random cancels, a pool for hardly two of them."""
     rng = random.Random(seed)
-    make = sequence_maker(vocab)
+    make = sequence_maker(vocab, compiler)
     made = scheduler(num_cells=rng.randint(60, 120), slots=rng.randint(1, 5), ordered=ordered)
     todo = [
         make([7] * rng.randint(0, 30) + [30 + i] * rng.randint(1, 10), rng.randint(1, 20), i)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_server.errors import GrammarRefused, NoTokenAllowed
+from model_server.errors import NoTokenAllowed
+from model_server.guide.compiler import Compiler
 from model_server.llama.sampler import Candidates, Sampler
 from model_server.llama.vocab import Vocab
 from model_server.protocol import Sampling
+from tests.model_server.sequences import MakeSampler
 from tests.vocabulary import EOS, byte_token
 
 NUM_DRAWS = 20_000
@@ -92,7 +94,7 @@ def test_draws_follow_the_computed_probabilities(
         changed[token] -= params.presence_penalty + params.frequency_penalty
     counts = np.zeros(vocab.size, np.int64)
     for seed in range(NUM_DRAWS):
-        sampler = Sampler(vocab, params.model_copy(update={"seed": seed}))
+        sampler = Sampler(params.model_copy(update={"seed": seed}))
         sampler.see_prompt(prompt)
         for token in answer:
             sampler.accept(token)
@@ -106,9 +108,9 @@ def test_the_same_seed_draws_the_same_whatever_the_order(
     vocab: Vocab, scratch: Candidates, logits: NDArray[np.float32]
 ) -> None:
     params = Sampling(seed=11, top_p=0.9)
-    one, other = Sampler(vocab, params), Sampler(vocab, params)
+    one, other = Sampler(params), Sampler(params)
     forward = [one.sample(logits, position, scratch) for position in range(50)]
-    noise = Sampler(vocab, Sampling(seed=12))
+    noise = Sampler(Sampling(seed=12))
     backward = []
     for position in reversed(range(50)):
         noise.sample(logits, position, Candidates(vocab.size))
@@ -122,7 +124,7 @@ def test_another_seed_or_choice_draws_otherwise(
     vocab: Vocab, scratch: Candidates, logits: NDArray[np.float32], field: str
 ) -> None:
     def drawn(value: int) -> list[int]:
-        sampler = Sampler(vocab, Sampling.model_validate({field: value}))
+        sampler = Sampler(Sampling.model_validate({field: value}))
         return [sampler.sample(logits, position, scratch) for position in range(20)]
 
     assert drawn(1) != drawn(2)
@@ -131,7 +133,7 @@ def test_another_seed_or_choice_draws_otherwise(
 def test_temperature_0_takes_the_best_whatever_else_is_set(
     vocab: Vocab, scratch: Candidates, logits: NDArray[np.float32]
 ) -> None:
-    sampler = Sampler(vocab, Sampling(temperature=0, top_k=3, seed=5))
+    sampler = Sampler(Sampling(temperature=0, top_k=3, seed=5))
     assert sampler.sample(logits, 0, scratch) == int(logits.argmax())
 
 
@@ -139,17 +141,18 @@ def test_temperature_0_takes_the_best_whatever_else_is_set(
 def test_the_smallest_temperatures_are_greedy(
     vocab: Vocab, scratch: Candidates, logits: NDArray[np.float32], temperature: float
 ) -> None:
-    sampler = Sampler(vocab, Sampling(temperature=temperature))
+    sampler = Sampler(Sampling(temperature=temperature))
     assert sampler.sample(logits, 0, scratch) == int(logits.argmax())
     assert sampler.sample(logits - 100, 0, scratch) == int(logits.argmax())
 
 
 def test_sampling_leaves_the_logits_alone(
-    vocab: Vocab, scratch: Candidates, logits: NDArray[np.float32]
+    make_sampler: MakeSampler, scratch: Candidates, logits: NDArray[np.float32]
 ) -> None:
     before = logits.copy()
-    params = Sampling(logit_bias={3: 5}, repeat_penalty=1.3, top_k=5, grammar='root ::= "a"+')
-    sampler = Sampler(vocab, params, banned=[EOS])
+    sampler = make_sampler(
+        [EOS], logit_bias={3: 5}, repeat_penalty=1.3, top_k=5, grammar='root ::= "a"+'
+    )
     sampler.see_prompt([3, 4])
     sampler.sample(logits, 0, scratch)
     assert np.array_equal(logits, before)
@@ -158,12 +161,14 @@ def test_sampling_leaves_the_logits_alone(
 def test_banned_tokens_are_never_drawn(vocab: Vocab, scratch: Candidates) -> None:
     logits = np.zeros(vocab.size, np.float32)
     logits[EOS] = 50
-    sampler = Sampler(vocab, Sampling(logit_bias={EOS: 100}), banned=[EOS])
+    sampler = Sampler(Sampling(logit_bias={EOS: 100}), banned=[EOS])
     assert sampler.sample(logits, 0, scratch) != EOS
 
 
-def test_a_grammar_is_followed_to_its_end(vocab: Vocab, scratch: Candidates) -> None:
-    sampler = Sampler(vocab, Sampling(grammar='root ::= "baba" ("é" | "ü")', seed=2))
+def test_a_grammar_is_followed_to_its_end(
+    make_sampler: MakeSampler, vocab: Vocab, scratch: Candidates
+) -> None:
+    sampler = make_sampler(grammar='root ::= "baba" ("é" | "ü")', seed=2)
     rng = np.random.default_rng(0)
     tokens: list[int] = []
     while not tokens or tokens[-1] != EOS:
@@ -174,45 +179,53 @@ def test_a_grammar_is_followed_to_its_end(vocab: Vocab, scratch: Candidates) -> 
     assert text in ("babaé", "babaü")
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
 def test_a_grammar_does_not_change_what_it_allows(
-    vocab: Vocab, scratch: Candidates, logits: NDArray[np.float32]
+    make_sampler: MakeSampler, scratch: Candidates, logits: NDArray[np.float32], temperature: int
 ) -> None:
-    free = Sampler(vocab, Sampling(seed=3))
-    bound = Sampler(vocab, Sampling(seed=3, grammar="root ::= .*"))
-    drawn = [free.sample(logits, position, scratch) for position in range(30)]
-    same = [bound.sample(logits, position, scratch) for position in range(30)]
+    rng = np.random.default_rng(0)
+    free = make_sampler(seed=3, temperature=temperature)
+    bound = make_sampler(seed=3, temperature=temperature, grammar="root ::= .*")
+    rows = [rng.permutation(logits) for _ in range(30)]
+    drawn = [free.sample(row, position, scratch) for position, row in enumerate(rows)]
+    same = [bound.sample(row, position, scratch) for position, row in enumerate(rows)]
     allowed = [bound.allows(token) for token in drawn]
     assert [a == b for a, b in zip(drawn, same, strict=True)] == allowed
-    assert sum(allowed) > 20
+    assert sum(allowed) > 15
 
 
-def test_a_grammar_that_no_token_can_follow_is_an_error(
-    vocab: Vocab, scratch: Candidates, logits: NDArray[np.float32]
+@pytest.mark.parametrize("fields", [{}, {"top_k": 4}, {"top_p": 0.8, "temperature": 0.7}], ids=str)
+def test_under_a_grammar_draws_follow_the_distribution_restricted_to_it(
+    compiler: Compiler,
+    vocab: Vocab,
+    scratch: Candidates,
+    logits: NDArray[np.float32],
+    fields: dict[str, object],
 ) -> None:
-    sampler = Sampler(vocab, Sampling(grammar="root ::= <[9999]>"))
-    with pytest.raises(NoTokenAllowed):
-        sampler.sample(logits, 0, scratch)
+    choices = ["1", "2", "3", "4", "5", "6", ".", "!"]
+    ids = [token for token in range(vocab.size) if vocab.piece(token).decode("latin-1") in choices]
+    params = Sampling.model_validate(fields)
+    expected = np.zeros(vocab.size)
+    expected[ids] = target(logits[ids], params) * NUM_DRAWS
+    counts = np.zeros(vocab.size, np.int64)
+    guide = compiler.compile(Sampling(choices=choices))
+    for seed in range(NUM_DRAWS):
+        sampler = Sampler(params.model_copy(update={"seed": seed}), (), guide)
+        counts[sampler.sample(logits, 9, scratch)] += 1
+    assert chi_square_p(counts, expected) > 0.001
 
 
 def test_a_finished_grammar_under_a_ban_of_the_end_is_an_error(
-    vocab: Vocab, scratch: Candidates, logits: NDArray[np.float32]
+    make_sampler: MakeSampler, scratch: Candidates, logits: NDArray[np.float32]
 ) -> None:
-    sampler = Sampler(vocab, Sampling(grammar='root ::= "a"'), banned=[EOS])
-    sampler.accept(byte_token(ord("a")))
-    with pytest.raises(NoTokenAllowed):
-        sampler.sample(logits, 1, scratch)
+    for temperature in (0, 1):
+        sampler = make_sampler([EOS], grammar='root ::= "a"', temperature=temperature)
+        sampler.accept(byte_token(ord("a")))
+        with pytest.raises(NoTokenAllowed):
+            sampler.sample(logits, 1, scratch)
 
 
-def test_grammar_refusals_name_the_field(vocab: Vocab) -> None:
-    with pytest.raises(GrammarRefused) as caught:
-        Sampler(vocab, Sampling(json_schema={"type": "nosuch"}))
-    assert caught.value.param == "json_schema"
-    with pytest.raises(GrammarRefused) as caught:
-        Sampler(vocab, Sampling(grammar="root"))
-    assert caught.value.param == "grammar"
-
-
-def test_closing_twice_is_harmless(vocab: Vocab) -> None:
-    sampler = Sampler(vocab, Sampling(grammar='root ::= "a"', top_k=4))
+def test_closing_twice_is_harmless(make_sampler: MakeSampler) -> None:
+    sampler = make_sampler(grammar='root ::= "a"', top_k=4)
     sampler.close()
     sampler.close()

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model_server.errors import GrammarRefused
+from model_server.guide.compiler import Compiler, Guide
+from model_server.llama.vocab import Vocab
+from model_server.protocol import Sampling
+from tests.vocabulary import EOS, byte_token
+
+SECRET = "very-private-words"
+
+
+def guide(compiler: Compiler, **fields: Any) -> Guide:
+    made = compiler.compile(Sampling(**fields))
+    assert made is not None
+    return made
+
+
+def test_plain_requests_have_none(compiler: Compiler) -> None:
+    assert compiler.compile(Sampling()) is None
+
+
+def test_it_moves_along_tokens_to_the_end(compiler: Compiler) -> None:
+    made = guide(compiler, regex="[ab]a[!?]")
+    spelled = [byte_token(char) for char in b"ba!"]
+    for token in spelled[::2]:
+        assert made.allows(token)
+        assert token in made.allowed()
+        assert not made.allows(EOS)
+        made.accept(token)
+        if token == spelled[0]:
+            made.accept(made.forced()[0])
+    assert made.allowed().tolist() == [EOS]
+    assert made.allows(EOS)
+    assert not made.allows(spelled[0])
+    assert made.forced() == []
+
+
+def test_what_may_follow_is_what_may_follow_one_by_one(compiler: Compiler, vocab: Vocab) -> None:
+    schema = {"properties": {"ba": {"type": "string"}}, "required": ["ba"], "type": "object"}
+    made = guide(compiler, json_schema=schema)
+    for text in ("", 'x"'):
+        for token in made.forced() or [byte_token(ord(char)) for char in text]:
+            one_by_one = [token for token in range(vocab.size) if made.allows(token)]
+            assert np.array_equal(made.allowed(), one_by_one)
+            made.accept(token)
+    made = guide(compiler, json_schema={"type": "string"})
+    made.accept(made.forced()[0])
+    allowed = made.allowed()
+    assert len(allowed) > 100
+    colon = byte_token(ord(":"))
+    assert {colon, vocab.pieces.index(b":", colon + 1)} <= set(allowed.tolist())
+
+
+def test_a_text_without_a_choice_is_spelled_as_the_model_does(
+    compiler: Compiler, vocab: Vocab
+) -> None:
+    made = guide(compiler, choices=["bababa!", "bababa?"])
+    forced = made.forced()
+    assert forced
+    assert b"bababa".startswith(b"".join(vocab.pieces[token] for token in forced))
+    for token in forced:
+        assert made.allowed().tolist() == [token]
+        made.accept(token)
+
+
+@pytest.mark.parametrize("name", ["<s>", "</s>", "<|im_end|>"])
+def test_no_grammar_names_tokens_that_a_client_would_not_see(compiler: Compiler, name: str) -> None:
+    with pytest.raises(GrammarRefused):
+        compiler.compile(Sampling(grammar=f'start: "a" {name}'))
+
+
+# A child that compiles them crashes, or takes seconds to minutes.
+HEAVY: dict[str, dict[str, Any]] = {
+    "numbers without a common divisor": {
+        "json_schema": {"type": "integer", "allOf": [{"multipleOf": 9973}, {"multipleOf": 7919}]}
+    },
+    "a large divisor": {"json_schema": {"type": "integer", "multipleOf": 999_983}},
+    "a chain of rules": {
+        "grammar": "\n".join(
+            ["root ::= r0", *(f"r{i} ::= r{i + 1}" for i in range(3_000)), 'r3000 ::= "a"']
+        )
+    },
+    "a long literal, repeated": {"grammar": 'root ::= "' + "a" * 60_000 + '"{2000}'},
+    "all of any, nine times": {
+        "json_schema": {
+            "allOf": [
+                {"anyOf": [{"properties": {f"p{i}": {"const": j}}} for j in range(4)]}
+                for i in range(9)
+            ],
+            "type": "object",
+        }
+    },
+    "nested groups": {"regex": "(" * 5_000 + "a" + ")" * 5_000},
+}
+
+
+@pytest.mark.parametrize("case", HEAVY)
+def test_heavy_ones_are_refused_within_a_second(compiler: Compiler, case: str) -> None:
+    guide(compiler, regex="a")  # the child is there
+    kind = next(iter(HEAVY[case]))
+    started = time.perf_counter()
+    with pytest.raises(GrammarRefused, match=kind) as caught:
+        compiler.compile(Sampling(**HEAVY[case]))
+    assert time.perf_counter() - started < 2.5  # a second, and what a busy machine adds
+    assert caught.value.param == kind
+    assert len(caught.value.message) < 400
+    assert guide(compiler, regex="b").allows(byte_token(ord("b")))
+
+
+# Much to look at, but bounded.
+MUCH: dict[str, dict[str, Any]] = {
+    "20,000 items": {"json_schema": {"type": "array", "minItems": 20_000}},
+    "800 properties": {
+        "json_schema": {"type": "object", "properties": {f"p{i}": {} for i in range(800)}}
+    },
+    "2,000 values": {"json_schema": {"enum": [f"value {i}" for i in range(2_000)]}},
+    "two ways, 40 deep": {
+        "grammar": "\n".join(
+            ["root ::= r0", *(f"r{i} ::= r{i + 1} | r{i + 1}" for i in range(40)), 'r40 ::= "a"']
+        )
+    },
+    "left recursion": {"grammar": 'root ::= root "a" | "b"'},
+    "a star of stars": {"regex": "((a*)*)*b"},
+}
+
+
+@pytest.mark.parametrize("case", MUCH)
+def test_many_parts_compile_and_step_in_milliseconds(compiler: Compiler, case: str) -> None:
+    made = guide(compiler, **MUCH[case])
+    for _ in range(5):
+        started = time.thread_time()
+        allowed = made.allowed()
+        made.accept(int(allowed[0]))
+        assert time.thread_time() - started < 0.1
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        (
+            {"properties": {"a": {"oneOf": [{"type": "integer"}, {"minimum": 2}]}}},
+            "oneOf at /properties/a: what tells its alternatives apart",
+        ),
+        ({"items": {"pattern": "(a"}}, "pattern at /items: can't be read"),
+        (
+            {"anyOf": [{"type": "null"}, {"patternProperties": {"^a": {}, "b$": {}}}]},
+            "patternProperties at /anyOf/1: two patterns may match",
+        ),
+        ({"$ref": "#"}, "schema at /: nothing can be valid"),
+        ({"type": "string", "pattern": "^a$", "maxLength": 0}, "nothing can be valid|no string"),
+        ({"uniqueItems": True}, "uniqueItems at /uniqueItems: is not supported"),
+    ],
+)
+def test_the_librarys_refusals_name_keyword_and_place(
+    compiler: Compiler, fields: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(GrammarRefused, match=problem):
+        compiler.compile(Sampling(json_schema=fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"json_schema": {"properties": {SECRET: {"not": {}}}}},
+        {"grammar": f'root ::= "{SECRET}'},
+        {"regex": f"{SECRET}("},
+    ],
+)
+def test_a_refused_grammar_is_printed_nowhere(
+    compiler: Compiler,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    fields: dict[str, Any],
+) -> None:
+    with caplog.at_level(logging.DEBUG), pytest.raises(GrammarRefused):
+        compiler.compile(Sampling(**fields))
+    heard = capfd.readouterr()
+    assert SECRET not in caplog.text + heard.out + heard.err
