@@ -12,8 +12,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from model_server import kept, logs
+from model_server.errors import StartError
 from model_server.llama.batch import Batch
 from model_server.llama.context import MAX_BATCH_ROWS, Context
+from model_server.llama.model import Model
 
 _PREFIX, _LEAST_PREFIX = 700, 64  # what a slow model gets
 _BUDGET_S = 1.0  # for both prefixes
@@ -22,6 +25,30 @@ _OTHER, _FILLER = 40, 60  # tokens of other requests
 _UNEVEN = (7, 64, 1, 100, 33)  # sizes of chunks, over and over
 
 Floats = NDArray[np.float32]
+
+
+def is_kept(wanted: bool | str, model: Model, context: Context, key: kept.Key) -> bool:
+    """Whether logits don't depend on company, by a trial that is held once for each `key`.
+
+    `wanted`: EXACT, true, false or auto: where kernels of our own compute everything. Raises
+    StartError where it is true and can't be kept.
+    """
+    all_own = model.all_packed and context.options.own_attention
+    if not wanted or (wanted == "auto" and not all_own):
+        return False
+    off = kept.recall("exactness", key, float)
+    if off is None:
+        refilled = context.options.own_attention
+        off = difference(context, model.vocab.size, refilled=refilled)
+        kept.keep("exactness", key, off)
+    if off and wanted is True:
+        raise StartError(
+            f"EXACT=true can't be kept: alone and in company logits differ by {off:.1e} with this "
+            "file on this processor; Q8_0 files are known to work"
+        )
+    if off:
+        logs.say.info("texts may depend on company: it changes logits by %.1e", off)
+    return not off
 
 
 def difference(context: Context, vocab_size: int, *, refilled: bool) -> float:

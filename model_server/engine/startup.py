@@ -104,7 +104,7 @@ def load(
     own = HeadOptions(options.n_threads, own_kernels=packed, own_threads=context.own_threads)
     heads = _heads(settings, model, own)
     prober, key = Prober(context, model.vocab.size), _conditions(settings, model, options, heads)
-    exact = _is_exact(settings, model, context, key)
+    exact = exactness.is_kept(settings.exact, model, context, key)
     costs = _costs(prober, heads, key)
     max_step_s = (settings.max_step_ms or _default_step_ms(costs)) / 1_000
     name = settings.shown_name or model.name
@@ -167,26 +167,6 @@ def _computed_by_own(model: Model, options: ContextOptions, heads: Heads | None)
     served = {"attention": options.own_attention, "heads": bool(heads and heads.packed)}
     names = [*(name for name, by_own in served.items() if by_own), *model.packed]
     return dict.fromkeys(names, kernels.instructions()) if names else {}
-
-
-def _is_exact(settings: Settings, model: Model, context: Context, key: kept.Key) -> bool:
-    """Whether logits don't depend on company, by a trial that is held once. Raises StartError."""
-    all_own = model.all_packed and context.options.own_attention
-    if not settings.exact or (settings.exact == "auto" and not all_own):
-        return False
-    off = kept.recall("exactness", key, float)
-    if off is None:
-        refilled = context.options.own_attention
-        off = exactness.difference(context, model.vocab.size, refilled=refilled)
-        kept.keep("exactness", key, off)
-    if off and settings.exact is True:
-        raise StartError(
-            f"EXACT=true can't be kept: alone and in company logits differ by {off:.1e} with this "
-            "file on this processor; Q8_0 files are known to work"
-        )
-    if off:
-        logs.say.info("texts may depend on company: it changes logits by %.1e", off)
-    return not off
 
 
 def _costs(prober: Prober, heads: Heads | None, key: kept.Key) -> Costs:
