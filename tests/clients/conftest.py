@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,11 @@ def service(twin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module", autouse=True)
 def garbage() -> Iterator[None]:
-    """What a client leaves open is its own matter, and is not held against tests that follow."""
+    """What a client leaves open is its own matter, and is not held against tests that follow.
+
+    LiteLLM keeps its connections for ten minutes, and drops them open.
+    """
     yield
+    if litellm := sys.modules.get("litellm"):
+        litellm.in_memory_llm_clients_cache.flush_cache()
     gc.collect()
