@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 import pytest
@@ -22,11 +23,12 @@ class Point(BaseModel):
 
 
 @pytest.fixture(params=["OpenAIChatModel", "OpenAIResponsesModel"])
-def model(request: pytest.FixtureRequest, service: Service) -> Any:
+async def model(request: pytest.FixtureRequest, service: Service) -> AsyncIterator[Any]:
     models = pytest.importorskip("pydantic_ai.models.openai")
     providers = pytest.importorskip("pydantic_ai.providers.openai")
     provider = providers.OpenAIProvider(base_url=f"{service.url}/v1", api_key="none")
-    return getattr(models, request.param)("whatever", provider=provider)
+    yield getattr(models, request.param)("whatever", provider=provider)
+    await provider.client.close()
 
 
 def agent(model: Any, num_tokens: int = 9, **options: Any) -> Any:
