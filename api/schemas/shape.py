@@ -17,9 +17,9 @@ from pydantic import (
 from api.errors import InvalidRequest
 from api.schemas import fields
 from api.schemas.body import Body, GenerationBody
+from api.schemas.values import check_depth
 from model_server.protocol import MAX_GRAMMAR_BYTES
 
-MAX_SCHEMA_DEPTH = 64
 ANY_OBJECT = {"type": "object"}
 
 
@@ -32,15 +32,9 @@ def check_size(text: str) -> str:
 
 def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """A JSON schema that the wire can carry: bounded, finite numbers, valid Unicode."""
-    level: list[Any] = [schema]
-    for _ in range(MAX_SCHEMA_DEPTH):
-        inside = (each.values() if isinstance(each, dict) else each for each in level)
-        level = [item for items in inside for item in items if isinstance(item, dict | list)]
-        if not level:
-            text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
-            check_size(text).encode()
-            return schema
-    raise ValueError(f"nested deeper than {MAX_SCHEMA_DEPTH} levels")
+    text = json.dumps(check_depth(schema), allow_nan=False, ensure_ascii=False)
+    check_size(text).encode()
+    return schema
 
 
 def _parsed(schema: object) -> object:

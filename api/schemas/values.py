@@ -49,18 +49,23 @@ def stops(value: object) -> object:
     return [stop for stop in many if stop is not None and stop != ""]
 
 
-def bounded(value: dict[str, Any]) -> dict[str, Any]:
-    """JSON that nobody downstream chokes on."""
+def check_depth(value: dict[str, Any]) -> dict[str, Any]:
+    """JSON that no parser downstream chokes on."""
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
         inside = (each.values() if isinstance(each, dict) else each for each in level)
         level = [item for items in inside for item in items if isinstance(item, dict | list)]
         if not level:
-            num_bytes = len(json.dumps(value, allow_nan=False))
-            if num_bytes > MAX_BYTES:
-                raise ValueError(f"at most {MAX_BYTES} bytes, got {num_bytes}")
             return value
     raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+
+
+def bounded(value: dict[str, Any]) -> dict[str, Any]:
+    """In depth and in size."""
+    num_bytes = len(json.dumps(check_depth(value), allow_nan=False))
+    if num_bytes > MAX_BYTES:
+        raise ValueError(f"at most {MAX_BYTES} bytes, got {num_bytes}")
+    return value
 
 
 Int = Annotated[StrictInt, BeforeValidator(whole)]
