@@ -15,8 +15,8 @@ from api import logs
 from api.auth import BadKeyFile
 from api.config import Settings
 from api.schemas.refusal import refusal
-from api.traces import TracesMissing
 from api.workers import make_app, make_server, run_workers
+from model_server.contract.traces import TracesMissing
 
 MAX_FILES = 65_536
 

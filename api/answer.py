@@ -12,7 +12,7 @@ from typing import Literal
 from api.errors import ClientGone, GatewayError
 from api.generation import Carrier, Generation
 from api.upstream import wait
-from model_server.protocol import Accepted, Done, Event, GenerateRequest
+from model_server.contract.protocol import Accepted, Done, Event, GenerateRequest
 
 Outcome = Literal["done", "failed", "disconnected"]
 Run = Callable[[Generation], Awaitable[None]]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from api.connections import CONNECT_TIMEOUT_S, Connections
 from api.discovery import Address
 from api.errors import ModelServerBusy, ModelServerFault, ModelServerLost
-from model_server.protocol import EVENTS, Batch, Event
+from model_server.contract.protocol import EVENTS, Batch, Event
 
 LONGEST_RETRY_AFTER_S = 60.0
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from model_server.protocol import MAX_BATCH_REQUESTS
+from model_server.contract.protocol import MAX_BATCH_REQUESTS
 
 
 class Settings(BaseSettings):

@@ -9,7 +9,7 @@ from functools import partial
 
 from api.errors import GatewayError, ModelServerBusy, Refused
 from api.generation import Generation
-from model_server.protocol import Accepted, Batch, Done, Event, Failed
+from model_server.contract.protocol import Accepted, Batch, Done, Event, Failed
 
 
 class Flight:

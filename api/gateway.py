@@ -25,7 +25,7 @@ from api.question import ask
 from api.retry import Surroundings, reason, retrying
 from api.spans import Observe, Spans
 from api.upstream import READY_WAIT_S, Network, Upstream
-from model_server.protocol import Event, GenerateRequest, Info, Wire
+from model_server.contract.protocol import Event, GenerateRequest, Info, Wire
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from api.errors import GatewayError
-from model_server.protocol import Accepted, Event, GenerateRequest, Resume, Started, Tokens
+from model_server.contract.protocol import Accepted, Event, GenerateRequest, Resume, Started, Tokens
 
 Emit = Callable[[Sequence[Event]], None]
 

@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from api.errors import RateLimited, TooManyInFlight
-from model_server.protocol import Accepted, Event, GenerateRequest, Tokens
+from model_server.contract.protocol import Accepted, Event, GenerateRequest, Tokens
 
 MINUTE_S = 60
 # English text and JSON, roughly; what a prompt really has is charged once it is known.

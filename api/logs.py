@@ -10,16 +10,15 @@ import time
 from collections.abc import Sequence
 from contextvars import ContextVar
 
-from pythonjsonlogger.json import JsonFormatter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import STATUS, ClientGone
 from api.metrics import Metrics
-from model_server.protocol import PROMPTS, GenerateRequest
+from model_server.contract.log_format import TextLines, json_lines
+from model_server.contract.protocol import PROMPTS, GenerateRequest
 
 TEXT = "%(asctime)s %(levelname)s %(message)s"
 FIELDS = ("asctime", "levelname", "name", "process", "request_id", "message")
-NAMES = {"asctime": "time", "levelname": "level", "name": "logger", "process": "pid"}
 # Asked for every few seconds by machines.
 PROBES = ("/health", "/ready", "/metrics")
 LEFT = STATUS[ClientGone][0]
@@ -33,23 +32,14 @@ def configure(level: str, form: str) -> None:
     """Log to stderr as text or JSON, with the request id that is current where it is logged."""
     handler = logging.StreamHandler()
     handler.addFilter(_with_request_id)
-    as_json = JsonFormatter(FIELDS, rename_fields=NAMES)
-    handler.setFormatter(as_json if form == "json" else _Text(TEXT))
+    as_text = TextLines(TEXT, "request", "trace")
+    handler.setFormatter(json_lines(FIELDS) if form == "json" else as_text)
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # At debug these show bodies.
     for chatty in ("httpx", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if level == "info":
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-
-
-class _Text(logging.Formatter):
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, logging's own name
-        text = super().formatMessage(record)
-        for name in ("request", "trace"):
-            if value := getattr(record, f"{name}_id", None):
-                text += f" {name}={value}"
-        return text
 
 
 def _with_request_id(record: logging.LogRecord) -> bool:

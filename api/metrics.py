@@ -15,7 +15,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from model_server.protocol import Done, Event, Tokens
+from model_server.contract.protocol import Done, Event, Tokens
 
 PREFIX = "medusa_gateway"
 LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from model_server.protocol import GenerateRequest
+from model_server.contract.protocol import GenerateRequest
 
 CHUNK_TOKENS = 32
 CHUNK_CHARS = 4 * CHUNK_TOKENS

@@ -14,7 +14,7 @@ from api.errors import (
 )
 from api.server import ModelServer
 from api.upstream import Upstream
-from model_server.protocol import Failed, Wire
+from model_server.contract.protocol import Failed, Wire
 
 
 async def ask(upstream: Upstream, path: str, question: Wire) -> bytes:

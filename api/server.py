@@ -19,7 +19,7 @@ from api.flight import Flight
 from api.generation import Generation
 from api.metrics import Metrics
 from api.placement import Place
-from model_server.protocol import Info
+from model_server.contract.protocol import Info
 
 PROBE_INTERVAL_S = 0.5
 LONGEST_PROBE_INTERVAL_S = 5.0

@@ -17,7 +17,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, TracerProvider
 
 from api.errors import GatewayError, Problem, translate
 from api.generation import Generation
-from model_server.protocol import Done, Event, GenerateRequest, Tokens
+from model_server.contract.protocol import Done, Event, GenerateRequest, Tokens
 
 Observe = Callable[[int, Sequence[Event]], None]
 

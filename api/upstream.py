@@ -20,7 +20,7 @@ from api.errors import GatewayError, ModelChanged, NoModelServer
 from api.generation import Generation
 from api.metrics import Metrics
 from api.server import ModelServer
-from model_server.protocol import Info
+from model_server.contract.protocol import Info
 
 READY_WAIT_S = 10.0
 LOOK_UP_INTERVAL_S = 5.0

@@ -19,11 +19,12 @@ from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
-from api import logs, traces
+from api import logs
 from api.app import create_app
 from api.auth import BadKeyFile
 from api.config import Settings
 from api.http_server import LAST_WORDS_S, BoundedHttp, Server
+from model_server.contract import traces
 
 # Until a worker has to show a sign of life, its start included.
 ALIVE_WITHIN_S = 30

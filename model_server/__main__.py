@@ -14,8 +14,9 @@ from types import FrameType
 
 import uvicorn
 
-from model_server import logs, traces
+from model_server import logs
 from model_server.config import Settings, read_settings
+from model_server.contract import traces
 from model_server.errors import SettingError, StartError
 
 # A thread that waits for the others spins, by default for milliseconds. Where other processes want
@@ -54,7 +55,7 @@ def main() -> int:
         settings = read_settings()
         provider = traces.start("medusa-model-server")
         listener = listen(settings)
-    except StartError as error:
+    except (StartError, traces.TracesMissing) as error:
         print(f"model server: {error}", file=sys.stderr)
         return 1
     logs.configure(settings.log_level, settings.log_format)

@@ -14,11 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
 from model_server import logs
-from model_server.engine.engine import failed
-from model_server.engine.startup import Served
-from model_server.errors import GrammarRefused, RequestError, Unavailable
-from model_server.metrics import Metrics
-from model_server.protocol import (
+from model_server.contract.protocol import (
     Batch,
     Done,
     Event,
@@ -26,7 +22,11 @@ from model_server.protocol import (
     GenerateRequest,
     Info,
 )
-from model_server.questions import Detokenize, Detokenized, Tokenize, Tokenized
+from model_server.contract.questions import Detokenize, Detokenized, Tokenize, Tokenized
+from model_server.engine.engine import failed
+from model_server.engine.startup import Served
+from model_server.errors import GrammarRefused, RequestError, Unavailable
+from model_server.metrics import Metrics
 from model_server.spans import Spans
 
 log = logging.getLogger(__name__)

@@ -8,16 +8,11 @@ import hashlib
 import json
 import logging
 
-from pythonjsonlogger.json import JsonFormatter
-
-from model_server.protocol import PROMPTS, Done, Failed, GenerateRequest
+from model_server.contract.log_format import TextLines, json_lines
+from model_server.contract.protocol import PROMPTS, SHAPES, Done, Failed, GenerateRequest
 
 TEXT = "%(levelname)s %(name)s: %(message)s"
 FIELDS = ("asctime", "levelname", "name", "message")
-NAMES = {"asctime": "time", "levelname": "level", "name": "logger"}
-
-# Of a request's sampling: what its answer keeps to.
-SHAPES = ("json_schema", "grammar", "regex", "choices")
 
 # What a person who starts it wants to see, whatever LOG_LEVEL is.
 say = logging.getLogger("model server")
@@ -26,8 +21,8 @@ log = logging.getLogger("model_server.requests")
 
 def configure(level: str, form: str) -> None:
     """Log to stderr, as text or as one JSON object a line."""
-    as_json = JsonFormatter(FIELDS, rename_fields=NAMES) if form == "json" else None
-    log_as = as_json or _Text(TEXT)
+    as_json = json_lines(FIELDS) if form == "json" else None
+    log_as = as_json or TextLines(TEXT, "trace")
     logging.basicConfig(level=level.upper(), handlers=[_handler(log_as)])
     say.addHandler(_handler(as_json or logging.Formatter("%(name)s: %(message)s")))
     say.setLevel(logging.INFO)
@@ -47,12 +42,6 @@ def refused_shape(request: GenerateRequest) -> None:
     fields = {"num_bytes": len(shape), "sha256": hashlib.sha256(shape).hexdigest()}
     text = "request %s: what shapes its answer is refused: %d bytes, sha256 %s"
     log.info(text, request.id, *fields.values(), extra={"request_id": request.id, **fields})
-
-
-class _Text(logging.Formatter):
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, logging's own name
-        trace_id = getattr(record, "trace_id", None)
-        return super().formatMessage(record) + (f" trace={trace_id}" if trace_id else "")
 
 
 def ended(event: Done | Failed) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, SpanKind, StatusCode, TracerProvider
 
-from model_server.protocol import Done, Failed, GenerateRequest
+from model_server.contract.protocol import Done, Failed, GenerateRequest
 
 
 class Spans:

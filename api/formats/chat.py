@@ -11,7 +11,7 @@ from api.formats.format import Choice, Format, Json
 from api.formats.speculation import Drafting, Metrics
 from api.formats.usage import Heading, Usage, UsageBlock
 from api.schemas.chat import ChatBody
-from model_server.protocol import Done, Event, PositionLogprobs, TokenLogprob, Tokens
+from model_server.contract.protocol import Done, Event, PositionLogprobs, TokenLogprob, Tokens
 
 
 class ChatTopLogprob(TypedDict):

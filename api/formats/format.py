@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from api.answer import Answer
-from model_server.protocol import Done, Event, PositionLogprobs, Tokens
+from model_server.contract.protocol import Done, Event, PositionLogprobs, Tokens
 
 Json = Mapping[str, Any]
 

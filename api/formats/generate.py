@@ -11,7 +11,7 @@ from typing_extensions import NotRequired, TypedDict
 from api.answer import Answer
 from api.formats.format import Choice, Format, Json
 from api.formats.speculation import Drafting, Metrics
-from model_server.protocol import Done, Event, Tokens
+from model_server.contract.protocol import Done, Event, Tokens
 
 
 class GenerateTimings(TypedDict):

@@ -12,7 +12,7 @@ from api.formats.format import Choice, Format, Json
 from api.formats.speculation import Drafting, Metrics
 from api.formats.usage import CachedTokens, Heading
 from api.schemas.responses import ResponsesBody
-from model_server.protocol import Done, Event, PositionLogprobs, Tokens
+from model_server.contract.protocol import Done, Event, PositionLogprobs, Tokens
 
 
 class OutputText(TypedDict):

@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from model_server.protocol import Done, SpeculationStats, Tokens
+from model_server.contract.protocol import Done, SpeculationStats, Tokens
 
 
 class Metrics(TypedDict):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from typing_extensions import TypedDict
 
-from model_server.protocol import Done
+from model_server.contract.protocol import Done
 
 
 class CachedTokens(TypedDict):

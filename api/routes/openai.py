@@ -17,7 +17,7 @@ from api.routes.respond import REFUSALS, ErrorBody, answers, gateway_of, respond
 from api.schemas.chat import ChatBody
 from api.schemas.completion import CompletionBody
 from api.schemas.responses import ResponsesBody
-from model_server.protocol import Info
+from model_server.contract.protocol import Info
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
 

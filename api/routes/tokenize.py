@@ -10,7 +10,7 @@ from api.routes import examples
 from api.routes.json_route import JsonRoute
 from api.routes.respond import REFUSALS, gateway_of
 from api.schemas.tokenize import DetokenizeBody, TokenizeBody
-from model_server.questions import Detokenized, Tokenized
+from model_server.contract.questions import Detokenized, Tokenized
 
 router = APIRouter(tags=["Tokens"], responses=REFUSALS, route_class=JsonRoute)
 

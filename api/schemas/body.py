@@ -26,7 +26,7 @@ from api.schemas.document import with_fates
 from api.schemas.fields import Only
 from api.schemas.refusal import printable, refusal, shown
 from api.schemas.values import Int, TopK, is_empty, stops
-from model_server.protocol import (
+from model_server.contract.protocol import (
     MAX_SEED,
     MAX_STOP_CHARS,
     MAX_STOP_STRINGS,

@@ -12,7 +12,7 @@ from api.schemas.body import Body, Source
 from api.schemas.messages import ChatMessage, parse_messages
 from api.schemas.openai import OpenAIBody
 from api.schemas.values import Flag, Int, MaxTokens, bounded
-from model_server.protocol import MAX_LOGPROBS, ChatOptions, Info
+from model_server.contract.protocol import MAX_LOGPROBS, ChatOptions, Info
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 

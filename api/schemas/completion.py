@@ -12,7 +12,7 @@ from api.schemas.body import Source
 from api.schemas.openai import OpenAIBody
 from api.schemas.prompts import Prompt, parse_prompts
 from api.schemas.values import Int, MaxTokens, NumLogprobs
-from model_server.protocol import MAX_LOGPROBS, Info
+from model_server.contract.protocol import MAX_LOGPROBS, Info
 
 
 class CompletionBody(OpenAIBody):

@@ -8,7 +8,7 @@ from api.schemas.body import Source
 from api.schemas.prompts import parse_prompts
 from api.schemas.shape import ShapedBody
 from api.schemas.values import MaxTokens
-from model_server.protocol import Info
+from model_server.contract.protocol import Info
 
 
 class GenerateBody(ShapedBody):

@@ -22,7 +22,7 @@ from api.schemas import fields
 from api.schemas.body import EMPTIES, Body, check_prompt_bytes
 from api.schemas.refusal import UNSUPPORTED, shown
 from api.schemas.values import is_empty
-from model_server.protocol import Info, Message
+from model_server.contract.protocol import Info, Message
 
 # Kinds of parts that are words, by the names of chat, of responses, and of answers sent back.
 WORDS = ("text", "input_text", "output_text", "refusal")

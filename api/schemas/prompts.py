@@ -10,7 +10,7 @@ from api.errors import InvalidRequest
 from api.schemas.body import Source, check_prompt_bytes, check_tokens
 from api.schemas.refusal import shown
 from api.schemas.values import whole
-from model_server.protocol import Info
+from model_server.contract.protocol import Info
 
 IDS_SCHEMA = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 TEXT_SCHEMA = {"type": "string", "minLength": 1}

@@ -15,7 +15,7 @@ from api.schemas.messages import ChatMessage, parse_messages
 from api.schemas.openai import OpenAIBody
 from api.schemas.refusal import UNSUPPORTED, printable
 from api.schemas.values import Int, MaxTokens
-from model_server.protocol import MAX_LOGPROBS, Info, Message
+from model_server.contract.protocol import MAX_LOGPROBS, Info, Message
 
 
 class InputItem(ChatMessage):

@@ -18,7 +18,7 @@ from api.errors import InvalidRequest
 from api.schemas import fields
 from api.schemas.body import Body, GenerationBody
 from api.schemas.values import check_depth
-from model_server.protocol import MAX_GRAMMAR_BYTES
+from model_server.contract.protocol import MAX_GRAMMAR_BYTES
 
 ANY_OBJECT = {"type": "object"}
 

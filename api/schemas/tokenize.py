@@ -12,8 +12,8 @@ from api.schemas.body import Body, Source, TokenId, check_tokens
 from api.schemas.chat import ChatTemplateBody
 from api.schemas.messages import ChatMessage, parse_messages
 from api.schemas.prompts import parse_text
-from model_server.protocol import Info
-from model_server.questions import Detokenize, Tokenize
+from model_server.contract.protocol import Info
+from model_server.contract.questions import Detokenize, Tokenize
 
 
 class TokenizeBody(ChatTemplateBody):

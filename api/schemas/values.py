@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, StrictBool, StrictInt, WithJsonSchema
 
-from model_server.protocol import MAX_LOGPROBS, MAX_STOP_STRINGS
+from model_server.contract.protocol import MAX_LOGPROBS, MAX_STOP_STRINGS
 
 MAX_DEPTH = 64
 MAX_BYTES = 65_536

@@ -17,10 +17,10 @@ from typing import Any
 
 import jinja2
 
+from model_server.contract.protocol import ChatOptions, Message
 from model_server.engine.template_source import LABEL, compiled
 from model_server.errors import PromptRefused
 from model_server.llama.vocab import Vocab
-from model_server.protocol import ChatOptions, Message
 
 _PRIVATE_USE = range(0xE000, ord(LABEL))
 _PROBE = (("system", "first"), ("user", "second"), ("assistant", "third"), ("user", "fourth"))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from model_server.contract.protocol import SpeculationStats
 from model_server.medusa.confidence import Proposal
 from model_server.medusa.lookup import NOTHING, Found, Lookup
 from model_server.medusa.tree import Ranked
-from model_server.protocol import SpeculationStats
 
 
 class Drafting:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from model_server.contract.protocol import Accepted, Done, Event, Failed, Started, Timings, Tokens
 from model_server.engine.plan import Plan
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Scheduler
@@ -18,7 +19,6 @@ from model_server.engine.sequence import Sequence
 from model_server.errors import EngineError, RequestError
 from model_server.medusa.tree import DraftTree
 from model_server.metrics import Metrics, RequestPart, StepRecord
-from model_server.protocol import Accepted, Done, Event, Failed, Started, Timings, Tokens
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ import time
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from model_server.contract.protocol import GenerateRequest
 from model_server.engine.detokenizer import Detokenizer
 from model_server.engine.prompt import PromptEncoder
 from model_server.engine.sequence import Sequence
@@ -16,7 +17,6 @@ from model_server.errors import PromptRefused, RequestError
 from model_server.guide.compiler import Compiler
 from model_server.llama.sampler import Sampler
 from model_server.llama.vocab import Vocab
-from model_server.protocol import GenerateRequest
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from model_server.contract.protocol import ChatOptions, GenerateRequest, Message
 from model_server.engine.chat_template import ChatTemplate
 from model_server.engine.template_source import compiled
 from model_server.errors import PromptRefused, PromptTooLong, SettingError
 from model_server.llama.vocab import Vocab
-from model_server.protocol import ChatOptions, GenerateRequest, Message
 
 # FastChat's conversation "vicuna_v1.1", which v1.3 and v1.5 were trained with.
 VICUNA_TEMPLATE = """\

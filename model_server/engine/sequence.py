@@ -6,11 +6,16 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from model_server.contract.protocol import (
+    FinishReason,
+    GenerateRequest,
+    PositionLogprobs,
+    ShownTree,
+)
 from model_server.engine.detokenizer import Detokenizer
 from model_server.engine.drafting import Drafting
 from model_server.errors import RequestError
 from model_server.medusa.confidence import Proposal
-from model_server.protocol import FinishReason, GenerateRequest, PositionLogprobs, ShownTree
 
 if TYPE_CHECKING:  # the scheduler, which handles sequences, loads no native library
     from model_server.llama.sampler import Sampler

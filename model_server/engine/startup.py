@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from model_server import kept, logs
 from model_server.config import Settings
+from model_server.contract.protocol import Info, Sampling
 from model_server.engine import exactness
 from model_server.engine.attention import open_context
 from model_server.engine.drafter import Drafter, DraftOptions
@@ -35,7 +36,6 @@ from model_server.medusa.cost import TILE_ROWS, Costs
 from model_server.medusa.heads import HeadOptions, Heads
 from model_server.medusa.policy import Policy
 from model_server.metrics import Metrics
-from model_server.protocol import Info, Sampling
 
 log = logging.getLogger(__name__)
 

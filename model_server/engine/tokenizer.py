@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from model_server.contract.questions import Detokenize, Detokenized, Tokenize, Tokenized
 from model_server.engine.prompt import PromptEncoder
 from model_server.errors import PromptRefused
 from model_server.llama.vocab import Vocab
-from model_server.questions import Detokenize, Detokenized, Tokenize, Tokenized
 
 
 @dataclass(frozen=True)

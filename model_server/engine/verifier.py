@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from model_server.contract.protocol import PositionLogprobs, ShownTree, TokenLogprob
 from model_server.engine.plan import DecodeTree
 from model_server.engine.sequence import Accepted, Sequence
 from model_server.errors import RequestError
 from model_server.llama.sampler import Candidates
 from model_server.llama.vocab import Vocab
 from model_server.medusa.verify import Drawn, typical_token, walk
-from model_server.protocol import PositionLogprobs, ShownTree, TokenLogprob
 from model_server.sampling import log_softmax, top_ids
 
 Logits = NDArray[np.float32]

@@ -12,11 +12,11 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
+from model_server.contract.protocol import Sampling
 from model_server.errors import GrammarRefused, GrammarTooSlow
 from model_server.guide.grammar import LIMITS, to_llguidance
 from model_server.guide.trial import Trial
 from model_server.llama.vocab import Vocab
-from model_server.protocol import Sampling
 
 _NUM_THREADS = 2
 _MAX_REMEMBERED = 256

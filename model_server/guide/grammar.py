@@ -9,10 +9,10 @@ from typing import Any
 from llguidance import LLMatcher, LLParserLimits
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
+from model_server.contract.protocol import MAX_GRAMMAR_BYTES
 from model_server.guide.pattern import translate_literal, translate_whole
 from model_server.guide.refusal import Unkept
 from model_server.guide.schema import canonical
-from model_server.protocol import MAX_GRAMMAR_BYTES
 
 # The library's own, but for the first, an object's keys. A mask takes 17 ms at most.
 LIMITS = LLParserLimits(

@@ -13,9 +13,9 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from model_server.contract.protocol import Sampling
 from model_server.errors import NoTokenAllowed
 from model_server.guide.compiler import Guide
-from model_server.protocol import Sampling
 from model_server.sampling import Penalties, draw, greedy, gumbel_noise, log_softmax
 
 _CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])

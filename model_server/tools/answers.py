@@ -7,10 +7,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from model_server.config import Settings
-from model_server.engine.startup import Served, load
-from model_server.errors import RequestError
-from model_server.metrics import Metrics
-from model_server.protocol import (
+from model_server.contract.protocol import (
     Done,
     Event,
     Failed,
@@ -19,6 +16,9 @@ from model_server.protocol import (
     SpeculationStats,
     Tokens,
 )
+from model_server.engine.startup import Served, load
+from model_server.errors import RequestError
+from model_server.metrics import Metrics
 from model_server.tools.progress import Progress
 
 TIMEOUT_S = 3_600

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Literal
 
 from model_server.config import Settings, read_settings
-from model_server.engine.startup import Served
-from model_server.protocol import (
+from model_server.contract.protocol import (
     MAX_LOGPROBS,
     GenerateRequest,
     Sampling,
     Speculation,
 )
+from model_server.engine.startup import Served
 from model_server.tools.answers import Answer, answer_all, loaded
 from model_server.tools.arguments import at_least, between
 from model_server.tools.outcome import exit_code

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from model_server.contract.protocol import GenerateRequest, Message
 from model_server.engine.prompt import PromptEncoder
 from model_server.errors import RequestError, StartError
 from model_server.llama.vocab import Vocab
-from model_server.protocol import GenerateRequest, Message
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from api.app import create_app
 from api.config import Settings
 from api.discovery import Resolve
 from api.upstream import Upstream
-from model_server.protocol import Event, GenerateRequest, Info
+from model_server.contract.protocol import Event, GenerateRequest, Info
 from tests.api.scripted_server import INFO, Script, ScriptedServer, count, text_of
 from tests.api.serving import QUICK, listening, stream_of, until
 

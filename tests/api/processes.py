@@ -15,7 +15,7 @@ from typing import IO, Any
 import anyio
 import httpx
 
-from model_server.protocol import Event, GenerateRequest
+from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import ScriptedServer, accepted, done, token
 from tests.api.serving import listening, until
 from tests.ports import free_port

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from model_server.protocol import (
+from model_server.contract.protocol import (
     Accepted,
     Batch,
     Done,
@@ -26,7 +26,7 @@ from model_server.protocol import (
     Timings,
     Tokens,
 )
-from model_server.questions import Tokenize
+from model_server.contract.questions import Tokenize
 
 DROP = None
 Script = Callable[[GenerateRequest], AsyncIterator[Event | None]]

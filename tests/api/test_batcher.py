@@ -10,7 +10,7 @@ from api.batcher import Batcher, Window
 from api.generation import Generation
 from api.metrics import Metrics
 from api.upstream import Network, Upstream
-from model_server.protocol import Event, GenerateRequest
+from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import INFO, ScriptedServer, accepted, done
 from tests.api.serving import gateway, until
 

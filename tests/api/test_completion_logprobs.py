@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from model_server.protocol import (
+from model_server.contract.protocol import (
     Event,
     GenerateRequest,
     PositionLogprobs,

@@ -9,7 +9,7 @@ import pytest
 from api.app import create_app
 from api.auth import new_key
 from api.config import Settings
-from model_server.protocol import Event, GenerateRequest
+from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import ScriptedServer, accepted, refused, token
 from tests.api.serving import gateway, gateway_over_sockets
 from tests.ports import free_port

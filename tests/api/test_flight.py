@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from model_server.protocol import Event, GenerateRequest
+from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import ScriptedServer, accepted, count, refused, token
 from tests.api.serving import gateway_over_sockets, until
 

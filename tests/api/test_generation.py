@@ -2,7 +2,7 @@ import pytest
 
 from api.errors import ModelServerBusy
 from api.generation import Generation
-from model_server.protocol import Event, GenerateRequest, Resume, Started
+from model_server.contract.protocol import Event, GenerateRequest, Resume, Started
 from tests.api.scripted_server import accepted, token
 
 pytestmark = pytest.mark.anyio

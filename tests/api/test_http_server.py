@@ -10,7 +10,7 @@ import pytest
 
 from api import http_server, middleware, sse
 from api.http_server import MAX_HEADER_BYTES, BoundedHttp
-from model_server.protocol import Event, GenerateRequest, Tokens
+from model_server.contract.protocol import Event, GenerateRequest, Tokens
 from tests.api.scripted_server import ScriptedServer, accepted, done
 from tests.api.serving import gateway_over_sockets, until
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from model_server.protocol import Event, GenerateRequest
+from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import DROP, Script, ScriptedServer, accepted, count
 from tests.api.serving import gateway, until
 

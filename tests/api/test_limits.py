@@ -9,7 +9,7 @@ import pytest
 from api import limits
 from api.errors import RateLimited, TooManyInFlight
 from api.limits import Admission, Permits, Rates, Unit
-from model_server.protocol import Accepted, GenerateRequest, Sampling, Tokens
+from model_server.contract.protocol import Accepted, GenerateRequest, Sampling, Tokens
 from tests.api.redis_server import redis_server
 from tests.ports import free_port
 

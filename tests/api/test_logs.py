@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from api import logs
 from api.auth import new_key
-from model_server.protocol import Event, GenerateRequest
+from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import DROP, ScriptedServer, accepted, count
 from tests.api.serving import gateway
 

@@ -17,7 +17,7 @@ import pytest
 
 from api.__main__ import is_open_to_all
 from api.config import Settings
-from model_server.protocol import Event, GenerateRequest
+from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.processes import said, start, until_it_drains, until_it_listens, until_released
 from tests.api.scripted_server import ScriptedServer, accepted, token
 from tests.api.serving import listening, until

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from api.schemas.chat import ChatBody
-from model_server.protocol import ChatOptions, GenerateRequest, Message
+from model_server.contract.protocol import ChatOptions, GenerateRequest, Message
 from tests.api.test_schemas import parse, refused
 
 USER = {"role": "user", "content": "hi"}

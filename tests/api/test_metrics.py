@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from api.gateway import Gateway
 from api.http_server import MAX_HEADER_BYTES, BoundedHttp
 from api.metrics import PREFIX, Metrics
-from model_server.protocol import Event, GenerateRequest
+from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import DROP, ScriptedServer, accepted, count, token
 from tests.api.serving import gateway, gateway_over_sockets, until
 from tests.ports import free_port

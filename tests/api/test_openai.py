@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from model_server.protocol import (
+from model_server.contract.protocol import (
     Event,
     GenerateRequest,
     PositionLogprobs,

@@ -10,7 +10,7 @@ from api.config import Settings
 from api.schemas.chat import ChatBody
 from api.schemas.completion import CompletionBody
 from api.schemas.generate import GenerateBody
-from model_server.protocol import Event, GenerateRequest
+from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import DROP, ScriptedServer, accepted, count, token
 from tests.api.serving import gateway, gateway_over_sockets, until
 

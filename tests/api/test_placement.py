@@ -13,7 +13,7 @@ from api.placement import (
     choose,
     chunks,
 )
-from model_server.protocol import GenerateRequest, Message
+from model_server.contract.protocol import GenerateRequest, Message
 
 LATER = 1_000.0  # when nobody starts slowly any more
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from model_server.protocol import Failed, Message
-from model_server.questions import Tokenize
+from model_server.contract.protocol import Failed, Message
+from model_server.contract.questions import Tokenize
 from tests.api.scripted_server import ScriptedServer
 from tests.api.serving import gateway
 

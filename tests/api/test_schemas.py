@@ -12,7 +12,7 @@ from api.schemas.chat import ChatBody
 from api.schemas.completion import CompletionBody
 from api.schemas.generate import GenerateBody
 from api.schemas.refusal import refusal
-from model_server.protocol import GenerateRequest, Sampling
+from model_server.contract.protocol import GenerateRequest, Sampling
 from tests.api.scripted_server import INFO
 
 HELLO = [{"role": "user", "content": "hello"}]

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from api.discovery import Address
 from api.metrics import Metrics
 from api.server import PROBE_INTERVAL_S, ModelServer
-from model_server.protocol import Event, GenerateRequest
+from model_server.contract.protocol import Event, GenerateRequest
 from tests.api import scripted_server
 from tests.api.scripted_server import DROP, INFO, ScriptedServer, accepted, count, token
 from tests.api.serving import gateway, until

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from model_server.protocol import Event, GenerateRequest, ShownTree, Speculation
+from model_server.contract.protocol import Event, GenerateRequest, ShownTree, Speculation
 from tests.api.scripted_server import ScriptedServer, accepted, done, token
 from tests.api.serving import gateway, stream_of
 

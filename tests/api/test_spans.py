@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from opentelemetry.trace import SpanKind
 
-from model_server.protocol import Event, GenerateRequest
+from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import DROP, ScriptedServer, accepted, count, refused, token
 from tests.api.serving import gateway, gateway_over_sockets, until
 from tests.tracing import remembering

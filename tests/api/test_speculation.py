@@ -9,7 +9,13 @@ import pytest
 from api.app import create_app
 from api.config import Settings
 from api.formats.speculation import Drafting
-from model_server.protocol import Done, Event, GenerateRequest, Speculation, SpeculationStats
+from model_server.contract.protocol import (
+    Done,
+    Event,
+    GenerateRequest,
+    Speculation,
+    SpeculationStats,
+)
 from tests.api.scripted_server import DROP, INFO, ScriptedServer, accepted, count, done, token
 from tests.api.serving import gateway, stream_of
 

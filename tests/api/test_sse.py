@@ -10,7 +10,7 @@ import pytest
 
 from api import sse
 from api.answer import MAX_BURST
-from model_server.protocol import Event, GenerateRequest, Tokens
+from model_server.contract.protocol import Event, GenerateRequest, Tokens
 from tests.api.scripted_server import ScriptedServer, accepted, done, refused, token
 from tests.api.serving import gateway_over_sockets
 

@@ -11,7 +11,7 @@ from api.schemas.chat import ChatBody
 from api.schemas.completion import CompletionBody
 from api.schemas.generate import GenerateBody
 from api.schemas.tokenize import DetokenizeBody
-from model_server.protocol import Sampling
+from model_server.contract.protocol import Sampling
 from tests.api.scripted_server import INFO
 from tests.api.test_schemas import parse, refused
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from api.auth import RELOAD_S, new_key
-from model_server.protocol import Event, GenerateRequest
+from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.processes import (
     START_TIMEOUT_S,
     WORKERS,

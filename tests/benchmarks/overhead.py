@@ -16,9 +16,9 @@ from typing import Any
 from unittest.mock import patch
 
 from model_server.config import Settings
+from model_server.contract.protocol import GenerateRequest, Sampling
 from model_server.engine.startup import Served, load
 from model_server.metrics import Metrics
-from model_server.protocol import GenerateRequest, Sampling
 from tests import twin
 from tests.benchmarks import files, report
 from tests.benchmarks.load import SHAPE

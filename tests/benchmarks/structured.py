@@ -18,9 +18,9 @@ from typing import Any
 from jsonschema import Draft7Validator, Draft202012Validator
 
 from model_server.config import Settings
+from model_server.contract.protocol import Done, Event, Failed, GenerateRequest, Tokens
 from model_server.engine.startup import Served, load
 from model_server.metrics import Metrics
-from model_server.protocol import Done, Event, Failed, GenerateRequest, Tokens
 from tests.benchmarks import report
 from tests.benchmarks.shapes import SCHEMAS, closed
 

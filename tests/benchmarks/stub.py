@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import uvloop
 
-from model_server.protocol import Info
+from model_server.contract.protocol import Info
 
 TOKEN, TEXT, PROMPT_TOKENS = 7, " seven", 3
 

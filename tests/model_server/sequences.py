@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from model_server.contract.protocol import GenerateRequest, Sampling
 from model_server.engine.detokenizer import Detokenizer
 from model_server.engine.sequence import Sequence
 from model_server.guide.compiler import Compiler
 from model_server.llama.sampler import Sampler
 from model_server.llama.vocab import Vocab
-from model_server.protocol import GenerateRequest, Sampling
 from tests import vocabulary
 
 MakeSequence = Callable[..., Sequence]

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from model_server.app import Server, create_app
+from model_server.contract.protocol import Info
 from model_server.engine.intake import Intake
 from model_server.engine.startup import Served
-from model_server.protocol import Info
 from tests import twin
 
 pytestmark = pytest.mark.anyio

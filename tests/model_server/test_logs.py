@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from model_server import logs
-from model_server.protocol import Done, Failed, Timings
+from model_server.contract.protocol import Done, Failed, Timings
 
 DONE = Done(
     id="r-0",

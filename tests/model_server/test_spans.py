@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 
-from model_server.protocol import Done, Failed, GenerateRequest, Resume, SpeculationStats, Timings
+from model_server.contract.protocol import (
+    Done,
+    Failed,
+    GenerateRequest,
+    Resume,
+    SpeculationStats,
+    Timings,
+)
 from model_server.spans import Spans
 from tests.tracing import remembering
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -10,11 +11,11 @@ import pytest
 
 from tests.structure.modules import ROOT, Module, is_in, modules
 
-# From the ground up. The deepest package named here decides; tier 1 sees one file of tier 2.
+# From the ground up. The deepest package named here decides; tier 1 sees one folder of tier 2.
 FLOORS = {
     "api": [
         (
-            *("api.config", "api.errors", "api.logs", "api.metrics", "api.traces"),
+            *("api.config", "api.errors", "api.logs", "api.metrics"),
             *("api.connections", "api.paths"),
         ),
         ("api.schemas", "api.generation", "api.limits", "api.auth", "api.retry"),
@@ -28,8 +29,9 @@ FLOORS = {
         ("api.__main__", "api.chat"),
     ],
     "model_server": [
-        ("protocol", "questions", "config", "errors", "metrics", "kept"),
-        ("sampling", "llama", "guide", "logs", "spans", "traces"),
+        ("contract.protocol", "contract.log_format", "contract.traces"),
+        ("contract.questions", "config", "errors", "metrics", "kept"),
+        ("sampling", "llama", "guide", "logs", "spans"),
         (
             *("engine.kv", "engine.kv_ops", "engine.leaves", "engine.detokenizer"),
             *("engine.template_source", "medusa"),
@@ -65,10 +67,14 @@ RESERVED = {
     ("httptools",): ("api.http_server", "api.connections"),
 }
 
+# What both tiers share. The gateway's image has this of the model server, and nothing else.
+CONTRACT = [
+    f"model_server.contract.{name}" for name in ("protocol", "questions", "log_format", "traces")
+]
+
 PURE = [
     "api.placement",
-    "model_server.protocol",
-    "model_server.questions",
+    *CONTRACT,
     "model_server.sampling",
     "model_server.engine.kv",
     "model_server.engine.leaves",
@@ -118,7 +124,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 def test_the_gateway_sees_only_the_contract_of_the_model_server() -> None:
     seen = {name for module in _in_tier("api") for name in module.imports_any("model_server")}
-    assert seen <= {"model_server.protocol", "model_server.questions"}
+    assert seen == set(CONTRACT)
 
 
 def test_the_model_server_never_imports_the_gateway() -> None:
@@ -126,8 +132,19 @@ def test_the_model_server_never_imports_the_gateway() -> None:
 
 
 def test_the_contract_imports_nothing_of_ours() -> None:
-    contract = next(m for m in modules() if m.name == "model_server.protocol")
-    assert contract.imports_any("api", "model_server") == []
+    contract = [module for module in modules() if is_in(module.name, "model_server.contract")]
+    assert {module.name for module in contract} == {"model_server.contract", *CONTRACT}
+    seen = {name for module in contract for name in module.imports_any("api", "model_server")}
+    assert seen <= set(CONTRACT)
+
+
+def test_the_gateways_image_holds_only_the_contract_of_the_model_server() -> None:
+    dockerfile = (ROOT / "deployment" / "Dockerfile.gateway").read_text()
+    assert re.findall(r"^COPY (model_server\S*) /app/(\S+)$", dockerfile, re.MULTILINE) == [
+        ("model_server/__init__.py", "model_server/"),
+        ("model_server/contract", "model_server/contract"),
+    ]
+    assert len(re.findall("^COPY.* model_server", dockerfile, re.MULTILINE)) == 2
 
 
 def test_nothing_imports_tools_or_training() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from model_server.contract.protocol import GenerateRequest, Message
 from model_server.engine.prompt import PromptEncoder
 from model_server.errors import StartError
 from model_server.llama.context import ContextOptions
 from model_server.llama.model import Model
-from model_server.protocol import GenerateRequest, Message
 from model_server.training import ask
 from model_server.training.lanes import Lanes, Wanted
 from tests import twin

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from model_server.config import Settings
+from model_server.contract.protocol import GenerateRequest, Sampling, Speculation
 from model_server.engine import startup
 from model_server.errors import StartError
 from model_server.metrics import Metrics
-from model_server.protocol import GenerateRequest, Sampling, Speculation
 from model_server.tools.answers import answer_all
 from model_server.training import __main__ as training
 from model_server.training.corpus import Corpus

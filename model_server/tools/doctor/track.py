@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from model_server.contract.protocol import GenerateRequest, Message, Sampling, Speculation
 from model_server.engine.startup import Served
 from model_server.errors import HeadFileError, RequestError
 from model_server.llama.states import StateReader
 from model_server.medusa.heads import NUM_RANKS, Heads
-from model_server.protocol import GenerateRequest, Message, Sampling, Speculation
 from model_server.tools.answers import answer_all
 from model_server.tools.doctor.prompts import PIECE_TOKENS, Prompt
 from model_server.tools.progress import Progress

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from api.auth import new_key
-from model_server.protocol import Event, GenerateRequest
+from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.chat.test_talk import said
 from tests.api.scripted_server import DROP, ScriptedServer, accepted, refused, token
 from tests.api.serving import gateway_over_sockets

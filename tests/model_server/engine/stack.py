@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model_server.contract.protocol import Done, Event, Failed, GenerateRequest, Sampling, Tokens
 from model_server.engine.engine import Engine
 from model_server.engine.intake import Intake
 from model_server.engine.kv import KvCache
@@ -29,7 +30,6 @@ from model_server.llama.vocab import Vocab
 from model_server.medusa.cost import CostCurve, Costs
 from model_server.medusa.heads import HeadOptions, Heads
 from model_server.metrics import Metrics
-from model_server.protocol import Done, Event, Failed, GenerateRequest, Sampling, Tokens
 from tests.model_server.drafters import MakeDrafter, plain
 
 EXACT = {"kv_type_k": "f16", "kv_type_v": "bf16", "flash_attention": "on"}

@@ -6,11 +6,11 @@ import re
 
 import pytest
 
+from model_server.contract.protocol import ChatOptions, Message
 from model_server.engine.chat_template import ChatTemplate, Form
 from model_server.engine.prompt import VICUNA_TEMPLATE
 from model_server.errors import PromptRefused, SettingError
 from model_server.llama.vocab import Vocab
-from model_server.protocol import ChatOptions, Message
 from tests.vocabulary import BOS, EOS
 
 SYSTEM = (

@@ -7,12 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from model_server.contract.protocol import (
+    Accepted,
+    Done,
+    Event,
+    Failed,
+    GenerateRequest,
+    Started,
+    Tokens,
+)
 from model_server.engine.engine import Engine
 from model_server.engine.startup import Served
 from model_server.errors import EngineError
 from model_server.llama.batch import Batch
 from model_server.metrics import Metrics
-from model_server.protocol import Accepted, Done, Event, Failed, GenerateRequest, Started, Tokens
 from tests import twin
 from tests.model_server.engine.stack import Layout, Stack, stack
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
+from model_server.contract.protocol import GenerateRequest
 from model_server.engine.intake import Intake
 from model_server.engine.prompt import PromptEncoder
 from model_server.errors import GrammarRefused, PromptRefused, RequestError
 from model_server.guide.compiler import Compiler
 from model_server.llama.vocab import Vocab
-from model_server.protocol import GenerateRequest
 from tests import twin, vocabulary
 from tests.model_server.sequences import take
 from tests.vocabulary import BOS, EOS

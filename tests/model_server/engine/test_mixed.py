@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from model_server.protocol import Done
+from model_server.contract.protocol import Done
 from tests import twin, twin_heads
 from tests.model_server.drafters import drafts
 from tests.model_server.engine.stack import Layout, Stack, stack

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from model_server.contract.protocol import GenerateRequest
 from model_server.engine.prompt import VICUNA_TEMPLATE, PromptEncoder, choose_template
 from model_server.errors import PromptRefused, PromptTooLong, SettingError
 from model_server.llama.vocab import Vocab
-from model_server.protocol import GenerateRequest
 from tests import twin
 from tests.vocabulary import BOS, EOS
 

@@ -12,9 +12,9 @@ import pytest
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from model_server.contract.protocol import ChatOptions, Message
 from model_server.engine.chat_template import ChatTemplate
 from model_server.llama.vocab import Vocab
-from model_server.protocol import ChatOptions, Message
 from tests.model_server.pinned import pinned, templates
 
 CHATS = {

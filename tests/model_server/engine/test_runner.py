@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from llguidance import LLParserLimits
 
+from model_server.contract.protocol import Done, Failed, GenerateRequest, Sampling
 from model_server.engine.verifier import report
 from model_server.guide import compiler
 from model_server.llama.sampler import Candidates, Sampler
 from model_server.llama.vocab import Vocab
-from model_server.protocol import Done, Failed, GenerateRequest, Sampling
 from tests import twin
 from tests.model_server.engine.stack import Layout, stack
 from tests.vocabulary import EOS

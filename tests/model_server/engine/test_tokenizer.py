@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from model_server.contract.protocol import GenerateRequest, Message
+from model_server.contract.questions import Detokenize, Tokenize
 from model_server.engine.prompt import VICUNA_TEMPLATE, PromptEncoder
 from model_server.engine.tokenizer import Tokenizer
 from model_server.errors import PromptRefused
 from model_server.llama.vocab import Vocab
-from model_server.protocol import GenerateRequest, Message
-from model_server.questions import Detokenize, Tokenize
 from tests import twin
 from tests.vocabulary import BOS, EOS
 

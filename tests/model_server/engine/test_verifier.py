@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model_server.protocol import ShownTree, Tokens
+from model_server.contract.protocol import ShownTree, Tokens
 from tests import twin, twin_heads
 from tests.model_server.drafters import drafts
 from tests.model_server.engine.stack import Layout, stack

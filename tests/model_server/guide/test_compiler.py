@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model_server.contract.protocol import Sampling
 from model_server.errors import GrammarRefused
 from model_server.guide.compiler import Compiler, Guide
 from model_server.llama.vocab import Vocab
-from model_server.protocol import Sampling
 from tests.vocabulary import EOS, byte_token
 
 SECRET = "very-private-words"

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model_server.contract.protocol import Sampling
 from model_server.errors import NoTokenAllowed
 from model_server.guide.compiler import Compiler
 from model_server.llama.sampler import Candidates, Sampler
 from model_server.llama.vocab import Vocab
-from model_server.protocol import Sampling
 from tests.model_server.sequences import MakeSampler
 from tests.vocabulary import EOS, byte_token
 

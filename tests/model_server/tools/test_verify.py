@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from model_server.protocol import PositionLogprobs, TokenLogprob
+from model_server.contract.protocol import PositionLogprobs, TokenLogprob
 from model_server.tools.answers import Answer
 from model_server.tools.verify import divergences, main
 from tests import random_heads

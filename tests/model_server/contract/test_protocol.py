@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from model_server import protocol
-from model_server.protocol import EVENTS, Batch, GenerateRequest, Sampling
+from model_server.contract import protocol
+from model_server.contract.protocol import EVENTS, Batch, GenerateRequest, Sampling
 
 
 def request(**fields: Any) -> dict[str, Any]:

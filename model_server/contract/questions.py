@@ -1,13 +1,13 @@
 """Questions beside the batches, as vLLM's /tokenize and /detokenize put them: no slot is needed.
 
-The rest of the contract between the tiers is protocol.py.
+The rest of what the tiers say to each other is in protocol.py.
 """
 
 from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from model_server.protocol import ChatOptions, Message, Text, Wire
+from model_server.contract.protocol import ChatOptions, Message, Text, Wire
 
 
 class Tokenize(Wire):

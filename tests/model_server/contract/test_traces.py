@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
+from model_server.contract import traces
 from tests.ports import free_port
 
 TIERS = ("api", "model_server")
@@ -32,7 +31,6 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize(
     ("environment", "asked"),
     [
@@ -48,8 +46,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
         ),
     ],
 )
-def test_who_asks_for_traces(tier: str, environment: dict[str, str], asked: str | None) -> None:
-    traces: Any = importlib.import_module(f"{tier}.traces")
+def test_who_asks_for_traces(environment: dict[str, str], asked: str | None) -> None:
     assert traces._endpoint(environment) == asked
 
 
@@ -57,7 +54,8 @@ def test_who_asks_for_traces(tier: str, environment: dict[str, str], asked: str 
 def test_neither_sdk_nor_exporter_is_imported_without_an_endpoint(tier: str) -> None:
     code = f"""
 import sys
-from {tier} import __main__, traces
+from {tier} import __main__
+from model_server.contract import traces
 assert traces.start("x") is None
 print(*sys.modules.keys() & {{"opentelemetry.sdk.trace", "opentelemetry.exporter"}})
 """
@@ -80,20 +78,17 @@ runpy.run_module("{tier}", run_name="__main__")
 
 
 @pytest.mark.parametrize(
-    ("tier", "environment", "name"),
+    ("environment", "name"),
     [
-        ("api", {}, "medusa-x"),
-        ("model_server", {}, "medusa-x"),
-        ("api", {"OTEL_SERVICE_NAME": "mine"}, "mine"),
-        ("model_server", {"OTEL_RESOURCE_ATTRIBUTES": "service.name=mine"}, "mine"),
+        ({}, "medusa-x"),
+        ({"OTEL_SERVICE_NAME": "mine"}, "mine"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=mine"}, "mine"),
     ],
 )
-def test_variables_are_the_sdks_to_honour(
-    tier: str, environment: dict[str, str], name: str
-) -> None:
+def test_variables_are_the_sdks_to_honour(environment: dict[str, str], name: str) -> None:
     pytest.importorskip("opentelemetry.sdk", reason="install requirements/traces.txt")
-    code = f"""
-from {tier} import traces
+    code = """
+from model_server.contract import traces
 provider = traces.start("medusa-x")
 span = provider.get_tracer("x").start_span("x")
 print(provider.resource.attributes["service.name"], span.is_recording())
@@ -109,7 +104,8 @@ def test_logs_carry_the_ids_of_an_active_span(tier: str) -> None:
     pytest.importorskip("opentelemetry.sdk", reason="install requirements/traces.txt")
     code = f"""
 import logging
-from {tier} import logs, traces
+from {tier} import logs
+from model_server.contract import traces
 provider = traces.start("x")
 logs.configure("info", FORM)
 logging.info("outside")

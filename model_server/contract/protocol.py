@@ -1,7 +1,7 @@
 """The wire contract between the gateway and the model server: requests down, events up.
 
 `POST /batch` takes a Batch and answers `application/x-ndjson`, one event a line, multiplexed by
-request id. This file and questions.py are all that both tiers share, so it imports nothing of ours.
+request id. Both tiers speak in these words, so this folder imports nothing of either.
 """
 
 from __future__ import annotations
