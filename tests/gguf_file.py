@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-from model_server.llama.gguf_writer import Floats, Tensor, encode, floats, whole, write_tensors
+from model_server.tools.gguf_writer import Floats, Tensor, encode, floats, whole, write_tensors
 from tests import vocabulary
 
 RMS_EPS = 1e-6

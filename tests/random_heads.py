@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model_server.llama.gguf_writer import Floats
-from model_server.medusa import head_writer
 from model_server.medusa.head_file import UNKNOWN_BASE
-from model_server.medusa.head_writer import Head, Header
+from model_server.tools import head_writer
+from model_server.tools.gguf_writer import Floats
+from model_server.tools.head_writer import Head, Header
 from tests import random_model
 
 HIDDEN, VOCAB = random_model.SHAPE.hidden, random_model.SHAPE.vocab_size

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model_server.llama.gguf_writer import Floats, Tensor
+from model_server.tools.gguf_writer import Floats, Tensor
 from tests import gguf_file
 from tests.gguf_file import Shape
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pytest
 from gguf.quants import dequantize
 
-from model_server.medusa.confidence import BIN_WIDTH, NUM_BINS, HeadConfidence
-from model_server.medusa.tree import Candidates, DraftTree, best_first
+from model_server.speculation.confidence import BIN_WIDTH, NUM_BINS, HeadConfidence
+from model_server.speculation.tree import Candidates, DraftTree, best_first
 from tests import twin, twin_heads, vocabulary
 from tests.gguf_file import FILE_TYPES, Shape
 from tests.twin_heads import MISS, NONE, NUM_RANKS, PUBLISHED, SURE, Accuracy, Options

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 
-from model_server.llama.gguf_writer import Floats, Tensor, encode
+from model_server.tools.gguf_writer import Floats, Tensor, encode
 from tests import gguf_file, vocabulary
 from tests.vocabulary import BOS, EOS
 

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model_server.llama.gguf_writer import Floats
-from model_server.medusa import head_writer
-from model_server.medusa.confidence import NUM_BINS, bins
 from model_server.medusa.head_file import UNKNOWN_BASE
-from model_server.medusa.head_writer import Head, Header
-from model_server.medusa.tree import Candidates, best_first
+from model_server.speculation.confidence import NUM_BINS, bins
+from model_server.speculation.tree import Candidates, best_first
+from model_server.tools import head_writer
+from model_server.tools.gguf_writer import Floats
+from model_server.tools.head_writer import Head, Header
 from tests import checkpoints, twin, vocabulary
 from tests.checkpoints import Bf16
 from tests.gguf_file import Shape

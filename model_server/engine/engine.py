@@ -17,8 +17,8 @@ from model_server.engine.scheduler import Scheduler
 from model_server.engine.sequence import Accepted as Result
 from model_server.engine.sequence import Sequence
 from model_server.errors import EngineError, RequestError
-from model_server.medusa.tree import DraftTree
 from model_server.metrics import Metrics, RequestPart, StepRecord
+from model_server.speculation.tree import DraftTree
 
 log = logging.getLogger(__name__)
 

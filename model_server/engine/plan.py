@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from model_server.engine.kv_ops import KvOp
 from model_server.engine.sequence import Sequence
-from model_server.medusa.tree import DraftTree
+from model_server.speculation.tree import DraftTree
 
 
 class Chunk(NamedTuple):

@@ -10,9 +10,9 @@ from statistics import median
 
 import numpy as np
 
+from model_server.engine.cost import DRAFT_ROWS, ROWS, Attention, CostCurve, Costs, HeadCosts
 from model_server.llama.batch import Batch
 from model_server.llama.context import MAX_BATCH_ROWS, Context
-from model_server.medusa.cost import DRAFT_ROWS, ROWS, Attention, CostCurve, Costs, HeadCosts
 from model_server.medusa.heads import NUM_RANKS, Heads
 
 _MEASURE_BUDGET_S = 3.0

@@ -1,6 +1,6 @@
 """Runs a plan on llama.cpp: KV operations, prefill rows, draft trees, a walk down each, proposals.
 
-The only place where llama, medusa and sampling meet. Its timings feed the cost curves.
+The only place where llama, heads and verification meet. Its timings feed the cost curves.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model_server.engine.cost import CostCurve, Costs
 from model_server.engine.kv_ops import KvOp
 from model_server.engine.plan import DecodeTree, HeadRun, Plan
 from model_server.engine.sequence import Accepted, Sequence
 from model_server.engine.verifier import Verifier
 from model_server.llama.batch import Batch
 from model_server.llama.context import MAX_BATCH_ROWS, Context
-from model_server.medusa.confidence import proposals
-from model_server.medusa.cost import CostCurve, Costs
 from model_server.medusa.heads import NUM_RANKS, Heads
+from model_server.speculation.confidence import proposals
 
 
 @dataclass

@@ -11,13 +11,13 @@ from bisect import insort
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from model_server.engine.drafter import Drafter, Room
+from model_server.engine.cost import Costs
 from model_server.engine.kv import MIN_SHARED_TOKENS, KvCache, common_prefix
 from model_server.engine.kv_ops import KvOp
 from model_server.engine.leaves import Path
 from model_server.engine.plan import Chunk, DecodeTree, Plan, kv_length
 from model_server.engine.sequence import Accepted, Sequence
-from model_server.medusa.cost import Costs
+from model_server.speculation.drafter import Drafter, Room
 
 _MAX_LOOKED_AT = 32
 

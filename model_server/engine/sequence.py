@@ -13,9 +13,9 @@ from model_server.contract.protocol import (
     ShownTree,
 )
 from model_server.engine.detokenizer import Detokenizer
-from model_server.engine.drafting import Drafting
 from model_server.errors import RequestError
-from model_server.medusa.confidence import Proposal
+from model_server.speculation.confidence import Proposal
+from model_server.speculation.drafting import Drafting
 
 if TYPE_CHECKING:  # the scheduler, which handles sequences, loads no native library
     from model_server.llama.sampler import Sampler

@@ -15,7 +15,7 @@ from model_server.config import Settings
 from model_server.contract.protocol import Info, Sampling
 from model_server.engine import exactness
 from model_server.engine.attention import open_context
-from model_server.engine.drafter import Drafter, DraftOptions
+from model_server.engine.cost import TILE_ROWS, Costs
 from model_server.engine.engine import Engine
 from model_server.engine.intake import Intake
 from model_server.engine.kv import KvCache
@@ -31,11 +31,11 @@ from model_server.guide.compiler import Compiler
 from model_server.llama import backend, identity, kernels
 from model_server.llama.context import MAX_BATCH_ROWS, MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model, Progress
-from model_server.medusa.confidence import HeadConfidence
-from model_server.medusa.cost import TILE_ROWS, Costs
 from model_server.medusa.heads import HeadOptions, Heads
-from model_server.medusa.policy import Policy
 from model_server.metrics import Metrics
+from model_server.speculation.confidence import HeadConfidence
+from model_server.speculation.drafter import Drafter, DraftOptions
+from model_server.speculation.policy import Policy
 
 log = logging.getLogger(__name__)
 

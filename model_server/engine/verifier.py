@@ -11,8 +11,8 @@ from model_server.engine.sequence import Accepted, Sequence
 from model_server.errors import RequestError
 from model_server.llama.sampler import Candidates
 from model_server.llama.vocab import Vocab
-from model_server.medusa.verify import Drawn, typical_token, walk
 from model_server.sampling import log_softmax, top_ids
+from model_server.speculation.verify import Drawn, typical_token, walk
 
 Logits = NDArray[np.float32]
 

@@ -16,7 +16,7 @@ from model_server.errors import HeadFileError
 from model_server.llama import ggml
 from model_server.llama.gguf import GgufHeader, StoredTensor
 from model_server.llama.model import Model
-from model_server.medusa.confidence import NUM_BINS
+from model_server.speculation.confidence import NUM_BINS
 
 ARCHITECTURE, FORMAT_VERSION, UNKNOWN_BASE = "medusa", 1, "unknown"
 MAX_HEADS, MAX_BLOCKS = 16, 8

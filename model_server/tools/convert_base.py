@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from model_server.errors import CheckpointError, ConverterError
-from model_server.llama.gguf_writer import whole
 from model_server.tools import checkpoint, convert_heads, converter, full_model, head_layout
 from model_server.tools.converter import Converter
+from model_server.tools.gguf_writer import whole
 from model_server.tools.head_layout import FoundHeads
 from model_server.tools.llama_source import CACHE, requirement
 from model_server.tools.outcome import exit_code, require_space

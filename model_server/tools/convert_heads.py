@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 
 from model_server.errors import CheckpointError
 from model_server.llama.gguf import GgufHeader, base_fingerprint
-from model_server.llama.gguf_writer import Floats
-from model_server.medusa import head_writer
 from model_server.medusa.head_file import UNKNOWN_BASE
-from model_server.medusa.head_writer import Head, Header
-from model_server.tools import checkpoint, head_layout
+from model_server.tools import checkpoint, head_layout, head_writer
 from model_server.tools.arguments import at_least
+from model_server.tools.gguf_writer import Floats
 from model_server.tools.head_layout import FoundHeads
+from model_server.tools.head_writer import Head, Header
 from model_server.tools.outcome import exit_code, refuse_own_source
 from model_server.tools.progress import in_words
 

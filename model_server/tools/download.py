@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_server.errors import SettingError
-from model_server.llama.quantizer import TYPES
 from model_server.tools import convert_heads, hub
 from model_server.tools.outcome import exit_code, require_space
 from model_server.tools.presets import PRESETS, Preset, Source
 from model_server.tools.progress import in_words
 from model_server.tools.quantize import quantize
+from model_server.tools.quantizer import TYPES
 
 MODELS = Path(os.path.relpath(Path(__file__).resolve().parents[2] / "models"))
 HEADS_FILE = "medusa-heads.gguf"

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model_server.llama import quantizer
+from model_server.tools import quantizer
 from model_server.tools.outcome import exit_code, refuse_own_source, require_space
 from model_server.tools.progress import Progress, in_words
 

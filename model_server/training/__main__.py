@@ -19,7 +19,6 @@ from model_server.config import read_settings
 from model_server.engine.prompt import PromptEncoder, choose_template
 from model_server.engine.startup import context_options
 from model_server.errors import PromptsError, StartError
-from model_server.llama.gguf_writer import whole
 from model_server.llama.model import Model
 from model_server.medusa.head_file import MAX_BLOCKS, MAX_HEADS
 from model_server.tools.arguments import at_least, between
@@ -29,6 +28,7 @@ from model_server.tools.doctor import text
 from model_server.tools.doctor.prompts import Prompt
 from model_server.tools.doctor.report import Report
 from model_server.tools.doctor.write_back import write_back
+from model_server.tools.gguf_writer import whole
 from model_server.tools.outcome import exit_code
 from model_server.tools.progress import Progress
 from model_server.training import ask, needs, sources

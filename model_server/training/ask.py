@@ -10,8 +10,8 @@ from pathlib import Path
 from model_server.contract.protocol import GenerateRequest, Message
 from model_server.engine.prompt import PromptEncoder
 from model_server.errors import StartError
-from model_server.llama.gguf_writer import whole
 from model_server.llama.vocab import Vocab
+from model_server.tools.gguf_writer import whole
 from model_server.tools.progress import Progress
 from model_server.training.lanes import Lanes, Wanted, Written, common_beginning
 

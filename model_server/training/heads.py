@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from model_server.errors import StartError
 from model_server.llama.gguf import GgufHeader
-from model_server.llama.gguf_writer import Floats
-from model_server.medusa import head_writer
+from model_server.tools import head_writer
 from model_server.tools.convert_heads import Base
+from model_server.tools.gguf_writer import Floats
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model_server.errors import StartError
-from model_server.llama.gguf_writer import whole
+from model_server.tools.gguf_writer import whole
 from model_server.training.corpus import NO_TARGET, Corpus, Examples
 from model_server.training.heads import HeadShape, MedusaHeads, Trained
 from model_server.training.judge import HEAD_DISCOUNT, Figures, Judged, figures, judge

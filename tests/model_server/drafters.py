@@ -6,14 +6,14 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from model_server.engine.drafter import Drafter, DraftOptions, Room
+from model_server.engine.cost import Costs
 from model_server.engine.plan import NO_HEADS, HeadRun
 from model_server.engine.sequence import Sequence as Request
-from model_server.medusa.confidence import HeadConfidence
-from model_server.medusa.cost import Costs
 from model_server.medusa.heads import Heads
-from model_server.medusa.policy import Policy
-from model_server.medusa.tree import DraftTree
+from model_server.speculation.confidence import HeadConfidence
+from model_server.speculation.drafter import Drafter, DraftOptions, Room
+from model_server.speculation.policy import Policy
+from model_server.speculation.tree import DraftTree
 
 MakeDrafter = Callable[[Costs, Heads | None], Drafter]
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.structure.modules import ROOT, Module, is_in, modules
 
-# From the ground up. The deepest package named here decides; tier 1 sees one folder of tier 2.
+# From the ground up. The longest name that fits decides; tier 1 sees one folder of tier 2.
 FLOORS = {
     "api": [
         (
@@ -33,12 +33,13 @@ FLOORS = {
         ("contract.questions", "config", "errors", "metrics", "kept"),
         ("sampling", "llama", "guide", "logs", "spans"),
         (
-            *("engine.kv", "engine.kv_ops", "engine.leaves", "engine.detokenizer"),
-            *("engine.template_source", "medusa"),
+            *("engine.cost", "engine.kv", "engine.kv_ops", "engine.leaves"),
+            *("engine.detokenizer", "engine.template_source"),
         ),
-        ("engine.sequence", "engine.drafting", "engine.plan", "engine.chat_template"),
+        ("speculation",),
+        ("medusa", "engine.sequence", "engine.plan", "engine.chat_template"),
         (
-            *("engine.prompt", "engine.intake", "engine.drafter", "engine.verifier"),
+            *("speculation.drafter", "engine.prompt", "engine.intake", "engine.verifier"),
             *("engine.probe", "engine.exactness", "engine.attention"),
         ),
         ("engine.scheduler", "engine.runner", "engine.tokenizer"),
@@ -52,9 +53,14 @@ FLOORS["model_server"] = [
     tuple(f"model_server.{name}" for name in floor) for floor in FLOORS["model_server"]
 ]
 
+# What a person runs beside the server, and what the server runs as processes of their own.
+APART = ("model_server.tools", "model_server.training")
+CHILDREN = ("model_server.llama.matmuls", "model_server.llama.own_trial")
+
 # Packages of others, and the only modules of ours that may import them.
 RESERVED = {
-    ("llama_cpp", "ctypes"): ("model_server.llama",),
+    # The quantizer calls llama.cpp in a process of its own: nothing that serves needs it.
+    ("llama_cpp", "ctypes"): ("model_server.llama", "model_server.tools.quantizer"),
     ("llguidance",): ("model_server.guide", "model_server.llama.vocab"),
     ("fastapi",): ("api.app", "api.routes", "api.workers", "model_server.app"),
     ("torch",): ("model_server.training", "model_server.tools"),
@@ -76,23 +82,25 @@ PURE = [
     "api.placement",
     *CONTRACT,
     "model_server.sampling",
+    "model_server.engine.cost",
     "model_server.engine.kv",
     "model_server.engine.leaves",
-    "model_server.engine.drafter",
     "model_server.engine.scheduler",
     "model_server.engine.detokenizer",
-    "model_server.medusa.lookup",
-    "model_server.medusa.tree",
-    "model_server.medusa.confidence",
-    "model_server.medusa.cost",
-    "model_server.medusa.verify",
-    "model_server.medusa.policy",
+    "model_server.speculation.lookup",
+    "model_server.speculation.tree",
+    "model_server.speculation.confidence",
+    "model_server.speculation.verify",
+    "model_server.speculation.policy",
+    "model_server.speculation.drafter",
 ]
 
 
 def _floor(name: str) -> int | None:
-    floors = FLOORS[name.partition(".")[0]]
-    return next((n for n, floor in enumerate(floors) if is_in(name, *floor)), None)
+    """That of the longest name which holds this one."""
+    floors = enumerate(FLOORS[name.partition(".")[0]])
+    known = [(len(package), n) for n, floor in floors for package in floor if is_in(name, package)]
+    return max(known)[1] if known else None
 
 
 def _in_tier(tier: str) -> list[Module]:
@@ -147,10 +155,27 @@ def test_the_gateways_image_holds_only_the_contract_of_the_model_server() -> Non
     assert len(re.findall("^COPY.* model_server", dockerfile, re.MULTILINE)) == 2
 
 
+def test_speculation_needs_no_heads() -> None:
+    """Other drafters can join the tree."""
+    found = [module for module in modules() if is_in(module.name, "model_server.speculation")]
+    medusa_or_llama = ("model_server.medusa", "model_server.llama")
+    assert [module.name for module in found if module.imports_any(*medusa_or_llama)] == []
+
+
+def test_what_only_tools_use_is_among_the_tools() -> None:
+    by_name = {module.name: module for module in modules()}
+    waiting, reached = ["model_server.__main__", *CHILDREN], set[str]()
+    while waiting:
+        if (name := waiting.pop()) not in reached:
+            reached.add(name)
+            waiting += by_name[name].imports & by_name.keys()
+    served = [m.name for m in _in_tier("model_server") if not is_in(m.name, *APART)]
+    assert [name for name in served if name not in reached] == []
+
+
 def test_nothing_imports_tools_or_training() -> None:
-    apart = ("model_server.tools", "model_server.training")
-    others = [module for module in modules() if not is_in(module.name, *apart)]
-    assert [module.name for module in others if module.imports_any(*apart)] == []
+    others = [module for module in modules() if not is_in(module.name, *APART)]
+    assert [module.name for module in others if module.imports_any(*APART)] == []
 
 
 @pytest.mark.parametrize("packages", RESERVED, ids=lambda packages: packages[0])

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model_server.llama.gguf_writer import whole
 from model_server.tools.arguments import at_least
 from model_server.tools.doctor import picture, text
 from model_server.tools.doctor.examine import Options, examine
 from model_server.tools.doctor.report import Report, to_json
 from model_server.tools.doctor.write_back import write_back, write_trimmed
+from model_server.tools.gguf_writer import whole
 from model_server.tools.outcome import exit_code, refuse_own_source
 
 _STDOUT = Path("-")

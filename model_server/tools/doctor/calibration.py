@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_server.medusa.confidence import NUM_BINS, HeadConfidence, bins
 from model_server.medusa.head_file import Calibration
+from model_server.speculation.confidence import NUM_BINS, HeadConfidence, bins
 from model_server.tools.doctor.scored import Scored
 
 ERROR_RANKS, ERROR_BINS = 3, 15

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server.config import Settings, read_settings
+from model_server.engine.cost import CostCurve, HeadCosts
 from model_server.engine.leaves import leaf_blocks
 from model_server.errors import HeadFileError, PromptsError
 from model_server.llama.context import MAX_SEQS
-from model_server.medusa.confidence import HeadConfidence
-from model_server.medusa.cost import CostCurve, HeadCosts
 from model_server.medusa.head_file import MAX_HEADS, HeadFile
+from model_server.speculation.confidence import HeadConfidence
 from model_server.tools.answers import loaded
 from model_server.tools.doctor import (
     calibration,

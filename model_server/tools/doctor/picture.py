@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_server.errors import SettingError
-from model_server.llama.gguf_writer import whole
 from model_server.tools.doctor.report import Report
+from model_server.tools.gguf_writer import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.medusa.confidence import HeadConfidence, Ranking, proposals
-from model_server.medusa.tree import Candidates, best_first
+from model_server.speculation.confidence import HeadConfidence, Ranking, proposals
+from model_server.speculation.tree import Candidates, best_first
 from model_server.tools.doctor.track import Track
 
 TREE_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model_server.engine.cost import CostCurve, HeadCosts
 from model_server.engine.probe import Prober
 from model_server.engine.startup import Served
-from model_server.medusa.cost import CostCurve, HeadCosts
 from model_server.tools.doctor.replay import TREE_ROWS
 
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from model_server.contract.protocol import GenerateRequest, Message, Sampling, Speculation
 from model_server.engine.startup import Served
 from model_server.errors import HeadFileError, RequestError
-from model_server.llama.states import StateReader
 from model_server.medusa.heads import NUM_RANKS, Heads
 from model_server.tools.answers import answer_all
 from model_server.tools.doctor.prompts import PIECE_TOKENS, Prompt
+from model_server.tools.doctor.states import StateReader
 from model_server.tools.progress import Progress
 
 _HEAD_ROWS = 32  # states that the heads take at once

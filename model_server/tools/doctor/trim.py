@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.medusa.cost import HeadCosts
+from model_server.engine.cost import HeadCosts
 from model_server.medusa.head_file import HeadFile
 from model_server.tools.doctor.speed import Prediction
 from model_server.tools.doctor.track import Track

@@ -15,9 +15,9 @@ from gguf import GGUFReader, GGUFWriter
 from gguf.gguf_reader import ReaderTensor
 
 from model_server.errors import HeadFileError
-from model_server.llama.gguf_writer import Tensor, floats, whole, write_tensors
 from model_server.medusa.head_file import UNKNOWN_BASE
 from model_server.tools.doctor.report import Kept, Report, Table
+from model_server.tools.gguf_writer import Tensor, floats, whole, write_tensors
 from model_server.tools.progress import in_words
 
 _PREFIX, _TOKENS = "calibration.", "vocab_trim"

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server.contract.protocol import Done, Event, Failed, GenerateRequest, Sampling, Tokens
+from model_server.engine.cost import CostCurve, Costs
 from model_server.engine.engine import Engine
 from model_server.engine.intake import Intake
 from model_server.engine.kv import KvCache
@@ -27,7 +28,6 @@ from model_server.guide.compiler import Compiler
 from model_server.llama.context import MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model
 from model_server.llama.vocab import Vocab
-from model_server.medusa.cost import CostCurve, Costs
 from model_server.medusa.heads import HeadOptions, Heads
 from model_server.metrics import Metrics
 from tests.model_server.drafters import MakeDrafter, plain

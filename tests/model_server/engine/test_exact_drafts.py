@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from model_server.engine.cost import Costs
 from model_server.llama.model import Model
-from model_server.medusa.cost import Costs
 from model_server.medusa.heads import Heads
 from tests import random_heads, twin, twin_heads
 from tests.model_server.drafters import MakeDrafter, RandomDrafter, drafts, plain

@@ -7,7 +7,7 @@ import pytest
 from model_server.engine.kv import KvCache
 from model_server.engine.kv_ops import TO_THE_END, Clear, Copy, KvOp, Remove
 from model_server.engine.leaves import LeafBlocks, leaf_blocks
-from model_server.medusa.tree import DraftTree
+from model_server.speculation.tree import DraftTree
 
 NUM_SEQS = 40
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_server.engine.drafter import Drafter
-from model_server.medusa.cost import Costs, HeadCosts
+from model_server.engine.cost import Costs, HeadCosts
 from model_server.medusa.heads import Heads
-from model_server.medusa.policy import Load
+from model_server.speculation.drafter import Drafter
+from model_server.speculation.policy import Load
 from tests import twin, twin_heads
 from tests.model_server.drafters import StaticDrafter, drafts
 from tests.model_server.engine.stack import Layout, Stack, stack

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from model_server import kept
+from model_server.engine.cost import Attention
 from model_server.engine.probe import Measurements, Prober
 from model_server.llama.context import Context, ContextOptions
 from model_server.llama.model import Model
-from model_server.medusa.cost import Attention
 from model_server.medusa.heads import HeadOptions, Heads
 from tests import random_heads
 from tests.random_heads import Kind

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model_server.engine.cost import CostCurve, Costs
 from model_server.engine.kv import KvCache
 from model_server.engine.plan import Plan
 from model_server.engine.scheduler import Limits, Scheduler
 from model_server.engine.sequence import Accepted, Sequence
 from model_server.guide.compiler import Compiler
 from model_server.llama.vocab import Vocab
-from model_server.medusa.cost import CostCurve, Costs
 from tests.model_server.drafters import plain
 from tests.model_server.sequences import MakeSequence, sequence_maker
 

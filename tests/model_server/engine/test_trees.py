@@ -11,8 +11,8 @@ from pathlib import Path
 import llama_cpp
 import pytest
 
+from model_server.engine.cost import Costs
 from model_server.engine.plan import Plan
-from model_server.medusa.cost import Costs
 from model_server.medusa.heads import Heads
 from tests.model_server.drafters import RandomDrafter
 from tests.model_server.engine.schedules import (

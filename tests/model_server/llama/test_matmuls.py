@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from model_server.llama import ggml, matmuls
 from model_server.llama.device import Device
-from model_server.llama.gguf_writer import encode
 from model_server.llama.matmuls import Matrix
+from model_server.tools.gguf_writer import encode
 from tests import twin
 
 Spoil = Callable[[NDArray[np.float32]], NDArray[np.float32]]

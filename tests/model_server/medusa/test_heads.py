@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pytest
 
 from model_server.llama.model import Model
-from model_server.medusa.confidence import HeadConfidence
 from model_server.medusa.head_file import MATRIX_TYPES, MAX_BLOCKS, MAX_HEADS
 from model_server.medusa.heads import HeadOptions, Heads, Proposals
+from model_server.speculation.confidence import HeadConfidence
 from tests import gguf_file, heads_reference, random_heads, random_model
 from tests.model_server.medusa.conftest import WriteHeads
 from tests.random_heads import HIDDEN, VOCAB, Kind

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model_server.medusa.confidence import NUM_BINS, HeadConfidence, bins
+from model_server.speculation.confidence import NUM_BINS, HeadConfidence, bins
 from model_server.tools.doctor import calibration
 from model_server.tools.doctor.scored import Scored, score
 from tests.model_server.tools.doctor.tracks import track

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_server.engine.drafter import Drafter
-from model_server.medusa.confidence import HeadConfidence
-from model_server.medusa.cost import Costs
+from model_server.engine.cost import Costs
 from model_server.medusa.heads import NUM_RANKS, Heads
-from model_server.medusa.tree import Candidates
+from model_server.speculation.confidence import HeadConfidence
+from model_server.speculation.drafter import Drafter
+from model_server.speculation.tree import Candidates
 from model_server.tools.doctor.replay import TREE_ROWS, accepted, walk
 from model_server.tools.doctor.track import Track
 from tests import twin, twin_heads

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model_server.medusa.cost import CostCurve, HeadCosts
+from model_server.engine.cost import CostCurve, HeadCosts
 from model_server.tools.doctor import speed
 from model_server.tools.doctor.replay import TREE_ROWS
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model_server.engine.cost import HeadCosts
 from model_server.errors import HeadFileError
 from model_server.llama.model import Model
 from model_server.medusa import head_file
-from model_server.medusa.confidence import HeadConfidence
-from model_server.medusa.cost import HeadCosts
 from model_server.medusa.heads import HeadOptions, Heads
+from model_server.speculation.confidence import HeadConfidence
 from model_server.tools.doctor import trim
 from model_server.tools.doctor.examine import Options, examine
 from model_server.tools.doctor.replay import TREE_ROWS, walk

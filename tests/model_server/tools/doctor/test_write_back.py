@@ -16,7 +16,7 @@ from gguf import GGUFReader, GGUFValueType
 from model_server.errors import HeadFileError
 from model_server.llama.model import Model
 from model_server.medusa import head_file
-from model_server.medusa.confidence import HeadConfidence
+from model_server.speculation.confidence import HeadConfidence
 from model_server.tools.doctor.report import Report
 from model_server.tools.doctor.verdict import Verdict
 from model_server.tools.doctor.write_back import write_back

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from model_server.medusa.cost import DRAFT_ROWS, Attention, CostCurve, HeadCosts
+from model_server.engine.cost import DRAFT_ROWS, Attention, CostCurve, HeadCosts
 
 MEASURED = {1: 1.0, 2: 1.8, 4: 1.8, 8: 4.2, 16: 4.8, 32: 8.0}
 

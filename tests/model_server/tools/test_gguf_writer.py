@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from model_server.llama.gguf_writer import whole
+from model_server.tools.gguf_writer import whole
 
 
 def test_a_file_appears_when_it_is_whole_and_its_folders_with_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from model_server.llama.batch import Batch
 from model_server.llama.context import MAX_BATCH_ROWS, Context, ContextOptions
 from model_server.llama.model import Model
-from model_server.llama.states import StateReader
+from model_server.tools.doctor.states import StateReader
 
 NUM_TOKENS = MAX_BATCH_ROWS + 70  # more than one decode
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_server.medusa.confidence import (
+from model_server.speculation.confidence import (
     NUM_BINS,
     CopyConfidence,
     HeadConfidence,
@@ -15,7 +15,7 @@ from model_server.medusa.confidence import (
     bins,
     proposals,
 )
-from model_server.medusa.lookup import MAX_DRAFT, MAX_MATCH
+from model_server.speculation.lookup import MAX_DRAFT, MAX_MATCH
 
 NUM_RANKS = 5
 

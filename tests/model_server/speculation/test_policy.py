@@ -5,11 +5,16 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from model_server.medusa.confidence import HeadConfidence
-from model_server.medusa.cost import Attention, CostCurve, HeadCosts
-from model_server.medusa.policy import Load, Policy
-from model_server.medusa.tree import Candidates
-from tests.model_server.medusa.session import NUM_HEADS, Session, num_changes, without_plain_turns
+from model_server.engine.cost import Attention, CostCurve, HeadCosts
+from model_server.speculation.confidence import HeadConfidence
+from model_server.speculation.policy import Load, Policy
+from model_server.speculation.tree import Candidates
+from tests.model_server.speculation.session import (
+    NUM_HEADS,
+    Session,
+    num_changes,
+    without_plain_turns,
+)
 
 # Measured step times by rows, as parts of one row's: llama.cpp's CPU kernels and better ones.
 STOCK_Q4_0 = {1: 1, 2: 1.8, 3: 2.6, 4: 1.8, 6: 3.4, 8: 3.4, 12: 4.7, 16: 4.7, 32: 8.9, 64: 16.6}

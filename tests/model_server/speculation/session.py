@@ -9,10 +9,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from model_server.medusa.confidence import HeadConfidence, Proposal, Ranking, proposals
-from model_server.medusa.cost import CostCurve, HeadCosts
-from model_server.medusa.policy import Load, Policy
-from model_server.medusa.tree import PLAIN, Candidates, Choice
+from model_server.engine.cost import CostCurve, HeadCosts
+from model_server.speculation.confidence import HeadConfidence, Proposal, Ranking, proposals
+from model_server.speculation.policy import Load, Policy
+from model_server.speculation.tree import PLAIN, Candidates, Choice
 
 NUM_HEADS, NUM_RANKS = 5, 5
 _ELSEWHERE = 99

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from model_server.contract.protocol import SpeculationStats
-from model_server.medusa.confidence import Proposal
-from model_server.medusa.lookup import NOTHING, Found, Lookup
-from model_server.medusa.tree import Ranked
+from model_server.speculation.confidence import Proposal
+from model_server.speculation.lookup import NOTHING, Found, Lookup
+from model_server.speculation.tree import Ranked
 
 
 class Drafting:

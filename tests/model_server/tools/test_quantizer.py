@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from model_server.errors import CheckpointError
-from model_server.llama import ggml, quantizer
+from model_server.llama import ggml
 from model_server.llama.gguf import GgufHeader, base_fingerprint
+from model_server.tools import quantizer
 from tests import random_heads, twin
 from tests.random_heads import Kind
 from tests.reference import Reference

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.medusa.tree import DraftTree
+from model_server.speculation.tree import DraftTree
 
 TYPICAL_EPSILON, TYPICAL_DELTA = 0.09, 0.3
 

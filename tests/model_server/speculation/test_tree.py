@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 
-from model_server.medusa.tree import (
+from model_server.speculation.tree import (
     PLAIN,
     Candidates,
     Choice,

@@ -6,8 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from model_server.medusa.tree import DraftTree
-from model_server.medusa.verify import Drawn, typical_token, walk
+from model_server.speculation.tree import DraftTree
+from model_server.speculation.verify import Drawn, typical_token, walk
 
 
 def _answer(context: tuple[int, ...]) -> int:

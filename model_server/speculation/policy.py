@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.medusa.confidence import HeadConfidence, Proposal, Ranking
-from model_server.medusa.cost import CostCurve, HeadCosts
-from model_server.medusa.tree import Candidates, Choice, best_first
+from model_server.engine.cost import CostCurve, HeadCosts
+from model_server.speculation.confidence import HeadConfidence, Proposal, Ranking
+from model_server.speculation.tree import Candidates, Choice, best_first
 
 MAX_NODES = 127  # draft rows of one step, over all its requests
 

@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple
 
 from model_server.engine.plan import NO_HEADS, HeadRun
 from model_server.engine.sequence import Accepted, Sequence
-from model_server.medusa.alarm import AcceptanceAlarm
-from model_server.medusa.confidence import CopyConfidence, Proposal, Ranking
-from model_server.medusa.lookup import MAX_DRAFT, MAX_MATCH, NOTHING, Found
-from model_server.medusa.policy import Load, Policy
-from model_server.medusa.tree import PLAIN, Candidates, DraftTree
+from model_server.speculation.alarm import AcceptanceAlarm
+from model_server.speculation.confidence import CopyConfidence, Proposal, Ranking
+from model_server.speculation.lookup import MAX_DRAFT, MAX_MATCH, NOTHING, Found
+from model_server.speculation.policy import Load, Policy
+from model_server.speculation.tree import PLAIN, Candidates, DraftTree
 
 Mode = Literal["auto", "off", "chain", "tree"]
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.medusa.lookup import MAX_DRAFT, MAX_MATCH
-from model_server.medusa.tree import Ranked
+from model_server.speculation.lookup import MAX_DRAFT, MAX_MATCH
+from model_server.speculation.tree import Ranked
 
 # By log odds, so that bins are as fine near 1 as near 0: 0.1 % to 99.3 %.
 NUM_BINS, BIN_WIDTH, LOWEST_LOG_ODDS = 24, 0.5, -7.0

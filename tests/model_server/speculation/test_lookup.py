@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from model_server.medusa.lookup import MAX_MATCH, MIN_MATCH, NOTHING, Found, Lookup
+from model_server.speculation.lookup import MAX_MATCH, MIN_MATCH, NOTHING, Found, Lookup
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
-from model_server.llama.gguf_writer import Floats, Tensor, encode_all, floats, whole, write_tensors
 from model_server.medusa.head_file import (
     ARCHITECTURE,
     FORMAT_VERSION,
     SHARED_OUTPUT_NAME,
     UNKNOWN_BASE,
 )
+from model_server.tools.gguf_writer import Floats, Tensor, encode_all, floats, whole, write_tensors
 
 
 @dataclass(frozen=True)

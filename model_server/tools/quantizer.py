@@ -1,7 +1,7 @@
 """llama.cpp's quantizer, run in a process of its own.
 
 Inside it can't be told to stop, a spoiled file may end the process, and a failure leaves half a
-file behind. `python -m model_server.llama.quantizer IN OUT TYPE` is that process.
+file behind. `python -m model_server.tools.quantizer IN OUT TYPE` is that process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import llama_cpp
 from model_server.errors import CheckpointError
 from model_server.llama import backend, ggml
 from model_server.llama.gguf import GgufHeader
-from model_server.llama.gguf_writer import whole
+from model_server.tools.gguf_writer import whole
 
 _ROOT = Path(__file__).resolve().parents[2]
 _AT_TENSOR = re.compile(r"\[ *(\d+)/ *\d+\]")  # as it begins with one
