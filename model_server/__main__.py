@@ -15,7 +15,7 @@ from types import FrameType
 import uvicorn
 
 from model_server import logs
-from model_server.config import Settings, read_settings
+from model_server.config import ModelServerSettings, read_settings
 from model_server.contract import traces
 from model_server.errors import SettingError, StartError
 
@@ -27,10 +27,10 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 try:
-    from model_server.app import Server, create_app
+    from model_server.app import AppState, create_app
     from model_server.engine.startup import load
     from model_server.llama import trial
-    from model_server.spans import Spans
+    from model_server.spans import RequestSpans
 except (OSError, RuntimeError) as error:
     sys.exit(f"model server: llama.cpp can't be loaded: {error}")
 
@@ -40,12 +40,12 @@ _DRAIN_S = 30
 class _Uvicorn(uvicorn.Server):
     """Says `draining` on /ready as soon as a signal asks it to stop."""
 
-    def __init__(self, config: uvicorn.Config, server: Server) -> None:
+    def __init__(self, config: uvicorn.Config, state: AppState) -> None:
         super().__init__(config)
-        self._server = server
+        self._state = state
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._server.draining = True
+        self._state.draining = True
         super().handle_exit(sig, frame)
 
 
@@ -59,20 +59,20 @@ def main() -> int:
         print(f"model server: {error}", file=sys.stderr)
         return 1
     logs.configure(settings.log_level, settings.log_format)
-    spans = Spans(provider) if provider else None
-    server = Server(log_prompts=settings.log_prompts, spans=spans)
+    spans = RequestSpans(provider) if provider else None
+    state = AppState(log_prompts=settings.log_prompts, spans=spans)
     config = uvicorn.Config(
-        create_app(server),
+        create_app(state),
         log_config=None,
         log_level="warning",
         access_log=False,
         timeout_keep_alive=settings.keep_alive_timeout,
         timeout_graceful_shutdown=_DRAIN_S,
     )
-    web = _Uvicorn(config, server)
+    web = _Uvicorn(config, state)
     failures: list[str] = []
     loader = threading.Thread(
-        target=_load, args=(settings, server, web, failures), name="loader", daemon=True
+        target=_load, args=(settings, state, web, failures), name="loader", daemon=True
     )
     loader.start()
     # uvicorn raises the signal that stopped it again, once everything is shut down.
@@ -80,12 +80,12 @@ def main() -> int:
     with suppress(KeyboardInterrupt):
         web.run(sockets=[listener])
     loader.join()
-    if server.served is not None:
-        server.served.close()
+    if state.served is not None:
+        state.served.close()
     return 1 if failures else 0
 
 
-def listen(settings: Settings) -> socket.socket:
+def listen(settings: ModelServerSettings) -> socket.socket:
     """A bound socket, so that a port in use is found before minutes of loading."""
     host, port = settings.model_server_host, settings.model_server_port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -101,11 +101,13 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _load(settings: Settings, server: Server, web: _Uvicorn, failures: list[str]) -> None:
+def _load(
+    settings: ModelServerSettings, state: AppState, web: _Uvicorn, failures: list[str]
+) -> None:
     def progress(fraction: float) -> bool:
-        if int(fraction * 10) > int(server.loaded * 10):
+        if int(fraction * 10) > int(state.loaded * 10):
             logs.say.info("loading %s: %.0f%%", settings.model_path.name, 100 * fraction)
-        server.loaded = fraction
+        state.loaded = fraction
         return not web.should_exit
 
     def crashed() -> None:
@@ -116,7 +118,7 @@ def _load(settings: Settings, server: Server, web: _Uvicorn, failures: list[str]
         files = [path for path in (settings.model_path, settings.heads_path) if path]
         trial.require(files)
         fault = trial.own_kernels(files) if settings.cpu_kernels == "auto" else ""
-        server.served = load(settings, server.metrics, progress, crashed, fault)
+        state.served = load(settings, state.metrics, progress, crashed, fault)
     except StartError as error:
         if not web.should_exit:  # else it was told to stop, and did
             failures.append(str(error))
@@ -130,11 +132,11 @@ def _load(settings: Settings, server: Server, web: _Uvicorn, failures: list[str]
     # What was made so far stays. A full collection that looked at it would hold a step up by 50 ms.
     gc.collect()
     gc.freeze()
-    info = server.served.info
+    info = state.served.info
     logs.say.info(
         "ready: %s on the %s, %d slots, context %d, %d KV cells, steps up to %.0f ms",
         info.model_name,
-        "GPU" if server.served.model.on_gpu else "CPU",
+        "GPU" if state.served.model.on_gpu else "CPU",
         info.slots,
         info.context_size,
         info.kv_cache_tokens,

@@ -26,8 +26,8 @@ from model_server.contract.questions import Detokenize, Detokenized, Tokenize, T
 from model_server.engine.engine import failed
 from model_server.engine.startup import Served
 from model_server.errors import GrammarRefused, RequestError, Unavailable
-from model_server.metrics import Metrics
-from model_server.spans import Spans
+from model_server.metrics import ModelServerMetrics
+from model_server.spans import RequestSpans
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +36,16 @@ _MAX_UNFINISHED = 4_096
 
 
 @dataclass
-class Server:
+class AppState:
     """What the routes share: the model once it is loaded, and who waits for which request."""
 
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: ModelServerMetrics = field(default_factory=ModelServerMetrics)
     served: Served | None = None
     loaded: float = 0.0
     draining: bool = False
     log_prompts: bool = False
     streams: dict[str, EventStream] = field(default_factory=dict)
-    spans: Spans | None = None
+    spans: RequestSpans | None = None
 
     @property
     def status(self) -> str:
@@ -66,10 +66,10 @@ class EventStream(Response):
 
     media_type = "application/x-ndjson"
 
-    def __init__(self, server: Server, served: Served, batch: Batch) -> None:
+    def __init__(self, state: AppState, served: Served, batch: Batch) -> None:
         super().__init__()
         del self.headers["content-length"]
-        self._server, self._served, self._batch = server, served, batch
+        self._state, self._served, self._batch = state, served, batch
         self._open = {request.id for request in batch.requests}
         self._queue: asyncio.Queue[list[Event]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
@@ -99,15 +99,15 @@ class EventStream(Response):
 
     def _register(self) -> None:
         for request in self._batch.requests:
-            earlier = self._server.streams.get(request.id)
+            earlier = self._state.streams.get(request.id)
             if earlier is not None:
                 earlier.drop(request.id)
-            self._server.streams[request.id] = self
-            if self._server.spans is not None:
-                self._server.spans.begin(request)
+            self._state.streams[request.id] = self
+            if self._state.spans is not None:
+                self._state.spans.begin(request)
 
     async def _submit(self, request: GenerateRequest) -> None:
-        if self._server.log_prompts:
+        if self._state.log_prompts:
             logs.prompt(request)
         try:
             intake = self._served.intake
@@ -147,42 +147,42 @@ class EventStream(Response):
                     self._close(event.id)
                     self._note_end(event.id, event)
                 if isinstance(event, Failed):
-                    self._server.metrics.failures.labels(event.code).inc()
+                    self._state.metrics.failures.labels(event.code).inc()
         return b"".join(line + b"\n" for line in lines)
 
     def _close(self, request_id: str) -> None:
         self._open.discard(request_id)
-        if self._server.streams.get(request_id) is self:
-            del self._server.streams[request_id]
+        if self._state.streams.get(request_id) is self:
+            del self._state.streams[request_id]
 
     def _cancel_open(self) -> None:
         for request in self._batch.requests:
-            if self._server.streams.get(request.id) is self:
+            if self._state.streams.get(request.id) is self:
                 self._close(request.id)
                 self._served.engine.cancel(request.id)
                 self._note_end(request.id)
 
     def _note_end(self, request_id: str, event: Done | Failed | None = None) -> None:
-        spans = self._server.spans
+        spans = self._state.spans
         with spans.ending(request_id, event) if spans else nullcontext():
             logs.ended(event) if event else logs.cancelled(request_id)
 
 
-def create_app(server: Server) -> FastAPI:
-    """Routes over `server`."""
+def create_app(state: AppState) -> FastAPI:
+    """Routes over `state`."""
     app = FastAPI(title="Model server", docs_url=None, redoc_url=None)
 
     @app.exception_handler(Unavailable)
     async def unavailable(_request: Request, error: Unavailable) -> Response:
-        server.metrics.failures.labels("unavailable").inc()
+        state.metrics.failures.labels("unavailable").inc()
         headers = {"retry-after": str(error.retry_after_s)}
-        return JSONResponse({"status": server.status, "error": str(error)}, 503, headers)
+        return JSONResponse({"status": state.status, "error": str(error)}, 503, headers)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]  # without its input, which may be no JSON: NaN, half a character
         field = ".".join(str(part) for part in first["loc"])
-        return JSONResponse({"status": server.status, "error": f"{field}: {first['msg']}"}, 422)
+        return JSONResponse({"status": state.status, "error": f"{field}: {first['msg']}"}, 422)
 
     @app.exception_handler(RequestError)
     async def refused(_request: Request, error: RequestError) -> Response:
@@ -190,56 +190,56 @@ def create_app(server: Server) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def broken(_request: Request, _error: Exception) -> Response:
-        body = {"status": server.status, "error": "This is a bug, see the model server's log."}
+        body = {"status": state.status, "error": "This is a bug, see the model server's log."}
         return JSONResponse(body, 500, {"connection": "close"})  # as uvicorn does it
 
     @app.post("/batch")
     async def batch(body: Batch) -> Response:
-        served = server.ready()
+        served = state.ready()
         if served.engine.num_unfinished + len(body.requests) > _MAX_UNFINISHED:
             raise Unavailable(f"{_MAX_UNFINISHED} requests are waiting, the most that are kept")
-        server.metrics.batches.inc()
-        server.metrics.batch_requests.inc(len(body.requests))
-        return EventStream(server, served, body)
+        state.metrics.batches.inc()
+        state.metrics.batch_requests.inc(len(body.requests))
+        return EventStream(state, served, body)
 
     @app.delete("/requests/{request_id}", status_code=204)
     async def cancel(request_id: str) -> None:
-        stream = server.streams.get(request_id)
+        stream = state.streams.get(request_id)
         if stream is not None:
             stream.drop(request_id)
 
     @app.get("/info")
     async def info() -> Info:
-        return server.ready().current_info
+        return state.ready().current_info
 
-    _add_tokenizer(app, server)
-    _add_probes(app, server)
+    _add_tokenizer(app, state)
+    _add_probes(app, state)
     return app
 
 
-def _add_tokenizer(app: FastAPI, server: Server) -> None:
+def _add_tokenizer(app: FastAPI, state: AppState) -> None:
     @app.post("/tokenize")
     async def tokenize(body: Tokenize) -> Tokenized:
-        return await asyncio.to_thread(server.ready().tokenizer.tokenize, body)
+        return await asyncio.to_thread(state.ready().tokenizer.tokenize, body)
 
     @app.post("/detokenize")
     async def detokenize(body: Detokenize) -> Detokenized:
-        return await asyncio.to_thread(server.ready().tokenizer.detokenize, body)
+        return await asyncio.to_thread(state.ready().tokenizer.detokenize, body)
 
 
-def _add_probes(app: FastAPI, server: Server) -> None:
+def _add_probes(app: FastAPI, state: AppState) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get("/ready")
     async def ready() -> Response:
-        body = {"status": server.status, "loaded": round(server.loaded, 3)}
-        return JSONResponse(body, 200 if server.status == "ready" else 503)
+        body = {"status": state.status, "loaded": round(state.loaded, 3)}
+        return JSONResponse(body, 200 if state.status == "ready" else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(server.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+        return Response(state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _broken(request_id: str) -> Failed:

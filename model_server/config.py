@@ -45,7 +45,7 @@ def _demo_model() -> Path:
     return DEMO_MODEL
 
 
-class Settings(BaseSettings):
+class ModelServerSettings(BaseSettings):
     """One field, one environment variable of the same name in capitals."""
 
     model_config = SettingsConfigDict(
@@ -139,13 +139,13 @@ class Settings(BaseSettings):
         return self.model_server_host in ("127.0.0.1", "localhost", "::1")
 
 
-def read_settings(**given: object) -> Settings:
+def read_settings(**given: object) -> ModelServerSettings:
     """What is given, and the environment for the rest, checked.
 
     Raises SettingError with the first thing that is wrong.
     """
     try:
-        return Settings(**given)  # type: ignore[arg-type]
+        return ModelServerSettings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).upper() if first["loc"] else "settings"

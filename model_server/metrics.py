@@ -39,7 +39,7 @@ class StepRecord:
     waits_s: list[float] = field(default_factory=list)
 
 
-class Metrics:
+class ModelServerMetrics:
     """One registry per server. Suffixes are vLLM's, so that dashboards carry over."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, TracerProvider
 from model_server.contract.protocol import Done, Failed, GenerateRequest
 
 
-class Spans:
+class RequestSpans:
     """One open span for each request here, below the gateway's attempt that the request names."""
 
     def __init__(self, provider: TracerProvider) -> None:

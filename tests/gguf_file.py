@@ -10,7 +10,14 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-from model_server.tools.gguf_writer import Floats, Tensor, encode, floats, whole, write_tensors
+from model_server.tools.gguf_writer import (
+    Floats,
+    OutputTensor,
+    encode,
+    floats,
+    whole,
+    write_tensors,
+)
 from tests import vocabulary
 
 RMS_EPS = 1e-6
@@ -60,12 +67,12 @@ def matrix_types(name: str) -> tuple[Type, Type, Type]:
     return layers, layers, layers
 
 
-def matrix(name: str, rows: Floats, type_: Type) -> Tensor:
+def matrix(name: str, rows: Floats, type_: Type) -> OutputTensor:
     """A matrix that is at hand as a whole."""
-    return Tensor(f"{name}.weight", rows.shape, type_, [encode(rows, type_)])
+    return OutputTensor(f"{name}.weight", rows.shape, type_, [encode(rows, type_)])
 
 
-def norms(shape: Shape, output_scale: float = 1.0) -> Iterator[Tensor]:
+def norms(shape: Shape, output_scale: float = 1.0) -> Iterator[OutputTensor]:
     """All normalisation weights: ones, apart from the last."""
     ones = np.ones(shape.hidden, dtype=np.float32)
     yield floats("output_norm.weight", ones * np.float32(output_scale))
@@ -78,7 +85,7 @@ def write(
     path: Path,
     shape: Shape,
     file_type: str,
-    tensors: Iterable[Tensor],
+    tensors: Iterable[OutputTensor],
     sampling: Mapping[str, float] | None = None,
 ) -> Path:
     """Write the file: metadata, tokenizer, then the tensors one by one.

@@ -10,7 +10,7 @@ import numpy as np
 from model_server.medusa.head_file import UNKNOWN_BASE
 from model_server.tools import head_writer
 from model_server.tools.gguf_writer import Floats
-from model_server.tools.head_writer import Head, Header
+from model_server.tools.head_writer import Header, HeadTensors
 from tests import random_model
 
 HIDDEN, VOCAB = random_model.SHAPE.hidden, random_model.SHAPE.vocab_size
@@ -39,10 +39,10 @@ def write(path: Path, kind: Kind) -> Path:
         values = rng.standard_normal((rows, kind.hidden), dtype=np.float32)
         return np.asarray(values * np.float32(gain / kind.hidden**0.5))
 
-    def head() -> Head:
+    def head() -> HeadTensors:
         biases = [matrix(1, 16.0)[0] if kind.bias else None for _ in range(kind.num_blocks)]
         output = None if kind.shared else [matrix(kind.trim or kind.vocab_size, 3.0)]
-        return Head([([matrix(kind.hidden, 1.0)], bias) for bias in biases], output)
+        return HeadTensors([([matrix(kind.hidden, 1.0)], bias) for bias in biases], output)
 
     shape = (kind.num_heads, 24)
     tables = (rng.random(shape, np.float32), rng.random(shape, np.float32) * np.float32(100))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model_server.tools.gguf_writer import Floats, Tensor
+from model_server.tools.gguf_writer import Floats, OutputTensor
 from tests import gguf_file
 from tests.gguf_file import Shape
 
@@ -27,7 +27,7 @@ def _random(rng: np.random.Generator, size: tuple[int, int], gain: float = 1.0) 
     return np.asarray(rows * np.float32(gain / math.sqrt(size[1])))
 
 
-def tensors(shape: Shape, file_type: str, seed: int) -> Iterator[Tensor]:
+def tensors(shape: Shape, file_type: str, seed: int) -> Iterator[OutputTensor]:
     """All tensors of the model."""
     rng = np.random.default_rng(seed)
     embedding_type, layer_type, output_type = gguf_file.matrix_types(file_type)

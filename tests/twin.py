@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 
-from model_server.tools.gguf_writer import Floats, Tensor, encode
+from model_server.tools.gguf_writer import Floats, OutputTensor, encode
 from tests import gguf_file, vocabulary
 from tests.vocabulary import BOS, EOS
 
@@ -203,12 +203,14 @@ def _softmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(weights / weights.sum())
 
 
-def tensors(shape: Shape, file_type: str) -> Iterator[Tensor]:
+def tensors(shape: Shape, file_type: str) -> Iterator[OutputTensor]:
     """All tensors of the model. Layers share their random blocks: only their cost matters."""
     embedding_type, layer_type, output_type = gguf_file.matrix_types(file_type)
     size = (shape.vocab_size, shape.hidden)
-    yield Tensor("token_embd.weight", size, embedding_type, _embedding_blocks(shape, file_type))
-    yield Tensor("output.weight", size, output_type, _output_blocks(shape, file_type))
+    yield OutputTensor(
+        "token_embd.weight", size, embedding_type, _embedding_blocks(shape, file_type)
+    )
+    yield OutputTensor("output.weight", size, output_type, _output_blocks(shape, file_type))
     # The state's mean square is 1; llama.cpp divides by its root with epsilon added.
     yield from gguf_file.norms(shape, math.sqrt(1 + gguf_file.RMS_EPS))
     matrices = {
@@ -217,7 +219,7 @@ def tensors(shape: Shape, file_type: str) -> Iterator[Tensor]:
     }
     for layer in range(shape.num_layers):
         for part, (size, rows) in matrices.items():
-            yield Tensor(f"blk.{layer}.{part}.weight", size, layer_type, rows)
+            yield OutputTensor(f"blk.{layer}.{part}.weight", size, layer_type, rows)
 
 
 def _layer_rows(

@@ -22,7 +22,7 @@ from model_server.speculation.confidence import NUM_BINS, bins
 from model_server.speculation.tree import Candidates, best_first
 from model_server.tools import head_writer
 from model_server.tools.gguf_writer import Floats
-from model_server.tools.head_writer import Head, Header
+from model_server.tools.head_writer import Header, HeadTensors
 from tests import checkpoints, twin, vocabulary
 from tests.checkpoints import Bf16
 from tests.gguf_file import Shape
@@ -249,7 +249,7 @@ def write(path: Path, *, shape: Shape = twin.TINY, options: Options | None = Non
     """Write the head file for the twin of this shape."""
     options = options or Options()
     weight, bias = _idle_block(shape)
-    heads = [Head([([weight], bias)], blocks) for blocks in _outputs(shape, options)]
+    heads = [HeadTensors([([weight], bias)], blocks) for blocks in _outputs(shape, options)]
     file = Header(
         shape.vocab_size,
         shape.hidden,

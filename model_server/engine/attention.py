@@ -7,7 +7,7 @@ from dataclasses import replace
 from model_server import logs
 from model_server.errors import StartError
 from model_server.llama import kernels
-from model_server.llama.batch import Batch
+from model_server.llama.batch import LlamaBatch
 from model_server.llama.context import Context, ContextOptions
 from model_server.llama.model import Model
 
@@ -48,7 +48,7 @@ def _objection(model: Model, options: ContextOptions) -> str:
 def _tried(context: Context) -> Context | None:
     """The context, if its attention lands on the kernels: llama.cpp decides when it decodes."""
     before = kernels.num_attentions()
-    batch = Batch(1)
+    batch = LlamaBatch(1)
     batch.add(0, 0, [0], output=True)
     context.decode(batch)
     context.clear()

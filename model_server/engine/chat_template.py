@@ -2,7 +2,7 @@
 
 Text that users write never becomes a special token, nor does the template see it changed: texts of
 special tokens inside messages are marked before the template runs, and the marks are taken out
-behind it. How a template wants its messages is found out when it is loaded, by rendering a probe.
+behind it. How a template wants its messages is found out when it is loaded, by rendering a sample.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from model_server.errors import PromptRefused
 from model_server.llama.vocab import Vocab
 
 _PRIVATE_USE = range(0xE000, ord(LABEL))
-_PROBE = (("system", "first"), ("user", "second"), ("assistant", "third"), ("user", "fourth"))
+_SAMPLE = (("system", "first"), ("user", "second"), ("assistant", "third"), ("user", "fourth"))
 
 Change = Callable[[str], str]
 
@@ -158,20 +158,20 @@ class ChatTemplate:
 
     def _probed(self) -> Form:
         """The first form in which nothing that anybody says is lost."""
-        probe = [Message.model_validate({"role": r, "content": c}) for r, c in _PROBE]
+        sample = [Message.model_validate({"role": r, "content": c}) for r, c in _SAMPLE]
         for choices in product((True, False), (False, True), (False, True)):
             self._form = Form(*choices)
-            if self._keeps(probe):
-                several = [probe[0].model_copy(update={"content": "zeroth"}), *probe]
+            if self._keeps(sample):
+                several = [sample[0].model_copy(update={"content": "zeroth"}), *sample]
                 return replace(self._form, join_systems=not self._keeps(several))
         return Form()
 
-    def _keeps(self, probe: Sequence[Message]) -> bool:
+    def _keeps(self, sample: Sequence[Message]) -> bool:
         try:
-            text = self.render(probe)
+            text = self.render(sample)
         except PromptRefused:
             return False
-        return all(each.content in text for each in probe) and "'text'" not in text
+        return all(each.content in text for each in sample) and "'text'" not in text
 
 
 @dataclass(frozen=True)

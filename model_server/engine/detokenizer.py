@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 
-class Text(NamedTuple):
+class ReleasedText(NamedTuple):
     """What may be shown now, and the stop string that ended the text, if one did."""
 
     text: str
@@ -31,18 +31,18 @@ class Detokenizer:
         self._skip_chars = skip_chars
         self._watchful = bool(self._stops or strip_space or skip_chars)
 
-    def add(self, piece: bytes) -> Text:
+    def add(self, piece: bytes) -> ReleasedText:
         """Take the bytes of the next token."""
         text = self._decode(piece)
-        return self._release(text) if self._watchful else Text(text)
+        return self._release(text) if self._watchful else ReleasedText(text)
 
-    def finish(self) -> Text:
+    def finish(self) -> ReleasedText:
         """Give what was held back; an unfinished character becomes U+FFFD."""
         released = self._release(self._decode(b"", final=True))
         if released.matched_stop is not None:
             return released
         tail, self._held = self._held, ""
-        return Text(released.text + self._skip(tail))
+        return ReleasedText(released.text + self._skip(tail))
 
     def _decode(self, piece: bytes, *, final: bool = False) -> str:
         known = self._unread + piece
@@ -50,20 +50,20 @@ class Detokenizer:
         self._unread = known[num_read:]
         return text
 
-    def _release(self, new: str) -> Text:
+    def _release(self, new: str) -> ReleasedText:
         if self._strip_space and new:
             new, self._strip_space = new.removeprefix(" "), False
         text = self._held + new
         if not self._stops:
-            return Text(self._skip(text))
+            return ReleasedText(self._skip(text))
         found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             at, stop = min(found)
             self._held = ""
-            return Text(self._skip(text[:at]), stop)
+            return ReleasedText(self._skip(text[:at]), stop)
         keep = max(_overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
-        return Text(self._skip(text[: len(text) - keep]))
+        return ReleasedText(self._skip(text[: len(text) - keep]))
 
     def _skip(self, text: str) -> str:
         if not self._skip_chars:

@@ -14,10 +14,10 @@ from model_server.contract.protocol import Accepted, Done, Event, Failed, Starte
 from model_server.engine.plan import Plan
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Scheduler
-from model_server.engine.sequence import Accepted as Result
 from model_server.engine.sequence import Sequence
+from model_server.engine.sequence import Verified as Result
 from model_server.errors import EngineError, RequestError
-from model_server.metrics import Metrics, RequestPart, StepRecord
+from model_server.metrics import ModelServerMetrics, RequestPart, StepRecord
 from model_server.speculation.tree import DraftTree
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Engine:
         self,
         scheduler: Scheduler,
         runner: Runner,
-        metrics: Metrics,
+        metrics: ModelServerMetrics,
         on_crash: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_crash` is called once if a step raises what nobody foresaw."""
@@ -147,7 +147,7 @@ class Engine:
             len(result.tokens), tree.num_nodes - 1, tree.num_leaves, sum(result.from_draft)
         )
         self._record.parts.append(part)
-        counts = result.sequence.drafting.counts
+        counts = result.sequence.draft_state.counts
         counts.add(part.num_drafts, max(tree.depths), part.num_accepted)
 
     def _heard(self, result: Result) -> list[Event]:
@@ -192,7 +192,7 @@ class Engine:
             step_s,
             step_s - record.computed_s,
             drafted=plan.num_drafts > 0,
-            probe_s=times.heads_s if plan.heads.probe else 0.0,
+            exploration_s=times.heads_s if plan.heads.explores else 0.0,
         )
 
     def _take_inbox(self) -> None:
@@ -292,5 +292,5 @@ def _done(sequence: Sequence, now: float) -> Done:
             prefill_s=first - admitted,
             decode_s=now - first,
         ),
-        speculation=sequence.drafting.counts.stats,
+        speculation=sequence.draft_state.counts.stats,
     )

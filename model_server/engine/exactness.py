@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from model_server import kept, logs
 from model_server.errors import StartError
-from model_server.llama.batch import Batch
+from model_server.llama.batch import LlamaBatch
 from model_server.llama.context import MAX_BATCH_ROWS, Context
 from model_server.llama.model import Model
 
@@ -66,7 +66,7 @@ def difference(context: Context, vocab_size: int, *, refilled: bool) -> float:
 class _Trial:
     def __init__(self, context: Context, vocab_size: int) -> None:
         self._context = context
-        self._batch = Batch(MAX_BATCH_ROWS, len(_PARENTS))
+        self._batch = LlamaBatch(MAX_BATCH_ROWS, len(_PARENTS))
         num_tokens = _PREFIX + len(_PARENTS) + _OTHER + 1 + _FILLER
         tokens = np.random.default_rng(0).integers(0, vocab_size, num_tokens).tolist()
         self._prompt, self._drafts = tokens[:_PREFIX], tokens[_PREFIX:][: len(_PARENTS)]

@@ -24,7 +24,7 @@ MIN_SHARED_TOKENS = 8
 
 
 @dataclass(frozen=True)
-class Admission:
+class Allocation:
     """A sequence id for a request, and how many of its tokens are already computed."""
 
     seq: int
@@ -98,7 +98,7 @@ class KvCache:
         entry = self._live.get(source) or self._cached.get(source) or _Entry()
         return sum(self._live_holders[cell] > 0 for cell in entry.cells[:shared])
 
-    def admit(self, tokens: Sequence[int]) -> Admission | None:
+    def allocate(self, tokens: Sequence[int]) -> Allocation | None:
         """A sequence id that holds the longest known prefix, or None when all ids are live."""
         source, shared = self._best_match(tokens)
         ops: list[KvOp] = []
@@ -112,7 +112,7 @@ class KvCache:
         if shared:
             entry.tokens, entry.cells = self._share(source, shared)
             ops.append(Copy(source, seq, shared))
-        return Admission(seq, shared, ops)
+        return Allocation(seq, shared, ops)
 
     def reserve(self, num_cells: int, ops: list[KvOp]) -> bool:
         """Make `num_cells` cells free by dropping cached prefixes. False: not even that is enough.

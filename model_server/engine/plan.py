@@ -9,7 +9,7 @@ from model_server.engine.sequence import Sequence
 from model_server.speculation.tree import DraftTree
 
 
-class Chunk(NamedTuple):
+class PrefillChunk(NamedTuple):
     """Prompt rows of one sequence: its tokens start..end-1."""
 
     sequence: Sequence
@@ -31,12 +31,12 @@ class DecodeTree(NamedTuple):
 class HeadRun(NamedTuple):
     """Which requests get proposals from how many heads at the end of the step.
 
-    A `probe` only finds out how good the heads are these days.
+    One that `explores` only finds out how good the heads are these days.
     """
 
     num_heads: int = 0
     sequences: frozenset[Sequence] = frozenset()
-    probe: bool = False
+    explores: bool = False
 
 
 NO_HEADS = HeadRun()
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
     """One step: bring the KV cache into shape, prefill, decode a tree a sequence, propose."""
 
     ops: list[KvOp]
-    prefill: list[Chunk]
+    prefill: list[PrefillChunk]
     decode: list[DecodeTree]
     heads: HeadRun = NO_HEADS
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from model_server.engine.cost import CostCurve, Costs
 from model_server.engine.kv_ops import KvOp
 from model_server.engine.plan import DecodeTree, HeadRun, Plan
-from model_server.engine.sequence import Accepted, Sequence
+from model_server.engine.sequence import Sequence, Verified
 from model_server.engine.verifier import Verifier
-from model_server.llama.batch import Batch
+from model_server.llama.batch import LlamaBatch
 from model_server.llama.context import MAX_BATCH_ROWS, Context
 from model_server.medusa.heads import NUM_RANKS, Heads
 from model_server.speculation.confidence import proposals
@@ -42,9 +42,9 @@ class Runner:
         self._verifier = verifier
         self._costs = costs
         self._heads = heads
-        self._batch = Batch(MAX_BATCH_ROWS, context.num_seqs)
+        self._batch = LlamaBatch(MAX_BATCH_ROWS, context.num_seqs)
 
-    def run(self, plan: Plan) -> list[Accepted]:
+    def run(self, plan: Plan) -> list[Verified]:
         """One step. Raises EngineError."""
         self.times = StepTimes()
         self.apply(plan.ops)
@@ -98,7 +98,7 @@ class Runner:
         self.times.decode_s += seconds
         cost.observe(self._batch.num_rows, kv_length, seconds, num_requests)
 
-    def _propose(self, run: HeadRun, results: list[Accepted], rows: list[range]) -> list[Accepted]:
+    def _propose(self, run: HeadRun, results: list[Verified], rows: list[range]) -> list[Verified]:
         """Run the heads on the state behind each request's last accepted row."""
         wanted = [i for i, result in enumerate(results) if _goes_on(result, run.sequences)]
         if self._heads is None or not wanted:
@@ -117,6 +117,6 @@ class Runner:
         return results
 
 
-def _goes_on(result: Accepted, wanted: frozenset[Sequence]) -> bool:
+def _goes_on(result: Verified, wanted: frozenset[Sequence]) -> bool:
     sequence = result.sequence
     return sequence in wanted and sequence.finish_reason is None and result.error is None

@@ -15,8 +15,8 @@ from model_server.engine.cost import Costs
 from model_server.engine.kv import MIN_SHARED_TOKENS, KvCache, common_prefix
 from model_server.engine.kv_ops import KvOp
 from model_server.engine.leaves import Path
-from model_server.engine.plan import Chunk, DecodeTree, Plan, kv_length
-from model_server.engine.sequence import Accepted, Sequence
+from model_server.engine.plan import DecodeTree, Plan, PrefillChunk, kv_length
+from model_server.engine.sequence import Sequence, Verified
 from model_server.speculation.drafter import Drafter, Room
 
 _MAX_LOOKED_AT = 32
@@ -67,7 +67,7 @@ class Scheduler:
             else:
                 self._preempt_youngest(ops)
 
-    def update(self, plan: Plan, results: Seq[Accepted]) -> list[KvOp]:
+    def update(self, plan: Plan, results: Seq[Verified]) -> list[KvOp]:
         """Account for a step that was run; its tokens are already on the sequences."""
         for chunk in plan.prefill:
             sequence = chunk.sequence
@@ -100,12 +100,12 @@ class Scheduler:
                     self._start_over(ops)
                     self._admit(ops)
                 return
-            admission = self.kv.admit(sequence.tokens)
-            if admission is None:
+            allocation = self.kv.allocate(sequence.tokens)
+            if allocation is None:
                 return
-            ops.extend(admission.ops)
-            sequence.seq = admission.seq
-            sequence.num_computed = sequence.num_cached = admission.num_cached
+            ops.extend(allocation.ops)
+            sequence.seq = allocation.seq
+            sequence.num_computed = sequence.num_cached = allocation.num_cached
             self.waiting.remove(sequence)
             self.running.append(sequence)
 
@@ -130,7 +130,7 @@ class Scheduler:
             if other.num_pending > 1
         )
 
-    def _fill(self) -> tuple[list[Chunk], list[Sequence]]:
+    def _fill(self) -> tuple[list[PrefillChunk], list[Sequence]]:
         """Prompt chunks of the step, and the sequences that then decode."""
         num_rows = self._prefill_rows()
         chunks = []
@@ -138,7 +138,7 @@ class Scheduler:
             take = min(sequence.num_pending - 1, num_rows)
             if take > 0:
                 start = sequence.num_computed
-                chunks.append(Chunk(sequence, start, start + take))
+                chunks.append(PrefillChunk(sequence, start, start + take))
                 num_rows -= take
         ends = {chunk.sequence: chunk.end for chunk in chunks}
         decode = [s for s in self.running if ends.get(s, s.num_computed) == len(s.tokens) - 1]

@@ -15,13 +15,13 @@ from model_server.contract.protocol import (
 from model_server.engine.detokenizer import Detokenizer
 from model_server.errors import RequestError
 from model_server.speculation.confidence import Proposal
-from model_server.speculation.drafting import Drafting
+from model_server.speculation.draft_state import DraftState
 
 if TYPE_CHECKING:  # the scheduler, which handles sequences, loads no native library
     from model_server.llama.sampler import Sampler
 
 
-class Accepted(NamedTuple):
+class Verified(NamedTuple):
     """What one step verified for a sequence, which has already taken the tokens.
 
     `nodes`: those of its draft tree that the tokens were drawn behind; they stay in the KV cache.
@@ -60,7 +60,7 @@ class Sequence:
     last_token_s: float = 0.0
     finish_reason: FinishReason | None = None
     matched_stop: str | int | None = None
-    drafting: Drafting = field(default_factory=Drafting)
+    draft_state: DraftState = field(default_factory=DraftState)
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)

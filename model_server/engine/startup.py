@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pydantic import ValidationError
 
 from model_server import kept, logs
-from model_server.config import Settings
+from model_server.config import ModelServerSettings
 from model_server.contract.protocol import Info, Sampling
 from model_server.engine import exactness
 from model_server.engine.attention import open_context
@@ -20,7 +20,7 @@ from model_server.engine.engine import Engine
 from model_server.engine.intake import Intake
 from model_server.engine.kv import KvCache
 from model_server.engine.leaves import LeafBlocks, leaf_blocks
-from model_server.engine.probe import Measurements, Prober
+from model_server.engine.profiler import Measurements, Profiler
 from model_server.engine.prompt import PromptEncoder, choose_template
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Limits, Scheduler
@@ -30,9 +30,9 @@ from model_server.errors import SettingError, StartError
 from model_server.guide.compiler import Compiler
 from model_server.llama import backend, identity, kernels
 from model_server.llama.context import MAX_BATCH_ROWS, MAX_SEQS, Context, ContextOptions
-from model_server.llama.model import Model, Progress
+from model_server.llama.model import LoadProgress, Model
 from model_server.medusa.heads import HeadOptions, Heads
-from model_server.metrics import Metrics
+from model_server.metrics import ModelServerMetrics
 from model_server.speculation.confidence import HeadConfidence
 from model_server.speculation.drafter import Drafter, DraftOptions
 from model_server.speculation.policy import Policy
@@ -82,9 +82,9 @@ class Served:
 
 
 def load(
-    settings: Settings,
-    metrics: Metrics,
-    progress: Progress = lambda _: None,
+    settings: ModelServerSettings,
+    metrics: ModelServerMetrics,
+    progress: LoadProgress = lambda _: None,
     on_crash: Callable[[], None] = lambda: None,
     distrust: str = "",
 ) -> Served:
@@ -103,9 +103,12 @@ def load(
     options = context.options
     own = HeadOptions(options.n_threads, own_kernels=packed, own_threads=context.own_threads)
     heads = _heads(settings, model, own)
-    prober, key = Prober(context, model.vocab.size), _conditions(settings, model, options, heads)
+    profiler, key = (
+        Profiler(context, model.vocab.size),
+        _conditions(settings, model, options, heads),
+    )
     exact = exactness.is_kept(settings.exact, model, context, key)
-    costs = _costs(prober, heads, key)
+    costs = _costs(profiler, heads, key)
     max_step_s = (settings.max_step_ms or _default_step_ms(costs)) / 1_000
     name = settings.shown_name or model.name
     intake = _intake(settings, model, context_size)
@@ -140,20 +143,20 @@ def load(
     return Served(engine, intake, info, model, context, heads)
 
 
-def _intake(settings: Settings, model: Model, context_size: int) -> Intake:
+def _intake(settings: ModelServerSettings, model: Model, context_size: int) -> Intake:
     names = f"{settings.shown_name} {model.name} {model.path.stem}"
     template = choose_template(model.chat_template, settings.chat_template, names)
     prompts = PromptEncoder(model.vocab, template, context_size)
     return Intake(model.vocab, prompts, Compiler(model.vocab))
 
 
-def _computed_by(settings: Settings, model: Model) -> list[str]:
+def _computed_by(settings: ModelServerSettings, model: Model) -> list[str]:
     """What a model's id says of kernels: a promise holds on one kind of processor only."""
     processor = [backend.kernels()] if settings.exact is True else []
     return [*processor, *(["packed"] if model.packed else [])]
 
 
-def _can_pack(settings: Settings) -> bool:
+def _can_pack(settings: ModelServerSettings) -> bool:
     """Whether our own kernels are to multiply: asked before the model is loaded."""
     if settings.n_gpu_layers and backend.has_gpu():
         return False
@@ -169,19 +172,19 @@ def _computed_by_own(model: Model, options: ContextOptions, heads: Heads | None)
     return dict.fromkeys(names, kernels.instructions()) if names else {}
 
 
-def _costs(prober: Prober, heads: Heads | None, key: kept.Key) -> Costs:
+def _costs(profiler: Profiler, heads: Heads | None, key: kept.Key) -> Costs:
     """What an earlier start measured, where it still holds; else it is measured now, and kept."""
     measured = kept.recall("costs", key, Measurements)
-    pace = prober.pace(measured) if measured else None
+    pace = profiler.pace(measured) if measured else None
     if measured is None or pace is None:
         logs.say.info("measuring what a step costs here; later starts only look whether it holds")
-        measured, pace = prober.measure_all(heads), 1.0
+        measured, pace = profiler.measure_all(heads), 1.0
         kept.keep("costs", key, asdict(measured))
     return measured.costs(pace)
 
 
 def _conditions(
-    settings: Settings, model: Model, options: ContextOptions, heads: Heads | None
+    settings: ModelServerSettings, model: Model, options: ContextOptions, heads: Heads | None
 ) -> kept.Key:
     """All that costs and exactness depend on."""
     return {
@@ -199,7 +202,7 @@ def _conditions(
     }
 
 
-def context_options(settings: Settings, context_size: int) -> ContextOptions:
+def context_options(settings: ModelServerSettings, context_size: int) -> ContextOptions:
     """The context's layout. Raises SettingError where settings contradict each other."""
     num_cells = settings.kv_cache_tokens or 2 * context_size
     if num_cells < context_size:
@@ -214,7 +217,7 @@ def context_options(settings: Settings, context_size: int) -> ContextOptions:
     return ContextOptions(num_cells, MAX_SEQS, _num_threads(settings), kv_type_k, kv_type_v, flash)
 
 
-def _heads(settings: Settings, model: Model, options: HeadOptions) -> Heads | None:
+def _heads(settings: ModelServerSettings, model: Model, options: HeadOptions) -> Heads | None:
     """The heads that the settings name. Raises HeadFileError."""
     most_drafts = settings.medusa_max_tokens_per_step - 1
     path = settings.heads_path
@@ -227,7 +230,7 @@ def _heads(settings: Settings, model: Model, options: HeadOptions) -> Heads | No
     return Heads(path, model, replace(options, any_base=any_base, max_heads=num_heads))
 
 
-def _drafter(settings: Settings, costs: Costs, heads: Heads | None) -> Drafter:
+def _drafter(settings: ModelServerSettings, costs: Costs, heads: Heads | None) -> Drafter:
     confidence = HeadConfidence(
         heads.num_heads if heads else 0, heads.calibration if heads else None
     )
@@ -251,7 +254,7 @@ def _sampling(model: Model) -> dict[str, float]:
     return model.sampling
 
 
-def _warnings(settings: Settings, blocks: LeafBlocks) -> list[str]:
+def _warnings(settings: ModelServerSettings, blocks: LeafBlocks) -> list[str]:
     if settings.medusa_mode in ("off", "chain") or blocks.size:
         return []
     problem = (
@@ -262,14 +265,14 @@ def _warnings(settings: Settings, blocks: LeafBlocks) -> list[str]:
     return [problem]
 
 
-def _num_threads(settings: Settings) -> int:
+def _num_threads(settings: ModelServerSettings) -> int:
     if settings.n_threads:
         return settings.n_threads
     cores = backend.physical_cores()
     return cores - 1 if settings.gateway_is_local and cores > 2 else cores
 
 
-def _context_size(settings: Settings, model: Model) -> int:
+def _context_size(settings: ModelServerSettings, model: Model) -> int:
     wanted = settings.model_context_size or min(model.context_size, _DEFAULT_CONTEXT)
     if wanted > model.context_size:
         problem = f"{wanted} is more than the {model.context_size} tokens the model was made for"

@@ -19,7 +19,7 @@ from model_server.errors import SettingError
 LABEL = "\uf8ff"
 
 
-class Generation(Extension):
+class GenerationTag(Extension):
     """Hugging Face's `{% generation %}`, which tells trainers what the assistant says."""
 
     tags = {"generation"}  # noqa: RUF012, as Jinja has it
@@ -36,7 +36,7 @@ def compiled(source: str, labelled: re.Pattern[str] | None = None) -> jinja2.Tem
     Raises SettingError.
     """
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from model_server.contract.protocol import PositionLogprobs, ShownTree, TokenLogprob
 from model_server.engine.plan import DecodeTree
-from model_server.engine.sequence import Accepted, Sequence
+from model_server.engine.sequence import Sequence, Verified
 from model_server.errors import RequestError
-from model_server.llama.sampler import Candidates
+from model_server.llama.sampler import TokenDataArray
 from model_server.llama.vocab import Vocab
 from model_server.sampling import log_softmax, top_ids
 from model_server.speculation.verify import Drawn, typical_token, walk
@@ -22,9 +22,9 @@ class Verifier:
 
     def __init__(self, vocab: Vocab) -> None:
         self._vocab = vocab
-        self._scratch = Candidates(vocab.size)
+        self._scratch = TokenDataArray(vocab.size)
 
-    def verify(self, decoded: DecodeTree, logits: Logits) -> Accepted:
+    def verify(self, decoded: DecodeTree, logits: Logits) -> Verified:
         """Draw behind the root, and on while the tree holds what was drawn.
 
         `logits`: (nodes, vocabulary). The sequence takes the tokens, and its stop rules end the
@@ -43,7 +43,7 @@ class Verifier:
         except RequestError as problem:
             error = problem
         nodes, tokens, from_draft = map(list, zip(*drawn, strict=True)) if drawn else ([0], [], [])
-        return Accepted(
+        return Verified(
             sequence,
             tokens,
             "".join(texts),

@@ -12,7 +12,7 @@ import numpy as np
 _ID_BYTES = 4
 
 
-class Batch:
+class LlamaBatch:
     """Up to `max_rows` rows. A row is a token at a position, seen by its sequences.
 
     Rows are gathered in lists; `seal` copies them to the buffers of `struct` at once.

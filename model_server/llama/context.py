@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model_server.errors import EngineError, StartError
 from model_server.llama import backend, kernels
-from model_server.llama.batch import Batch
+from model_server.llama.batch import LlamaBatch
 from model_server.llama.model import Model
 
 MAX_SEQS = 256  # LLAMA_MAX_SEQ
@@ -90,7 +90,7 @@ class Context:
         """Free the context."""
         llama_cpp.llama_free(self.pointer)
 
-    def decode(self, batch: Batch) -> None:
+    def decode(self, batch: LlamaBatch) -> None:
         """Run the rows of `batch`. Raises EngineError when llama.cpp can't."""
         batch.seal()
         if self._few_rows:

@@ -27,12 +27,12 @@ _TEXT, _FLOAT = ctypes.c_char_p, ctypes.c_float
 _FOR_WEIGHTS = 1  # enum ggml_backend_buffer_usage
 
 
-class _InitParams(ctypes.Structure):
+class _GgmlInitParams(ctypes.Structure):
     _fields_ = [("mem_size", _SIZE), ("mem_buffer", _POINTER), ("no_alloc", ctypes.c_bool)]
 
 
 _BASE: backend.Signatures = {
-    "ggml_init": (_POINTER, [_InitParams]),
+    "ggml_init": (_POINTER, [_GgmlInitParams]),
     "ggml_free": (None, [_POINTER]),
     "ggml_tensor_overhead": (_SIZE, []),
     "ggml_graph_overhead_custom": (_SIZE, [_SIZE, ctypes.c_bool]),
@@ -243,7 +243,7 @@ class Graph:
 
 def _context(num_bytes: int) -> int:
     """A ggml context for tensors' headers; their data lies in buffers."""
-    context = _base().ggml_init(_InitParams(mem_size=num_bytes, mem_buffer=None, no_alloc=True))
+    context = _base().ggml_init(_GgmlInitParams(mem_size=num_bytes, mem_buffer=None, no_alloc=True))
     assert context, "This is a bug: ggml has no room for headers."
     return int(context)
 

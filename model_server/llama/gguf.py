@@ -24,12 +24,12 @@ _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _POINTER, _I64, _SIZE, _TEXT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t, ctypes.c_char_p
 
 
-class _InitParams(ctypes.Structure):
+class _GgufInitParams(ctypes.Structure):
     _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
 
 
 _SIGNATURES: backend.Signatures = {
-    "gguf_init_from_file": (_POINTER, [_TEXT, _InitParams]),
+    "gguf_init_from_file": (_POINTER, [_TEXT, _GgufInitParams]),
     "gguf_free": (None, [_POINTER]),
     "gguf_find_key": (_I64, [_POINTER, _TEXT]),
     "gguf_get_kv_type": (ctypes.c_int, [_POINTER, _I64]),
@@ -86,7 +86,7 @@ class GgufHeader:
         """
         self.path = path
         self._lib = _library()
-        params = _InitParams(no_alloc=True, ctx=None)
+        params = _GgufInitParams(no_alloc=True, ctx=None)
         self._gguf = self._lib.gguf_init_from_file(str(path).encode(), params)
         if not self._gguf:
             raise ValueError("not a readable GGUF file")

@@ -25,7 +25,7 @@ _SAMPLING = {
     "penalty_repeat": "repeat_penalty",
 }
 
-Progress = Callable[[float], bool | None]  # False: stop loading
+LoadProgress = Callable[[float], bool | None]  # False: stop loading
 
 
 class Model:
@@ -35,7 +35,7 @@ class Model:
         self,
         path: Path,
         n_gpu_layers: int,
-        progress: Progress = lambda _: None,
+        progress: LoadProgress = lambda _: None,
         *,
         packed: bool = False,
     ) -> None:
@@ -129,7 +129,7 @@ def _sampling(header: GgufHeader) -> dict[str, float]:
 
 
 def _load(
-    path: Path, n_gpu_layers: int, progress: Progress, packed: Sequence[str]
+    path: Path, n_gpu_layers: int, progress: LoadProgress, packed: Sequence[str]
 ) -> llama_cpp.llama_model_p:
     params = llama_cpp.llama_model_default_params()
     if packed:

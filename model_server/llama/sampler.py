@@ -21,7 +21,7 @@ from model_server.sampling import Penalties, draw, greedy, gumbel_noise, log_sof
 _CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 
 
-class Candidates:
+class TokenDataArray:
     """Scratch space for one vocabulary, in llama.cpp's layout. One per engine thread."""
 
     def __init__(self, vocab_size: int) -> None:
@@ -102,7 +102,7 @@ class Sampler:
         """The tokens that the grammar leaves no choice about, as far as there are any."""
         return [] if self._guide is None else self._guide.forced()
 
-    def sample(self, logits: NDArray[np.float32], position: int, scratch: Candidates) -> int:
+    def sample(self, logits: NDArray[np.float32], position: int, scratch: TokenDataArray) -> int:
         """The token for an answer's `position`. Raises NoTokenAllowed, GrammarTooSlow."""
         params = self._params
         if params.temperature == 0:
@@ -111,7 +111,7 @@ class Sampler:
         return draw(ids, scaled, gumbel_noise(params.seed, params.choice, position, ids))
 
     def distribution(
-        self, logits: NDArray[np.float32], scratch: Candidates
+        self, logits: NDArray[np.float32], scratch: TokenDataArray
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Ids and probabilities that `sample` draws from. Raises as it does."""
         if self._params.temperature == 0:
@@ -135,7 +135,7 @@ class Sampler:
         return best if logits[best] > -np.inf else _refuse()
 
     def _filtered(
-        self, logits: NDArray[np.float32], scratch: Candidates
+        self, logits: NDArray[np.float32], scratch: TokenDataArray
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """What grammar and filters leave, divided by the temperature, which is above 0."""
         ids, left = None, self._changed(logits)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from model_server.engine.plan import NO_HEADS, HeadRun
-from model_server.engine.sequence import Accepted, Sequence
+from model_server.engine.sequence import Sequence, Verified
 from model_server.speculation.alarm import AcceptanceAlarm
 from model_server.speculation.confidence import CopyConfidence, Proposal, Ranking
 from model_server.speculation.lookup import MAX_DRAFT, MAX_MATCH, NOTHING, Found
@@ -68,16 +68,16 @@ class Drafter:
             self._candidates(sequence, depth, room) if depth else PLAIN
             for sequence, depth in zip(sequences, depths, strict=True)
         ]
-        for choice in self.policy.choose(candidates, load, heads.num_heads):
-            trees[choice.request].add(choice.token, choice.parent, choice.probability)
+        for node in self.policy.choose(candidates, load, heads.num_heads):
+            trees[node.request].add(node.token, node.parent, node.probability)
         return trees, heads
 
-    def update(self, results: Iterable[Accepted]) -> None:
+    def update(self, results: Iterable[Verified]) -> None:
         """Score what was proposed against what came, and take the new proposals."""
         confidence = self.policy.confidence
         for result in results:
-            drafting = result.sequence.drafting
-            found, drafting.found = drafting.found, NOTHING
+            state = result.sequence.draft_state
+            found, state.found = state.found, NOTHING
             if found.tokens:
                 runs = self._runs[found.forced]
                 runs.observe(found.tokens, found.num_matched, result.tokens)
@@ -86,7 +86,7 @@ class Drafter:
                 self.alarm.observe(proposal.ids[0][0] == came[0])
             confidence.observe(scored)
             if result.proposal is not None:
-                drafting.propose(result.proposal, Ranking(confidence, result.proposal))
+                state.propose(result.proposal, Ranking(confidence, result.proposal))
                 self.policy.note_proposal(result.proposal)
 
     def _heads(self, wanting: list[Sequence], load: Load) -> HeadRun:
@@ -94,22 +94,22 @@ class Drafter:
             return NO_HEADS
         if num_heads := self.policy.num_heads(load):
             return HeadRun(num_heads, frozenset(wanting))
-        probe = self.policy.may_probe()
+        explores = self.policy.may_explore()
         forced = frozenset(filter(self._forced, wanting))
-        if probe or forced:
-            num_heads = self.policy.confidence.num_heads if probe else 1
-            return HeadRun(num_heads, forced or frozenset(wanting[:1]), probe)
+        if explores or forced:
+            num_heads = self.policy.confidence.num_heads if explores else 1
+            return HeadRun(num_heads, forced or frozenset(wanting[:1]), explores)
         return NO_HEADS
 
     def _candidates(self, sequence: Sequence, most: int, room: Room) -> Candidates:
-        drafting = sequence.drafting
-        drafting.found = found = self._run(sequence, min(most, MAX_DRAFT))
+        state = sequence.draft_state
+        state.found = found = self._run(sequence, min(most, MAX_DRAFT))
         runs = self._runs[found.forced]
         probabilities = runs.probabilities(found.num_matched, len(found.tokens))
         chain = "chain" in (self.options.mode, sequence.request.speculation.mode)
         branching = not chain and sequence not in room.unready
         return Candidates(
-            drafting.proposed(len(sequence.tokens)),
+            state.proposed(len(sequence.tokens)),
             list(zip(found.tokens, probabilities, strict=True)),
             max_depth=most,
             max_leaves=room.num_leaves if branching else 1,
@@ -121,7 +121,7 @@ class Drafter:
         if forced := sequence.sampler.forced():
             return Found(forced[:most], MAX_MATCH, forced=True)
         most_copied = most if self.options.lookup else 0
-        return sequence.drafting.lookup.find(sequence.tokens, most_copied)
+        return sequence.draft_state.lookup.find(sequence.tokens, most_copied)
 
     def _most_drafts(self, sequence: Sequence) -> int:
         """The deepest draft that could still be of use; 0 where none is wanted."""
@@ -140,7 +140,7 @@ class Drafter:
 def _all_came(sequence: Sequence) -> list[tuple[Proposal, list[int]]]:
     """Proposals all of whose tokens have come, of plain steps too, and those tokens."""
     found = []
-    unscored = sequence.drafting.unscored
+    unscored = sequence.draft_state.unscored
     while unscored:
         end = unscored[0].position + len(unscored[0].ids)
         if end > len(sequence.tokens) and sequence.finish_reason is None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from model_server.engine.cost import CostCurve, HeadCosts
 from model_server.speculation.confidence import HeadConfidence, Proposal, Ranking
-from model_server.speculation.tree import Candidates, Choice, best_first
+from model_server.speculation.tree import Candidates, DraftNode, best_first
 
 MAX_NODES = 127  # draft rows of one step, over all its requests
 
@@ -27,8 +27,10 @@ _STAY, _LEAVE_PLAIN = 1.02, 1.05
 _REVIEW_STEPS = 4
 _NUM_REMEMBERED = 16  # proposals
 _WARM_UP = 8  # proposals seen before heads may be given up
-_PROBE_SHARE = 0.005  # of the time, spent on heads that are not used
-_MAX_PROBES_SAVED = 4  # when heads are given up, what was not spent before is not spent at once
+_EXPLORATION_SHARE = 0.005  # of the time, spent on heads that are not used
+_MAX_EXPLORATIONS_SAVED = (
+    4  # when heads are given up, what was not spent before is not spent at once
+)
 _LEARNING_RATE, _FORGETTING_RATE = 0.1, 1 / 500
 _LARGEST_SURPRISE = 4.0
 _CHECK_EVERY = 8  # nodes
@@ -68,7 +70,7 @@ class Policy:
         self._num_requests = 1
         self._last_drafts = 0
         self._num_drafted = 0  # steps in a row
-        self._probe_credit_s = 0.0
+        self._exploration_credit_s = 0.0
         self._overhead_s = {False: 0.0, True: 0.0}  # of each request, by whether it was drafted
 
     def num_heads(self, load: Load) -> int:
@@ -86,10 +88,10 @@ class Policy:
         sees_all = 0 < heads < most and step % _NUM_REMEMBERED == 0
         return most if sees_all and self._can_see_all(heads, requests) else heads
 
-    def may_probe(self) -> bool:
+    def may_explore(self) -> bool:
         """Whether there is time to run heads only to see how good they are."""
         most = self.confidence.num_heads
-        return most > 0 and self._probe_credit_s >= self._heads_s(most, 1)
+        return most > 0 and self._exploration_credit_s >= self._heads_s(most, 1)
 
     def note_proposal(self, proposal: Proposal) -> None:
         """Remember what heads are sure of these days."""
@@ -97,29 +99,31 @@ class Policy:
             self._seen.append(proposal)
             self._num_seen += 1
 
-    def note_step(self, step_s: float, overhead_s: float, *, drafted: bool, probe_s: float) -> None:
+    def note_step(
+        self, step_s: float, overhead_s: float, *, drafted: bool, exploration_s: float
+    ) -> None:
         """Take a step's time; `overhead_s` is what was neither decode nor heads."""
         all_heads_s = self._heads_s(self.confidence.num_heads, self._num_requests)
-        credit_s = self._probe_credit_s + _PROBE_SHARE * step_s - probe_s
-        self._probe_credit_s = min(credit_s, _MAX_PROBES_SAVED * all_heads_s)
+        credit_s = self._exploration_credit_s + _EXPLORATION_SHARE * step_s - exploration_s
+        self._exploration_credit_s = min(credit_s, _MAX_EXPLORATIONS_SAVED * all_heads_s)
         each_s = overhead_s / self._num_requests
         before = self._overhead_s[drafted] or each_s
         each_s = min(each_s, _LARGEST_SURPRISE * before)
         self._overhead_s[drafted] = before + _LEARNING_RATE * (each_s - before)
         self._overhead_s[not drafted] *= 1 - _FORGETTING_RATE
 
-    def choose(self, requests: Sequence[Candidates], load: Load, heads: int) -> list[Choice]:
+    def choose(self, requests: Sequence[Candidates], load: Load, heads: int) -> list[DraftNode]:
         """The draft nodes of a step, in an order that has parents first."""
         self._num_requests = load.num_requests
         if load.fixed_rows:
             each = min(load.fixed_rows - 1, load.max_drafts // load.num_requests)
             return list(best_first(requests, each))
         step_s = self._step_s(load) + self._heads_s(heads, load.num_requests)
-        choices = _that_may_pay(requests, load.num_requests, step_s)
-        gains = np.cumsum([0.0, *(choice.probability for choice in choices)])
+        nodes = _that_may_pay(requests, load.num_requests, step_s)
+        gains = np.cumsum([0.0, *(node.probability for node in nodes)])
         rates = (load.num_requests + gains) / step_s[: len(gains)]
-        self._last_drafts = _settle(rates, min(self._last_drafts, len(choices)))
-        chosen = [] if self._is_plains_turn() else choices[: self._last_drafts]
+        self._last_drafts = _settle(rates, min(self._last_drafts, len(nodes)))
+        chosen = [] if self._is_plains_turn() else nodes[: self._last_drafts]
         return [*chosen, *islice(_forced(requests, chosen), load.max_drafts - len(chosen))]
 
     def _is_plains_turn(self) -> bool:
@@ -130,12 +134,12 @@ class Policy:
         return True
 
     def _can_see_all(self, heads: int, requests: int) -> bool:
-        """Whether the deeper heads may be run too, to see them. Takes it from what probes get."""
+        """Whether the deeper heads may be run too, to see them; at the cost of exploring."""
         most = self.confidence.num_heads
         extra_s = self._heads_s(most, requests) - self._heads_s(heads, requests)
-        if self._probe_credit_s < extra_s:
+        if self._exploration_credit_s < extra_s:
             return False
-        self._probe_credit_s -= extra_s
+        self._exploration_credit_s -= extra_s
         return True
 
     def _review(self, load: Load) -> None:
@@ -166,37 +170,37 @@ class Policy:
         return step_s
 
 
-def _forced(requests: Sequence[Candidates], chosen: Sequence[Choice]) -> Iterator[Choice]:
+def _forced(requests: Sequence[Candidates], chosen: Sequence[DraftNode]) -> Iterator[DraftNode]:
     """The best node of every request that must have one and got none."""
-    served = {choice.request for choice in chosen}
+    served = {node.request for node in chosen}
     for number, request in enumerate(requests):
         if request.forced and number not in served:
-            for choice in best_first([request], 1):
-                yield choice._replace(request=number)
+            for node in best_first([request], 1):
+                yield node._replace(request=number)
 
 
 def _that_may_pay(
     requests: Sequence[Candidates], num_requests: int, step_s: Floats
-) -> list[Choice]:
+) -> list[DraftNode]:
     """The likeliest nodes, until no number of further ones can make a better rate."""
-    choices: list[Choice] = []
+    nodes: list[DraftNode] = []
     tokens, best = float(num_requests), num_requests / step_s[0]
-    for choice in islice(best_first(requests), len(step_s) - 1):
-        if len(choices) % _CHECK_EVERY == 0:
-            left_s = step_s[len(choices) + 1 :]
-            if (tokens + choice.probability * np.arange(1, len(left_s) + 1) <= best * left_s).all():
+    for node in islice(best_first(requests), len(step_s) - 1):
+        if len(nodes) % _CHECK_EVERY == 0:
+            left_s = step_s[len(nodes) + 1 :]
+            if (tokens + node.probability * np.arange(1, len(left_s) + 1) <= best * left_s).all():
                 break
-        choices.append(choice)
-        tokens += choice.probability
-        best = max(best, tokens / step_s[len(choices)])
-    return choices
+        nodes.append(node)
+        tokens += node.probability
+        best = max(best, tokens / step_s[len(nodes)])
+    return nodes
 
 
 def _replay(requests: Sequence[Candidates], step_s: Floats, heads_s: Floats) -> Floats:
     """Tokens a second that a step would have made, by the number of heads."""
-    choices = _that_may_pay(requests, len(requests), step_s + heads_s[-1])
-    gains = np.array([0.0, *(choice.probability for choice in choices)])
-    depths = np.array([0, *(choice.depth for choice in choices)])
+    nodes = _that_may_pay(requests, len(requests), step_s + heads_s[-1])
+    gains = np.array([0.0, *(node.probability for node in nodes)])
+    depths = np.array([0, *(node.depth for node in nodes)])
     # Without the deeper nodes it is the search for fewer heads.
     kept = depths <= np.arange(len(heads_s))[:, None]
     tokens = len(requests) + (gains * kept).cumsum(axis=1)

@@ -102,7 +102,7 @@ class DraftTree:
         return None
 
 
-class Choice(NamedTuple):
+class DraftNode(NamedTuple):
     """One node, as best-first search takes it: whose, behind which node, how likely, how deep."""
 
     request: int
@@ -112,10 +112,10 @@ class Choice(NamedTuple):
     depth: int
 
 
-def best_first(requests: Sequence[Candidates], most_each: int = sys.maxsize) -> Iterator[Choice]:
+def best_first(requests: Sequence[Candidates], most_each: int = sys.maxsize) -> Iterator[DraftNode]:
     """Nodes of all requests in falling order of probability, at most so many of each.
 
-    A node's index is its place among its own request's choices, from 1; the root is 0. Taking any
+    A node's index is its place among its own request's nodes, from 1; the root is 0. Taking any
     number of them gives the trees of that many nodes with the most expected accepted tokens.
     """
     sizes = [1] * len(requests)
@@ -142,7 +142,7 @@ def best_first(requests: Sequence[Candidates], most_each: int = sys.maxsize) -> 
             leaves[request] += 1
         sizes[request] += 1
         token = ranked[rank][0]
-        yield Choice(request, parent, token, -negative, depth + 1)
+        yield DraftNode(request, parent, token, -negative, depth + 1)
         if node == most_each:
             num_growing -= 1
             if not num_growing:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
-from model_server.config import Settings
+from model_server.config import ModelServerSettings
 from model_server.contract.protocol import (
     Done,
     Event,
@@ -18,14 +18,14 @@ from model_server.contract.protocol import (
 )
 from model_server.engine.startup import Served, load
 from model_server.errors import RequestError
-from model_server.metrics import Metrics
+from model_server.metrics import ModelServerMetrics
 from model_server.tools.progress import Progress
 
 TIMEOUT_S = 3_600
 
 
 @dataclass
-class Answer:
+class WholeAnswer:
     """What one request was answered. `logprobs` are there if it asked for them."""
 
     tokens: list[int] = field(default_factory=list)
@@ -33,21 +33,21 @@ class Answer:
     speculation: SpeculationStats | None = None
 
 
-def loaded(settings: Settings) -> Served:
+def loaded(settings: ModelServerSettings) -> Served:
     """Load and start it, and show how far that is. Raises StartError."""
     with Progress(f"loading {settings.model_path.name}", 1) as progress:
-        return load(settings, Metrics(), progress)
+        return load(settings, ModelServerMetrics(), progress)
 
 
 def answer_all(
     served: Served, requests: Sequence[GenerateRequest]
-) -> Iterator[tuple[GenerateRequest, Answer]]:
+) -> Iterator[tuple[GenerateRequest, WholeAnswer]]:
     """Run all requests, as many at once as there are slots; each comes out when it is done.
 
     Raises RequestError for the first that is refused or fails.
     """
     heard: SimpleQueue[list[Event]] = SimpleQueue()
-    waiting = {request.id: (request, Answer()) for request in requests}
+    waiting = {request.id: (request, WholeAnswer()) for request in requests}
     assert len(waiting) == len(requests), "ids must differ. This is a bug."
     for request in requests:
         served.engine.submit(served.intake.make(request), heard.put)

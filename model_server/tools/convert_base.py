@@ -89,7 +89,7 @@ def convert(source: Checkpoint, targets: Targets, llama: Converter) -> None:
         except ConverterError as error:
             raise CheckpointError(str(source.folder), str(error)) from None
         if source.heads:
-            options = convert_heads.Options(base=convert_heads.read_base(part))
+            options = convert_heads.ConvertOptions(base=convert_heads.read_base(part))
             convert_heads.convert(source.folder, targets.heads, options)
 
 

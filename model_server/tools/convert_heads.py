@@ -23,7 +23,7 @@ from model_server.tools import checkpoint, head_layout, head_writer
 from model_server.tools.arguments import at_least
 from model_server.tools.gguf_writer import Floats
 from model_server.tools.head_layout import FoundHeads
-from model_server.tools.head_writer import Head, Header
+from model_server.tools.head_writer import Header, HeadTensors
 from model_server.tools.outcome import exit_code, refuse_own_source
 from model_server.tools.progress import in_words
 
@@ -44,7 +44,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Options:
+class ConvertOptions:
     """`kept`: ids of the only tokens that the heads shall know, in order; None: all."""
 
     file_type: str = "Q8_0"
@@ -52,7 +52,7 @@ class Options:
     kept: NDArray[np.int64] | None = None
 
 
-def convert(source: Path, target: Path, options: Options) -> FoundHeads:
+def convert(source: Path, target: Path, options: ConvertOptions) -> FoundHeads:
     """Write the heads of `source` to `target`. Raises CheckpointError, or OSError of the disk."""
     found = head_layout.find(str(source), checkpoint.tensors(source))
     vocab_size = _vocab_size(source, found, options.base)
@@ -170,14 +170,14 @@ def _tokens(
     return tokens.astype(np.int32)
 
 
-def _head(found: FoundHeads, number: int, kept: NDArray[np.int64] | None) -> Head:
+def _head(found: FoundHeads, number: int, kept: NDArray[np.int64] | None) -> HeadTensors:
     blocks: list[tuple[Iterable[Floats], Floats | None]] = []
     for block in range(found.num_blocks):
         bias = found.biases.get((number, block))
         weight = found.weights[number, block].blocks()
         blocks.append((weight, None if bias is None else bias.floats()))
     output = found.outputs.get(number)
-    return Head(blocks, None if output is None else output.blocks(kept))
+    return HeadTensors(blocks, None if output is None else output.blocks(kept))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -207,11 +207,11 @@ def _run(args: argparse.Namespace) -> None:
     base = args.base and read_base(args.base)
     refuse_own_source(args.target, args.source, *filter(None, (args.base, args.trim)))
     kept = args.trim and most_frequent(args.trim, args.keep)
-    found = convert(args.source, args.target, Options(args.type, base, kept))
+    found = convert(args.source, args.target, ConvertOptions(args.type, base, kept))
     print(summary(args.target, found, args.type))
 
 
-def summary(target: Path, found: FoundHeads, file_type: str = Options.file_type) -> str:
+def summary(target: Path, found: FoundHeads, file_type: str = ConvertOptions.file_type) -> str:
     """What was written, in a line."""
     output = "own vocabulary matrices" if found.outputs else "the base's vocabulary matrix"
     return (

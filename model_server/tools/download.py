@@ -17,7 +17,7 @@ from pathlib import Path
 from model_server.errors import SettingError
 from model_server.tools import convert_heads, hub
 from model_server.tools.outcome import exit_code, require_space
-from model_server.tools.presets import PRESETS, Preset, Source
+from model_server.tools.presets import PRESETS, HubFile, Preset
 from model_server.tools.progress import in_words
 from model_server.tools.quantize import quantize
 from model_server.tools.quantizer import TYPES
@@ -29,7 +29,7 @@ _PAGE = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/([^?]
 
 
 @dataclass(frozen=True)
-class Plan:
+class PresetFiles:
     """A preset's files in a folder: base and heads as published, and as served."""
 
     preset: Preset
@@ -81,7 +81,7 @@ class Plan:
         return int(made)
 
 
-def prepare(plan: Plan) -> None:
+def prepare(plan: PresetFiles) -> None:
     """Make a preset's base and heads lie in its folder, fetching and making what is missing.
 
     Raises DownloadError, CheckpointError, NoSpaceError, or OSError of the disk.
@@ -100,13 +100,13 @@ def prepare(plan: Plan) -> None:
         quantize(plan.published_base, plan.base, plan.quant)
     if not plan.heads.exists():
         print(f"Converting {plan.published_heads}.", flush=True)
-        options = convert_heads.Options(base=convert_heads.read_base(plan.base))
+        options = convert_heads.ConvertOptions(base=convert_heads.read_base(plan.base))
         convert_heads.convert(plan.published_heads, plan.heads, options)
         size = in_words(plan.heads.stat().st_size)
         print(f"  {plan.heads}: {size}; {plan.published_heads.name} is not needed any more")
 
 
-def fetch(source: Source, folder: Path) -> None:
+def fetch(source: HubFile, folder: Path) -> None:
     """Fetch one file into a folder. Raises DownloadError, NoSpaceError, or OSError of the disk."""
     target = folder / source.name
     if target.exists():
@@ -117,12 +117,12 @@ def fetch(source: Source, folder: Path) -> None:
     download.run()
 
 
-def source_named(what: str, revision: str) -> Source:
+def source_named(what: str, revision: str) -> HubFile:
     """OWNER/REPO/FILE, or the address of a file's page. Raises SettingError."""
     if page := _PAGE.fullmatch(what):
-        return Source(page[1], page[3], page[2])
+        return HubFile(page[1], page[3], page[2])
     if "://" not in what and (file := _FILE.fullmatch(what)):
-        return Source(file["repo"], file["file"], revision)
+        return HubFile(file["repo"], file["file"], revision)
     names = ", ".join(PRESETS)
     raise SettingError(what, f"must be one of {names}, or OWNER/REPO/FILE of a hub")
 
@@ -158,7 +158,7 @@ def _run(args: argparse.Namespace) -> None:
         print(f"Next: {next_command(folder / source.name)}")
         return
     preset = PRESETS[args.what]
-    plan = Plan(preset, args.quant or preset.quant, args.out or MODELS / args.what)
+    plan = PresetFiles(preset, args.quant or preset.quant, args.out or MODELS / args.what)
     prepare(plan)
     several = len(_bases(plan.folder)) > 1
     shown = args.what if plan.folder == MODELS / args.what else plan.folder

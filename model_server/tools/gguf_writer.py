@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Tensor:
+class OutputTensor:
     """One tensor to be written. `rows` yields encoded blocks of rows only when its turn comes."""
 
     name: str
@@ -61,12 +61,12 @@ def encode_all(blocks: Iterable[Floats], type_: Type) -> Iterator[NDArray[np.gen
             yield encoded.popleft().result()
 
 
-def floats(name: str, values: NDArray[np.floating]) -> Tensor:
+def floats(name: str, values: NDArray[np.floating]) -> OutputTensor:
     """A tensor that stays F32."""
-    return Tensor(name, values.shape, Type.F32, [values.astype(np.float32)])
+    return OutputTensor(name, values.shape, Type.F32, [values.astype(np.float32)])
 
 
-def write_tensors(writer: gguf.GGUFWriter, tensors: Iterable[Tensor]) -> None:
+def write_tensors(writer: gguf.GGUFWriter, tensors: Iterable[OutputTensor]) -> None:
     """Write header and metadata, then the tensors one by one, and close the file."""
     tensors = list(tensors)
     for tensor in tensors:

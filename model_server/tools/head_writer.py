@@ -17,11 +17,18 @@ from model_server.medusa.head_file import (
     SHARED_OUTPUT_NAME,
     UNKNOWN_BASE,
 )
-from model_server.tools.gguf_writer import Floats, Tensor, encode_all, floats, whole, write_tensors
+from model_server.tools.gguf_writer import (
+    Floats,
+    OutputTensor,
+    encode_all,
+    floats,
+    whole,
+    write_tensors,
+)
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadTensors:
     """Blocks of (weight (hidden, hidden), bias or None), then rows of the output matrix.
 
     A weight and `output` are blocks of rows, so that a large matrix is never held. `output` None:
@@ -51,7 +58,7 @@ class Header:
     shared_output: str | None = None
 
 
-def write(path: Path, heads: Sequence[Head], file: Header) -> Path:
+def write(path: Path, heads: Sequence[HeadTensors], file: Header) -> Path:
     """Write the heads as a GGUF file, which appears when it is whole."""
     with whole(path) as part:
         writer = gguf.GGUFWriter(part, ARCHITECTURE)
@@ -70,12 +77,12 @@ def write(path: Path, heads: Sequence[Head], file: Header) -> Path:
     return path
 
 
-def _tensors(heads: Sequence[Head], file: Header) -> Iterator[Tensor]:
+def _tensors(heads: Sequence[HeadTensors], file: Header) -> Iterator[OutputTensor]:
     type_ = Type[file.file_type]
     num_rows = file.vocab_size if file.vocab_trim is None else len(file.vocab_trim)
 
-    def matrix(name: str, size: int, blocks: Iterable[Floats]) -> Tensor:
-        return Tensor(name, (size, file.hidden), type_, encode_all(blocks, type_))
+    def matrix(name: str, size: int, blocks: Iterable[Floats]) -> OutputTensor:
+        return OutputTensor(name, (size, file.hidden), type_, encode_all(blocks, type_))
 
     for i, head in enumerate(heads):
         for j, (weight, bias) in enumerate(head.blocks):
@@ -86,7 +93,7 @@ def _tensors(heads: Sequence[Head], file: Header) -> Iterator[Tensor]:
             yield matrix(f"head.{i}.output.weight", num_rows, head.output)
     if file.vocab_trim is not None:
         ids = file.vocab_trim.astype(np.int32)
-        yield Tensor("vocab_trim", ids.shape, Type.I32, [ids])
+        yield OutputTensor("vocab_trim", ids.shape, Type.I32, [ids])
     if file.calibration is not None:
         for part, table in zip(("accuracy", "count"), file.calibration, strict=True):
             yield floats(f"calibration.{part}", table)

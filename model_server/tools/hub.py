@@ -30,7 +30,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from model_server.errors import DownloadError
-from model_server.tools.presets import Source
+from model_server.tools.presets import HubFile
 from model_server.tools.progress import Progress, in_words
 
 _CHECKSUM = re.compile("[0-9a-f]{64}|[0-9a-f]{40}")
@@ -44,7 +44,7 @@ _PLAIN = {"Accept-Encoding": "identity"}
 class Download:
     """A file as the hub states it. `checksum`: SHA-256 of a large file, git's SHA-1 of a small."""
 
-    source: Source
+    source: HubFile
     target: Path
     url: str
     size: int
@@ -139,7 +139,7 @@ class Download:
         return digest.hexdigest()
 
 
-def look_up(source: Source, target: Path) -> Download:
+def look_up(source: HubFile, target: Path) -> Download:
     """Ask the hub what it has. Raises DownloadError."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # errors are told below
     with _in_words(source, target):
@@ -154,7 +154,7 @@ def look_up(source: Source, target: Path) -> Download:
 
 
 @contextmanager
-def _in_words(source: Source, target: Path) -> Iterator[None]:
+def _in_words(source: HubFile, target: Path) -> Iterator[None]:
     try:
         yield
     except HFValidationError as error:
@@ -169,7 +169,7 @@ def _in_words(source: Source, target: Path) -> Iterator[None]:
         raise DownloadError(str(source), problem) from None
 
 
-def _refusal(source: Source, status: int) -> str:
+def _refusal(source: HubFile, status: int) -> str:
     if status in (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN):
         return (
             f"access refused ({status}): {source.repo} is private, gated or doesn't exist; "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Source:
+class HubFile:
     """A file on the hub. `repo` is OWNER/NAME; `revision` a branch, tag or commit."""
 
     repo: str
@@ -27,9 +27,9 @@ class Source:
 class Preset:
     """A base model and its Medusa heads. `quant` is the base's type as published."""
 
-    base: Source
+    base: HubFile
     quant: str
-    heads: Source
+    heads: HubFile
 
     def file_name(self, quant: str) -> str:
         """What the base is called in another type."""
@@ -38,8 +38,8 @@ class Preset:
 
 PRESETS = {
     "vicuna-7b": Preset(
-        base=Source("ksajan/vicuna-7b-v1.3-Q8_0-GGUF", "vicuna-7b-v1.3-q8_0.gguf"),
+        base=HubFile("ksajan/vicuna-7b-v1.3-Q8_0-GGUF", "vicuna-7b-v1.3-q8_0.gguf"),
         quant="Q8_0",
-        heads=Source("FasterDecoding/medusa-vicuna-7b-v1.3", "medusa_lm_head.pt"),
+        heads=HubFile("FasterDecoding/medusa-vicuna-7b-v1.3", "medusa_lm_head.pt"),
     ),
 }

@@ -47,7 +47,7 @@ TYPES = {
 
 
 @dataclass(frozen=True)
-class Weights:
+class BaseWeights:
     """What a base GGUF holds. `type` is that of most of its weights."""
 
     count: int
@@ -61,7 +61,7 @@ def expected_bytes(num_weights: int, type_: str) -> int:
     return int(num_weights * TYPES[type_] / 8)
 
 
-def read(source: Path) -> Weights:
+def read(source: Path) -> BaseWeights:
     """What there is to quantize. Raises CheckpointError."""
     if not source.is_file():
         raise CheckpointError(str(source), "no such file")
@@ -77,7 +77,7 @@ def read(source: Path) -> Weights:
         raise CheckpointError(str(source), "holds no tensors")
     most = counts.most_common(1)[0][0]
     rounded = any(name not in _UNROUNDED for name in counts)
-    return Weights(counts.total(), most, rounded, len(header.tensors))
+    return BaseWeights(counts.total(), most, rounded, len(header.tensors))
 
 
 def quantize(source: Path, target: Path, type_: str, progress: Callable[[int], None]) -> None:

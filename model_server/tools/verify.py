@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from model_server.config import Settings, read_settings
+from model_server.config import ModelServerSettings, read_settings
 from model_server.contract.protocol import (
     MAX_LOGPROBS,
     GenerateRequest,
@@ -25,7 +25,7 @@ from model_server.contract.protocol import (
     Speculation,
 )
 from model_server.engine.startup import Served
-from model_server.tools.answers import Answer, answer_all, loaded
+from model_server.tools.answers import WholeAnswer, answer_all, loaded
 from model_server.tools.arguments import at_least, between
 from model_server.tools.outcome import exit_code
 from model_server.tools.progress import Progress
@@ -64,7 +64,9 @@ class Divergence:
         )
 
 
-def divergences(reference: Sequence[Answer], answers: Sequence[Answer]) -> list[Divergence]:
+def divergences(
+    reference: Sequence[WholeAnswer], answers: Sequence[WholeAnswer]
+) -> list[Divergence]:
     """The first of each answer that has one."""
     found = []
     for prompt, (expected, got) in enumerate(zip(reference, answers, strict=True)):
@@ -75,19 +77,19 @@ def divergences(reference: Sequence[Answer], answers: Sequence[Answer]) -> list[
     return found
 
 
-def _divergence(prompt: int, position: int, expected: Answer, got: Answer) -> Divergence:
+def _divergence(prompt: int, position: int, expected: WholeAnswer, got: WholeAnswer) -> Divergence:
     ours, theirs = expected.logprobs[position], got.logprobs[position]
     known = {token.id: token.logprob for token in ours.top}
     margin = ours.logprob - known[theirs.id] if theirs.id in known else None
     return Divergence(prompt, position, ours.text, theirs.text, margin)
 
 
-def decode(settings: Settings, way: Way, args: argparse.Namespace) -> list[Answer]:
+def decode(settings: ModelServerSettings, way: Way, args: argparse.Namespace) -> list[WholeAnswer]:
     """All answers, by a server started for them alone. Raises StartError, RequestError."""
     served = loaded(settings)
     try:
         prompts = list(_prompts(served, args))
-        answers: list[Answer] = []
+        answers: list[WholeAnswer] = []
         with Progress(way.name, len(prompts)) as progress:
             for start in range(0, len(prompts), way.at_once):
                 answers += _together(served, prompts[start : start + way.at_once], way, args)
@@ -99,7 +101,7 @@ def decode(settings: Settings, way: Way, args: argparse.Namespace) -> list[Answe
 
 def _together(
     served: Served, prompts: Sequence[list[int]], way: Way, args: argparse.Namespace
-) -> list[Answer]:
+) -> list[WholeAnswer]:
     """Answers of requests that run at the same time."""
     requests = [
         GenerateRequest(
@@ -128,7 +130,7 @@ def _prompts(served: Served, args: argparse.Namespace) -> Iterator[list[int]]:
         yield tokens[number * stride :][: args.prompt_tokens]
 
 
-def report(way: Way, found: Sequence[Divergence], answers: Sequence[Answer]) -> str:
+def report(way: Way, found: Sequence[Divergence], answers: Sequence[WholeAnswer]) -> str:
     """One line for the way, one for each divergence."""
     stats = [answer.speculation for answer in answers if answer.speculation]
     drafted = sum(each.num_draft_tokens for each in stats)

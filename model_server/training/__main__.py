@@ -192,13 +192,13 @@ def train(args: argparse.Namespace, corpus: Corpus) -> None:
     heads.write(trained, read_base(args.base), args.out, args.type)
 
 
-def doctor_options(args: argparse.Namespace, judged: Sequence[Source]) -> doctor.Options:
+def doctor_options(args: argparse.Namespace, judged: Sequence[Source]) -> doctor.ExamineOptions:
     """The held-out prompts, and the beginnings of held-out texts."""
     given = [
         Prompt(tokens=source.tokens[: None if source.answered else args.piece_tokens])
         for source in judged[:_MAX_EXAMINED]
     ]
-    return doctor.Options(
+    return doctor.ExamineOptions(
         num_tokens=args.answer_tokens, seed=args.seed, given=given, exact=args.exact
     )
 

@@ -107,13 +107,13 @@ def write(trained: Trained, base: Base, path: Path, file_type: str) -> None:
     head_writer.write(path, [_stored(head) for head in trained.heads.cpu()], header)
 
 
-def _stored(head: nn.Module) -> head_writer.Head:
+def _stored(head: nn.Module) -> head_writer.HeadTensors:
     def floats(tensor: Tensor) -> Floats:
         return tensor.detach().numpy()
 
     assert isinstance(head, Head), "This is a bug."
     trained = isinstance(head.output, nn.Parameter)
-    return head_writer.Head(
+    return head_writer.HeadTensors(
         [([floats(weight)], floats(bias)) for weight, bias in head.weights()],
         [floats(head.output)] if trained else None,
     )

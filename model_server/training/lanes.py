@@ -9,7 +9,7 @@ from itertools import takewhile
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.llama.batch import Batch
+from model_server.llama.batch import LlamaBatch
 from model_server.llama.context import MAX_BATCH_ROWS, Context, ContextOptions
 from model_server.llama.model import Model
 
@@ -58,7 +58,7 @@ class Lanes:
         options = replace(options, num_cells=options.num_cells + room, num_seqs=self._num_lanes + 1)
         self._context = Context(model, replace(options, unified=False))
         self._ends = set(model.vocab.end_tokens.tolist())
-        self._batch = Batch(MAX_BATCH_ROWS)
+        self._batch = LlamaBatch(MAX_BATCH_ROWS)
 
     def close(self) -> None:
         """Free the context."""

@@ -32,14 +32,14 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Text:
+class SourceText:
     """A text and where it comes from."""
 
     content: str
     name: str
 
 
-def read_texts(paths: Sequence[Path]) -> list[Text]:
+def read_texts(paths: Sequence[Path]) -> list[SourceText]:
     """Files, and all text files below folders, in order of their names. Raises StartError."""
     found = []
     for path in paths:
@@ -62,7 +62,9 @@ def prompts(paths: Sequence[Path], encoder: PromptEncoder) -> list[Source]:
     ]
 
 
-def pieces(texts: Sequence[Text], vocab: Vocab, num_tokens: int, *, answered: bool) -> list[Source]:
+def pieces(
+    texts: Sequence[SourceText], vocab: Vocab, num_tokens: int, *, answered: bool
+) -> list[Source]:
     """Texts cut every so many tokens, BOS before each piece where the model wants one."""
     bos = [] if vocab.bos is None else [vocab.bos]
     step = num_tokens - len(bos)
@@ -90,10 +92,10 @@ def digest(sources: Sequence[Source]) -> str:
     return found.hexdigest()
 
 
-def _read(path: Path, *, is_named: bool) -> Text | None:
+def _read(path: Path, *, is_named: bool) -> SourceText | None:
     """None where a file that merely lies in a folder is no text."""
     try:
-        return Text(path.read_text(encoding="utf-8"), str(path))
+        return SourceText(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise StartError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:

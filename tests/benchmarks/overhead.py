@@ -15,10 +15,10 @@ from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
 
-from model_server.config import Settings
+from model_server.config import ModelServerSettings
 from model_server.contract.protocol import GenerateRequest, Sampling
 from model_server.engine.startup import Served, load
-from model_server.metrics import Metrics
+from model_server.metrics import ModelServerMetrics
 from tests import twin
 from tests.benchmarks import files, report
 from tests.benchmarks.load import SHAPE
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8, help="of each tree")
     parser.add_argument("--steps", type=int, default=60, help="measured, after as many others")
     args = parser.parse_args()
-    settings = Settings(
+    settings = ModelServerSettings(
         model_path=files.twin_file(1, "Q4_0"),
         medusa_path=files.heads_file("published"),
         medusa_rows=args.rows,
@@ -133,7 +133,7 @@ def main() -> None:
         n_parallel=args.requests,
         kv_cache_tokens=NUM_CELLS,
     )
-    served = load(settings, Metrics())
+    served = load(settings, ModelServerMetrics())
     try:
         started = time.perf_counter()
         steps = measure(served, args)

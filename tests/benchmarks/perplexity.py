@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from model_server.config import read_settings
 from model_server.engine.attention import open_context
-from model_server.llama.batch import Batch
+from model_server.llama.batch import LlamaBatch
 from model_server.llama.context import MAX_BATCH_ROWS, Context, ContextOptions
 from model_server.llama.model import Model
 from tests.benchmarks.files import ROOT
@@ -43,7 +43,7 @@ def perplexity(path: Path, text: str, num_windows: int, *, own: bool, threads: i
 
 def _losses(context: Context, tokens: Sequence[int]) -> NDArray[np.float64]:
     context.clear()
-    batch = Batch(MAX_BATCH_ROWS)
+    batch = LlamaBatch(MAX_BATCH_ROWS)
     batch.add_rows(tokens, range(len(tokens)), [[0]] * len(tokens), output=True)
     context.decode(batch)
     logits = context.logits(len(tokens)).astype(np.float64)[AT_LEAST:-1]

@@ -22,7 +22,7 @@ import llama_cpp
 import numpy as np
 
 from model_server.llama import backend, kernels
-from model_server.llama.batch import Batch
+from model_server.llama.batch import LlamaBatch
 from model_server.llama.context import MAX_BATCH_ROWS, Context, ContextOptions
 from model_server.llama.gguf import GgufHeader
 from model_server.llama.model import Model
@@ -164,7 +164,7 @@ def _fill(context: Context, case: Case) -> None:
     kernels.take_attention(context.options.own_attention)
     if lengths[0] != case.length:
         context.clear()
-        batch = Batch(MAX_BATCH_ROWS)
+        batch = LlamaBatch(MAX_BATCH_ROWS)
         for start in range(0, case.length, MAX_BATCH_ROWS):
             batch.clear()
             batch.add_span([7] * min(MAX_BATCH_ROWS, case.length - start), start, 0)
@@ -183,7 +183,7 @@ def _copy_cells(context: Context, seq: int) -> None:
 
 def _timed(context: Context, case: Case) -> float:
     kernels.take_attention(context.options.own_attention)
-    batch = Batch(case.streams * case.rows)
+    batch = LlamaBatch(case.streams * case.rows)
     positions = range(case.length, case.length + case.rows)
     tokens = range(100, 100 + case.rows)
     for seq in range(case.streams):

@@ -17,10 +17,10 @@ from typing import Any
 
 from jsonschema import Draft7Validator, Draft202012Validator
 
-from model_server.config import Settings
+from model_server.config import ModelServerSettings
 from model_server.contract.protocol import Done, Event, Failed, GenerateRequest, Tokens
 from model_server.engine.startup import Served, load
-from model_server.metrics import Metrics
+from model_server.metrics import ModelServerMetrics
 from tests.benchmarks import report
 from tests.benchmarks.shapes import SCHEMAS, closed
 
@@ -136,13 +136,13 @@ def main() -> None:
     args = parser.parse_args()
     lines = [f"{report.machine()}, {report.now()}"]
     with TemporaryDirectory() as folder:
-        settings = Settings(n_threads=2)
+        settings = ModelServerSettings(n_threads=2)
         if args.steps:
             # By another name it has no heads, and without lookup nothing else is drafted.
             path = Path(folder) / "model.gguf"
             path.symlink_to(settings.model_path)
-            settings = Settings(n_threads=2, model_path=path, prompt_lookup=False)
-        served = load(settings, Metrics())
+            settings = ModelServerSettings(n_threads=2, model_path=path, prompt_lookup=False)
+        served = load(settings, ModelServerMetrics())
         served.engine.stop()  # its thread: from here on it is stepped by hand
         try:
             if args.steps:

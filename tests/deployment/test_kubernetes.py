@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
 UID = 10_001
 SETTINGS: dict[str, type[BaseSettings]] = {
     "gateway": api.config.Settings,
-    "model-server": model_server.config.Settings,
+    "model-server": model_server.config.ModelServerSettings,
 }
 CUSTOM = {"ScaledObject", "PodMonitor"}  # kinds that a cluster learns from KEDA and Prometheus
 BY_HAND = {"api-keys"}  # Secrets that README.md tells how to make
@@ -130,7 +130,7 @@ def test_ports_and_probes_are_those_of_the_program(
 
 def paths(name: str) -> set[str]:
     """What a program answers to."""
-    app = model_app.create_app(model_app.Server())
+    app = model_app.create_app(model_app.AppState())
     if name == "gateway":
         app = create_app(api.config.Settings.model_construct())
     return set(app.openapi()["paths"])

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from api.auth import RELOAD_S, Keys, new_key
-from model_server.config import Settings
-from model_server.tools.download import Plan
+from model_server.config import ModelServerSettings
+from model_server.tools.download import PresetFiles
 from model_server.tools.presets import PRESETS
 from tests.deployment.manifests import (
     COMPONENTS,
@@ -68,8 +68,8 @@ def test_what_is_downloaded_is_what_is_served(rendered: Rendered) -> None:
     (download,) = pod.spec["initContainers"]
     assert "command" not in download  # the image's runs a module of the project
     module, preset, quant_option, quant, out_option, folder = download["args"]
-    assert (module, quant_option, out_option) == (Plan.__module__, "--quant", "--out")
-    plan = Plan(PRESETS[preset], quant, Path(folder))
+    assert (module, quant_option, out_option) == (PresetFiles.__module__, "--quant", "--out")
+    plan = PresetFiles(PRESETS[preset], quant, Path(folder))
     environment = manifests.environment(pod)
     assert plan.base == Path(environment["MODEL_PATH"])
     assert plan.heads == Path(environment["MEDUSA_PATH"])
@@ -155,7 +155,11 @@ def test_autoscaling_asks_for_metrics_that_there_are(rendered: Rendered) -> None
         assert asked
         assert set(asked) <= set(known)
         # A server is full at N_PARALLEL, and another takes minutes to come.
-        assert 0 < float(trigger["metadata"]["threshold"]) < Settings.model_construct().n_parallel
+        assert (
+            0
+            < float(trigger["metadata"]["threshold"])
+            < ModelServerSettings.model_construct().n_parallel
+        )
 
 
 def test_the_autoscaler_has_a_target_that_nobody_else_scales(rendered: Rendered) -> None:

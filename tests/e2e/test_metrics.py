@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from model_server.metrics import PREFIX, Metrics
+from model_server.metrics import PREFIX, ModelServerMetrics
 from tests import twin, twin_heads
 from tests.e2e.service import Service, serve, wait_until
 
@@ -67,7 +67,7 @@ async def test_every_metric_is_moved_by_requests(twin_path: Path, tmp_path: Path
             leaving.cancel()
             seen |= await until_seen(service, "request_success_total abort")
     names = {name.split()[0] for name in seen}
-    ours = {each.name for each in Metrics().registry.collect()}
+    ours = {each.name for each in ModelServerMetrics().registry.collect()}
     assert {each for each in ours if not any(name.startswith(each) for name in names)} == set()
     assert seen[f"{PREFIX}_request_success_total length"] == 5
     assert seen[f"{PREFIX}_request_failures_total {wrong.json()['error']['code']}"] == 1

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from model_server.config import Settings
+from model_server.config import ModelServerSettings
 from model_server.engine import startup
 from model_server.engine.startup import Served
 from model_server.guide.compiler import Compiler
 from model_server.llama.model import Model
 from model_server.llama.vocab import Vocab
-from model_server.metrics import Metrics
+from model_server.metrics import ModelServerMetrics
 from tests.model_server.sequences import MakeSampler, MakeSequence, sampler_maker, sequence_maker
 
 
@@ -43,8 +43,10 @@ def make_sampler(compiler: Compiler) -> MakeSampler:
 
 @pytest.fixture(scope="session")
 def served(twin_path: Path) -> Iterator[Served]:
-    settings = Settings(model_path=twin_path, n_threads=1, n_parallel=4, model_context_size=256)
-    loaded = startup.load(settings, Metrics())
+    settings = ModelServerSettings(
+        model_path=twin_path, n_threads=1, n_parallel=4, model_context_size=256
+    )
+    loaded = startup.load(settings, ModelServerMetrics())
     yield loaded
     loaded.close()
 

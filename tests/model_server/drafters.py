@@ -48,7 +48,7 @@ class StaticDrafter(Drafter):
 
     def _tree(self, sequence: Request) -> DraftTree:
         tree = DraftTree(sequence.tokens[-1])
-        by_depth = sequence.drafting.proposed(len(sequence.tokens))
+        by_depth = sequence.draft_state.proposed(len(sequence.tokens))
         nodes: dict[tuple[int, ...], int] = {(): 0}
         left = sequence.max_tokens - sequence.num_answered
         for path in self._paths:

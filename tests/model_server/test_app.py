@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from model_server.app import Server, create_app
+from model_server.app import AppState, create_app
 from model_server.contract.protocol import Info
 from model_server.engine.intake import Intake
 from model_server.engine.startup import Served
@@ -20,12 +20,12 @@ PROMPT = twin.prompt(12)
 
 
 @pytest.fixture
-def server(served: Served) -> Server:
-    return Server(served=served, loaded=1.0)
+def server(served: Served) -> AppState:
+    return AppState(served=served, loaded=1.0)
 
 
 @pytest.fixture
-async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
+async def client(server: AppState) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(create_app(server))
     async with httpx.AsyncClient(transport=transport, base_url="http://model") as opened:
         yield opened
@@ -68,7 +68,7 @@ async def settled(served: Served) -> bool:
 
 
 async def test_a_batch_is_answered_by_events_of_each_request(
-    client: httpx.AsyncClient, server: Server
+    client: httpx.AsyncClient, server: AppState
 ) -> None:
     answer = await client.post("/batch", json=batch(request("a"), request("b", max_tokens=9)))
     heard = events(answer)
@@ -116,7 +116,7 @@ async def test_malformed_bodies_are_refused(client: httpx.AsyncClient, body: byt
 
 
 async def test_a_request_that_cannot_be_prepared_fails_alone(
-    client: httpx.AsyncClient, server: Server, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, server: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make = Intake.make
 
@@ -161,7 +161,7 @@ async def test_a_later_attempt_takes_the_id_over(client: httpx.AsyncClient, serv
 
 @pytest.mark.parametrize("after_events", [0, 1, 5])
 async def test_a_client_that_goes_away_cancels_its_batch(
-    server: Server, served: Served, after_events: int
+    server: AppState, served: Served, after_events: int
 ) -> None:
     """The raw interface, as the HTTP server speaks it: a body, then a disconnect."""
     body = json.dumps(batch(request("a", max_tokens=200, ignore_eos=True), request("b"))).encode()
@@ -208,7 +208,7 @@ async def test_metrics_count_batches(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize(("draining", "status"), [(False, "loading"), (True, "draining")])
 async def test_while_it_cannot_serve_it_says_so_and_lives(draining: bool, status: str) -> None:
-    transport = httpx.ASGITransport(create_app(Server(draining=draining, loaded=0.5)))
+    transport = httpx.ASGITransport(create_app(AppState(draining=draining, loaded=0.5)))
     async with httpx.AsyncClient(transport=transport, base_url="http://model") as client:
         refused = await client.post("/batch", json=batch(request("a")))
         assert (refused.status_code, refused.json()["status"]) == (503, status)
@@ -245,7 +245,7 @@ async def test_what_has_no_tokens_is_refused_as_requests_are(client: httpx.Async
     assert both.status_code == 422
 
 
-async def test_a_bug_says_that_it_ends_the_connection(server: Server) -> None:
+async def test_a_bug_says_that_it_ends_the_connection(server: AppState) -> None:
     app = create_app(server)
 
     @app.get("/bug")

@@ -6,22 +6,22 @@ import pytest
 from pydantic import ValidationError
 
 from model_server import config
-from model_server.config import DEMO_HEADS, DEMO_MODEL, Settings, read_settings
+from model_server.config import DEMO_HEADS, DEMO_MODEL, ModelServerSettings, read_settings
 from model_server.errors import SettingError
 
 
 def test_defaults_serve_the_demo_model_on_loopback() -> None:
-    settings = Settings()
+    settings = ModelServerSettings()
     assert settings.model_path == DEMO_MODEL
     assert settings.gateway_is_local
     assert settings.model_server_port == 8001
 
 
 def test_heads_and_name_come_with_the_demo_model_alone() -> None:
-    demo, other = Settings(), Settings(model_path=Path("other.gguf"))
+    demo, other = ModelServerSettings(), ModelServerSettings(model_path=Path("other.gguf"))
     assert (demo.heads_path, demo.shown_name) == (DEMO_HEADS, "SmolLM2-135M-Instruct")
     assert (other.heads_path, other.shown_name) == (None, "")
-    own = Settings(medusa_path=Path("own.gguf"), model_name="mine")
+    own = ModelServerSettings(medusa_path=Path("own.gguf"), model_name="mine")
     assert (own.heads_path, own.shown_name) == (Path("own.gguf"), "mine")
 
 
@@ -37,7 +37,7 @@ def test_a_demo_model_that_is_not_installed_is_missed_by_name(
 def test_the_environment_is_read_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("N_PARALLEL", "3")
     monkeypatch.setenv("EXACT", "true")
-    settings = Settings()
+    settings = ModelServerSettings()
     assert settings.n_parallel == 3
     assert settings.exact
 
@@ -45,8 +45,8 @@ def test_the_environment_is_read_in_capitals(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("N_PARALLEL", "")
     monkeypatch.setenv("MODEL_PATH", "")
-    assert Settings().n_parallel == 8
-    assert Settings().model_path == DEMO_MODEL
+    assert ModelServerSettings().n_parallel == 8
+    assert ModelServerSettings().model_path == DEMO_MODEL
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_values_out_of_limits_are_refused_by_name(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError) as caught:
-        Settings()
+        ModelServerSettings()
     assert caught.value.errors()[0]["loc"] == (name.lower(),)
 
 
@@ -80,11 +80,11 @@ def test_values_out_of_limits_are_refused_by_name(
     ("host", "local"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False)]
 )
 def test_a_gateway_is_local_only_behind_a_loopback_address(host: str, local: bool) -> None:
-    assert Settings(model_server_host=host).gateway_is_local is local
+    assert ModelServerSettings(model_server_host=host).gateway_is_local is local
 
 
 def test_every_field_is_described() -> None:
-    fields = Settings.model_fields.items()
+    fields = ModelServerSettings.model_fields.items()
     assert [name for name, field in fields if not field.description] == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from model_server.config import DEMO_HEADS, DEMO_MODEL
-from model_server.tools.doctor.examine import Options, examine
+from model_server.tools.doctor.examine import ExamineOptions, examine
 from model_server.tools.doctor.report import Report
 
 MAX_BYTES = 12_000_000
@@ -16,7 +16,7 @@ ROWS, REQUIRED_PER_STEP, MAX_ERROR = 8, 1.5, 0.05
 def report() -> Report:
     """What the doctor says behind ten prompts of its own."""
     assert DEMO_MODEL is not None
-    return examine(DEMO_MODEL, DEMO_HEADS, Options(num_prompts=10))
+    return examine(DEMO_MODEL, DEMO_HEADS, ExamineOptions(num_prompts=10))
 
 
 def test_they_are_made_for_the_demo_model(report: Report) -> None:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from model_server.__main__ import listen
-from model_server.config import Settings
+from model_server.config import ModelServerSettings
 from model_server.errors import SettingError
 from model_server.llama import backend
 from tests.model_server.llama.test_model import with_block_count
@@ -130,14 +130,14 @@ def test_a_port_in_use_ends_it_before_loading(twin_path: Path) -> None:
 def test_listening_on_any_loopback_address(host: str) -> None:
     if host == "::1" and "lo" not in Path("/proc/net/if_inet6").read_text():
         pytest.skip("this machine has no IPv6 loopback address")
-    listener = listen(Settings(model_server_host=host, model_server_port=0))
+    listener = listen(ModelServerSettings(model_server_host=host, model_server_port=0))
     assert listener.getsockname()[1] > 0
     listener.close()
 
 
 def test_an_address_that_is_not_ours_is_refused() -> None:
     with pytest.raises(SettingError, match=r"192\.0\.2\.1:0 can't be listened on"):
-        listen(Settings(model_server_host="192.0.2.1", model_server_port=0))
+        listen(ModelServerSettings(model_server_host="192.0.2.1", model_server_port=0))
 
 
 def test_libraries_that_are_not_there_are_named(tmp_path: Path) -> None:

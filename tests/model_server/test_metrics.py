@@ -5,10 +5,10 @@ from math import isnan
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from model_server.metrics import PREFIX, Metrics, RequestPart, StepRecord
+from model_server.metrics import PREFIX, ModelServerMetrics, RequestPart, StepRecord
 
 
-def sample(metrics: Metrics, name: str, **labels: str) -> float:
+def sample(metrics: ModelServerMetrics, name: str, **labels: str) -> float:
     for family in text_string_to_metric_families(metrics.render().decode()):
         for found in family.samples:
             if found.name == f"{PREFIX}_{name}" and found.labels.items() >= labels.items():
@@ -17,7 +17,7 @@ def sample(metrics: Metrics, name: str, **labels: str) -> float:
 
 
 def test_the_python_share_is_a_median_of_the_last_steps() -> None:
-    metrics = Metrics()
+    metrics = ModelServerMetrics()
     for _ in range(250):
         metrics.note_step(StepRecord(1.0, 0.5))
     for _ in range(150):
@@ -27,7 +27,7 @@ def test_the_python_share_is_a_median_of_the_last_steps() -> None:
 
 
 def test_names_carry_over_from_known_dashboards() -> None:
-    metrics = Metrics()
+    metrics = ModelServerMetrics()
     metrics.note_step(StepRecord(1.0, 0.5, parts=[RequestPart(3, 4, 2, 2)]))
     metrics.finished.labels("stop").inc()
     for name in ("generation_tokens_total", "request_success_total"):
@@ -37,13 +37,13 @@ def test_names_carry_over_from_known_dashboards() -> None:
 
 
 def test_two_servers_do_not_share_counts() -> None:
-    first, second = Metrics(), Metrics()
+    first, second = ModelServerMetrics(), ModelServerMetrics()
     first.batches.inc()
     assert sample(second, "batches_total") == 0
 
 
 def test_a_step_counts_its_rows_and_how_each_request_drafted() -> None:
-    metrics = Metrics()
+    metrics = ModelServerMetrics()
     plain, chain, tree = RequestPart(1, 0, 1, 0), RequestPart(3, 2, 1, 2), RequestPart(2, 5, 3, 1)
     metrics.note_step(StepRecord(1.0, 0.5))  # one that only prefills
     metrics.note_step(StepRecord(1.0, 0.5, parts=[plain, plain]))
@@ -64,10 +64,10 @@ def test_a_step_counts_its_rows_and_how_each_request_drafted() -> None:
 
 def test_every_mode_is_shown_before_the_first_step() -> None:
     assert [
-        sample(Metrics(), "spec_decode_steps_total", mode=mode)
+        sample(ModelServerMetrics(), "spec_decode_steps_total", mode=mode)
         for mode in ("plain", "chain", "tree")
     ] == [0, 0, 0]
 
 
 def test_heads_that_nobody_has_judged_have_no_accuracy() -> None:
-    assert isnan(sample(Metrics(), "head_accuracy"))
+    assert isnan(sample(ModelServerMetrics(), "head_accuracy"))

@@ -16,7 +16,7 @@ from model_server.contract.protocol import (
     SpeculationStats,
     Timings,
 )
-from model_server.spans import Spans
+from model_server.spans import RequestSpans
 from tests.tracing import remembering
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -45,7 +45,7 @@ DONE = Done(
 def spans_of(request: GenerateRequest, event: Done | Failed | None) -> dict[str, Any]:
     """The finished spans by their names."""
     provider, exporter = remembering()
-    spans = Spans(provider)
+    spans = RequestSpans(provider)
     spans.begin(request)
     with spans.ending("a", event):
         pass
@@ -104,7 +104,7 @@ def test_a_request_without_a_caller_begins_a_trace() -> None:
 def test_the_span_is_current_where_the_end_is_logged() -> None:
 
     provider, exporter = remembering()
-    spans = Spans(provider)
+    spans = RequestSpans(provider)
     spans.begin(REQUEST)
     with spans.ending("a", DONE):
         inside = trace.get_current_span().get_span_context()

@@ -13,7 +13,7 @@ import model_server.metrics
 
 REGISTRIES = {
     "Gateway": api.metrics.Metrics().registry,
-    "Model server": model_server.metrics.Metrics().registry,
+    "Model server": model_server.metrics.ModelServerMetrics().registry,
 }
 
 

@@ -14,7 +14,7 @@ import api.config
 import model_server.config
 
 PROCESSES: dict[str, type[BaseSettings]] = {
-    "Model server": model_server.config.Settings,
+    "Model server": model_server.config.ModelServerSettings,
     "Gateway": api.config.Settings,
 }
 COMPOSE = (

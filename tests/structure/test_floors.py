@@ -40,7 +40,7 @@ FLOORS = {
         ("medusa", "engine.sequence", "engine.plan", "engine.chat_template"),
         (
             *("speculation.drafter", "engine.prompt", "engine.intake", "engine.verifier"),
-            *("engine.probe", "engine.exactness", "engine.attention"),
+            *("engine.profiler", "engine.exactness", "engine.attention"),
         ),
         ("engine.scheduler", "engine.runner", "engine.tokenizer"),
         ("engine.engine",),

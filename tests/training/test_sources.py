@@ -9,7 +9,7 @@ from model_server.engine.prompt import VICUNA_TEMPLATE, PromptEncoder
 from model_server.errors import StartError
 from model_server.llama.model import Model
 from model_server.training import sources
-from model_server.training.sources import Source, Text
+from model_server.training.sources import Source, SourceText
 
 
 @pytest.fixture
@@ -61,7 +61,9 @@ def test_a_bad_line_is_named(
 def test_texts_are_cut_into_pieces(twin: Model) -> None:
     text = "one two three four five six seven"
     tokens = twin.vocab.tokenize(text)
-    found = sources.pieces([Text(text, "a"), Text("", "b")], twin.vocab, 8, answered=False)
+    found = sources.pieces(
+        [SourceText(text, "a"), SourceText("", "b")], twin.vocab, 8, answered=False
+    )
     assert [token for source in found for token in source.tokens[1:]] == tokens
     assert {len(source.tokens) for source in found[:-1]} == {8}
     assert {source.tokens[0] for source in found} == {twin.vocab.bos}

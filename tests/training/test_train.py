@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_server.config import Settings
+from model_server.config import ModelServerSettings
 from model_server.contract.protocol import GenerateRequest, Sampling, Speculation
 from model_server.engine import startup
 from model_server.errors import StartError
-from model_server.metrics import Metrics
+from model_server.metrics import ModelServerMetrics
 from model_server.tools.answers import answer_all
 from model_server.training import __main__ as training
 from model_server.training.corpus import Corpus
@@ -47,10 +47,10 @@ def trained(twin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_head_knows_its_token(twin_path: Path, trained: Path) -> None:
     """No shift is off by one, no head is left out: behind t they say t + 2, t + 3, t + 4."""
     walk = twin.answer(twin.prompt(4, 1_000), 100)
-    settings = Settings(
+    settings = ModelServerSettings(
         model_path=twin_path, medusa_path=trained, medusa_mode="chain", prompt_lookup=False
     )
-    served = startup.load(settings, Metrics())
+    served = startup.load(settings, ModelServerMetrics())
     request = GenerateRequest(
         id="1",
         prompt_tokens=twin.prompt(4, 1_000),

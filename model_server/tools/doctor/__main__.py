@@ -14,7 +14,7 @@ from pathlib import Path
 
 from model_server.tools.arguments import at_least
 from model_server.tools.doctor import picture, text
-from model_server.tools.doctor.examine import Options, examine
+from model_server.tools.doctor.examine import ExamineOptions, examine
 from model_server.tools.doctor.report import Report, to_json
 from model_server.tools.doctor.write_back import write_back, write_trimmed
 from model_server.tools.gguf_writer import whole
@@ -24,7 +24,7 @@ _STDOUT = Path("-")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    defaults = Options()
+    defaults = ExamineOptions()
     parser = argparse.ArgumentParser(
         prog="python -m model_server.tools.doctor",
         description=__doc__,
@@ -94,7 +94,7 @@ def _run(args: argparse.Namespace) -> None:
         picture.refuse_without_matplotlib()
     if args.trimmed:
         refuse_own_source(args.trimmed, args.base, args.heads)
-    options = Options(
+    options = ExamineOptions(
         args.prompts,
         args.num_prompts,
         args.tokens,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.config import Settings, read_settings
+from model_server.config import ModelServerSettings, read_settings
 from model_server.engine.cost import CostCurve, HeadCosts
 from model_server.engine.leaves import leaf_blocks
 from model_server.errors import HeadFileError, PromptsError
@@ -37,7 +37,7 @@ from model_server.tools.doctor.trim import Trim
 
 
 @dataclass(frozen=True)
-class Options:
+class ExamineOptions:
     """What the base is asked. `prompts`: a file with one a line, or a folder of texts; None: ours.
 
     `given`: these instead, which were held out. `any_base`: try heads that were made for another
@@ -71,13 +71,13 @@ class _Seen:
     heads: HeadCosts
 
 
-def examine(base: Path, heads: Path, options: Options | None = None) -> Report:
+def examine(base: Path, heads: Path, options: ExamineOptions | None = None) -> Report:
     """Try the heads as the server would, with its settings, and show how far that is on stderr.
 
     Raises StartError where they don't fit or can't be judged, RequestError where a prompt is
     refused, OSError where prompts can't be read.
     """
-    options = options or Options()
+    options = options or ExamineOptions()
     settings = read_settings(
         model_path=base,
         medusa_path=heads,
@@ -89,7 +89,7 @@ def examine(base: Path, heads: Path, options: Options | None = None) -> Report:
     return _report(_see(settings, options), settings, options)
 
 
-def _see(settings: Settings, options: Options) -> _Seen:
+def _see(settings: ModelServerSettings, options: ExamineOptions) -> _Seen:
     asked = options.given or prompts.read(options.prompts, options.num_prompts, options.seed)
     heads = Path(settings.medusa_path)
     # All heads are examined, though the server may use fewer.
@@ -104,20 +104,20 @@ def _see(settings: Settings, options: Options) -> _Seen:
         return _Seen(found, file, tracks, served.context.n_threads, *speed.measure(served))
 
 
-def _refuse_too_short(tracks: Sequence[Track], num_heads: int, options: Options) -> None:
+def _refuse_too_short(tracks: Sequence[Track], num_heads: int, options: ExamineOptions) -> None:
     if not all(any(len(each.answer) > num_heads for each in half) for half in _halves(tracks)):
         source = options.source or str(prompts.BUILT_IN)
         problem = f"too few answers of more than {num_heads} tokens to judge by: ask for more"
         raise PromptsError(source, problem)
 
 
-def _refuse_no_trim(found: Fit, options: Options) -> None:
+def _refuse_no_trim(found: Fit, options: ExamineOptions) -> None:
     if options.keep >= found.num_tokens:
         problem = f"its heads know {found.num_tokens} tokens: they can't be trimmed to"
         raise HeadFileError(found.heads_file, f"{problem} {options.keep}")
 
 
-def _report(seen: _Seen, settings: Settings, options: Options) -> Report:
+def _report(seen: _Seen, settings: ModelServerSettings, options: ExamineOptions) -> Report:
     everything = scored.score(seen.tracks)
     first, second = map(scored.score, _halves(seen.tracks))
     accuracy = scored.accuracy(everything)
@@ -139,12 +139,12 @@ def _report(seen: _Seen, settings: Settings, options: Options) -> Report:
     )
 
 
-def _trim_sizes(seen: _Seen, options: Options) -> list[int]:
+def _trim_sizes(seen: _Seen, options: ExamineOptions) -> list[int]:
     parts = {seen.file.num_tokens // part for part in trim.PARTS}
     return sorted({*parts, options.keep} - {0}, reverse=True)
 
 
-def _trim(seen: _Seen, settings: Settings, num_tokens: int) -> Trim:
+def _trim(seen: _Seen, settings: ModelServerSettings, num_tokens: int) -> Trim:
     """Each half of the tracks with the tokens of the other, so that none is kept by foresight."""
     among = trim.known(seen.file)
     halves = _halves(seen.tracks)
@@ -166,7 +166,7 @@ def _kept(seen: _Seen, num_tokens: int) -> Kept:
 
 
 def _walk(
-    first: Sequence[Track], second: Sequence[Track], settings: Settings
+    first: Sequence[Track], second: Sequence[Track], settings: ModelServerSettings
 ) -> NDArray[np.float64]:
     """(heads, TREE_ROWS) tokens a step, each half of the tracks with the calibration of the
     other.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server.engine.cost import CostCurve, HeadCosts
-from model_server.engine.probe import Prober
+from model_server.engine.profiler import Profiler
 from model_server.engine.startup import Served
 from model_server.tools.doctor.replay import TREE_ROWS
 
@@ -36,9 +36,9 @@ def measure(served: Served) -> tuple[CostCurve, HeadCosts]:
     served.engine.stop()
     served.context.clear()
     served.context.set_embeddings(False)
-    prober = Prober(served.context, served.model.vocab.size)
-    decode = CostCurve(prober.measure(output=True))
-    return decode, HeadCosts(prober.measure_heads(served.heads))
+    profiler = Profiler(served.context, served.model.vocab.size)
+    decode = CostCurve(profiler.measure(output=True))
+    return decode, HeadCosts(profiler.measure_heads(served.heads))
 
 
 def predict(

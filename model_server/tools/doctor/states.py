@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.llama.batch import Batch
+from model_server.llama.batch import LlamaBatch
 from model_server.llama.context import MAX_BATCH_ROWS, Context, ContextOptions
 from model_server.llama.model import Model
 
@@ -19,7 +19,7 @@ class StateReader:
         """`max_tokens`: the longest text that will be read. Raises StartError."""
         self._context = Context(model, ContextOptions(max_tokens, 1, n_threads))
         self._context.set_embeddings(True)
-        self._batch = Batch(MAX_BATCH_ROWS)
+        self._batch = LlamaBatch(MAX_BATCH_ROWS)
 
     def close(self) -> None:
         """Free the context."""

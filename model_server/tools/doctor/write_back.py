@@ -17,7 +17,7 @@ from gguf.gguf_reader import ReaderTensor
 from model_server.errors import HeadFileError
 from model_server.medusa.head_file import UNKNOWN_BASE
 from model_server.tools.doctor.report import Kept, Report, Table
-from model_server.tools.gguf_writer import Tensor, floats, whole, write_tensors
+from model_server.tools.gguf_writer import OutputTensor, floats, whole, write_tensors
 from model_server.tools.progress import in_words
 
 _PREFIX, _TOKENS = "calibration.", "vocab_trim"
@@ -52,7 +52,10 @@ def write_trimmed(path: Path, target: Path, report: Report) -> str:
 
 
 def _write(
-    path: Path, target: Path, report: Report, tensors: Callable[[GGUFReader], Iterator[Tensor]]
+    path: Path,
+    target: Path,
+    report: Report,
+    tensors: Callable[[GGUFReader], Iterator[OutputTensor]],
 ) -> None:
     try:
         reader = GGUFReader(path)
@@ -81,7 +84,7 @@ def _successor(reader: GGUFReader, path: Path, fingerprint: str | None) -> GGUFW
     return writer
 
 
-def _tensors(reader: GGUFReader, table: Table) -> Iterator[Tensor]:
+def _tensors(reader: GGUFReader, table: Table) -> Iterator[OutputTensor]:
     for tensor in reader.tensors:
         if not tensor.name.startswith(_PREFIX):
             yield _copy(tensor)
@@ -89,7 +92,7 @@ def _tensors(reader: GGUFReader, table: Table) -> Iterator[Tensor]:
     yield floats(f"{_PREFIX}count", np.array(table.count))
 
 
-def _trimmed(reader: GGUFReader, kept: Kept) -> Iterator[Tensor]:
+def _trimmed(reader: GGUFReader, kept: Kept) -> Iterator[OutputTensor]:
     """Rows of the vocabulary matrices are picked as they are stored, so nothing is rounded anew."""
     tokens = np.array(kept.tokens, np.int32)
     rows = tokens
@@ -99,12 +102,12 @@ def _trimmed(reader: GGUFReader, kept: Kept) -> Iterator[Tensor]:
     for each in _tensors(reader, kept.calibration):
         if each.name.endswith(".output.weight"):
             (stored,) = each.rows
-            yield Tensor(each.name, [len(rows), each.shape[-1]], each.type, [stored[rows]])
+            yield OutputTensor(each.name, [len(rows), each.shape[-1]], each.type, [stored[rows]])
         elif each.name != _TOKENS:
             yield each
-    yield Tensor(_TOKENS, tokens.shape, gguf.GGMLQuantizationType.I32, [tokens])
+    yield OutputTensor(_TOKENS, tokens.shape, gguf.GGMLQuantizationType.I32, [tokens])
 
 
-def _copy(tensor: ReaderTensor) -> Tensor:
+def _copy(tensor: ReaderTensor) -> OutputTensor:
     shape = [int(size) for size in reversed(tensor.shape)]
-    return Tensor(tensor.name, shape, tensor.tensor_type, [tensor.data])
+    return OutputTensor(tensor.name, shape, tensor.tensor_type, [tensor.data])

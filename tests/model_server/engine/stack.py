@@ -21,15 +21,15 @@ from model_server.engine.plan import DecodeTree
 from model_server.engine.prompt import PromptEncoder
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Limits, Scheduler
-from model_server.engine.sequence import Accepted
 from model_server.engine.sequence import Sequence as Sequence_
+from model_server.engine.sequence import Verified
 from model_server.engine.verifier import Verifier
 from model_server.guide.compiler import Compiler
 from model_server.llama.context import MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model
 from model_server.llama.vocab import Vocab
 from model_server.medusa.heads import HeadOptions, Heads
-from model_server.metrics import Metrics
+from model_server.metrics import ModelServerMetrics
 from tests.model_server.drafters import MakeDrafter, plain
 
 EXACT = {"kv_type_k": "f16", "kv_type_v": "bf16", "flash_attention": "on"}
@@ -43,7 +43,7 @@ class RecordingVerifier(Verifier):
         super().__init__(vocab)
         self.rows: list[tuple[list[int], NDArray[np.float32]]] = []
 
-    def verify(self, decoded: DecodeTree, logits: NDArray[np.float32]) -> Accepted:
+    def verify(self, decoded: DecodeTree, logits: NDArray[np.float32]) -> Verified:
         paths = [list(decoded.sequence.tokens)]
         tree = decoded.tree
         for node in range(1, tree.num_nodes):
@@ -154,7 +154,7 @@ def stack(
     prompts = PromptEncoder(model.vocab, None, min(layout.num_cells, 2_048))
     compiler = Compiler(model.vocab)
     intake = Intake(model.vocab, prompts, compiler)
-    engine = Engine(scheduler, runner, Metrics())
+    engine = Engine(scheduler, runner, ModelServerMetrics())
     yield Stack(engine, runner, verifier, scheduler, context, intake)
     compiler.close()
     if heads:

@@ -6,29 +6,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_server.engine.detokenizer import Detokenizer, Text
+from model_server.engine.detokenizer import Detokenizer, ReleasedText
 
 
-def feed(detokenizer: Detokenizer, pieces: Iterable[bytes]) -> Text:
+def feed(detokenizer: Detokenizer, pieces: Iterable[bytes]) -> ReleasedText:
     """All that is shown, up to a stop string or the end."""
     shown = ""
     for piece in pieces:
         out = detokenizer.add(piece)
         shown += out.text
         if out.matched_stop is not None:
-            return Text(shown, out.matched_stop)
+            return ReleasedText(shown, out.matched_stop)
     out = detokenizer.finish()
-    return Text(shown + out.text, out.matched_stop)
+    return ReleasedText(shown + out.text, out.matched_stop)
 
 
-def expected(whole: str, stops: Sequence[str]) -> Text:
+def expected(whole: str, stops: Sequence[str]) -> ReleasedText:
     """Text before the stop string that is complete first."""
     for end in range(len(whole) + 1):
         found = [s for s in stops if whole[:end].endswith(s)]
         if found:
             at = min(whole[:end].find(s) for s in found)
-            return Text(whole[:at], min(s for s in found if whole[:end].find(s) == at))
-    return Text(whole)
+            return ReleasedText(whole[:at], min(s for s in found if whole[:end].find(s) == at))
+    return ReleasedText(whole)
 
 
 @settings(derandomize=True, max_examples=300, deadline=None)
@@ -88,19 +88,21 @@ def test_half_a_stop_string_is_held_back_then_shown() -> None:
 
 
 def test_a_stop_string_over_several_tokens_never_shows() -> None:
-    assert feed(Detokenizer(["\n\nUser:"]), [b"hi\n", b"\nUs", b"er: x"]) == Text("hi", "\n\nUser:")
+    assert feed(Detokenizer(["\n\nUser:"]), [b"hi\n", b"\nUs", b"er: x"]) == ReleasedText(
+        "hi", "\n\nUser:"
+    )
 
 
 def test_a_stop_string_inside_one_token_cuts_it() -> None:
-    assert feed(Detokenizer(["b"]), [b"abc"]) == Text("a", "b")
+    assert feed(Detokenizer(["b"]), [b"abc"]) == ReleasedText("a", "b")
 
 
 def test_the_earliest_stop_string_wins() -> None:
-    assert feed(Detokenizer(["cd", "b"]), [b"abcd"]) == Text("a", "b")
+    assert feed(Detokenizer(["cd", "b"]), [b"abcd"]) == ReleasedText("a", "b")
 
 
 def test_a_stop_string_may_end_in_the_replacement_of_a_broken_character() -> None:
-    assert feed(Detokenizer(["a\ufffd"]), [b"xa", b"\xe2"]) == Text("x", "a\ufffd")
+    assert feed(Detokenizer(["a\ufffd"]), [b"xa", b"\xe2"]) == ReleasedText("x", "a\ufffd")
 
 
 @pytest.mark.parametrize(
@@ -111,4 +113,4 @@ def test_one_leading_space_is_dropped(pieces: list[bytes], shown: str) -> None:
 
 
 def test_empty_stop_strings_are_ignored() -> None:
-    assert feed(Detokenizer([""]), [b"abc"]) == Text("abc")
+    assert feed(Detokenizer([""]), [b"abc"]) == ReleasedText("abc")

@@ -19,8 +19,8 @@ from model_server.contract.protocol import (
 from model_server.engine.engine import Engine
 from model_server.engine.startup import Served
 from model_server.errors import EngineError
-from model_server.llama.batch import Batch
-from model_server.metrics import Metrics
+from model_server.llama.batch import LlamaBatch
+from model_server.metrics import ModelServerMetrics
 from tests import twin
 from tests.model_server.engine.stack import Layout, Stack, stack
 
@@ -120,7 +120,7 @@ def test_a_decode_that_fails_ends_those_running_and_no_others(
         made.submit(name, PROMPT, max_tokens=50, sampling=GREEDY)
     made.engine.step()
 
-    def fail(_batch: Batch) -> None:
+    def fail(_batch: LlamaBatch) -> None:
         raise EngineError("llama_decode of 2 rows ended with -3")
 
     with monkeypatch.context() as patch:
@@ -149,7 +149,7 @@ def test_an_unforeseen_failure_is_told_to_clients_and_to_the_process(
     made: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crashed = threading.Event()
-    engine = Engine(made.scheduler, made.runner, Metrics(), crashed.set)
+    engine = Engine(made.scheduler, made.runner, ModelServerMetrics(), crashed.set)
     monkeypatch.setattr(made.scheduler, "update", lambda *_: 1 // 0)
     heard: queue.Queue[list[Event]] = queue.Queue()
     engine.start()
@@ -166,7 +166,7 @@ def test_a_crash_reaches_the_process_even_if_no_client_can_be_told(
     made: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crashed = threading.Event()
-    engine = Engine(made.scheduler, made.runner, Metrics(), crashed.set)
+    engine = Engine(made.scheduler, made.runner, ModelServerMetrics(), crashed.set)
     monkeypatch.setattr(engine, "_fail_all", lambda _error: 1 // 0)
 
     def sink(_events: list[Event]) -> None:

@@ -33,11 +33,11 @@ class Mirror:
 
 def filled(kv: KvCache, tokens: list[int]) -> int:
     """Admit and compute a whole prompt."""
-    admission = kv.admit(tokens)
-    assert admission is not None
-    assert kv.reserve(len(tokens) - admission.num_cached, [])
-    kv.extend(admission.seq, tokens[admission.num_cached :])
-    return admission.seq
+    allocation = kv.allocate(tokens)
+    assert allocation is not None
+    assert kv.reserve(len(tokens) - allocation.num_cached, [])
+    kv.extend(allocation.seq, tokens[allocation.num_cached :])
+    return allocation.seq
 
 
 @settings(derandomize=True, max_examples=60, deadline=None)
@@ -51,19 +51,19 @@ def test_the_ledger_and_the_cache_agree_through_any_history(
     for _ in range(40):
         tokens = [0] * rng.randint(1, 12) + [rng.randint(0, 2) for _ in range(rng.randint(0, 6))]
         action = rng.random()
-        if action < 0.5 and (admission := kv.admit(tokens)) is not None:
-            mirror.apply(admission.ops)
-            assert admission.num_cached < len(tokens)
-            live[admission.seq] = tokens[: admission.num_cached]
-            assert mirror.held.get(admission.seq, []) == live[admission.seq]
-            rest = tokens[admission.num_cached :]
+        if action < 0.5 and (allocation := kv.allocate(tokens)) is not None:
+            mirror.apply(allocation.ops)
+            assert allocation.num_cached < len(tokens)
+            live[allocation.seq] = tokens[: allocation.num_cached]
+            assert mirror.held.get(allocation.seq, []) == live[allocation.seq]
+            rest = tokens[allocation.num_cached :]
             ops: list[KvOp] = []
             fits = kv.reserve(len(rest), ops)
             mirror.apply(ops)
             if fits:
-                kv.extend(admission.seq, rest)
-                live[admission.seq] += rest
-                mirror.held[admission.seq] = list(live[admission.seq])
+                kv.extend(allocation.seq, rest)
+                live[allocation.seq] += rest
+                mirror.held[allocation.seq] = list(live[allocation.seq])
         elif action < 0.8 and live:
             seq = rng.choice(list(live))
             mirror.apply(kv.release(seq, cache=rng.random() < 0.7))
@@ -148,7 +148,7 @@ def test_the_oldest_use_goes_first() -> None:
     first, second = (filled(kv, list(range(start, start + 20))) for start in (0, 100))
     for seq in (first, second):
         kv.release(seq, cache=True)
-    kv.admit([*range(10), 99])  # uses the first
+    kv.allocate([*range(10), 99])  # uses the first
     ops: list[KvOp] = []
     assert kv.reserve(25, ops)
     assert ops == [Remove(second)]
@@ -173,7 +173,7 @@ def test_with_all_ids_live_nobody_is_admitted() -> None:
     kv = KvCache(100, 2)
     for start in (0, 100):
         filled(kv, list(range(start, start + 10)))
-    assert kv.admit(list(range(200, 210))) is None
+    assert kv.allocate(list(range(200, 210))) is None
 
 
 def test_with_all_ids_cached_the_oldest_gives_its_own() -> None:
@@ -181,17 +181,17 @@ def test_with_all_ids_cached_the_oldest_gives_its_own() -> None:
     seqs = [filled(kv, list(range(start, start + 10))) for start in (0, 100)]
     for seq in seqs:
         kv.release(seq, cache=True)
-    admission = kv.admit([*range(10), 99])  # like the oldest, which is kept as the source
-    assert admission is not None
-    assert admission.ops == [Remove(seqs[1]), Copy(seqs[0], seqs[1], 10)]
+    allocation = kv.allocate([*range(10), 99])  # like the oldest, which is kept as the source
+    assert allocation is not None
+    assert allocation.ops == [Remove(seqs[1]), Copy(seqs[0], seqs[1], 10)]
 
 
 def test_computing_beyond_what_was_reserved_is_a_bug() -> None:
     kv = KvCache(4, 2)
-    admission = kv.admit([1, 2])
-    assert admission is not None
+    allocation = kv.allocate([1, 2])
+    assert allocation is not None
     with pytest.raises(AssertionError, match="bug"):
-        kv.extend(admission.seq, [1] * 5)
+        kv.extend(allocation.seq, [1] * 5)
 
 
 def test_an_ordered_pool_does_not_use_a_cell_again_before_it_is_cleared() -> None:

@@ -99,13 +99,13 @@ def test_a_trees_leaves_hold_the_accepted_path_and_nothing_else(ordered: bool) -
     used: dict[int, set[int]] = {}
     for name in range(60):
         prompt = [name, *range(rng.randrange(1, 9))]
-        admission = kv.admit(prompt)
-        assert admission is not None
-        mirror.apply(admission.ops)
+        allocation = kv.allocate(prompt)
+        assert allocation is not None
+        mirror.apply(allocation.ops)
         for position, token in enumerate(prompt[:-1]):
-            mirror.add(token, position, [admission.seq])
-        kv.extend(admission.seq, prompt[:-1])
-        live[admission.seq] = prompt
+            mirror.add(token, position, [allocation.seq])
+        kv.extend(allocation.seq, prompt[:-1])
+        live[allocation.seq] = prompt
         for _ in range(6):
             seq = rng.choice(list(live))
             used.setdefault(seq, set()).update(step(kv, mirror, seq, live[seq], rng))

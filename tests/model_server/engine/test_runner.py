@@ -9,7 +9,7 @@ from llguidance import LLParserLimits
 from model_server.contract.protocol import Done, Failed, GenerateRequest, Sampling
 from model_server.engine.verifier import report
 from model_server.guide import compiler
-from model_server.llama.sampler import Candidates, Sampler
+from model_server.llama.sampler import Sampler, TokenDataArray
 from model_server.llama.vocab import Vocab
 from tests import twin
 from tests.model_server.engine.stack import Layout, stack
@@ -45,7 +45,7 @@ def test_draws_are_keyed_by_the_position_in_the_answer(twin_path: Path, vocab: V
         made.submit("a", prompt, max_tokens=20, sampling=params.model_dump(), ignore_eos=True)
         made.run()
         tokens = made.answer("a")
-    sampler, scratch = Sampler(params, banned=[EOS]), Candidates(vocab.size)
+    sampler, scratch = Sampler(params, banned=[EOS]), TokenDataArray(vocab.size)
     before = [prompt[-1], *tokens[:-1]]
     logits = [twin.logits(token).astype(np.float32) for token in before]
     assert tokens == [sampler.sample(row, i, scratch) for i, row in enumerate(logits)]

@@ -10,7 +10,7 @@ from model_server.engine.cost import CostCurve, Costs
 from model_server.engine.kv import KvCache
 from model_server.engine.plan import Plan
 from model_server.engine.scheduler import Limits, Scheduler
-from model_server.engine.sequence import Accepted, Sequence
+from model_server.engine.sequence import Sequence, Verified
 from model_server.guide.compiler import Compiler
 from model_server.llama.vocab import Vocab
 from tests.model_server.drafters import plain
@@ -35,7 +35,7 @@ def step(made: Scheduler, token: int = 7) -> Plan:
     results = []
     for decoded in plan.decode:
         text = decoded.sequence.accept(token)
-        results.append(Accepted(decoded.sequence, [token], text, [0], [False]))
+        results.append(Verified(decoded.sequence, [token], text, [0], [False]))
     made.update(plan, results)
     return plan
 

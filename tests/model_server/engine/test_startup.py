@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from model_server.config import Settings
-from model_server.engine import exactness, probe, startup
-from model_server.engine.probe import Prober
+from model_server.config import ModelServerSettings
+from model_server.engine import exactness, profiler, startup
+from model_server.engine.profiler import Profiler
 from model_server.engine.startup import Served, context_options, load
 from model_server.errors import ModelFileError, SettingError, StartError
 from model_server.llama import backend
 from model_server.llama.context import MAX_SEQS
-from model_server.metrics import Metrics
+from model_server.metrics import ModelServerMetrics
 from tests import gguf_file, random_heads, twin
-from tests.model_server.engine.test_probe import Clock
+from tests.model_server.engine.test_profiler import Clock
 from tests.random_heads import Kind
 
 Start = Callable[..., tuple[bool, int]]  # whether costs were measured, and ms of 4 rows
@@ -45,29 +45,31 @@ def test_settings_that_cannot_be_kept_are_refused(
     twin_path: Path, fields: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(StartError, match=problem):
-        load(Settings(model_path=twin_path, n_threads=1, **fields), Metrics())
+        load(ModelServerSettings(model_path=twin_path, n_threads=1, **fields), ModelServerMetrics())
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no such file"):
-        load(Settings(model_path=tmp_path / "x.gguf"), Metrics())
+        load(ModelServerSettings(model_path=tmp_path / "x.gguf"), ModelServerMetrics())
 
 
 @pytest.mark.parametrize("context_size", [1, 50, 300])
 def test_any_context_size_starts_and_answers(twin_path: Path, context_size: int) -> None:
-    settings = Settings(model_path=twin_path, n_threads=1, model_context_size=context_size)
-    loaded = load(settings, Metrics())
+    settings = ModelServerSettings(
+        model_path=twin_path, n_threads=1, model_context_size=context_size
+    )
+    loaded = load(settings, ModelServerMetrics())
     assert loaded.info.context_size == context_size
     assert loaded.info.kv_cache_tokens == 2 * context_size
     loaded.close()
 
 
 def test_exact_mode_fixes_the_numeric_mode(random_q8_path: Path) -> None:
-    settings = Settings(
+    settings = ModelServerSettings(
         model_path=random_q8_path, n_threads=1, exact=True, kv_cache_type="q8_0", cpu_kernels="off",
         model_context_size=128, model_name="mine", max_step_ms=70, chat_template="vicuna",
     )  # fmt: skip
-    loaded = load(settings, Metrics())
+    loaded = load(settings, ModelServerMetrics())
     loaded.close()
     assert loaded.info.model_id.endswith(f"-f16-bf16-flash-on-{backend.kernels()}")
     assert (loaded.info.model_name, loaded.info.max_step_ms) == ("mine", 70)
@@ -83,7 +85,7 @@ def test_exact_mode_fixes_the_numeric_mode(random_q8_path: Path) -> None:
     ],
 )
 def test_exact_decides_about_flash_attention(fields: dict[str, Any], flash: str) -> None:
-    assert context_options(Settings(**fields), 100).flash_attention == flash
+    assert context_options(ModelServerSettings(**fields), 100).flash_attention == flash
 
 
 @pytest.mark.parametrize(
@@ -99,20 +101,20 @@ def test_a_core_is_left_to_a_local_gateway(
     monkeypatch: pytest.MonkeyPatch, cores: int, host: str, wanted: int, threads: int
 ) -> None:
     monkeypatch.setattr(backend, "physical_cores", lambda: cores)
-    options = context_options(Settings(model_server_host=host, n_threads=wanted), 100)
+    options = context_options(ModelServerSettings(model_server_host=host, n_threads=wanted), 100)
     assert options.n_threads == threads
     assert (options.num_cells, options.num_seqs) == (200, MAX_SEQS)
 
 
 def test_the_pool_must_hold_one_context() -> None:
-    assert context_options(Settings(kv_cache_tokens=100), 100).num_cells == 100
+    assert context_options(ModelServerSettings(kv_cache_tokens=100), 100).num_cells == 100
     with pytest.raises(SettingError, match="99 is less than the context of 100"):
-        context_options(Settings(kv_cache_tokens=99), 100)
+        context_options(ModelServerSettings(kv_cache_tokens=99), 100)
 
 
 def test_measuring_ends_in_time(twin_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_MEASURE_BUDGET_S", 0.001)
-    loaded = load(Settings(model_path=twin_path, n_threads=1), Metrics())
+    monkeypatch.setattr(profiler, "_MEASURE_BUDGET_S", 0.001)
+    loaded = load(ModelServerSettings(model_path=twin_path, n_threads=1), ModelServerMetrics())
     assert loaded.engine.scheduler.costs.decode.seconds(512) > 0
     loaded.close()
 
@@ -127,12 +129,12 @@ def start(
     twin_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> Start:
     def started(decode_s: float, **fields: Any) -> tuple[bool, int]:
-        prober = partial(Prober, clock=Clock(decode_s))
-        monkeypatch.setattr(startup, "Prober", prober)
+        timed = partial(Profiler, clock=Clock(decode_s))
+        monkeypatch.setattr(startup, "Profiler", timed)
         settings = {"model_path": twin_path, "n_threads": 1, "model_context_size": 64, **fields}
         caplog.clear()
         with caplog.at_level("INFO"):
-            loaded = load(Settings(**settings), Metrics())
+            loaded = load(ModelServerSettings(**settings), ModelServerMetrics())
         loaded.close()
         cost_ms = 1_000 * loaded.engine.scheduler.costs.decode.seconds(4)
         return "measuring" in caplog.text, round(cost_ms)
@@ -200,23 +202,29 @@ def test_exactness_is_checked_once(
 
     monkeypatch.setattr(exactness, "difference", counted)
     for n_threads, num_checks in ((1, 1), (1, 1), (2, 2), (1, 2)):
-        settings = Settings(
+        settings = ModelServerSettings(
             model_path=random_q8_path, n_threads=n_threads, exact=True, model_context_size=128
         )
-        load(settings, Metrics()).close()
+        load(settings, ModelServerMetrics()).close()
         assert len(checks) == num_checks
 
 
 def test_what_is_not_exact_is_refused_each_time(nothing_kept: None, twin_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(StartError, match="EXACT=true can't be kept"):
-            load(Settings(model_path=twin_path, n_threads=1, exact=True), Metrics())
+            load(
+                ModelServerSettings(model_path=twin_path, n_threads=1, exact=True),
+                ModelServerMetrics(),
+            )
 
 
 def test_defaults_of_sampling_that_nobody_could_ask_for_are_left_out(tmp_path: Path) -> None:
     said = {"temp": 0.6, "top_p": 1.5, "top_k": -1}
     tensors = twin.tensors(twin.TINY, "F32")
     path = gguf_file.write(tmp_path / "a.gguf", twin.TINY, "F32", tensors, said)
-    loaded = load(Settings(model_path=path, n_threads=1, model_context_size=64), Metrics())
+    loaded = load(
+        ModelServerSettings(model_path=path, n_threads=1, model_context_size=64),
+        ModelServerMetrics(),
+    )
     assert loaded.info.sampling == {"temperature": 0.6}
     loaded.close()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model_server.llama import kernels
-from model_server.llama.batch import Batch
+from model_server.llama.batch import LlamaBatch
 from model_server.llama.context import MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model
 from tests.model_server.kernels.problem import Floats
@@ -41,7 +41,7 @@ def tokens(num: int, seed: int = 0) -> list[int]:
 def decode(
     context: Context, some: Sequence[int], positions: Sequence[int], seqs: Sequence[Sequence[int]]
 ) -> Floats:
-    batch = Batch(512, 16)
+    batch = LlamaBatch(512, 16)
     batch.add_rows(some, positions, seqs, output=True)
     context.decode(batch)
     return np.asarray(context.logits(len(some)).copy())

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from model_server.config import Settings
+from model_server.config import ModelServerSettings
 from model_server.engine import exactness
 from model_server.engine.startup import Served, load
 from model_server.errors import StartError
 from model_server.llama import kernels
-from model_server.metrics import Metrics
+from model_server.metrics import ModelServerMetrics
 from tests import random_heads, random_model
 from tests.gguf_file import Shape
 from tests.random_heads import Kind
@@ -21,7 +21,7 @@ from tests.random_heads import Kind
 
 def start(path: Path, **fields: Any) -> Served:
     given = {"cpu_kernels": "auto", "n_threads": 1, "model_context_size": 128, **fields}
-    return load(Settings(model_path=path, **given), Metrics())
+    return load(ModelServerSettings(model_path=path, **given), ModelServerMetrics())
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from model_server.llama.batch import Batch
+from model_server.llama.batch import LlamaBatch
 
 
 def test_rows_reach_the_struct_that_llama_cpp_reads() -> None:
-    batch = Batch(8, max_seqs_per_row=3)
+    batch = LlamaBatch(8, max_seqs_per_row=3)
     assert batch.add(7, 4, [2, 5, 6], output=True) == 0
     assert batch.add(8, 5, [2], output=False) == 1
     batch.seal()
@@ -22,7 +22,7 @@ def test_rows_reach_the_struct_that_llama_cpp_reads() -> None:
 
 
 def test_a_span_is_consecutive_rows_without_outputs() -> None:
-    batch = Batch(8)
+    batch = LlamaBatch(8)
     batch.add(1, 0, [9], output=True)
     batch.add_span([4, 5, 6], 10, 3)
     assert batch.num_rows == 4
@@ -35,7 +35,7 @@ def test_a_span_is_consecutive_rows_without_outputs() -> None:
 
 
 def test_a_cleared_batch_forgets_its_outputs() -> None:
-    batch = Batch(2)
+    batch = LlamaBatch(2)
     batch.add(1, 0, [0], output=True)
     batch.clear()
     assert batch.num_rows == 0
@@ -46,7 +46,7 @@ def test_a_cleared_batch_forgets_its_outputs() -> None:
 
 
 def test_a_full_batch_takes_no_more() -> None:
-    batch = Batch(1)
+    batch = LlamaBatch(1)
     batch.add(1, 0, [0], output=True)
     with pytest.raises(AssertionError, match="more rows than a batch holds"):
         batch.add(1, 1, [0], output=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model_server.errors import EngineError, StartError
-from model_server.llama.batch import Batch
+from model_server.llama.batch import LlamaBatch
 from model_server.llama.context import MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model
 from tests import twin
@@ -21,7 +21,7 @@ def context(model: Model) -> Iterator[Context]:
 
 def decode(context: Context, tokens: list[int], seq: int = 0, start: int = 0) -> int:
     """Decode tokens at the end of a sequence; the most likely next token."""
-    batch = Batch(512)
+    batch = LlamaBatch(512)
     batch.add_span(tokens[:-1], start, seq)
     batch.add(tokens[-1], start + len(tokens) - 1, [seq], output=True)
     context.decode(batch)
@@ -36,7 +36,7 @@ def test_the_twin_gives_its_known_answer(context: Context) -> None:
 
 def test_every_output_row_has_its_logits(context: Context) -> None:
     tokens = twin.prompt(6)
-    batch = Batch(8)
+    batch = LlamaBatch(8)
     for position, token in enumerate(tokens):
         batch.add(token, position, [3], output=position % 2 == 1)
     context.decode(batch)

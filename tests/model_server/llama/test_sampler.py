@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from model_server.contract.protocol import Sampling
 from model_server.errors import NoTokenAllowed
 from model_server.guide.compiler import Compiler
-from model_server.llama.sampler import Candidates, Sampler
+from model_server.llama.sampler import Sampler, TokenDataArray
 from model_server.llama.vocab import Vocab
 from tests.model_server.sequences import MakeSampler
 from tests.vocabulary import EOS, byte_token
@@ -18,8 +18,8 @@ NUM_DRAWS = 20_000
 
 
 @pytest.fixture
-def scratch(vocab: Vocab) -> Candidates:
-    return Candidates(vocab.size)
+def scratch(vocab: Vocab) -> TokenDataArray:
+    return TokenDataArray(vocab.size)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize("fields", SETTINGS, ids=str)
 def test_draws_follow_the_computed_probabilities(
-    vocab: Vocab, scratch: Candidates, logits: NDArray[np.float32], fields: dict[str, object]
+    vocab: Vocab, scratch: TokenDataArray, logits: NDArray[np.float32], fields: dict[str, object]
 ) -> None:
     params = Sampling.model_validate(fields)
     prompt, answer = np.argsort(-logits)[:4].reshape(2, 2).tolist()
@@ -105,7 +105,7 @@ def test_draws_follow_the_computed_probabilities(
 
 
 def test_the_same_seed_draws_the_same_whatever_the_order(
-    vocab: Vocab, scratch: Candidates, logits: NDArray[np.float32]
+    vocab: Vocab, scratch: TokenDataArray, logits: NDArray[np.float32]
 ) -> None:
     params = Sampling(seed=11, top_p=0.9)
     one, other = Sampler(params), Sampler(params)
@@ -113,7 +113,7 @@ def test_the_same_seed_draws_the_same_whatever_the_order(
     noise = Sampler(Sampling(seed=12))
     backward = []
     for position in reversed(range(50)):
-        noise.sample(logits, position, Candidates(vocab.size))
+        noise.sample(logits, position, TokenDataArray(vocab.size))
         backward.append(other.sample(logits, position, scratch))
     assert forward == backward[::-1]
     assert len(set(forward)) > 5
@@ -121,7 +121,7 @@ def test_the_same_seed_draws_the_same_whatever_the_order(
 
 @pytest.mark.parametrize("field", ["seed", "choice"])
 def test_another_seed_or_choice_draws_otherwise(
-    vocab: Vocab, scratch: Candidates, logits: NDArray[np.float32], field: str
+    vocab: Vocab, scratch: TokenDataArray, logits: NDArray[np.float32], field: str
 ) -> None:
     def drawn(value: int) -> list[int]:
         sampler = Sampler(Sampling.model_validate({field: value}))
@@ -131,7 +131,7 @@ def test_another_seed_or_choice_draws_otherwise(
 
 
 def test_temperature_0_takes_the_best_whatever_else_is_set(
-    vocab: Vocab, scratch: Candidates, logits: NDArray[np.float32]
+    vocab: Vocab, scratch: TokenDataArray, logits: NDArray[np.float32]
 ) -> None:
     sampler = Sampler(Sampling(temperature=0, top_k=3, seed=5))
     assert sampler.sample(logits, 0, scratch) == int(logits.argmax())
@@ -139,7 +139,7 @@ def test_temperature_0_takes_the_best_whatever_else_is_set(
 
 @pytest.mark.parametrize("temperature", [1e-30, 1e-45, 1e-300, 5e-324])
 def test_the_smallest_temperatures_are_greedy(
-    vocab: Vocab, scratch: Candidates, logits: NDArray[np.float32], temperature: float
+    vocab: Vocab, scratch: TokenDataArray, logits: NDArray[np.float32], temperature: float
 ) -> None:
     sampler = Sampler(Sampling(temperature=temperature))
     assert sampler.sample(logits, 0, scratch) == int(logits.argmax())
@@ -147,7 +147,7 @@ def test_the_smallest_temperatures_are_greedy(
 
 
 def test_sampling_leaves_the_logits_alone(
-    make_sampler: MakeSampler, scratch: Candidates, logits: NDArray[np.float32]
+    make_sampler: MakeSampler, scratch: TokenDataArray, logits: NDArray[np.float32]
 ) -> None:
     before = logits.copy()
     sampler = make_sampler(
@@ -158,7 +158,7 @@ def test_sampling_leaves_the_logits_alone(
     assert np.array_equal(logits, before)
 
 
-def test_banned_tokens_are_never_drawn(vocab: Vocab, scratch: Candidates) -> None:
+def test_banned_tokens_are_never_drawn(vocab: Vocab, scratch: TokenDataArray) -> None:
     logits = np.zeros(vocab.size, np.float32)
     logits[EOS] = 50
     sampler = Sampler(Sampling(logit_bias={EOS: 100}), banned=[EOS])
@@ -166,7 +166,7 @@ def test_banned_tokens_are_never_drawn(vocab: Vocab, scratch: Candidates) -> Non
 
 
 def test_a_grammar_is_followed_to_its_end(
-    make_sampler: MakeSampler, vocab: Vocab, scratch: Candidates
+    make_sampler: MakeSampler, vocab: Vocab, scratch: TokenDataArray
 ) -> None:
     sampler = make_sampler(grammar='root ::= "baba" ("é" | "ü")', seed=2)
     rng = np.random.default_rng(0)
@@ -181,7 +181,10 @@ def test_a_grammar_is_followed_to_its_end(
 
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_a_grammar_does_not_change_what_it_allows(
-    make_sampler: MakeSampler, scratch: Candidates, logits: NDArray[np.float32], temperature: int
+    make_sampler: MakeSampler,
+    scratch: TokenDataArray,
+    logits: NDArray[np.float32],
+    temperature: int,
 ) -> None:
     rng = np.random.default_rng(0)
     free = make_sampler(seed=3, temperature=temperature)
@@ -198,7 +201,7 @@ def test_a_grammar_does_not_change_what_it_allows(
 def test_under_a_grammar_draws_follow_the_distribution_restricted_to_it(
     compiler: Compiler,
     vocab: Vocab,
-    scratch: Candidates,
+    scratch: TokenDataArray,
     logits: NDArray[np.float32],
     fields: dict[str, object],
 ) -> None:
@@ -216,7 +219,7 @@ def test_under_a_grammar_draws_follow_the_distribution_restricted_to_it(
 
 
 def test_a_finished_grammar_under_a_ban_of_the_end_is_an_error(
-    make_sampler: MakeSampler, scratch: Candidates, logits: NDArray[np.float32]
+    make_sampler: MakeSampler, scratch: TokenDataArray, logits: NDArray[np.float32]
 ) -> None:
     for temperature in (0, 1):
         sampler = make_sampler([EOS], grammar='root ::= "a"', temperature=temperature)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from model_server.config import Settings
+from model_server.config import ModelServerSettings
 from model_server.engine.startup import load
 from model_server.errors import BuildError
 from model_server.llama import backend, identity, kernels, matmuls, own_trial, trial
-from model_server.metrics import Metrics
+from model_server.metrics import ModelServerMetrics
 from tests import planted
 from tests.model_server.test_main import refused
 
@@ -210,8 +210,8 @@ def test_kernels_that_are_not_trusted_are_not_used(
     twin_q8_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    settings = Settings(model_path=twin_q8_path, n_threads=1, model_context_size=64)
-    served = load(settings, Metrics(), distrust="a computation failed")
+    settings = ModelServerSettings(model_path=twin_q8_path, n_threads=1, model_context_size=64)
+    served = load(settings, ModelServerMetrics(), distrust="a computation failed")
     served.close()
     assert not served.info.cpu_kernels
     assert "kernels of our own are not used: a computation failed" in served.info.warnings

@@ -12,7 +12,7 @@ import numpy as np
 from model_server.engine.cost import CostCurve, HeadCosts
 from model_server.speculation.confidence import HeadConfidence, Proposal, Ranking, proposals
 from model_server.speculation.policy import Load, Policy
-from model_server.speculation.tree import PLAIN, Candidates, Choice
+from model_server.speculation.tree import PLAIN, Candidates, DraftNode
 
 NUM_HEADS, NUM_RANKS = 5, 5
 _ELSEWHERE = 99
@@ -33,7 +33,7 @@ class Session:
     policy: Policy = field(init=False)
     num_drafts: list[int] = field(default_factory=list)
     num_heads: list[int] = field(default_factory=list)
-    probing_s: float = 0.0
+    exploring_s: float = 0.0
     total_s: float = 0.0
     num_tokens: float = 0.0  # as many as the drafts were to bring, not as luck had it
 
@@ -69,7 +69,7 @@ class Session:
 
     def run(self, num_steps: int) -> Session:
         """Decode; measures start anew."""
-        self.total_s = self.probing_s = 0.0
+        self.total_s = self.exploring_s = 0.0
         self.num_tokens = 0.0
         self.num_drafts, self.num_heads = [], []
         for _ in range(num_steps):
@@ -79,20 +79,20 @@ class Session:
     def _step(self) -> None:
         load = Load(self.num_requests, 100.0, 64, self.fixed_rows)
         heads = self.policy.num_heads(load)
-        choices = self.policy.choose([self._candidates(p) for p in self.proposals], load, heads)
-        rows = self.num_requests + len(choices)
+        nodes = self.policy.choose([self._candidates(p) for p in self.proposals], load, heads)
+        rows = self.num_requests + len(nodes)
         decode_s = self._noisy(self.true.seconds(rows))
         self.policy.decode.observe(rows, 100.0, decode_s)
         for request in range(self.num_requests):
-            self.num_tokens += self._verify(request, choices)
-        probed = heads == 0 and self.policy.may_probe()
+            self.num_tokens += self._verify(request, nodes)
+        explored = heads == 0 and self.policy.may_explore()
         heads_s = self._run_heads(heads, self.num_requests)
-        probe_s = self._run_heads(NUM_HEADS, 1) if probed else 0.0
-        step_s = decode_s + heads_s + probe_s
-        self.policy.note_step(step_s, 0.0, drafted=bool(choices), probe_s=probe_s)
+        exploration_s = self._run_heads(NUM_HEADS, 1) if explored else 0.0
+        step_s = decode_s + heads_s + exploration_s
+        self.policy.note_step(step_s, 0.0, drafted=bool(nodes), exploration_s=exploration_s)
         self.total_s += step_s
-        self.probing_s += probe_s
-        self.num_drafts.append(len(choices))
+        self.exploring_s += exploration_s
+        self.num_drafts.append(len(nodes))
         self.num_heads.append(heads)
 
     def _candidates(self, proposal: Proposal | None) -> Candidates:
@@ -101,13 +101,13 @@ class Session:
         ranking = Ranking(self.confidence, proposal)
         return Candidates(ranking, max_depth=NUM_HEADS, max_leaves=16)
 
-    def _verify(self, request: int, choices: list[Choice]) -> float:
+    def _verify(self, request: int, nodes: list[DraftNode]) -> float:
         """Score what was proposed for the request; the tokens that it was to bring."""
         expected = [1.0]
-        for choice in choices:
-            if choice.request == request:
-                share = self.shares[request][choice.depth - 1][choice.token]
-                expected.append(expected[choice.parent] * share)
+        for node in nodes:
+            if node.request == request:
+                share = self.shares[request][node.depth - 1][node.token]
+                expected.append(expected[node.parent] * share)
         if (proposal := self.proposals[request]) is not None:
             self.confidence.observe([(proposal, self.truths[request])])
         self.proposals[request] = None

@@ -93,8 +93,8 @@ def test_at_length_many_requests_draft_too_where_rows_share_cells() -> None:
 
 def test_the_likeliest_nodes_of_all_requests_are_taken() -> None:
     unsure = _candidates([0.1], [0.1])
-    choices = _policy(F16).choose([unsure, SURE], Load(2, 0, 63), 0)
-    assert {choice.request for choice in choices} == {1}
+    nodes = _policy(F16).choose([unsure, SURE], Load(2, 0, 63), 0)
+    assert {node.request for node in nodes} == {1}
 
 
 @pytest.mark.parametrize("max_drafts", [0, 1, 5])
@@ -106,19 +106,19 @@ def test_no_more_than_there_is_room_for(max_drafts: int) -> None:
 def test_fixed_rows_of_every_tree(fixed: int, room: int, drafts: int) -> None:
     policy = _policy(EACH_THE_SAME)
     load = Load(2, 0, room, fixed)
-    choices = policy.choose([SURE, SURE], load, 3)
-    assert sorted(c.request for c in choices) == [0] * (drafts // 2) + [1] * (drafts // 2)
+    nodes = policy.choose([SURE, SURE], load, 3)
+    assert sorted(c.request for c in nodes) == [0] * (drafts // 2) + [1] * (drafts // 2)
     assert policy.num_heads(load) == (5 if fixed > 1 else 0)
 
 
 def test_copies_are_drafted_without_any_heads() -> None:
     policy, load = Policy(CostCurve(F16), HeadCosts({}), HeadConfidence(0)), Load(1, 0, 63)
     copied = [(4, 0.9), (5, 0.9), (6, 0.9)]
-    choices = policy.choose([Candidates([], copied, 3)], load, policy.num_heads(load))
-    assert [choice.token for choice in choices] == [4, 5, 6]
-    policy.note_step(1.0, 0.0, drafted=True, probe_s=0)
+    nodes = policy.choose([Candidates([], copied, 3)], load, policy.num_heads(load))
+    assert [node.token for node in nodes] == [4, 5, 6]
+    policy.note_step(1.0, 0.0, drafted=True, exploration_s=0)
     assert policy.num_heads(load) == 0
-    assert not policy.may_probe()
+    assert not policy.may_explore()
 
 
 def test_without_candidates_nothing_is_drafted() -> None:
@@ -127,11 +127,11 @@ def test_without_candidates_nothing_is_drafted() -> None:
 
 def test_drafts_that_take_long_outside_of_the_decode_are_given_up_and_tried_again() -> None:
     policy, load = _policy(FREE), Load(1, 0, 3)
-    policy.note_step(1.0, 0.0, drafted=False, probe_s=0)
+    policy.note_step(1.0, 0.0, drafted=False, exploration_s=0)
     tried = []
     for step in range(1_000):
         drafted = bool(policy.choose([SURE], load, 0))
-        policy.note_step(1.0, 3.0 * drafted, drafted=drafted, probe_s=0)
+        policy.note_step(1.0, 3.0 * drafted, drafted=drafted, exploration_s=0)
         tried += [step] if drafted else []
     assert tried[0] == 0
     assert len(tried) < 20
@@ -213,20 +213,20 @@ def test_heads_are_not_run_where_no_row_pays() -> None:
 
 
 @pytest.mark.parametrize("num_requests", [1, 4])
-def test_probing_takes_half_a_hundredth_of_the_time(num_requests: int) -> None:
+def test_exploring_takes_half_a_hundredth_of_the_time(num_requests: int) -> None:
     session = Session(EACH_THE_SAME, num_requests=num_requests).run(50).run(1_500)
-    assert 0.003 < session.probing_s / session.total_s <= 0.0055
+    assert 0.003 < session.exploring_s / session.total_s <= 0.0055
 
 
 def test_time_saved_while_heads_were_used_is_not_spent_at_once() -> None:
     policy = _policy(EACH_THE_SAME)
     for _ in range(10_000):
-        policy.note_step(1.0, 0.0, drafted=True, probe_s=0)
-    probe_s, probes = policy.head_costs.seconds(5, 1), 0
-    while policy.may_probe():
-        policy.note_step(0.0, 0.0, drafted=False, probe_s=probe_s)
-        probes += 1
-    assert 1 <= probes <= 5
+        policy.note_step(1.0, 0.0, drafted=True, exploration_s=0)
+    exploration_s, explorations = policy.head_costs.seconds(5, 1), 0
+    while policy.may_explore():
+        policy.note_step(0.0, 0.0, drafted=False, exploration_s=exploration_s)
+        explorations += 1
+    assert 1 <= explorations <= 5
 
 
 @pytest.mark.parametrize("name", ["few", "f16"])

@@ -8,7 +8,7 @@ import pytest
 from model_server.speculation.tree import (
     PLAIN,
     Candidates,
-    Choice,
+    DraftNode,
     DraftTree,
     Ranked,
     best_first,
@@ -26,12 +26,12 @@ def _request(rng: random.Random, depth: int = 3, size: int = 4) -> Candidates:
     return Candidates(lists, max_depth=depth, max_leaves=size**depth)
 
 
-def _grow(choices: list[Choice], request: int = 0) -> DraftTree:
+def _grow(nodes: list[DraftNode], request: int = 0) -> DraftTree:
     tree = DraftTree(99)
-    for choice in choices:
-        if choice.request == request:
-            node = tree.add(choice.token, choice.parent)
-            assert tree.depths[node] == choice.depth
+    for drafted in nodes:
+        if drafted.request == request:
+            node = tree.add(drafted.token, drafted.parent)
+            assert tree.depths[node] == drafted.depth
     return tree
 
 
@@ -46,11 +46,11 @@ def test_nodes_come_best_first_over_all_requests() -> None:
     """Any budget takes the same nodes as sorting every node of every tree."""
     rng = random.Random(1)
     requests = [_request(rng) for _ in range(3)]
-    choices = list(best_first(requests))
+    nodes = list(best_first(requests))
     everything = sorted(
         (p for request in requests for p in _path_probabilities(request)), reverse=True
     )
-    assert [choice.probability for choice in choices] == pytest.approx(everything)
+    assert [drafted.probability for drafted in nodes] == pytest.approx(everything)
 
 
 def _path_probabilities(request: Candidates) -> list[float]:
@@ -64,9 +64,9 @@ def _path_probabilities(request: Candidates) -> list[float]:
 def test_parents_come_before_children_and_siblings_differ() -> None:
     rng = random.Random(2)
     requests = [_request(rng) for _ in range(3)]
-    choices = list(best_first(requests))
+    nodes = list(best_first(requests))
     for request in range(3):
-        tree = _grow(choices, request)
+        tree = _grow(nodes, request)
         assert tree.num_nodes == 1 + 4 + 16 + 64
         assert all(parent < node for node, parent in enumerate(tree.parents))
         for below in tree.children:
@@ -87,8 +87,8 @@ def test_trees_keep_to_their_leaves_and_depth(max_leaves: int, max_depth: int) -
 
 
 def test_a_plain_request_is_drafted_nothing() -> None:
-    choices = list(best_first([PLAIN, Candidates([[(7, 0.5)]], max_depth=1)]))
-    assert choices == [Choice(1, 0, 7, 0.5, 1)]
+    nodes = list(best_first([PLAIN, Candidates([[(7, 0.5)]], max_depth=1)]))
+    assert nodes == [DraftNode(1, 0, 7, 0.5, 1)]
 
 
 def test_copied_tokens_join_the_heads_while_a_path_follows_them() -> None:

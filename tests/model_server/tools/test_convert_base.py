@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_server.app import Server, create_app
-from model_server.config import Settings
+from model_server.app import AppState, create_app
+from model_server.config import ModelServerSettings
 from model_server.engine import startup
 from model_server.llama.gguf import GgufHeader, base_fingerprint
-from model_server.metrics import Metrics
+from model_server.metrics import ModelServerMetrics
 from model_server.tools import convert_base
 from tests import heads_reference
 from tests.model_server.tools.converting import Capsys
@@ -139,16 +139,16 @@ async def test_base_and_heads_can_be_served(
     written = write("safetensors", NUM_HEADS)
     heads = target.with_name("h.gguf")
     assert run(written.folder, target, "--type", "F32", "--heads", heads) == 0
-    settings = Settings(
+    settings = ModelServerSettings(
         model_path=target, medusa_path=heads, medusa_mode="tree", kv_cache_type="f32",
         flash_attention="off", n_threads=1, n_parallel=2, model_context_size=128,
     )  # fmt: skip
-    served = startup.load(settings, Metrics())
+    served = startup.load(settings, ModelServerMetrics())
     expected = written.computed["greedy"].tolist()
     request = {"id": "r", "prompt_tokens": written.computed["tokens"].tolist(), "ignore_eos": True,
                "max_tokens": len(expected), "sampling": {"temperature": 0}}  # fmt: skip
     try:
-        transport = httpx.ASGITransport(create_app(Server(served=served, loaded=1.0)))
+        transport = httpx.ASGITransport(create_app(AppState(served=served, loaded=1.0)))
         async with httpx.AsyncClient(transport=transport, base_url="http://model") as client:
             answer = await client.post("/batch", json={"id": "b", "requests": [request]})
     finally:

@@ -11,8 +11,8 @@ import pytest
 from model_server.llama.gguf import GgufHeader, base_fingerprint
 from model_server.llama.model import Model
 from model_server.medusa import head_file
-from model_server.tools.download import MODELS, Plan, next_command, source_named
-from model_server.tools.presets import PRESETS, Source
+from model_server.tools.download import MODELS, PresetFiles, next_command, source_named
+from model_server.tools.presets import PRESETS, HubFile
 from tests import checkpoints
 from tests.checkpoints import Weights
 from tests.model_server.tools.converting import as_bf16
@@ -100,12 +100,12 @@ def test_a_missing_file_is_found_before_gigabytes_are_fetched(published: Downloa
 def test_room_is_needed_for_what_is_made_too(
     published: Downloader, random_q8_path: Path, tmp_path: Path
 ) -> None:
-    plan = Plan(PRESETS["vicuna-7b"], "Q4_0", tmp_path)
+    plan = PresetFiles(PRESETS["vicuna-7b"], "Q4_0", tmp_path)
     plan.published_base.symlink_to(random_q8_path)
     plan.published_heads.symlink_to(published.hub.files[HEADS])
     sizes = {plan.published_base: 8_500, plan.published_heads: 16_000}
     assert plan._made_bytes(sizes) == 4_550 + 8_500
-    assert Plan(PRESETS["vicuna-7b"], "Q8_0", tmp_path)._made_bytes(sizes) == 8_500
+    assert PresetFiles(PRESETS["vicuna-7b"], "Q8_0", tmp_path)._made_bytes(sizes) == 8_500
 
 
 def test_heads_that_do_not_fit_are_refused(published: Downloader, tmp_path: Path) -> None:
@@ -137,8 +137,8 @@ def test_quantizing_goes_with_presets(downloader: Downloader) -> None:
 
 
 def test_files_of_the_hub_are_named_in_two_ways() -> None:
-    assert source_named("a/b/c/d.gguf", "v1") == Source("a/b", "c/d.gguf", "v1")
-    assert source_named("https://huggingface.co/a/b/resolve/main/d.gguf?x=1", "v1") == Source(
+    assert source_named("a/b/c/d.gguf", "v1") == HubFile("a/b", "c/d.gguf", "v1")
+    assert source_named("https://huggingface.co/a/b/resolve/main/d.gguf?x=1", "v1") == HubFile(
         "a/b", "d.gguf", "main"
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from model_server.contract.protocol import PositionLogprobs, TokenLogprob
-from model_server.tools.answers import Answer
+from model_server.tools.answers import WholeAnswer
 from model_server.tools.verify import divergences, main
 from tests import random_heads
 from tests.random_heads import Kind
@@ -17,11 +17,11 @@ def token(token_id: int, logprob: float, *top: tuple[int, float]) -> PositionLog
 
 
 def test_the_first_divergence_counts_with_its_margin() -> None:
-    reference = Answer(
+    reference = WholeAnswer(
         logprobs=[token(1, -0.1), token(2, -0.7, (2, -0.7), (3, -0.75)), token(4, -0.1)]
     )
-    other = Answer(logprobs=[token(1, -0.1), token(3, -0.7), token(9, -0.1)])
-    unlikely = Answer(logprobs=[token(7, -0.1), token(3, -0.7), token(9, -0.1)])
+    other = WholeAnswer(logprobs=[token(1, -0.1), token(3, -0.7), token(9, -0.1)])
+    unlikely = WholeAnswer(logprobs=[token(7, -0.1), token(3, -0.7), token(9, -0.1)])
     assert divergences([reference], [reference]) == []
     first, second = divergences([reference] * 2, [other, unlikely])
     assert (first.prompt, first.position, first.expected, first.got) == (0, 1, "t2", "t3")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model_server.tools.doctor.examine import Options, examine
+from model_server.tools.doctor.examine import ExamineOptions, examine
 from model_server.tools.doctor.report import Report
 from tests import twin, twin_heads
 from tests.twin_heads import PUBLISHED
@@ -32,7 +32,7 @@ def prompts_path(models_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def report(twin_path: Path, twin_heads_path: Path, prompts_path: Path) -> Report:
-    options = Options(prompts_path, NUM_PROMPTS, NUM_TOKENS)
+    options = ExamineOptions(prompts_path, NUM_PROMPTS, NUM_TOKENS)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("N_THREADS", "1")
         return examine(twin_path, twin_heads_path, options)

@@ -11,7 +11,7 @@ import pytest
 from model_server.errors import HeadFileError, PromptsError, RequestError
 from model_server.llama.gguf import GgufHeader
 from model_server.llama.model import Model
-from model_server.tools.doctor.examine import Options, examine
+from model_server.tools.doctor.examine import ExamineOptions, examine
 from model_server.tools.doctor.report import Report
 from tests import random_heads, twin, twin_heads
 from tests.model_server.tools.doctor.conftest import NUM_PROMPTS, NUM_TOKENS
@@ -88,7 +88,7 @@ def test_heads_of_another_base_are_refused_unless_one_insists(
     other.close()
     with pytest.raises(HeadFileError, match="these heads were made for another base"):
         examine(random_q8_path, path)
-    found = examine(random_q8_path, path, Options(None, 4, 8, any_base=True))
+    found = examine(random_q8_path, path, ExamineOptions(None, 4, 8, any_base=True))
     assert found.fit.made_for == "another base"
     assert found.verdict.grade == "useless"
     assert "were they made for another quantization or model?" in found.verdict.sentence
@@ -106,14 +106,14 @@ def test_weights_that_are_no_numbers_are_refused(
         file.seek(offset + 4 * 1_000)
         file.write(np.float32("nan").tobytes())
     with pytest.raises(HeadFileError, match="head 1 gives no numbers: its weights are damaged"):
-        examine(random_q8_path, path, Options(None, 4, 8))
+        examine(random_q8_path, path, ExamineOptions(None, 4, 8))
 
 
 def test_answers_too_short_to_judge_by_are_refused(
     twin_path: Path, twin_heads_path: Path, prompts_path: Path
 ) -> None:
     with pytest.raises(PromptsError, match="too few answers of more than 5 tokens to judge by"):
-        examine(twin_path, twin_heads_path, Options(prompts_path, 4, 4))
+        examine(twin_path, twin_heads_path, ExamineOptions(prompts_path, 4, 4))
 
 
 def test_a_prompt_beyond_the_context_is_refused(
@@ -121,4 +121,4 @@ def test_a_prompt_beyond_the_context_is_refused(
 ) -> None:
     monkeypatch.setenv("MODEL_CONTEXT_SIZE", "64")
     with pytest.raises(RequestError, match="context of 64 tokens"):
-        examine(twin_path, twin_heads_path, Options(prompts_path, 4, 62))
+        examine(twin_path, twin_heads_path, ExamineOptions(prompts_path, 4, 62))

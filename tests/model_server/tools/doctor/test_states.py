@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model_server.llama.batch import Batch
+from model_server.llama.batch import LlamaBatch
 from model_server.llama.context import MAX_BATCH_ROWS, Context, ContextOptions
 from model_server.llama.model import Model
 from model_server.tools.doctor.states import StateReader
@@ -25,7 +25,7 @@ def test_states_times_the_output_matrix_are_the_logits(random_model_path: Path) 
     header = model.open_header()
     output = header.tensors["output.weight"].rows().view(np.float32)
     header.close()
-    context, batch = Context(model, ContextOptions(NUM_TOKENS, 1, 1)), Batch(MAX_BATCH_ROWS)
+    context, batch = Context(model, ContextOptions(NUM_TOKENS, 1, 1)), LlamaBatch(MAX_BATCH_ROWS)
     for start in range(0, NUM_TOKENS, MAX_BATCH_ROWS):
         part = tokens[start : start + MAX_BATCH_ROWS]
         batch.clear()

@@ -16,7 +16,7 @@ from model_server.medusa import head_file
 from model_server.medusa.heads import HeadOptions, Heads
 from model_server.speculation.confidence import HeadConfidence
 from model_server.tools.doctor import trim
-from model_server.tools.doctor.examine import Options, examine
+from model_server.tools.doctor.examine import ExamineOptions, examine
 from model_server.tools.doctor.replay import TREE_ROWS, walk
 from model_server.tools.doctor.report import Kept, Report, Table
 from model_server.tools.doctor.write_back import write_trimmed
@@ -124,4 +124,4 @@ def test_the_report_says_what_fewer_tokens_cost_and_win(report: Report) -> None:
 
 def test_what_can_not_be_trimmed_is_refused(twin_path: Path, twin_heads_path: Path) -> None:
     with pytest.raises(HeadFileError, match="know 512 tokens: they can't be trimmed to 512"):
-        examine(twin_path, twin_heads_path, Options(keep=512))
+        examine(twin_path, twin_heads_path, ExamineOptions(keep=512))

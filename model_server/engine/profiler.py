@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 
 from model_server.engine.cost import DRAFT_ROWS, ROWS, Attention, CostCurve, Costs, HeadCosts
-from model_server.llama.batch import Batch
+from model_server.llama.batch import LlamaBatch
 from model_server.llama.context import MAX_BATCH_ROWS, Context
 from model_server.medusa.heads import NUM_RANKS, Heads
 
@@ -54,7 +54,7 @@ class Measurements:
         return Costs(CostCurve(at_pace(self.prefill)), decode, heads)
 
 
-class Prober:
+class Profiler:
     """Uses an empty context and leaves it empty."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Prober:
         self._clock = clock
         self._context = context
         self._tokens = np.random.default_rng(0).integers(0, vocab_size, MAX_BATCH_ROWS).tolist()
-        self._batch = Batch(MAX_BATCH_ROWS)
+        self._batch = LlamaBatch(MAX_BATCH_ROWS)
 
     def measure_all(self, heads: Heads | None) -> Measurements:
         """What a start has to know of costs."""

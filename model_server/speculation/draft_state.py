@@ -11,7 +11,7 @@ from model_server.speculation.lookup import NOTHING, Found, Lookup
 from model_server.speculation.tree import Ranked
 
 
-class Drafting:
+class DraftState:
     """Held by a sequence. Moves along with its tokens."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from model_server import kept
 from model_server.engine.cost import Attention
-from model_server.engine.probe import Measurements, Prober
+from model_server.engine.profiler import Measurements, Profiler
 from model_server.llama.context import Context, ContextOptions
 from model_server.llama.model import Model
 from model_server.medusa.heads import HeadOptions, Heads
@@ -49,8 +49,8 @@ def context(model: Model) -> Iterator[Context]:
     made.close()
 
 
-def prober(context: Context, clock: Clock) -> Prober:
-    return Prober(context, context.vocab_size, clock)
+def profiler(context: Context, clock: Clock) -> Profiler:
+    return Profiler(context, context.vocab_size, clock)
 
 
 @pytest.mark.parametrize(("now_s", "pace"), [(0.010, 1.0), (0.030, 3.0), (0.008, 0.8)])
@@ -58,27 +58,27 @@ def test_the_pace_is_how_much_longer_decodes_take(
     context: Context, now_s: float, pace: float
 ) -> None:
     clock = Clock(now_s)
-    assert prober(context, clock).pace(BEFORE) == pytest.approx(pace)
+    assert profiler(context, clock).pace(BEFORE) == pytest.approx(pace)
     assert clock.num_decodes == 1 + 4 * 2
 
 
 def test_one_stall_is_not_the_pace(context: Context) -> None:
     """The first decode, then two at each of four points: all of the third are slow."""
     clock = Clock(*[0.010] * 5, *[0.500] * 2, *[0.010] * 2)
-    assert prober(context, clock).pace(BEFORE) == pytest.approx(1.0)
+    assert profiler(context, clock).pace(BEFORE) == pytest.approx(1.0)
 
 
 def test_what_was_measured_in_a_bad_hour_is_no_measure(context: Context) -> None:
-    assert prober(context, Clock(0.006)).pace(BEFORE) is None
+    assert profiler(context, Clock(0.006)).pace(BEFORE) is None
     clock = Clock(*[0.010] * 3, *[0.005] * 2, *[0.010] * 4)
-    assert prober(context, clock).pace(BEFORE) is None
+    assert profiler(context, clock).pace(BEFORE) is None
 
 
 def test_a_point_that_takes_long_is_not_compared(context: Context) -> None:
     """Of 8 rows that take 300 ms with logits, 3 rows are the most that don't."""
     compared: list[int] = []
 
-    class Noting(Prober):
+    class Noting(Profiler):
         def _time(self, rows: int, output: bool, behind: int = 0) -> float:
             compared.append(rows)
             return super()._time(rows, output, behind)
@@ -106,7 +106,7 @@ def test_all_is_measured(context: Context, model: Model, tmp_path: Path) -> None
     kind = Kind(hidden=model.hidden_size, vocab_size=model.vocab.size)
     path = random_heads.write(tmp_path / "heads.gguf", kind)
     heads = Heads(path, model, HeadOptions(n_threads=1))
-    found = Prober(context, context.vocab_size).measure_all(heads)
+    found = Profiler(context, context.vocab_size).measure_all(heads)
     heads.close()
     assert {1, 2, 4, 8, 16, 32, 64, 128, 256} >= found.prefill.keys() >= {1}
     assert found.decode.keys() >= {1}
@@ -119,7 +119,7 @@ def test_attention_is_what_rows_take_longer_behind_many_cells(context: Context) 
     """128 copied cells, half of the pool: a row takes 2 ms more there, eight take 9."""
     times_s = {(0, 1): 0.0, (16, 1): 0.012, (16, 8): 0.019}
 
-    class Timed(Prober):
+    class Timed(Profiler):
         def _time(self, rows: int, output: bool, behind: int = 0) -> float:
             assert self._context.length(0) == behind
             super()._time(rows, output, behind)
@@ -133,5 +133,5 @@ def test_attention_is_what_rows_take_longer_behind_many_cells(context: Context) 
 
 def test_attention_that_would_take_long_to_measure_is_learnt_later(context: Context) -> None:
     clock = Clock(0.010)
-    found = prober(context, clock).measure_attention({1: 0.5, 8: 0.6})
+    found = profiler(context, clock).measure_attention({1: 0.5, 8: 0.6})
     assert (found, clock.num_decodes) == (Attention(), 0)
