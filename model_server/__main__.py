@@ -43,10 +43,15 @@ class _Uvicorn(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, state: AppState) -> None:
         super().__init__(config)
         self._state = state
+        self.failed = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._state.draining = True
         super().handle_exit(sig, frame)
+
+    def fail(self) -> None:
+        """Stop with exit code 1, whichever thread finds out that it can't go on."""
+        self.failed = self.should_exit = True
 
 
 def main() -> int:
@@ -70,10 +75,7 @@ def main() -> int:
         timeout_graceful_shutdown=_DRAIN_S,
     )
     web = _Uvicorn(config, state)
-    failures: list[str] = []
-    loader = threading.Thread(
-        target=_load, args=(settings, state, web, failures), name="loader", daemon=True
-    )
+    loader = threading.Thread(target=_load, args=(settings, state, web), name="loader", daemon=True)
     loader.start()
     # uvicorn raises the signal that stopped it again, once everything is shut down.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -82,7 +84,7 @@ def main() -> int:
     loader.join()
     if state.served is not None:
         state.served.close()
-    return 1 if failures else 0
+    return 1 if web.failed else 0
 
 
 def listen(settings: ModelServerSettings) -> socket.socket:
@@ -101,33 +103,26 @@ def listen(settings: ModelServerSettings) -> socket.socket:
     return listener
 
 
-def _load(
-    settings: ModelServerSettings, state: AppState, web: _Uvicorn, failures: list[str]
-) -> None:
+def _load(settings: ModelServerSettings, state: AppState, web: _Uvicorn) -> None:
     def progress(fraction: float) -> bool:
         if int(fraction * 10) > int(state.loaded * 10):
             logs.say.info("loading %s: %.0f%%", settings.model_path.name, 100 * fraction)
         state.loaded = fraction
         return not web.should_exit
 
-    def crashed() -> None:
-        failures.append("crashed")
-        web.should_exit = True
-
     try:
         files = [path for path in (settings.model_path, settings.heads_path) if path]
         trial.require(files)
         fault = trial.own_kernels(files) if settings.cpu_kernels == "auto" else ""
-        state.served = load(settings, state.metrics, progress, crashed, fault)
+        state.served = load(settings, state.metrics, progress, web.fail, fault)
     except StartError as error:
         if not web.should_exit:  # else it was told to stop, and did
-            failures.append(str(error))
             logs.say.error("%s", error)
-            web.should_exit = True
+            web.fail()
         return
     except Exception:
         logging.exception("loading failed. This is a bug.")
-        crashed()
+        web.fail()
         return
     # What was made so far stays. A full collection that looked at it would hold a step up by 50 ms.
     gc.collect()
@@ -136,7 +131,7 @@ def _load(
     logs.say.info(
         "ready: %s on the %s, %d slots, context %d, %d KV cells, steps up to %.0f ms",
         info.model_name,
-        "GPU" if state.served.model.on_gpu else "CPU",
+        "GPU" if state.served.model.is_on_gpu else "CPU",
         info.slots,
         info.context_size,
         info.kv_cache_tokens,

@@ -88,13 +88,13 @@ class EventStream(Response):
         finally:
             for task in tasks:
                 task.cancel()
-            self._cancel_open()
+            for request in self._batch.requests:
+                if self._state.streams.get(request.id) is self:
+                    self._end(request.id)
 
     def drop(self, request_id: str) -> None:
         """Stop serving one request: it was cancelled, or a later attempt took its id."""
-        self._close(request_id)
-        self._served.engine.cancel(request_id)
-        self._note_end(request_id)
+        self._end(request_id)
         self._queue.put_nowait([])
 
     def _register(self) -> None:
@@ -144,25 +144,17 @@ class EventStream(Response):
             if event.id in self._open:
                 lines.append(event.model_dump_json(exclude_none=True).encode())
                 if isinstance(event, Done | Failed):
-                    self._close(event.id)
-                    self._note_end(event.id, event)
+                    self._end(event.id, event)
                 if isinstance(event, Failed):
                     self._state.metrics.failures.labels(event.code).inc()
         return b"".join(line + b"\n" for line in lines)
 
-    def _close(self, request_id: str) -> None:
+    def _end(self, request_id: str, event: Done | Failed | None = None) -> None:
+        """A request of ours ends here; without its last event it is cancelled."""
         self._open.discard(request_id)
-        if self._state.streams.get(request_id) is self:
-            del self._state.streams[request_id]
-
-    def _cancel_open(self) -> None:
-        for request in self._batch.requests:
-            if self._state.streams.get(request.id) is self:
-                self._close(request.id)
-                self._served.engine.cancel(request.id)
-                self._note_end(request.id)
-
-    def _note_end(self, request_id: str, event: Done | Failed | None = None) -> None:
+        del self._state.streams[request_id]
+        if event is None:
+            self._served.engine.cancel(request_id)
         spans = self._state.spans
         with spans.ending(request_id, event) if spans else nullcontext():
             logs.ended(event) if event else logs.cancelled(request_id)
@@ -220,11 +212,11 @@ def create_app(state: AppState) -> FastAPI:
 def _add_tokenizer(app: FastAPI, state: AppState) -> None:
     @app.post("/tokenize")
     async def tokenize(body: Tokenize) -> Tokenized:
-        return await asyncio.to_thread(state.ready().tokenizer.tokenize, body)
+        return await asyncio.to_thread(state.ready().intake.prompts.tokenize, body)
 
     @app.post("/detokenize")
     async def detokenize(body: Detokenize) -> Detokenized:
-        return await asyncio.to_thread(state.ready().tokenizer.detokenize, body)
+        return await asyncio.to_thread(state.ready().intake.prompts.detokenize, body)
 
 
 def _add_probes(app: FastAPI, state: AppState) -> None:

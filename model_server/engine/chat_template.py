@@ -56,7 +56,7 @@ class ChatTemplate:
         by_length = sorted(vocab.special_texts, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, by_length)) or r"(?!)")
         self._spaced = re.compile(rf"\s*(?:{self._special.pattern})")
-        self._form = self._probed()
+        self._form = self._find_form()
 
     def render(self, messages: Sequence[Message], options: ChatOptions | None = None) -> str:
         """The conversation's text. Raises PromptRefused."""
@@ -156,7 +156,7 @@ class ChatTemplate:
             turn["reasoning_content"] = change(message.reasoning_content)
         return turn
 
-    def _probed(self) -> Form:
+    def _find_form(self) -> Form:
         """The first form in which nothing that anybody says is lost."""
         sample = [Message.model_validate({"role": r, "content": c}) for r, c in _SAMPLE]
         for choices in product((True, False), (False, True), (False, True)):

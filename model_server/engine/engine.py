@@ -8,31 +8,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from model_server.contract.protocol import Accepted, Done, Event, Failed, Started, Timings, Tokens
 from model_server.engine.plan import Plan
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Scheduler
-from model_server.engine.sequence import Sequence
-from model_server.engine.sequence import Verified as Result
+from model_server.engine.sequence import Sequence, Sink, Verified
 from model_server.errors import EngineError, RequestError
 from model_server.metrics import ModelServerMetrics, RequestPart, StepRecord
 from model_server.speculation.tree import DraftTree
 
 log = logging.getLogger(__name__)
 
-Sink = Callable[[list[Event]], None]
-
 # A busy Python thread beside the decode threads costs a step up to 3 times its length; giving the
 # interpreter back sooner than the default 5 ms takes that away.
 _SWITCH_INTERVAL_S = 0.0005
-
-
-@dataclass(frozen=True)
-class _Submission:
-    sequence: Sequence
-    sink: Sink
 
 
 class Engine:
@@ -51,9 +41,9 @@ class Engine:
         self._runner = runner
         self._metrics = metrics
         self._wakeup = threading.Condition()
-        # Submissions and ids to cancel, in the order they came: an id may be used again.
-        self._inbox: deque[_Submission | str] = deque()
-        self._live: dict[str, _Submission] = {}
+        # Requests, and ids to cancel, in the order they came: an id may be used again.
+        self._inbox: deque[Sequence | str] = deque()
+        self._live: dict[str, Sequence] = {}
         self._events: dict[Sink, list[Event]] = {}
         self._num_submitted = 0
         self._num_preemptions = 0
@@ -80,14 +70,16 @@ class Engine:
 
     def submit(self, sequence: Sequence, sink: Sink) -> None:
         """Queue a request; its events go to `sink`. A known id replaces the request that has it."""
-        with self._wakeup:
-            self._inbox.append(_Submission(sequence, sink))
-            self._wakeup.notify()
+        sequence.sink = sink
+        self._post(sequence)
 
     def cancel(self, request_id: str) -> None:
         """Drop a request between steps, whatever it is doing. Unknown ids are ignored."""
+        self._post(request_id)
+
+    def _post(self, item: Sequence | str) -> None:
         with self._wakeup:
-            self._inbox.append(request_id)
+            self._inbox.append(item)
             self._wakeup.notify()
 
     @property
@@ -142,7 +134,7 @@ class Engine:
                 self._end(result.sequence)
         return plan
 
-    def _count(self, tree: DraftTree, result: Result) -> None:
+    def _count(self, tree: DraftTree, result: Verified) -> None:
         part = RequestPart(
             len(result.tokens), tree.num_nodes - 1, tree.num_leaves, sum(result.from_draft)
         )
@@ -150,7 +142,7 @@ class Engine:
         counts = result.sequence.draft_state.counts
         counts.add(part.num_drafts, max(tree.depths), part.num_accepted)
 
-    def _heard(self, result: Result) -> list[Event]:
+    def _heard(self, result: Verified) -> list[Event]:
         """What the client hears of a step."""
         sequence = result.sequence
         now = time.monotonic()
@@ -202,22 +194,21 @@ class Engine:
             arrived = list(self._inbox)
             self._inbox.clear()
         for item in arrived:
-            if isinstance(item, _Submission):
+            if isinstance(item, Sequence):
                 self._admit(item)
             elif item in self._live:
                 self._abort(item)
 
     def _abort(self, request_id: str) -> None:
         self._metrics.finished.labels("abort").inc()
-        self._end(self._live[request_id].sequence)
+        self._end(self._live[request_id])
 
-    def _admit(self, submission: _Submission) -> None:
-        sequence = submission.sequence
+    def _admit(self, sequence: Sequence) -> None:
         if sequence.id in self._live:
             self._abort(sequence.id)
         self._num_submitted += 1
         sequence.order = self._num_submitted
-        self._live[sequence.id] = submission
+        self._live[sequence.id] = sequence
         accepted = Accepted(
             id=sequence.id,
             attempt=sequence.request.attempt,
@@ -250,14 +241,15 @@ class Engine:
     def _fail_all(self, error: EngineError) -> None:
         """A decode failed: the KV cache is in doubt, so everything that used it ends here."""
         log.error("%s; failing %d requests", error, len(self._live))
-        for submission in list(self._live.values()):
-            event = Failed(id=submission.sequence.id, status=500, code="engine", message=str(error))
-            self._emit(submission.sequence, event)
-            self._end(submission.sequence)
+        for sequence in list(self._live.values()):
+            event = Failed(id=sequence.id, status=500, code="engine", message=str(error))
+            self._emit(sequence, event)
+            self._end(sequence)
         self._runner.apply(self.scheduler.kv.clear())
 
     def _emit(self, sequence: Sequence, *events: Event) -> None:
-        self._events.setdefault(self._live[sequence.id].sink, []).extend(events)
+        assert sequence.sink is not None, "it was never submitted. This is a bug."
+        self._events.setdefault(sequence.sink, []).extend(events)
 
     def _flush(self) -> None:
         for sink, events in self._events.items():

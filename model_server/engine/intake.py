@@ -13,7 +13,7 @@ from model_server.contract.protocol import GenerateRequest
 from model_server.engine.detokenizer import Detokenizer
 from model_server.engine.prompt import PromptEncoder
 from model_server.engine.sequence import Sequence
-from model_server.errors import PromptRefused, RequestError
+from model_server.errors import RequestError
 from model_server.guide.compiler import Compiler
 from model_server.llama.sampler import Sampler
 from model_server.llama.vocab import Vocab
@@ -74,10 +74,7 @@ class Intake:
             "resume": request.resume.tokens if request.resume else [],
         }
         for field, tokens in given.items():
-            for token in tokens:
-                if not 0 <= token < self.vocab.size:
-                    problem = f"{field} has token {token}, must be 0 to {self.vocab.size - 1}"
-                    raise PromptRefused(problem, field)
+            self.prompts.refuse_unknown(field, tokens)
         if sampling.shape and request.ignore_eos:
             raise RequestError(
                 f"ignore_eos can't be combined with {sampling.shape}: when a grammar is complete, "

@@ -1,4 +1,7 @@
-"""Requests to prompt tokens: raw text, token ids, or messages through the model's chat template."""
+"""Requests to prompt tokens: raw text, token ids, or messages through the model's chat template.
+
+`tokenize` and `detokenize` are for clients that count before they ask; no slot is needed.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model_server.contract.protocol import ChatOptions, GenerateRequest, Message
+from model_server.contract.questions import Detokenize, Detokenized, Tokenize, Tokenized
 from model_server.engine.chat_template import ChatTemplate
 from model_server.engine.template_source import compiled
 from model_server.errors import PromptRefused, PromptTooLong, SettingError
@@ -78,12 +82,13 @@ class PromptEncoder:
     def encode(self, request: GenerateRequest) -> list[int]:
         """The prompt's tokens, BOS first where the model wants one. Raises RequestError."""
         if request.prompt_tokens is not None:
-            tokens = self._checked(request.prompt_tokens)
+            self.refuse_unknown("prompt", request.prompt_tokens)
+            tokens = request.prompt_tokens
         elif request.messages is not None:
-            tokens = self.with_bos(self.of_messages(request.messages, request.chat))
+            tokens = self._with_bos(self._of_messages(request.messages, request.chat))
         else:
-            text = self.of_text(request.prompt or "", parse_special=request.parse_special)
-            tokens = self.with_bos(text)
+            text = self._of_text(request.prompt or "", parse_special=request.parse_special)
+            tokens = self._with_bos(text)
         if not tokens or request.prompt == "":
             raise PromptRefused("prompt is empty: at least one token is needed", "prompt")
         if len(tokens) >= self._context_size:
@@ -95,7 +100,32 @@ class PromptEncoder:
         room = self._context_size - num_prompt
         return min(request.max_tokens or room, room)
 
-    def of_text(self, prompt: str, *, parse_special: bool = False) -> list[int]:
+    def tokenize(self, asked: Tokenize) -> Tokenized:
+        """The tokens that a completion or a chat would begin with. Raises PromptRefused."""
+        if asked.messages is not None:
+            tokens = self._of_messages(asked.messages, asked.chat)
+        else:
+            tokens = self._of_text(asked.prompt or "", parse_special=asked.parse_special)
+        if asked.add_special_tokens:
+            tokens = self._with_bos(tokens)
+        strings = list(map(self._vocab.spelling, tokens)) if asked.return_token_strs else None
+        return Tokenized(
+            count=len(tokens), max_model_len=self._context_size, tokens=tokens, token_strs=strings
+        )
+
+    def detokenize(self, asked: Detokenize) -> Detokenized:
+        """Their text; what `tokenize` gave comes back as it was. Raises PromptRefused."""
+        self.refuse_unknown("tokens", asked.tokens)
+        return Detokenized(prompt=self._vocab.detokenize(asked.tokens))
+
+    def refuse_unknown(self, field: str, tokens: Sequence[int]) -> None:
+        """Raises PromptRefused for the first that is no token of this model."""
+        for token in tokens:
+            if not 0 <= token < self._vocab.size:
+                problem = f"{field} has token {token}, must be 0 to {self._vocab.size - 1}"
+                raise PromptRefused(problem, field)
+
+    def _of_text(self, prompt: str, *, parse_special: bool) -> list[int]:
         """Tokens of a text without BOS; with `parse_special` texts of special tokens are these.
 
         Raises PromptRefused where they can't fit.
@@ -103,9 +133,7 @@ class PromptEncoder:
         self._refuse_bytes("prompt", prompt)
         return self._vocab.tokenize(prompt, special=parse_special)
 
-    def of_messages(
-        self, messages: Sequence[Message], options: ChatOptions | None = None
-    ) -> list[int]:
+    def _of_messages(self, messages: Sequence[Message], options: ChatOptions) -> list[int]:
         """Tokens of a chat as its template writes them. Raises PromptRefused."""
         if self._template is None:
             raise PromptRefused(NO_TEMPLATE, "messages")
@@ -116,15 +144,7 @@ class PromptEncoder:
         self._refuse_bytes("messages", *texts)
         return self._template.tokenize(messages, options)
 
-    def _checked(self, tokens: list[int]) -> list[int]:
-        for token in tokens:
-            if not 0 <= token < self._vocab.size:
-                raise PromptRefused(
-                    f"prompt has token {token}, must be 0 to {self._vocab.size - 1}", "prompt"
-                )
-        return tokens
-
-    def with_bos(self, tokens: list[int]) -> list[int]:
+    def _with_bos(self, tokens: list[int]) -> list[int]:
         """The same tokens with BOS first, where the model wants one and none is there."""
         bos = self._vocab.bos
         return tokens if bos is None or tokens[:1] == [bos] else [bos, *tokens]

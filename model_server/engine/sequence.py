@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from model_server.contract.protocol import (
+    Event,
     FinishReason,
     GenerateRequest,
     PositionLogprobs,
@@ -19,6 +21,10 @@ from model_server.speculation.draft_state import DraftState
 
 if TYPE_CHECKING:  # the scheduler, which handles sequences, loads no native library
     from model_server.llama.sampler import Sampler
+
+
+# Where a request's events go, from the engine thread.
+Sink = Callable[[list[Event]], None]
 
 
 class Verified(NamedTuple):
@@ -51,6 +57,7 @@ class Sequence:
     end_tokens: frozenset[int]
     arrived_s: float = 0.0
     order: int = 0
+    sink: Sink | None = None
     tokens: list[int] = field(init=False)
     seq: int = -1
     num_computed: int = 0

@@ -24,7 +24,6 @@ from model_server.engine.profiler import Measurements, Profiler
 from model_server.engine.prompt import PromptEncoder, choose_template
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Limits, Scheduler
-from model_server.engine.tokenizer import Tokenizer
 from model_server.engine.verifier import Verifier
 from model_server.errors import SettingError, StartError
 from model_server.guide.compiler import Compiler
@@ -55,11 +54,6 @@ class Served:
     model: Model
     context: Context
     heads: Heads | None = None
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Answers without the engine."""
-        return Tokenizer(self.intake.vocab, self.intake.prompts, self.info.context_size)
 
     @property
     def current_info(self) -> Info:
@@ -189,7 +183,7 @@ def _conditions(
     """All that costs and exactness depend on."""
     return {
         "model": model.fingerprint,
-        "layers on the GPU": settings.n_gpu_layers if model.on_gpu else 0,
+        "layers on the GPU": settings.n_gpu_layers if model.is_on_gpu else 0,
         "context": asdict(options),
         "packed": model.packed,
         "heads": heads and (heads.fingerprint, heads.num_heads, heads.packed),

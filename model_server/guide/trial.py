@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -188,13 +189,9 @@ class Bytes:
         return list(text.encode() if isinstance(text, str) else text)
 
 
-_tokenizer: list[LLTokenizer] = []
-
-
+@cache
 def _bytes() -> LLTokenizer:
-    if not _tokenizer:
-        _tokenizer.append(LLTokenizer(TokenizerWrapper(Bytes())))
-    return _tokenizer[0]
+    return LLTokenizer(TokenizerWrapper(Bytes()))
 
 
 def _serve() -> None:

@@ -49,7 +49,7 @@ class Model:
             raise SettingError("N_GPU_LAYERS", f"no GPU can be used: {reason}; {hint}")
         self.path = path
         self._read_header(path)
-        self.on_gpu = n_gpu_layers != 0 and backend.has_gpu()
+        self.is_on_gpu = n_gpu_layers != 0 and backend.has_gpu()
         tensors = self._tensors() if packed else {}
         self.packed = kernels.packed_weights(tensors)
         self.all_packed = packed and kernels.are_all(self.packed, tensors)
@@ -137,10 +137,10 @@ def _load(
         params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
     params.n_gpu_layers = n_gpu_layers if backend.has_gpu() else 0
 
-    def on_progress(fraction: float, _user_data: ctypes.c_void_p) -> bool:
+    def tell(fraction: float, _user_data: ctypes.c_void_p) -> bool:
         return progress(fraction) is not False
 
-    callback = llama_cpp.llama_progress_callback(on_progress)
+    callback = llama_cpp.llama_progress_callback(tell)
     params.progress_callback = callback
     backend.clear_errors()
     pointer: llama_cpp.llama_model_p | None

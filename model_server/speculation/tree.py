@@ -31,12 +31,12 @@ class Candidates(NamedTuple):
     max_leaves: int = 1
     forced: bool = False
 
-    def children(self, depth: int, on_copy: bool) -> Ranked:
+    def children(self, depth: int, copying: bool) -> Ranked:
         """Candidates behind a node at `depth` (the root's is 0)."""
         if depth >= self.max_depth:
             return ()
         ranked = self.by_depth[depth] if depth < len(self.by_depth) else ()
-        return merge(ranked, *self.copied[depth]) if on_copy else ranked
+        return merge(ranked, *self.copied[depth]) if copying else ranked
 
     def copies(self, depth: int, token: int) -> bool:
         """Whether the copied run has `token` at `depth`, and goes on behind it."""
@@ -121,18 +121,18 @@ def best_first(requests: Sequence[Candidates], most_each: int = sys.maxsize) -> 
     sizes = [1] * len(requests)
     leaves = [1] * len(requests)
     num_growing = len(requests)
-    # Next child of each parent: (-probability, request, parent, rank, depth, on_copy, above, list)
+    # Next child of each parent: (-probability, request, parent, rank, depth, copying, above, list)
     heap: list[tuple[float, int, int, int, int, bool, float, Ranked]] = []
 
-    def push(request: int, parent: int, depth: int, on_copy: bool, above: float) -> None:
-        if ranked := requests[request].children(depth, on_copy):
-            entry = (-above * ranked[0][1], request, parent, 0, depth, on_copy, above, ranked)
+    def push(request: int, parent: int, depth: int, copying: bool, above: float) -> None:
+        if ranked := requests[request].children(depth, copying):
+            entry = (-above * ranked[0][1], request, parent, 0, depth, copying, above, ranked)
             heapq.heappush(heap, entry)
 
     for request, wanted in enumerate(requests):
         push(request, 0, 0, bool(wanted.copied), 1.0)
     while heap:
-        negative, request, parent, rank, depth, on_copy, above, ranked = heapq.heappop(heap)
+        negative, request, parent, rank, depth, copying, above, ranked = heapq.heappop(heap)
         wanted, node = requests[request], sizes[request]
         if node > most_each:
             continue
@@ -149,9 +149,9 @@ def best_first(requests: Sequence[Candidates], most_each: int = sys.maxsize) -> 
                 return
             continue
         if (rank := rank + 1) < len(ranked):
-            entry = (-above * ranked[rank][1], request, parent, rank, depth, on_copy, above, ranked)
+            entry = (-above * ranked[rank][1], request, parent, rank, depth, copying, above, ranked)
             heapq.heappush(heap, entry)
-        push(request, node, depth + 1, on_copy and wanted.copies(depth, token), -negative)
+        push(request, node, depth + 1, copying and wanted.copies(depth, token), -negative)
 
 
 def merge(ranked: Ranked, token: int, probability: float) -> Ranked:

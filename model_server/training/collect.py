@@ -11,8 +11,6 @@ from model_server.training.corpus import Corpus
 from model_server.training.lanes import Lanes, Wanted, Written
 from model_server.training.sources import Source
 
-Progress = Callable[[float], None]
-
 
 @dataclass(frozen=True)
 class CollectOptions:
@@ -30,7 +28,9 @@ class Collector:
     def __init__(self, lanes: Lanes, corpus: Corpus, options: CollectOptions) -> None:
         self._lanes, self._corpus, self._options = lanes, corpus, options
 
-    def run(self, sources: Sequence[Source], progress: Progress = lambda _: None) -> None:
+    def run(
+        self, sources: Sequence[Source], progress: Callable[[float], None] = lambda _: None
+    ) -> None:
         """`progress` hears how many texts are done. Raises EngineError, or OSError of the disk."""
         first = self._corpus.num_texts
         missing = sources[first:]

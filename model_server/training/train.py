@@ -48,9 +48,6 @@ class Standing:
     worse: int = 0
 
 
-Report = Callable[["Trainer", Figures], None]
-
-
 class _Step(NamedTuple):
     """A step of all heads that has begun."""
 
@@ -101,7 +98,7 @@ class Trainer:
         """Optimizer steps so far."""
         return self.standing.epoch * self.steps_per_epoch + self.standing.batch
 
-    def run(self, checkpoint: Path, report: Report) -> Trained:
+    def run(self, checkpoint: Path, report: Callable[[Trainer, Figures], None]) -> Trained:
         """Train until the epochs are over or the held-out texts stop gaining; the best heads.
 
         Goes on from the checkpoint where there is one of this recipe.

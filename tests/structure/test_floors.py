@@ -42,7 +42,7 @@ FLOORS = {
             *("speculation.drafter", "engine.prompt", "engine.intake", "engine.verifier"),
             *("engine.profiler", "engine.exactness", "engine.attention"),
         ),
-        ("engine.scheduler", "engine.runner", "engine.tokenizer"),
+        ("engine.scheduler", "engine.runner"),
         ("engine.engine",),
         ("engine.startup",),
         ("app", "tools", "training"),
