@@ -27,7 +27,7 @@ run: install ## Serve the demo model, or MODEL=/path.gguf, or a name in models/,
 	@MODEL="$(MODEL)" QUANT="$(QUANT)" exec $(BIN)/python deployment/run.py
 
 chat: install ## Talk to a running service in this terminal (ARGS=--complete: continue texts)
-	@exec $(BIN)/python -m api.chat $(ARGS)
+	@exec $(BIN)/python -m deployment.chat $(ARGS)
 
 test: ## Run the whole test suite
 	@$(SETUP) dev

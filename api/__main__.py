@@ -12,10 +12,10 @@ from ipaddress import ip_address
 from pydantic import ValidationError
 
 from api import logs
-from api.auth import BadKeyFile
+from api.admission.keys import BadKeyFile
 from api.config import Settings
-from api.schemas.refusal import refusal
-from api.workers import make_app, make_server, run_workers
+from api.http.workers import make_app, run, run_workers
+from api.requests.refusal import refusal
 from model_server.contract.traces import TracesMissing
 
 MAX_FILES = 65_536
@@ -38,9 +38,9 @@ def main() -> None:
         address = f"{settings.host}:{settings.port}"
         log.warning("whoever reaches %s may use it: set API_KEYS_FILE, or HOST=127.0.0.1", address)
     if settings.workers == 1:
-        make_server(settings, app).run(sockets=[listening])
+        run(app, settings, listening)
     else:
-        sys.exit(run_workers(settings.workers, listening))
+        sys.exit(run_workers(settings, listening))
 
 
 def _settings() -> Settings:

@@ -17,21 +17,22 @@ from fastapi.telemetry import TelemetryConfig
 from opentelemetry.trace import TracerProvider
 from starlette.exceptions import HTTPException
 
-from api.auth import Keys
+from api.admission.control import AdmissionControl
+from api.admission.keys import Keys
+from api.admission.rates import Rates
 from api.config import Settings
-from api.discovery import Resolve, resolve
-from api.door import Door
 from api.errors import ClientGone, GatewayError, Problem, translate
 from api.gateway import Gateway
-from api.limits import Rates
-from api.logs import RequestLog
-from api.metrics import Metrics
-from api.middleware import BODY_TIMEOUT_S, BodyLimit, RequestId
-from api.paths import PATHS, Paths
+from api.http.access_log import AccessLog
+from api.http.body_limit import BODY_TIMEOUT_S, BodyLimit
+from api.http.paths import PATHS, Paths
+from api.http.request_id import RequestId
+from api.metrics import GatewayMetrics
+from api.requests.refusal import refusal
 from api.routes import generate, openai, ops, tokenize, ui
 from api.routes.respond import gateway_of
-from api.schemas.refusal import refusal
-from api.upstream import READY_WAIT_S, Network
+from api.upstream.discovery import Resolve, resolve
+from api.upstream.pool import READY_WAIT_S, Network
 
 DESCRIPTION = """Text generation on llama.cpp with Medusa speculative decoding.
 
@@ -42,7 +43,7 @@ chunk. Each choice of a stream has `token_ids` and `from_draft`: one entry for e
 last chunk, and whether that token was accepted from a draft. With `speculation.show_tree` it has
 `draft_trees`, too: one for each step since its last chunk."""
 
-# For the Authorize button of /docs; it is the door that asks for the key.
+# For the Authorize button of /docs; it is AdmissionControl that asks for the key.
 BEARER = Security(
     HTTPBearer(auto_error=False, scheme_name="API key", description="An API key of this server.")
 )
@@ -72,15 +73,12 @@ def create_app(
     """`transport` takes the place of the network to the model servers, `resolve` that of DNS, for
     tests.
     """
-    network = Network(transport, resolve)
-    gateway = Gateway(settings, network=network, ready_wait_s=ready_wait_s)
-    if tracer_provider is not None:
-        gateway.trace(tracer_provider)
+    gateway = Gateway(settings, Network(transport, resolve, ready_wait_s), tracer_provider)
     keys = Keys(settings.api_keys_file) if settings.api_keys_file else None
     rates = Rates(
         {"requests": settings.rate_limit_requests, "tokens": settings.rate_limit_tokens},
         settings.rate_limit_storage,
-        on_unchecked=gateway.metrics.unchecked.inc,
+        gateway.metrics,
     )
     app = _Gateway(
         title="Medusa gateway",
@@ -122,7 +120,7 @@ def _add_middleware(app: FastAPI, settings: Settings, keys: Keys | None, rates: 
     gateway: Gateway = app.state.gateway
     timeout_s = min(BODY_TIMEOUT_S, settings.request_timeout)
     app.add_middleware(BodyLimit, settings.max_body_bytes, timeout_s, metrics=gateway.metrics)
-    app.add_middleware(Door, gateway, keys, rates)
+    app.add_middleware(AdmissionControl, gateway, keys, rates)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -132,12 +130,12 @@ def _add_middleware(app: FastAPI, settings: Settings, keys: Keys | None, rates: 
             expose_headers=["*"],
         )
     app.add_middleware(Paths)
-    app.add_middleware(RequestLog, gateway.metrics)
+    app.add_middleware(AccessLog, gateway.metrics)
     app.add_middleware(RequestId)
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Metrics]]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, GatewayMetrics]]:
     gateway: Gateway = app.state.gateway
     gateway.start()
     try:

@@ -29,7 +29,10 @@ class Settings(BaseSettings):
         description="Requests a batch holds at most; 1: no batching.",
     )
     max_wait_time: float = Field(
-        0.1, ge=0, le=10, description="Seconds a batch gathers, counted from its first request."
+        0.1,
+        ge=0,
+        le=10,
+        description="Seconds a batch gathers at most, counted from its first request.",
     )
     max_concurrent_batches: int = Field(
         4, ge=1, le=1_024, description="Batches sent to one model server and not yet acknowledged."
@@ -52,7 +55,7 @@ class Settings(BaseSettings):
         4 * 1024 * 1024, ge=1_024, le=2**31, description="Largest request body, in bytes."
     )
     adaptive_batching: bool = Field(
-        False, description="Gather only while the model server has no free slot."
+        True, description="Send what was gathered once nothing comes for 5 ms and a slot is free."
     )
     api_keys_file: Path | Literal[""] = Field(
         "", description="File of API keys, read again when it changes; empty: no key is needed."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Literal
 
 from prometheus_client import (
@@ -15,15 +14,13 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from model_server.contract.protocol import Done, Event, Tokens
-
 PREFIX = "medusa_gateway"
 LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 GAP_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.4, 1, 2.5, 5, 10)
 WAIT_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.105, 0.15, 0.25, 0.5, 1, 5, 10)
 
 
-class Metrics:
+class GatewayMetrics:
     """One registry an app, so that two apps in one process never mix their numbers. `shared`: what
     is rendered are the sums over all worker processes.
     """
@@ -120,43 +117,3 @@ class Metrics:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
-
-
-class Stopwatch:
-    """Times one client request: first tokens, the gaps between them, and the whole."""
-
-    def __init__(self, metrics: Metrics, num_choices: int, clock: Callable[[], float]) -> None:
-        self._metrics = metrics
-        self._clock = clock
-        self._started = clock()
-        self._last_tokens: list[float | None] = [None] * num_choices
-        self._num_choices = num_choices
-        metrics.running.inc(num_choices)
-
-    def observe(self, index: int, events: Sequence[Event]) -> None:
-        """Note what came for a choice, all at the same time."""
-        if counts := [
-            len(event.ids) for event in events if isinstance(event, Tokens) and event.ids
-        ]:
-            self._metrics.generation_tokens.inc(sum(counts))
-            self._deliveries(index, len(counts))
-        if isinstance(events[-1], Done):
-            self._metrics.prompt_tokens.inc(events[-1].prompt_tokens)
-
-    def stop(self, outcome: str) -> None:
-        self._metrics.running.dec(self._num_choices)
-        self._metrics.requests.labels(outcome).inc()
-        if outcome == "done":
-            self._metrics.e2e.observe(self._clock() - self._started)
-        elif outcome == "disconnected":
-            self._metrics.disconnects.inc()
-
-    def _deliveries(self, index: int, number: int) -> None:
-        now, last = self._clock(), self._last_tokens[index]
-        self._last_tokens[index] = now
-        if last is None:
-            self._metrics.ttft.observe(now - self._started)
-        else:
-            self._metrics.inter_token.observe(now - last)
-        for _ in range(number - 1):
-            self._metrics.inter_token.observe(0)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 
 from api.errors import InvalidRequest
-from api.schemas.refusal import NO_OBJECT, refusal, refuse_half_characters
+from api.requests.refusal import NO_OBJECT, refusal, refuse_half_characters
 
 # How half a surrogate pair can come into a body, which is UTF-8 itself; pairs look like it, too.
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")

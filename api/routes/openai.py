@@ -8,15 +8,15 @@ from fastapi import APIRouter, Body, Request, Response
 from typing_extensions import TypedDict
 
 from api.errors import UnknownModel
-from api.formats.chat import ChatCompletion, ChatFormat
-from api.formats.completion import Completion, CompletionFormat
-from api.formats.responses import ResponseObject, ResponsesFormat
-from api.routes import examples
+from api.requests.chat import ChatBody
+from api.requests.completion import CompletionBody
+from api.requests.responses import ResponsesBody
+from api.responses.chat import ChatCompletion, ChatFormat
+from api.responses.completion import Completion, CompletionFormat
+from api.responses.responses import ResponseObject, ResponsesFormat
+from api.routes.examples import EXAMPLES
 from api.routes.json_route import JsonRoute
 from api.routes.respond import REFUSALS, ErrorBody, answers, gateway_of, respond
-from api.schemas.chat import ChatBody
-from api.schemas.completion import CompletionBody
-from api.schemas.responses import ResponsesBody
 from model_server.contract.protocol import Info
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
@@ -41,28 +41,26 @@ class ModelList(TypedDict):
 @router.post("/completions", summary="Continue a text", **answers(Completion))
 async def completions(
     request: Request,
-    body: Annotated[CompletionBody, Body(openapi_examples=examples.COMPLETION)],
+    body: Annotated[CompletionBody, Body(openapi_examples=EXAMPLES["completion"])],
 ) -> Response:
     """Prompts as text or token ids, several at once, `n` choices each; whole or as a stream."""
-    return await respond(
-        request, body, lambda heading, _, total: CompletionFormat(heading, body, total)
-    )
+    return await respond(request, body, lambda opened, info: CompletionFormat(opened, info, body))
 
 
 @router.post("/chat/completions", summary="Answer a chat", **answers(ChatCompletion))
 async def chat_completions(
-    request: Request, body: Annotated[ChatBody, Body(openapi_examples=examples.CHAT)]
+    request: Request, body: Annotated[ChatBody, Body(openapi_examples=EXAMPLES["chat"])]
 ) -> Response:
     """Messages become a prompt by the model's own template; a model without one refuses."""
-    return await respond(request, body, lambda heading, _, total: ChatFormat(heading, body, total))
+    return await respond(request, body, lambda opened, info: ChatFormat(opened, info, body))
 
 
 @router.post("/responses", summary="Answer an input", **answers(ResponseObject))
 async def responses(
-    request: Request, body: Annotated[ResponsesBody, Body(openapi_examples=examples.RESPONSES)]
+    request: Request, body: Annotated[ResponsesBody, Body(openapi_examples=EXAMPLES["responses"])]
 ) -> Response:
     """OpenAI's newer form of a chat, text in and text out; nothing is stored."""
-    return await respond(request, body, lambda heading, *_: ResponsesFormat(heading, body))
+    return await respond(request, body, lambda opened, info: ResponsesFormat(opened, info, body))
 
 
 NOT_YET: dict[int | str, dict[str, Any]] = {status: REFUSALS[status] for status in (401, 429, 503)}
@@ -93,7 +91,7 @@ async def model(request: Request, model: str) -> ModelCard:
 async def _served(request: Request) -> list[Info]:
     gateway = gateway_of(request)
     await gateway.info()
-    return gateway.upstream.models
+    return gateway.pool.models
 
 
 def _card(info: Info) -> ModelCard:

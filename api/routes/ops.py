@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from typing_extensions import TypedDict
 
 from api.routes.respond import gateway_of
-from api.upstream import ServerState
+from api.upstream.pool import ServerState
 
 router = APIRouter(tags=["Operation"])
 
@@ -38,12 +38,12 @@ async def health() -> Health:
 )
 async def ready(request: Request) -> JSONResponse:
     gateway = gateway_of(request)
-    upstream = gateway.upstream
-    answer: Readiness = {"status": "ready", "reason": None, "servers": upstream.states}
+    pool = gateway.pool
+    answer: Readiness = {"status": "ready", "reason": None, "servers": pool.states}
     if gateway.draining:
         answer |= {"status": "draining", "reason": "the gateway is shutting down"}
-    elif not upstream.ready:
-        answer |= {"status": "waiting", "reason": upstream.reason}
+    elif not pool.ready:
+        answer |= {"status": "waiting", "reason": pool.reason}
     return JSONResponse(answer, status_code=200 if answer["status"] == "ready" else 503)
 
 

@@ -1,25 +1,27 @@
-"""From a parsed body to a response: nothing is sent before every choice has been accepted."""
+"""From a parsed body to a response."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
-from api.answer import Answer
+from api import sse
 from api.errors import ClientGone
-from api.formats.format import Format, collect
-from api.formats.usage import Heading
 from api.gateway import Gateway
-from api.schemas.body import GenerationBody
-from api.sse import AnswerStream
+from api.request import ClientRequest
+from api.requests.body import GenerationBody
+from api.responses.format import Format
+from api.spans import note_answer
+from model_server.contract.protocol import GenerateRequest, Info, Tokens
 
-MakeFormat = Callable[[Heading, Answer, int], Format]
+MakeFormat = Callable[[ClientRequest, Info], Format]
 
 
 class ErrorDetail(TypedDict):
@@ -73,55 +75,72 @@ def gateway_of(request: Request) -> Gateway:
 
 
 async def respond(request: Request, body: GenerationBody, make_format: MakeFormat) -> Response:
-    """Answer whole or as a stream; whatever goes wrong on the way closes the answer."""
+    """What answers a body, whole or as a stream."""
     gateway = gateway_of(request)
     info = await gateway.info()
-    answer_id: str = request.state.answer_id
-    requests = body.requests(answer_id, info)
-    answer = gateway.answer(answer_id, requests, request.state.admission)
-    try:
-        form = make_format(
-            Heading(answer_id, info.model_name, info.model_id), answer, len(requests)
-        )
-        return await _respond(request, body.stream, answer, form)
-    except BaseException:
-        answer.close()
-        raise
+    requests = body.requests(request.state.answer_id, info)
+    return Answer(gateway, requests, body.stream, lambda opened: make_format(opened, info))
 
 
-async def _respond(request: Request, stream: bool, answer: Answer, form: Format) -> Response:
-    async with _leaving_noticed(request, answer):
-        await answer.accepted()
-        headers = _batch_headers(answer)
-        if stream:
-            return AnswerStream(answer, form, headers)
-        choices = await collect(answer)
-    answer.close()
-    queue_s = max(choice.end.timings.queue_s for choice in choices)
-    headers["x-queue-ms"] = f"{1_000 * queue_s:.1f}"
-    return JSONResponse(form.whole(choices), headers=headers)
+class Answer(Response):
+    """Nothing is sent before every choice has been accepted, so that a refusal has its status."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        requests: Sequence[GenerateRequest],
+        is_stream: bool,
+        make_format: Callable[[ClientRequest], Format],
+    ) -> None:
+        self._gateway = gateway
+        self._requests = requests
+        self._is_stream = is_stream
+        self._make_format = make_format
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope["state"]
+        opened = self._gateway.answering(state["answer_id"], self._requests, state["admission"])
+        with opened as request:
+            watching = asyncio.create_task(_notice_leaving(request, receive))
+            try:
+                await request.accepted()
+                if self._is_stream:
+                    with suppress(ClientGone):
+                        await sse.stream(
+                            request, self._make_format(request), _headers(request), send
+                        )
+                    return
+                response = await self._whole(request)
+            finally:
+                watching.cancel()
+        await response(scope, receive, send)
+
+    async def _whole(self, request: ClientRequest) -> Response:
+        form = self._make_format(request)
+        async for burst in request.bursts():
+            for choice, event in burst:
+                if isinstance(event, Tokens):
+                    choice.logprobs += event.logprobs or ()
+        note_answer(request)
+        queue_s = max(choice.end.timings.queue_s for choice in request.choices)
+        headers = {**_headers(request), "x-queue-ms": f"{1_000 * queue_s:.1f}"}
+        return JSONResponse(form.whole(), headers=headers)
 
 
-@asynccontextmanager
-async def _leaving_noticed(request: Request, answer: Answer) -> AsyncIterator[None]:
-    """While inside, a client that disconnects makes the answer's reader raise ClientGone."""
-
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        answer.abandon(ClientGone())
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        watching.cancel()
+async def _notice_leaving(request: ClientRequest, receive: Receive) -> None:
+    """A client that disconnects makes the reader of its request raise ClientGone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    request.fail(ClientGone())
 
 
-def _batch_headers(answer: Answer) -> dict[str, str]:
-    carrier = answer.carrier
+def _headers(request: ClientRequest) -> dict[str, str]:
+    """Of the batch that carried the first choice."""
+    choice = request.choices[0]
+    assert choice.carrier is not None, "what was accepted was carried by a batch. This is a bug."
     return {
-        "x-batch-id": carrier.batch_id,
-        "x-batch-size": str(carrier.size),
-        "x-batch-wait-ms": f"{1_000 * carrier.wait_s:.1f}",
+        "x-batch-id": choice.carrier.id,
+        "x-batch-size": str(choice.carrier.size),
+        "x-batch-wait-ms": f"{1_000 * choice.wait_s:.1f}",
     }

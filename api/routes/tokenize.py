@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Request, Response
 
-from api.routes import examples
+from api.requests.tokenize import DetokenizeBody, TokenizeBody
+from api.routes.examples import EXAMPLES
 from api.routes.json_route import JsonRoute
 from api.routes.respond import REFUSALS, gateway_of
-from api.schemas.tokenize import DetokenizeBody, TokenizeBody
 from model_server.contract.questions import Detokenized, Tokenized
 
 router = APIRouter(tags=["Tokens"], responses=REFUSALS, route_class=JsonRoute)
@@ -17,7 +17,7 @@ router = APIRouter(tags=["Tokens"], responses=REFUSALS, route_class=JsonRoute)
 
 @router.post("/tokenize", summary="Tokens of a text or a chat", response_model=Tokenized)
 async def tokenize(
-    request: Request, body: Annotated[TokenizeBody, Body(openapi_examples=examples.TOKENIZE)]
+    request: Request, body: Annotated[TokenizeBody, Body(openapi_examples=EXAMPLES["tokenize"])]
 ) -> Response:
     """Exactly those that a completion or a chat of the same would begin with."""
     return _json(Tokenized.model_validate_json(await _ask(request, "/tokenize", body)))
@@ -25,7 +25,7 @@ async def tokenize(
 
 @router.post("/detokenize", summary="Text of tokens", response_model=Detokenized)
 async def detokenize(
-    request: Request, body: Annotated[DetokenizeBody, Body(openapi_examples=examples.DETOKENIZE)]
+    request: Request, body: Annotated[DetokenizeBody, Body(openapi_examples=EXAMPLES["detokenize"])]
 ) -> Response:
     """What /tokenize gave comes back as it was; other special tokens by their texts."""
     return _json(Detokenized.model_validate_json(await _ask(request, "/detokenize", body)))

@@ -11,9 +11,9 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import Scope
 from typing_extensions import TypedDict
 
-from api.paths import PATHS
+from api.http.paths import PATHS
 from api.routes.respond import gateway_of
-from api.upstream import ServerState
+from api.upstream.pool import ServerState
 
 router = APIRouter(tags=["Operation"])
 
@@ -97,12 +97,12 @@ def _quality(media_range: str) -> tuple[str, float]:
 
 
 def _service(request: Request) -> Service:
-    upstream = gateway_of(request).upstream
-    info = upstream.info
+    pool = gateway_of(request).pool
+    info = pool.info
     return {
         "service": "Medusa on llama.cpp",
-        "ready": upstream.ready,
-        "reason": None if upstream.ready else upstream.reason,
+        "ready": pool.ready,
+        "reason": None if pool.ready else pool.reason,
         "model": info.model_name if info else None,
         "chat": info.chat if info else None,
         "context_size": info.context_size if info else None,
@@ -110,7 +110,7 @@ def _service(request: Request) -> Service:
         "medusa_heads": info.heads if info else None,
         "medusa_mode": info.medusa_mode if info else None,
         "warnings": info.warnings if info else [],
-        "servers": upstream.states,
+        "servers": pool.states,
         "endpoints": PATHS,
         "docs": "/docs",
         "metrics": "/metrics",

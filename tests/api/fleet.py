@@ -14,8 +14,8 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.config import Settings
-from api.discovery import Resolve
-from api.upstream import Upstream
+from api.upstream.discovery import Resolve
+from api.upstream.pool import ServerPool
 from model_server.contract.protocol import Event, GenerateRequest, Info
 from tests.api.scripted_server import INFO, Script, ScriptedServer, count, text_of
 from tests.api.serving import QUICK, listening, stream_of, until
@@ -34,13 +34,13 @@ class Fleet:
     app: FastAPI
 
     @property
-    def upstream(self) -> Upstream:
-        upstream: Upstream = self.app.state.gateway.upstream
-        return upstream
+    def pool(self) -> ServerPool:
+        pool: ServerPool = self.app.state.gateway.pool
+        return pool
 
     @property
     def num_ready(self) -> int:
-        return sum(server.ready for server in self.upstream.servers)
+        return sum(server.ready for server in self.pool.servers)
 
     def ask(self, **body: Any) -> asyncio.Task[httpx.Response]:
         asking = self.client.post("/generate", json={**ASK, **body}, timeout=10)

@@ -1,15 +1,16 @@
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
-from api.batcher import Batcher, Window
-from api.generation import Generation
-from api.metrics import Metrics
-from api.upstream import Network, Upstream
+from api.admission.rates import Admission
+from api.batcher import QUIET_S, Batcher, Window
+from api.config import Settings
+from api.metrics import GatewayMetrics
+from api.request import Choice, ClientRequest
+from api.upstream.pool import Network, ServerPool
 from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import INFO, ScriptedServer, accepted, done
 from tests.api.serving import gateway, until
@@ -17,48 +18,47 @@ from tests.api.serving import gateway, until
 pytestmark = pytest.mark.anyio
 
 
-def generation(group: str, arrived: float = 0.0) -> Generation:
-    made = Generation(GenerateRequest(id=group, prompt="a"), group, lambda _: None)
-    made.arrived = arrived
-    return made
-
-
-def window(groups: str, size: int = 4) -> Window:
-    filled = Window(size, 0.1)
-    for at, group in enumerate(groups):
-        filled.add(generation(group, at / 100))
+def window(requests: str, size: int = 4) -> Window:
+    """A letter a choice; the same letters are of one request."""
+    filled, opened = Window(size, 0.1), dict[str, ClientRequest]()
+    for at, name in enumerate(requests):
+        asked = [GenerateRequest(id=name, prompt="a")]
+        of = opened.setdefault(name, ClientRequest(name, asked, Admission(""), GatewayMetrics()))
+        choice = Choice(at, asked[0], of)
+        choice.arrived = at / 100
+        filled.add(choice)
     return filled
 
 
 def batches(filled: Window) -> list[str]:
     popped = []
     while len(filled):
-        popped.append("".join(each.group for each in filled.pop()))
+        popped.append("".join(each.of.id for each in filled.pop()))
     return popped
 
 
 def test_an_empty_window_never_closes() -> None:
-    assert window("").closes_at() is None
+    assert window("").closes_at(is_slot_free=False) is None
     assert window("").pop() == []
 
 
 def test_a_batch_closes_a_window_after_its_first_request() -> None:
-    assert window("a").closes_at() == 0.1
-    assert window("abc").closes_at() == 0.1
+    assert window("a").closes_at(is_slot_free=False) == 0.1
+    assert window("abc").closes_at(is_slot_free=False) == 0.1
 
 
 def test_a_full_batch_has_closed() -> None:
-    assert window("abcd").closes_at() == 0.0
+    assert window("abcd").closes_at(is_slot_free=False) == 0.0
 
 
 def test_batch_size_one_never_waits() -> None:
-    assert window("a", size=1).closes_at() == 0.0
+    assert window("a", size=1).closes_at(is_slot_free=False) == 0.0
 
 
 def test_the_next_batch_counts_from_its_own_first_request() -> None:
     filled = window("abcde")
     filled.pop()
-    assert filled.closes_at() == pytest.approx(0.04 + 0.1)
+    assert filled.closes_at(is_slot_free=False) == pytest.approx(0.04 + 0.1)
 
 
 def test_who_left_makes_room() -> None:
@@ -67,26 +67,18 @@ def test_who_left_makes_room() -> None:
     assert leaving is not None
     filled.discard(leaving)
     filled.discard(leaving)
-    assert filled.closes_at() == pytest.approx(0.01 + 0.1)
+    assert filled.closes_at(is_slot_free=False) == pytest.approx(0.01 + 0.1)
     assert batches(filled) == ["bc"]
 
 
-@pytest.mark.parametrize(
-    ("groups", "num_free_slots", "closes_at"),
-    [
-        ("a", 0, 0.1),
-        ("a", 1, 0.0),
-        ("a", 8, 0.0),
-        ("abc", 2, 0.1),
-        ("abc", 3, 0.0),
-        ("abcd", 0, 0.0),
-        ("a", -3, 0.1),
-    ],
-)
-def test_who_could_start_now_is_not_held_back(
-    groups: str, num_free_slots: int, closes_at: float
-) -> None:
-    assert window(groups).closes_at(num_free_slots) == closes_at
+@pytest.mark.parametrize(("requests", "last"), [("a", 0.0), ("abc", 0.02)])
+def test_while_a_slot_is_free_a_silence_closes_a_batch(requests: str, last: float) -> None:
+    assert window(requests).closes_at(is_slot_free=True) == last + QUIET_S
+
+
+def test_a_free_slot_never_makes_a_batch_wait_longer() -> None:
+    assert window("abcd").closes_at(is_slot_free=True) == 0.0
+    assert window("a", size=1).closes_at(is_slot_free=True) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -122,7 +114,7 @@ async def test_four_at_once_are_one_batch_and_do_not_wait(server: ScriptedServer
 
 
 async def test_a_lone_request_leaves_after_the_window(server: ScriptedServer) -> None:
-    async with gateway(server, max_wait_time=0.1) as client:
+    async with gateway(server, max_wait_time=0.1, adaptive_batching=False) as client:
         waits = [float((await post(client))["x-batch-wait-ms"]) for _ in range(5)]
     assert min(waits) >= 100
     assert sorted(waits)[2] <= 105
@@ -188,17 +180,22 @@ async def test_choices_share_a_batch_and_spread_over_batches(server: ScriptedSer
 
 
 async def test_who_leaves_as_the_batch_leaves_is_not_sent(server: ScriptedServer) -> None:
-    network, metrics = Network(httpx.ASGITransport(server.app)), Metrics()
-    upstream = Upstream(["http://127.0.0.1"], 4, metrics, network=network)
-    batcher = Batcher(Window(2, 60), upstream, metrics, time.monotonic)
+    settings = Settings(batch_size=2, max_wait_time=10, adaptive_batching=False)
+    metrics = GatewayMetrics()
+    pool = ServerPool(settings, metrics, Network(httpx.ASGITransport(server.app)))
+    batcher = Batcher(settings, pool, metrics)
     batcher.start()
-    upstream.start()
-    await until(lambda: upstream.ready)
-    batcher.submit(generation("leaving")).cancel()
-    staying = generation("staying")
-    assert await asyncio.wait_for(batcher.submit(staying), 5) is None
+    pool.start()
+    await until(lambda: pool.ready)
+    asked = [GenerateRequest(id=name, prompt="a") for name in ("leaving", "staying")]
+    leaving, staying = ClientRequest("a", asked, Admission(""), metrics).choices
+    tasks = [asyncio.create_task(batcher.carry(each)) for each in (leaving, staying)]
+    await asyncio.sleep(0)  # both are in the window, which is full
+    tasks[0].cancel()
+    await asyncio.wait_for(tasks[1], 5)
     assert [request.id for request in server.requests] == ["staying"]
     assert staying.carrier is not None
     assert staying.carrier.size == 1
+    assert pool.servers[0].load.outstanding == 0
     await batcher.aclose()
-    await upstream.aclose()
+    await pool.aclose()

@@ -12,7 +12,7 @@ import pytest
 from starlette.responses import Response
 
 from api import logs
-from api.auth import new_key
+from api.admission.keys import new_key
 from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import DROP, ScriptedServer, accepted, count
 from tests.api.serving import gateway

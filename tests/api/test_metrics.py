@@ -11,8 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.gateway import Gateway
-from api.http_server import MAX_HEADER_BYTES, BoundedHttp
-from api.metrics import PREFIX, Metrics
+from api.http.protocol import MAX_HEADER_BYTES, BoundedHttp
+from api.metrics import PREFIX, GatewayMetrics
 from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import DROP, ScriptedServer, accepted, count, token
 from tests.api.serving import gateway, gateway_over_sockets, until
@@ -51,7 +51,9 @@ async def lines_of(client: httpx.AsyncClient) -> list[str]:
 
 async def test_every_metric_is_moved_by_requests() -> None:
     server = ScriptedServer(lost_once)
-    async with gateway_over_sockets(server, rate_limit_requests=3, max_wait_time=0.3) as (
+    async with gateway_over_sockets(
+        server, rate_limit_requests=3, max_wait_time=0.3, adaptive_batching=False
+    ) as (
         client,
         app,
     ):
@@ -64,7 +66,7 @@ async def test_every_metric_is_moved_by_requests() -> None:
         leaving = asyncio.create_task(client.post("/generate", json={"prompt": "long"}))
         await until(lambda: server.requests[-1].prompt == "long")
         leaving.cancel()
-        await until(lambda: app.state.gateway.in_flight == 0)
+        await until(lambda: app.state.gateway.permits.in_flight == 0)
         assert (await client.post("/generate", json={"prompt": ""})).status_code == 400
         assert (await client.post("/generate", json=BODY)).status_code == 429
         seen |= await moved(client)
@@ -72,7 +74,9 @@ async def test_every_metric_is_moved_by_requests() -> None:
     async with gateway(ScriptedServer(), rate_limit_requests=3, rate_limit_storage=away) as client:
         assert (await client.post("/generate", json=BODY)).status_code == 200
         seen |= await moved(client)
-    ours = {each.name for each in Metrics().registry.collect() if each.name.startswith(PREFIX)}
+    ours = {
+        each.name for each in GatewayMetrics().registry.collect() if each.name.startswith(PREFIX)
+    }
     assert ours - seen == set()
 
 
@@ -103,7 +107,7 @@ async def test_who_left_before_an_answer_is_499() -> None:
         leaving = asyncio.create_task(client.post("/generate", json={"prompt": "long"}))
         await until(lambda: server.requests)
         leaving.cancel()
-        await until(lambda: app.state.gateway.in_flight == 0)
+        await until(lambda: app.state.gateway.permits.in_flight == 0)
         lines = await lines_of(client)
     assert 'medusa_gateway_http_requests_total{status="499"} 1.0' in lines
     assert "medusa_gateway_disconnects_total 1.0" in lines

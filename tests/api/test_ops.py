@@ -7,9 +7,9 @@ from pydantic import BaseModel
 
 from api.app import create_app
 from api.config import Settings
-from api.schemas.chat import ChatBody
-from api.schemas.completion import CompletionBody
-from api.schemas.generate import GenerateBody
+from api.requests.chat import ChatBody
+from api.requests.completion import CompletionBody
+from api.requests.generate import GenerateBody
 from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import DROP, ScriptedServer, accepted, count, token
 from tests.api.serving import gateway, gateway_over_sockets, until
@@ -75,7 +75,7 @@ async def test_metrics_count_retries_resumes_and_who_left() -> None:
         leaving = asyncio.create_task(client.post("/generate", json={"prompt": "long"}))
         await until(lambda: server.requests[-1].prompt == "long")
         leaving.cancel()
-        await until(lambda: app.state.gateway.in_flight == 0)
+        await until(lambda: app.state.gateway.permits.in_flight == 0)
         lines = (await client.get("/metrics")).text.splitlines()
     for line in (
         'medusa_gateway_retries_total{reason="model_server_lost"} 1.0',

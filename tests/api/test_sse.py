@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from api import sse
-from api.answer import MAX_BURST
+from api.request import MAX_BURST
 from model_server.contract.protocol import Event, GenerateRequest, Tokens
 from tests.api.scripted_server import ScriptedServer, accepted, done, refused, token
 from tests.api.serving import gateway_over_sockets

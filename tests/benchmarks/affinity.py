@@ -35,7 +35,7 @@ async def share_cached(urls: tuple[str, ...], args: argparse.Namespace, seed: in
         app = create_app(Settings(model_server_urls=urls))
         url = await stack.enter_async_context(listening(app))
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=600))
-        servers = app.state.gateway.upstream.servers
+        servers = app.state.gateway.pool.servers
         await until(lambda: all(server.ready for server in servers))
         usages = await _ask_all(client, prompts, args.streams)
     cached = sum(each["prompt_tokens_details"]["cached_tokens"] for each in usages)
@@ -74,7 +74,7 @@ def main() -> None:
             service.wait_all_ready()
             for round_ in range(args.rounds):
                 for name in ("affinity", "least work"):
-                    off = patch("api.placement.chunks", return_value=[])
+                    off = patch("api.upstream.balancer.chunks", return_value=[])
                     seed = 100_000 * (2 * round_ + (name == "affinity"))
                     with nullcontext() if name == "affinity" else off:
                         share = asyncio.run(share_cached(service.model_urls, args, seed))

@@ -12,8 +12,8 @@ from pydantic_settings import BaseSettings
 import api.config
 import model_server.config
 from api.app import create_app
-from api.http_server import LAST_WORDS_S
-from api.upstream import READY_WAIT_S
+from api.http.workers import LAST_WORDS_S
+from api.upstream.pool import READY_WAIT_S
 from model_server import app as model_app
 from model_server.__main__ import _DRAIN_S as MODEL_DRAIN_S
 from tests.deployment.manifests import (

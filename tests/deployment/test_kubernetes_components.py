@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from api.auth import RELOAD_S, Keys, new_key
+from api.admission.keys import RELOAD_S, Keys, new_key
 from model_server.config import ModelServerSettings
 from model_server.tools.download import PresetFiles
 from model_server.tools.presets import PRESETS

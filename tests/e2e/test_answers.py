@@ -60,14 +60,14 @@ async def test_four_at_once_are_one_batch(service: Service) -> None:
     assert after == (before[0] + 1, before[1] + 4)
 
 
-async def test_a_lone_request_leaves_when_its_window_closes(service: Service) -> None:
+async def test_a_lone_request_does_not_wait_for_a_crowd(service: Service) -> None:
     async with service.async_client() as client:
         waits = []
         for seed in range(5):
             answer = await client.post("/v1/completions", json=body(twin.prompt(8, seed=seed), 1))
             waits.append(float(answer.headers["x-batch-wait-ms"]))
             assert answer.headers["x-batch-size"] == "1"
-    assert 95 <= sorted(waits)[2] <= 105
+    assert sorted(waits)[2] <= 20
 
 
 async def test_a_short_request_does_not_wait_for_a_long_one(service: Service) -> None:

@@ -1,4 +1,4 @@
-"""`python -m api.chat` as a person has it: in a terminal, before both tiers and the demo model."""
+"""`python -m deployment.chat` in a terminal, before both tiers and the demo model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from api.chat.screen import DRAFTED
+from deployment.chat.screen import DRAFTED
 from tests.e2e.service import Service, serve, wait_until
 
 TIMEOUT_S = 30
@@ -67,7 +67,7 @@ def chatting(service: Service, home: Path, *arguments: str, **environment: str) 
     """The program in a terminal of its own, at its first prompt."""
     terminal, screen = pty.openpty()
     variables = {"TERM": "xterm", "NO_COLOR": "", "HOME": str(home), "TTY": os.ttyname(screen)}
-    command = (sys.executable, "-m", "api.chat", "--url", service.url, *arguments)
+    command = (sys.executable, "-m", "deployment.chat", "--url", service.url, *arguments)
     # The first terminal that a session opens controls it, so Ctrl-C there becomes a signal.
     process = subprocess.Popen(
         ["sh", "-c", 'exec "$@" <"$TTY" >"$TTY" 2>&1', "sh", *command],

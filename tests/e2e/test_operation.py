@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.auth import new_key
+from api.admission.keys import new_key
 from tests import twin
 from tests.e2e.service import Process, Service, serve, wait_until
 

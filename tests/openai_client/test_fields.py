@@ -19,14 +19,14 @@ from openai.types.shared_params import reasoning, response_format_json_schema
 from pydantic import BaseModel, ValidationError
 
 from api.errors import InvalidRequest
-from api.schemas import fields
-from api.schemas.body import Body
-from api.schemas.chat import ChatBody
-from api.schemas.completion import CompletionBody
-from api.schemas.messages import ChatMessage, TextPart
-from api.schemas.openai import StreamOptions
-from api.schemas.responses import Reasoning, ResponsesBody, TextOptions
-from api.schemas.shape import JsonSchemaFormat, ResponseFormat
+from api.requests import fields
+from api.requests.body import Body
+from api.requests.chat import ChatBody
+from api.requests.completion import CompletionBody
+from api.requests.messages import ChatMessage, TextPart
+from api.requests.openai import StreamOptions
+from api.requests.responses import Reasoning, ResponsesBody, TextOptions
+from api.requests.shape import JsonSchemaFormat, ResponseFormat
 
 
 class Pair(NamedTuple):

@@ -12,7 +12,7 @@ import api.metrics
 import model_server.metrics
 
 REGISTRIES = {
-    "Gateway": api.metrics.Metrics().registry,
+    "Gateway": api.metrics.GatewayMetrics().registry,
     "Model server": model_server.metrics.ModelServerMetrics().registry,
 }
 

@@ -20,6 +20,10 @@ class Module:
     path: Path
     imports: frozenset[str]
 
+    @property
+    def tier(self) -> str:
+        return self.name.partition(".")[0]
+
     def imports_any(self, *packages: str) -> list[str]:
         """Those imports that are one of these packages, or inside one."""
         return sorted(name for name in self.imports if is_in(name, *packages))

@@ -14,19 +14,24 @@ from tests.structure.modules import ROOT, Module, is_in, modules
 # From the ground up. The longest name that fits decides; tier 1 sees one folder of tier 2.
 FLOORS = {
     "api": [
+        ("api.config", "api.errors", "api.metrics", "api.logs", "api.waiting", "api.http.paths"),
         (
-            *("api.config", "api.errors", "api.logs", "api.metrics"),
-            *("api.connections", "api.paths"),
+            *("api.requests", "api.admission.permits", "api.admission.rates", "api.admission.keys"),
+            *("api.upstream.retry", "api.upstream.discovery", "api.upstream.balancer"),
         ),
-        ("api.schemas", "api.generation", "api.limits", "api.auth", "api.retry"),
-        ("api.spans",),
-        ("api.flight", "api.client", "api.discovery", "api.placement"),
-        ("api.server", "api.upstream"),
-        ("api.batcher", "api.answer", "api.question"),
-        ("api.gateway", "api.formats", "api.sse"),
-        ("api.routes", "api.middleware", "api.door"),
-        ("api.app", "api.http_server", "api.workers"),
-        ("api.__main__", "api.chat"),
+        ("api.request", "api.upstream.server"),
+        ("api.spans", "api.upstream.call"),
+        ("api.upstream.pool",),
+        ("api.batcher",),
+        ("api.gateway", "api.responses"),
+        (
+            *("api.sse", "api.admission.control"),
+            *("api.http.request_id", "api.http.body_limit", "api.http.access_log"),
+        ),
+        ("api.routes",),
+        ("api.app",),
+        ("api.http.drain", "api.http.protocol", "api.http.workers"),
+        ("api.__main__",),
     ],
     "model_server": [
         ("contract.protocol", "contract.log_format", "contract.traces"),
@@ -62,15 +67,15 @@ RESERVED = {
     # The quantizer calls llama.cpp in a process of its own: nothing that serves needs it.
     ("llama_cpp", "ctypes"): ("model_server.llama", "model_server.tools.quantizer"),
     ("llguidance",): ("model_server.guide", "model_server.llama.vocab"),
-    ("fastapi",): ("api.app", "api.routes", "api.workers", "model_server.app"),
+    ("fastapi",): ("api.app", "api.routes", "api.http.workers", "model_server.app"),
     ("torch",): ("model_server.training", "model_server.tools"),
     ("matplotlib",): ("model_server.tools.doctor.picture",),
     ("numpy",): ("model_server",),
     ("asyncio", "anyio"): ("api", "model_server.app", "model_server.__main__"),
     ("httpx",): ("api",),
     ("huggingface_hub", "httpx2"): ("model_server.tools",),
-    ("uvicorn",): ("api.http_server", "api.workers", "model_server.__main__"),
-    ("httptools",): ("api.http_server", "api.connections"),
+    ("uvicorn",): ("api.http", "model_server.__main__"),
+    ("httptools",): ("api.http.protocol",),
 }
 
 # What both tiers share. The gateway's image has this of the model server, and nothing else.
@@ -79,7 +84,7 @@ CONTRACT = [
 ]
 
 PURE = [
-    "api.placement",
+    "api.upstream.balancer",
     *CONTRACT,
     "model_server.sampling",
     "model_server.engine.cost",

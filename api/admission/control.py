@@ -1,0 +1,87 @@
+"""Who may come in: whoever is turned away is so before a byte of the body is read."""
+
+from __future__ import annotations
+
+import ipaddress
+from contextlib import suppress
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.admission.keys import Keys
+from api.admission.rates import Admission, Rates
+from api.errors import GatewayError, translate
+from api.gateway import Gateway
+
+
+class AdmissionControl:
+    """Shutdown, key, permits, rates, in this order; then the budgets go into the answer's headers.
+
+    Looking is free, what reaches the model is not: open is every GET outside of /v1, so the page,
+    the documentation, probes and metrics.
+    """
+
+    def __init__(self, app: ASGIApp, gateway: Gateway, keys: Keys | None, rates: Rates) -> None:
+        self._app = app
+        self._gateway = gateway
+        self._keys = keys
+        self._rates = rates
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or _is_open(scope["method"], scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        admission = Admission("")
+
+        async def send_with_budgets(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(admission.headers())
+                if self._gateway.draining:
+                    headers["connection"] = "close"  # the next request may find another gateway
+            await send(message)
+
+        try:
+            caller = self._enter(scope)
+            admission = await self._rates.admit(caller, _num_bytes(scope))
+            admission.check()
+        except GatewayError as error:
+            problem = translate(error)
+            self._gateway.metrics.rejections.labels(problem.code).inc()
+            refusal = JSONResponse(problem.body, problem.status, problem.headers)
+            await refusal(scope, receive, send_with_budgets)
+            return
+        scope["state"]["admission"] = admission
+        try:
+            await self._app(scope, receive, send_with_budgets)
+        finally:
+            await self._rates.settle(admission)
+
+    def _enter(self, scope: Scope) -> str:
+        """The caller's name for its budgets: the key's, or without keys the address."""
+        if scope["method"] == "POST":
+            self._gateway.refuse_if_full()
+        if self._keys is None:
+            return f"address {_network(scope)}"
+        name = self._keys.name_of(Headers(scope=scope).get("authorization", ""))
+        scope["state"]["key"] = name
+        return f"key {name}"
+
+
+def _is_open(method: str, path: str) -> bool:
+    return method in ("GET", "HEAD", "OPTIONS") and not path.startswith("/v1/")
+
+
+def _num_bytes(scope: Scope) -> int:
+    length = Headers(scope=scope).get("content-length", "")
+    return int(length) if length.isdecimal() and scope["method"] == "POST" else 0
+
+
+def _network(scope: Scope) -> str:
+    """The address, of IPv6 its /64: that much one caller has to choose from."""
+    host = str(scope["client"][0]) if scope.get("client") else "unknown"
+    with suppress(ValueError):
+        if (address := ipaddress.ip_address(host)).version == 6:
+            return str(ipaddress.ip_network((address, 64), strict=False))
+    return host

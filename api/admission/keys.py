@@ -1,0 +1,144 @@
+"""API keys: a file of names and hashes, read anew when it changes.
+
+`python -m api.admission.keys new NAME` makes a key: the file's line on stdout, the key itself, this
+once, on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import hmac
+import logging
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from api.errors import InvalidKey
+
+RELOAD_S = 1.0
+_LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):([0-9a-f]{64})")
+
+Stamp = tuple[int, int, int]
+
+log = logging.getLogger(__name__)
+
+
+class BadKeyFile(Exception):
+    """A sentence that names the file, and the line where it is at fault."""
+
+
+class Keys:
+    """The keys of a file. Raises BadKeyFile at start; later the last good ones stay."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._looked = clock()
+        self._stamp = _stamp(path)
+        self._names = read_keys(path)
+
+    def name_of(self, authorization: str) -> str:
+        """Whose key the Authorization header holds. Raises InvalidKey."""
+        self._reload()
+        scheme, _, key = authorization.strip().partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise InvalidKey("There is no API key: send the header Authorization: Bearer KEY.")
+        given = digest(key.strip())
+        # Every entry is compared, each in constant time: how long it takes tells nothing.
+        names = [name for known, name in self._names.items() if hmac.compare_digest(known, given)]
+        if not names:
+            raise InvalidKey("The API key is not known to this server.")
+        return names[0]
+
+    def _reload(self) -> None:
+        if self._clock() - self._looked < RELOAD_S:
+            return
+        self._looked = self._clock()
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._names = read_keys(self._path)
+        except BadKeyFile as error:
+            log.error("The API keys stay as they were: %s", error)
+        else:
+            log.info("%s was read again: %d API keys", self._path, len(self._names))
+
+
+def digest(key: str) -> bytes:
+    """What the file holds of a key.
+
+    A fast hash is right here: keys are 256 random bits, not passwords, so there is nothing to guess
+    that a slow hash would protect; and this runs for every request.
+    """
+    return hashlib.sha256(key.encode()).digest()
+
+
+def read_keys(path: Path) -> Mapping[bytes, str]:
+    """Names by digest, from lines `NAME:SHA256` and comments that begin with #."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise BadKeyFile(f"API_KEYS_FILE {path} cannot be read: {reason}.") from None
+    names: dict[bytes, str] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if text and not text.startswith("#"):
+            name, known = _entry(path, number, text)
+            names[known] = name
+    if not names:
+        raise BadKeyFile(f"API_KEYS_FILE {path} holds no key: {_HOW}.")
+    return names
+
+
+_HOW = "make one with `python -m api.admission.keys new NAME`"
+
+
+def _entry(path: Path, number: int, text: str) -> tuple[str, bytes]:
+    match = _LINE.fullmatch(text)
+    if match is None:
+        # The line is not shown: somebody may have written a key into it.
+        raise BadKeyFile(f"API_KEYS_FILE {path}, line {number}, is not NAME:SHA256: {_HOW}.")
+    return match.group(1), bytes.fromhex(match.group(2))
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def new_key(name: str) -> tuple[str, str]:
+    """A random key, and its line for the file."""
+    key = f"sk-{secrets.token_urlsafe(32)}"
+    return key, f"{name}:{digest(key).hex()}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m api.admission.keys",
+        description="Makes an API key: python -m api.admission.keys new alice >> keys.txt",
+    )
+    commands = parser.add_subparsers(required=True, metavar="new")
+    new = commands.add_parser("new", help="print a line for API_KEYS_FILE, and the key on stderr")
+    new.add_argument("name", help="who it is for: letters, digits, `.`, `_`, `-`; logs show it")
+    name = parser.parse_args().name
+    key, line = new_key(name)
+    if not _LINE.fullmatch(line):
+        parser.error(f"NAME is 1 to 64 letters, digits, `.`, `_` and `-`, got {name!r}")
+    print(line)
+    print(f"The key of {name}, shown only now: {key}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""Backpressure: a permit for each answer in the making, never a queue that grows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from api.errors import TooManyInFlight
+
+
+class Permits:
+    """MAX_IN_FLIGHT of them. A request that wants more than there are passes when it is alone."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.in_flight = 0
+
+    @contextmanager
+    def taken(self, num_choices: int) -> Iterator[None]:
+        """Hold so many. Raises TooManyInFlight."""
+        self.check(num_choices)
+        self.in_flight += num_choices
+        try:
+            yield
+        finally:
+            self.in_flight -= num_choices
+
+    def check(self, num_choices: int = 1) -> None:
+        """Raise TooManyInFlight where so many are not left."""
+        if self.in_flight and self.in_flight + num_choices > self._limit:
+            raise TooManyInFlight(self._limit, self.in_flight)

@@ -1,0 +1,219 @@
+"""Budgets of requests and tokens a minute for each caller."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any, Literal
+
+from limits import RateLimitItem, RateLimitItemPerSecond
+from limits.aio.storage import Storage
+from limits.aio.strategies import FixedWindowRateLimiter
+from limits.errors import StorageError
+from limits.storage import storage_from_string
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from api.errors import RateLimited
+from api.metrics import GatewayMetrics
+
+MINUTE_S = 60
+# English text and JSON, roughly; what a prompt really has is charged once it is known.
+BYTES_PER_TOKEN = 4
+REDIS_CONNECTIONS = 32
+REDIS_TIMEOUT_S = 2.0
+CROWD_TIMEOUT_S = 10.0
+# While the storage is away only one request in this time waits to see whether it is back.
+STORAGE_PAUSE_S = 1.0
+
+Unit = Literal["requests", "tokens"]
+VARIABLES: dict[Unit, str] = {"requests": "RATE_LIMIT_REQUESTS", "tokens": "RATE_LIMIT_TOKENS"}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a caller has left of one limit, right after it was charged."""
+
+    unit: Unit
+    limit: int
+    remaining: int
+    resets_at: float  # seconds since the epoch, as the storage has it
+
+
+@dataclass
+class Admission:
+    """One client request: what it was charged, what it used up to now, what is left."""
+
+    caller: str
+    estimate: int = 0
+    used: int = 0
+    budgets: list[Budget] = field(default_factory=list)
+    refused: Unit | None = None
+
+    def headers(self) -> dict[str, str]:
+        """OpenAI's x-ratelimit headers, with what has been used up to now."""
+        headers = {}
+        for budget in self.budgets:
+            owed = self.used - self.estimate if self.used and budget.unit == "tokens" else 0
+            remaining = min(max(budget.remaining - owed, 0), budget.limit)
+            headers[f"x-ratelimit-limit-{budget.unit}"] = str(budget.limit)
+            headers[f"x-ratelimit-remaining-{budget.unit}"] = str(remaining)
+            headers[f"x-ratelimit-reset-{budget.unit}"] = f"{_seconds_to(budget):.3f}s"
+        return headers
+
+    def check(self) -> None:
+        """Raise RateLimited if a budget did not suffice."""
+        for budget in self.budgets:
+            if budget.unit == self.refused:
+                raise RateLimited(self._sentence(budget), _seconds_to(budget))
+
+    def _sentence(self, budget: Budget) -> str:
+        variable = VARIABLES[budget.unit]
+        if budget.unit == "tokens" and self.estimate > budget.limit:
+            return (
+                f"The request holds about {self.estimate} tokens, and {budget.limit} a minute are "
+                f"allowed ({variable}); make it shorter."
+            )
+        wanted = f", and about {self.estimate} are needed" if budget.unit == "tokens" else ""
+        return (
+            f"{budget.remaining} of {budget.limit} {budget.unit} a minute are left ({variable})"
+            f"{wanted}; try again in {ceil(_seconds_to(budget))} s."
+        )
+
+
+class Rates:
+    """Budgets in fixed windows, each a minute from a caller's first request in it.
+
+    A storage that is away lets everybody in: an answer unchecked is better than none.
+    """
+
+    def __init__(
+        self,
+        limits: dict[Unit, int],
+        storage: str,
+        metrics: GatewayMetrics,
+        *,
+        window_s: int = MINUTE_S,
+    ) -> None:
+        self._items: dict[Unit, RateLimitItem] = {
+            unit: RateLimitItemPerSecond(limit, window_s, namespace="medusa")
+            for unit, limit in limits.items()
+            if limit
+        }
+        self._storage = _open(storage)
+        self._window = FixedWindowRateLimiter(self._storage)
+        self._metrics = metrics
+        self._ask_again = 0.0
+        self._away = False
+
+    async def admit(self, caller: str, num_bytes: int) -> Admission:
+        """Charge one request and the tokens that its body may hold. What does not fit is not
+        charged, and named in the admission.
+        """
+        admission = Admission(caller, ceil(num_bytes / BYTES_PER_TOKEN))
+        if not self._items:
+            return admission
+        if not self._away or self._may_ask():
+            try:
+                await self._charge_all(admission)
+            except StorageError as error:
+                self._went_away(error)
+            else:
+                self._came_back()
+                return admission
+        self._metrics.unchecked.inc()
+        return Admission(caller)
+
+    async def settle(self, admission: Admission) -> None:
+        """Charge what was used beyond the estimate, or give back what was not."""
+        tokens = next((each for each in admission.budgets if each.unit == "tokens"), None)
+        if tokens is None or admission.refused or self._away:
+            return
+        owed = admission.used - admission.estimate
+        if owed == 0 or (owed < 0 and _seconds_to(tokens) == 0):
+            return  # a window that is over has nothing to give back to
+        try:
+            await self._window.hit(self._items["tokens"], "tokens", admission.caller, cost=owed)
+        except StorageError as error:
+            self._went_away(error)
+
+    async def aclose(self) -> None:
+        bridge = getattr(self._storage, "bridge", None)
+        if bridge is not None:
+            await bridge.storage.aclose(close_connection_pool=True)
+
+    async def _charge_all(self, admission: Admission) -> None:
+        costs: dict[Unit, int] = {"requests": 1, "tokens": admission.estimate}
+        for unit in self._items:
+            if not await self._charge(unit, admission, costs[unit]):
+                admission.refused = unit
+                # Addresses would be labels without bound.
+                kind, _, name = admission.caller.partition(" ")
+                self._metrics.rate_limited.labels(name if kind == "key" else kind, unit).inc()
+                break
+        admission.budgets = [await self._budget(unit, admission.caller) for unit in self._items]
+
+    async def _charge(self, unit: Unit, admission: Admission, cost: int) -> bool:
+        """One atomic addition decides, so gateways that share a storage never both take the last;
+        what was too much is taken off again.
+        """
+        item, names = self._items[unit], (unit, admission.caller)
+        if cost > item.amount:
+            return False
+        if await self._window.hit(item, *names, cost=cost):
+            return True
+        await self._window.hit(item, *names, cost=-cost)
+        return False
+
+    async def _budget(self, unit: Unit, caller: str) -> Budget:
+        item = self._items[unit]
+        stats = await self._window.get_window_stats(item, unit, caller)
+        return Budget(unit, item.amount, min(stats.remaining, item.amount), stats.reset_time)
+
+    def _may_ask(self) -> bool:
+        now = time.monotonic()
+        if now < self._ask_again:
+            return False
+        self._ask_again = now + STORAGE_PAUSE_S
+        return True
+
+    def _went_away(self, error: StorageError) -> None:
+        if not self._away:
+            self._away = True
+            self._ask_again = time.monotonic() + STORAGE_PAUSE_S
+            reason = str(error.storage_error)
+            log.warning("RATE_LIMIT_STORAGE is away, so nobody is limited by rate: %s", reason)
+
+    def _came_back(self) -> None:
+        if self._away:
+            self._away = False
+            log.info("RATE_LIMIT_STORAGE is back, rates are limited again")
+
+
+def _open(storage: str) -> Storage:
+    """An asynchronous storage. Redis is not asked twice, since nobody can wait for it; but a crowd
+    waits for a connection, else it would be taken for a Redis that is away, and let in.
+    """
+    options: dict[str, Any] = {}
+    if storage.startswith("redis"):
+        pool = BlockingConnectionPool.from_url(
+            storage,
+            max_connections=REDIS_CONNECTIONS,
+            timeout=CROWD_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=REDIS_TIMEOUT_S,
+            socket_connect_timeout=REDIS_TIMEOUT_S,
+        )
+        options = {"implementation": "redispy", "connection_pool": pool}
+    made = storage_from_string(f"async+{storage}", wrap_exceptions=True, **options)
+    assert isinstance(made, Storage), "async+ is an asynchronous storage. This is a bug."
+    return made
+
+
+def _seconds_to(budget: Budget) -> float:
+    return max(budget.resets_at - time.time(), 0)

@@ -1,0 +1,141 @@
+"""uvicorn's HTTP/1.1 with bounds on headers: their bytes, and the time that they take."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from api.errors import Problem
+from api.metrics import GatewayMetrics
+
+MAX_HEADER_BYTES = 65_536
+HEADER_TIMEOUT_S = 30.0
+LINGER_S = 1.0
+TOO_LARGE = Problem(
+    431, f"The request's headers are larger than {MAX_HEADER_BYTES} bytes.", "headers_too_large"
+)
+
+
+class HeadersTooLarge(httptools.HttpParserError):
+    """More than MAX_HEADER_BYTES."""
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """httptools alone takes headers of any size, for as long as they take; here both end."""
+
+    _num_bytes = 0  # received since something was last understood: headers, body or end
+    _refused = False
+    _repeating = False  # headers that were understood already
+    _alarm: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._set_alarm(HEADER_TIMEOUT_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._clear_alarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._num_bytes += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        if self._num_bytes > MAX_HEADER_BYTES and not self._refused:
+            self._refuse(TOO_LARGE)
+
+    def _should_upgrade(self) -> bool:
+        return False
+
+    def _parse(self, data: bytes) -> None:
+        """All of it as HTTP/1.1. An `Upgrade` is an offer, which nobody here takes up: stock Java
+        clients offer h2c, and send the body behind it.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                data = data[offer.args[0] :]
+                self._go_on()
+
+    def _go_on(self) -> None:
+        """Behind the headers of a request, with a parser that has not seen the offer in them: to
+        the other one they are the end.
+        """
+        framing = (b"content-length", b"transfer-encoding")
+        told = [b"%b: %b\r\n" % each for each in self.headers if each[0] in framing]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._repeating = True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(told))
+        self._repeating = False
+
+    def on_message_begin(self) -> None:
+        if self._repeating:
+            return
+        super().on_message_begin()
+        self._set_alarm(HEADER_TIMEOUT_S)
+
+    def on_url(self, url: bytes) -> None:
+        if not self._repeating:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._repeating:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self._repeating:
+            return
+        self._clear_alarm()
+        self._num_bytes = 0
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > MAX_HEADER_BYTES:
+            self._refuse(TOO_LARGE)
+            raise HeadersTooLarge
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._num_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # the body is still to come
+        self._num_bytes = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if not self._refused:
+            self._refuse(Problem(400, msg, "invalid_http"))
+
+    def _refuse(self, problem: Problem) -> None:
+        """The connection's last word. It stays open for a moment, since closing it on what the
+        client still sends would take the word back.
+        """
+        self._refused = True
+        metrics: GatewayMetrics = self.app_state["metrics"]
+        metrics.rejections.labels(problem.code).inc()
+        metrics.http_requests.labels(problem.status).inc()
+        body = json.dumps(problem.body).encode()
+        head = f"HTTP/1.1 {problem.status} \r\ncontent-type: application/json\r\n"
+        head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode() + body)
+        self._set_alarm(LINGER_S)
+
+    def _set_alarm(self, timeout_s: float) -> None:
+        self._clear_alarm()
+        self._alarm = self.loop.call_later(timeout_s, self.transport.close)
+
+    def _clear_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None

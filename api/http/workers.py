@@ -1,0 +1,131 @@
+"""The gateway in uvicorn: in this process, or in WORKERS of them behind one socket.
+
+Uvicorn's supervisor replaces workers that die. Each is a whole gateway; they share the socket and a
+folder of metrics, nothing else.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from multiprocessing import parent_process
+from typing import Any
+
+import uvicorn
+from prometheus_client.multiprocess import mark_process_dead
+from starlette.types import ASGIApp
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors.multiprocess import Multiprocess
+
+from api import logs
+from api.admission.keys import BadKeyFile
+from api.app import create_app
+from api.config import Settings
+from api.http.drain import Drain
+from api.http.protocol import BoundedHttp
+from model_server.contract import traces
+
+# What uvicorn waits for answers that were ended after DRAIN_TIMEOUT to be sent.
+LAST_WORDS_S = 5
+# Until a worker has to show a sign of life, its start included.
+ALIVE_WITHIN_S = 30
+# Objects made and not yet freed, at which cycles are looked for: a request makes hundreds, and the
+# default of 700 takes a tenth of its time.
+GC_THRESHOLD = 10_000
+
+log = logging.getLogger(__name__)
+
+
+def make_app(settings: Settings) -> ASGIApp:
+    """The app of one process. Raises BadKeyFile, TracesMissing."""
+    app = create_app(settings, tracer_provider=traces.start("medusa-gateway"))
+    # What was made so far stays: collections need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
+    return Drain(app, app.state.gateway, settings.drain_timeout)
+
+
+def worker_app() -> ASGIApp:
+    """The app of one of several workers, made there from the same environment."""
+    settings = Settings()
+    logs.configure(settings.log_level, settings.log_format)
+    threading.Thread(target=_leave_with_the_supervisor, daemon=True).start()
+    try:
+        return make_app(settings)
+    except BadKeyFile as error:  # since the start; what replaces this worker tries again
+        log.error("%s", error)
+        sys.exit(1)
+
+
+def config(app: ASGIApp | str, settings: Settings, **others: Any) -> uvicorn.Config:
+    """How uvicorn serves `app`: an app, or the name of what makes one."""
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        http=BoundedHttp,
+        ws="none",
+        forwarded_allow_ips=settings.forwarded_allow_ips,
+        timeout_keep_alive=settings.keep_alive_timeout,
+        timeout_graceful_shutdown=LAST_WORDS_S,  # the drain has been before
+        **others,
+    )
+
+
+def run(app: ASGIApp, settings: Settings, listening: socket.socket) -> None:
+    """Serve in this process. A signal that ends it ends the process, with exit code 0."""
+    # uvicorn raises the signal again when it has shut down; then there is nothing left to do.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
+    uvicorn.Server(config(app, settings)).run(sockets=[listening])
+
+
+def run_workers(settings: Settings, listening: socket.socket) -> int:
+    """Keep WORKERS of them until a signal has drained them all; the exit code."""
+    with tempfile.TemporaryDirectory(prefix="gateway-metrics-") as folder:
+        # The workers inherit it, and prometheus_client looks for it when it is imported.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        workers = Workers(settings, listening)
+        workers.run()
+    return int(any(each.exitcode == STARTUP_FAILURE for each in workers.processes))
+
+
+class Workers(Multiprocess):
+    """Uvicorn's supervisor; the metrics of workers that ended are dropped."""
+
+    def __init__(self, settings: Settings, listening: socket.socket) -> None:
+        counts = {"workers": settings.workers, "timeout_worker_healthcheck": ALIVE_WITHIN_S}
+        super().__init__(config("api.http.workers:worker_app", settings, **counts), [listening])
+        self._pids: set[int] = set()
+
+    def keep_subprocess_alive(self) -> None:
+        for each in self.processes:
+            # Only the worker's own end stays open: its death ends a wait for a sign of life.
+            each.child_conn.close()
+        super().keep_subprocess_alive()
+        pids = {each.pid for each in self.processes if each.pid is not None}
+        for pid in self._pids - pids:
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+            log.warning("worker %d has ended, and another took its place", pid)
+        self._pids = pids
+
+    def terminate_all(self) -> None:
+        for listening in self.sockets:
+            listening.close()  # else it would still take connections when no worker does
+        super().terminate_all()
+
+
+def _leave_with_the_supervisor() -> None:
+    supervisor = parent_process()
+    assert supervisor is not None, "only a worker has a supervisor. This is a bug."
+    supervisor.join()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,215 @@
+"""A client's request and its choices: what was asked, what has come of it, what nobody has read.
+
+Everything here runs on the event loop. A batch call writes events into its choices; the task that
+serves the client is the only reader, and whatever an event means (chunks, metrics, budgets) happens
+where it is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import Literal, Protocol
+
+from api.admission.rates import Admission
+from api.errors import ClientGone, GatewayError
+from api.metrics import GatewayMetrics
+from api.waiting import wait
+from model_server.contract.protocol import (
+    Accepted,
+    Done,
+    Event,
+    GenerateRequest,
+    PositionLogprobs,
+    Resume,
+    Started,
+    Tokens,
+)
+
+# Bounds what is rendered at once for one client while the others wait.
+MAX_BURST = 64
+
+Outcome = Literal["done", "failed", "disconnected"]
+Inbox = deque[tuple["Choice", Event, float]]
+
+
+class Carrier(Protocol):
+    """The batch that carries a choice."""
+
+    id: str
+    size: int
+    server_url: str
+    requests: list[GenerateRequest]
+
+    def leave(self, choice: Choice) -> None:
+        """The choice's attempt is over, or nobody waits for it any more."""
+
+
+class Choice:
+    """Survives its attempts: each continues behind the tokens that were already delivered."""
+
+    def __init__(self, index: int, request: GenerateRequest, of: ClientRequest) -> None:
+        self.index = index
+        self.request = request  # as the next attempt sends it
+        self.of = of
+        # What has come, over all attempts.
+        self.accepted: Accepted | None = None
+        self.done: Done | None = None
+        self.model_id: str | None = None
+        self.token_ids: list[int] = []
+        self.pieces: list[str] = []
+        self.logprobs: list[PositionLogprobs] = []  # where the reader keeps them
+        self.read_at: float | None = None  # when the tokens came that were read last
+        # The present attempt. `ended` holds the error that ended it, or None; cancelled: nobody
+        # waits for it any more.
+        self.ended: asyncio.Future[GatewayError | None]
+        self.failure: GatewayError | None = None  # how the last attempt ended
+        self.carrier: Carrier | None = None  # of the last batch that left with it
+        self.is_sent = False
+        self.is_queued = False  # a model server has it waiting for a slot
+        self.arrived = 0.0
+        self.wait_s = 0.0
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def end(self) -> Done:
+        assert self.done is not None, "an answer ends when each choice is done. This is a bug."
+        return self.done
+
+    def progress(self) -> int | None:
+        """Tokens delivered, over all attempts; None: a model server has it waiting for a slot."""
+        return None if self.is_queued else len(self.token_ids)
+
+    def begin(self, now: float) -> None:
+        """Open the next attempt. Its request's number and trace are new, and it resumes."""
+        self.ended = asyncio.get_running_loop().create_future()
+        self.is_sent = self.is_queued = False
+        self.arrived = now
+        if self.failure is not None:
+            resume = None
+            if self.token_ids:
+                resume = Resume(tokens=list(self.token_ids), num_chars=len(self.text))
+            update = {"attempt": self.request.attempt + 1, "resume": resume}
+            self.request = self.request.model_copy(update=update)
+
+    def finish(self, error: GatewayError | None = None) -> None:
+        """Close the attempt; the first to say how it ended is believed."""
+        if not self.ended.done():
+            self.failure = error
+            self.ended.set_result(error)
+
+    def receive(self, event: Event, model_id: str, now: float) -> None:
+        """Take an event. A later attempt's `accepted` is no news to the client, nor is a slot."""
+        self.is_queued = isinstance(event, Accepted)
+        if isinstance(event, Accepted) and self.accepted is None:
+            self.accepted = event
+            self.of.arrived.set()
+        elif isinstance(event, Tokens):
+            self.model_id = model_id
+            self.token_ids += event.ids
+            self.pieces.append(event.text)
+        elif isinstance(event, Done):
+            self.done = event
+            self.finish()
+        if not isinstance(event, (Accepted, Started)):
+            self.of.inbox.append((self, event, now))
+            self.of.arrived.set()
+
+
+class ClientRequest:
+    """Open from the permit to the last byte; `close` ends whatever still runs for it."""
+
+    def __init__(
+        self,
+        request_id: str,
+        requests: Sequence[GenerateRequest],
+        admission: Admission,
+        metrics: GatewayMetrics,
+    ) -> None:
+        self.id = request_id
+        self.choices = [Choice(index, each, self) for index, each in enumerate(requests)]
+        self.tasks: list[asyncio.Task[None]] = []  # one a choice, which carries it
+        self.outcome: Outcome = "disconnected"
+        self.started = time.monotonic()
+        self.first_token_at: float | None = None
+        self.failure: GatewayError | None = None
+        # Not bounded by itself: a slow client holds no more events than its max_tokens allows.
+        self.inbox: Inbox = deque()
+        self.arrived = asyncio.Event()
+        self._admission = admission
+        self._metrics = metrics
+        metrics.running.inc(len(requests))
+
+    @property
+    def is_done(self) -> bool:
+        return not self.inbox and all(choice.done for choice in self.choices)
+
+    def fail(self, error: GatewayError) -> None:
+        """Stop every choice; the reader raises the first error behind what has come before it."""
+        self.failure = self.failure or error
+        self.arrived.set()
+        for task in self.tasks:
+            task.cancel()
+
+    async def accepted(self) -> None:
+        """Wait until the model server has accepted every choice; raise what refuses one."""
+        while not all(choice.accepted for choice in self.choices):
+            self._raise_failure()
+            self.arrived.clear()
+            await self.arrived.wait()
+        for choice in self.choices:
+            if choice.accepted and choice.request.sampling.choice == 0:  # a prompt counts once
+                self._admission.used += choice.accepted.prompt_tokens
+
+    async def bursts(
+        self, quiet_s: float | None = None
+    ) -> AsyncIterator[list[tuple[Choice, Event]]]:
+        """What has come meanwhile, in order; nothing, where nothing has for `quiet_s`."""
+        while not self.is_done:
+            if not self.inbox:
+                self._raise_failure()
+                self.arrived.clear()
+                await wait(self.arrived, quiet_s)
+            if not self.inbox:
+                self._raise_failure()
+            burst: list[tuple[Choice, Event]] = []
+            while self.inbox and len(burst) < MAX_BURST:
+                choice, event, now = self.inbox.popleft()
+                burst.append((choice, event))
+                if isinstance(event, Tokens) and event.ids:
+                    self._admission.used += len(event.ids)
+                    self._metrics.generation_tokens.inc(len(event.ids))
+                    if choice.read_at is None:
+                        self.first_token_at = self.first_token_at or now
+                        self._metrics.ttft.observe(now - self.started)
+                    else:
+                        self._metrics.inter_token.observe(now - choice.read_at)
+                    choice.read_at = now
+                elif isinstance(event, Done):
+                    self._metrics.prompt_tokens.inc(event.prompt_tokens)
+            yield burst
+        self.outcome = "done"
+
+    def _raise_failure(self) -> None:
+        if self.failure is not None:
+            self.outcome = "disconnected" if isinstance(self.failure, ClientGone) else "failed"
+            raise self.failure
+
+    def close(self) -> None:
+        """Cancel what still runs, and charge what was made and nobody read."""
+        for task in self.tasks:
+            task.cancel()
+        unread = sum(len(event.ids) for _, event, _ in self.inbox if isinstance(event, Tokens))
+        self._admission.used += unread
+        self._metrics.generation_tokens.inc(unread)
+        self._metrics.running.dec(len(self.choices))
+        self._metrics.requests.labels(self.outcome).inc()
+        if self.outcome == "done":
+            self._metrics.e2e.observe(time.monotonic() - self.started)
+        elif self.outcome == "disconnected":
+            self._metrics.disconnects.inc()

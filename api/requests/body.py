@@ -1,0 +1,257 @@
+"""What every request body has in common: known fields only, and how tokens are drawn."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, ClassVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    StrictBool,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from api.errors import InvalidRequest
+from api.requests.document import with_fates
+from api.requests.fields import Only
+from api.requests.refusal import printable, refusal, shown
+from api.requests.values import Int, TopK, is_empty, stops
+from model_server.contract.protocol import (
+    MAX_SEED,
+    MAX_STOP_CHARS,
+    MAX_STOP_STRINGS,
+    GenerateRequest,
+    Info,
+    Sampling,
+    Speculation,
+)
+
+MAX_CHOICES = 128
+EMPTIES: tuple[object, ...] = ("", [], {})
+
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+STOP_SCHEMA = {"type": "string", "maxLength": MAX_STOP_CHARS}
+STOPS_SCHEMA = {
+    "type": "array",
+    "items": {"anyOf": [STOP_SCHEMA, {"type": "null"}]},
+    "maxItems": MAX_STOP_STRINGS,
+}
+StopString = Annotated[str, Field(strict=True, max_length=MAX_STOP_CHARS)]
+Stops = Annotated[
+    list[StopString],
+    BeforeValidator(stops),
+    WithJsonSchema({"anyOf": [STOP_SCHEMA, STOPS_SCHEMA]}),
+]
+TokenId = Annotated[Int, Field(ge=0)]
+Source = dict[str, Any]  # the one field of GenerateRequest that says what to continue
+
+
+def wire(name: str) -> Any:
+    """A field as the wire contract has it: default, bounds and description are said there."""
+    return Sampling.model_fields[name]
+
+
+class Body(BaseModel):
+    """Null means not given. A field that cannot be honoured is refused by its name."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    # Fields that may hold only these values, fields that change nothing about the answer, and
+    # fields of which "", [] and {} mean the default.
+    only: ClassVar[Only] = {}
+    harmless: ClassVar[frozenset[str]] = frozenset()
+    may_be_empty: ClassVar[frozenset[str]] = frozenset()
+    # Whether fields that nobody here knows are ignored: what is replayed came from any server.
+    tolerant: ClassVar[bool] = False
+    place: ClassVar[str] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        given = {name: value for name, value in data.items() if not cls._is_default(name, value)}
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        for name in given.keys() - known - cls.harmless:
+            if cls.tolerant and (name not in cls.only or is_empty(given[name])):
+                continue
+            if given[name] not in cls.only.get(name, ()):
+                raise cls._refusal(name, given[name])
+        return given
+
+    @classmethod
+    def _is_default(cls, name: str, value: object) -> bool:
+        return value is None or (name in cls.may_be_empty and value in EMPTIES)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        schema = with_fates(schema, cls.harmless, {} if cls.tolerant else cls.only)
+        if cls.tolerant:
+            return {**schema, "additionalProperties": True}
+        for name in cls.may_be_empty & schema["properties"].keys():
+            known = schema["properties"][name]
+            schema["properties"][name] = {"anyOf": [known, {"enum": list(EMPTIES)}]}
+        return schema
+
+    @classmethod
+    def _refusal(cls, name: str, value: object) -> InvalidRequest:
+        param = cls.place + printable(name)
+        if name in cls.only:
+            message = f"{param} is not supported, got {shown(value)}."
+            return InvalidRequest(message, param, "unsupported_parameter")
+        return InvalidRequest(f"Unknown field {param}.", param, "unknown_parameter")
+
+
+class SpeculationBody(Body, Speculation):
+    """auto: as many drafts as pay; off: plain decoding; chain: each head's best candidate only;
+    tree: drafts in every step. The text is the same whichever it is, unless acceptance is typical.
+    """
+
+    model_config = ConfigDict(strict=True)
+    place: ClassVar[str] = "speculation."
+
+    max_tokens_per_step: Int = Speculation.model_fields["max_tokens_per_step"]  # type: ignore[assignment]
+
+
+class GenerationBody(Body):
+    """How tokens are drawn and when they end, the same for every endpoint."""
+
+    may_be_empty: ClassVar[frozenset[str]] = frozenset({"grammar", "logit_bias"})
+
+    temperature: Finite = wire("temperature")
+    top_p: Finite = wire("top_p")
+    top_k: TopK = wire("top_k")
+    min_p: Finite = wire("min_p")
+    repeat_penalty: Finite = wire("repeat_penalty")
+    presence_penalty: Finite = wire("presence_penalty")
+    frequency_penalty: Finite = wire("frequency_penalty")
+    logit_bias: dict[int, Finite] = wire("logit_bias")
+    seed: Int | None = Field(
+        None, ge=-(2**63), le=MAX_SEED, description="The same seed draws the same text."
+    )
+    stop: Stops = Field(
+        default_factory=list,
+        max_length=MAX_STOP_STRINGS,
+        description="A string, or a list of strings, that end the text.",
+    )
+    stop_token_ids: list[TokenId] = Field(
+        default_factory=list, max_length=MAX_STOP_STRINGS, description="Tokens that end the text."
+    )
+    ignore_eos: StrictBool = Field(False, description="Go on after the model's own end.")
+    speculation: SpeculationBody = Field(
+        default_factory=SpeculationBody, description="How the answer may be drafted ahead."
+    )
+    stream: StrictBool = Field(False, description="Answer with server-sent events.")
+
+    @model_validator(mode="after")
+    def _trees_need_a_stream(self) -> GenerationBody:
+        if self.speculation.show_tree and not self.stream:
+            name = "speculation.show_tree"
+            raise InvalidRequest(f"{name} needs stream to be true.", name)
+        return self
+
+    def requests(self, request_id: str, info: Info) -> list[GenerateRequest]:
+        """One request for each prompt and choice, in the order of the choices' indices."""
+        self._check_ids(info)
+        sources, num_choices = self._sources(info), self._num_choices()
+        total = len(sources) * num_choices
+        if total > MAX_CHOICES:
+            raise InvalidRequest(f"prompts x n is limited to {MAX_CHOICES}, got {total}.", "n")
+        try:
+            return [
+                self._request(
+                    f"{request_id}-{i * num_choices + choice}",
+                    source,
+                    self._drawing(info.sampling),
+                    seed=seed,
+                    choice=choice,
+                )
+                for i, source in enumerate(sources)
+                for seed in [self._seed()]
+                for choice in range(num_choices)
+            ]
+        except ValidationError as error:
+            raise refusal(error.errors()) from None
+
+    def _sources(self, info: Info) -> list[Source]:
+        raise NotImplementedError
+
+    def _num_choices(self) -> int:
+        return 1
+
+    def _max_tokens(self) -> int | None:
+        raise NotImplementedError
+
+    def _logprobs(self) -> int | None:
+        return None
+
+    def _shape(self) -> dict[str, Any]:
+        """The wire's field that shapes the answer, if one does, and its value."""
+        return {}
+
+    def _seed(self) -> int:
+        return secrets.randbits(63) if self.seed is None else self.seed % 2**64
+
+    def _drawing(self, defaults: Mapping[str, float]) -> dict[str, Any]:
+        """How tokens are drawn: as is asked for, else as the model's file says, else as OpenAI."""
+        own = {name: defaults[name] for name in defaults.keys() - self.model_fields_set}
+        return {name: own.get(name, getattr(self, name)) for name in _sampled()}
+
+    def _request(
+        self, request_id: str, source: Source, given: Mapping[str, Any], *, seed: int, choice: int
+    ) -> GenerateRequest:
+        return GenerateRequest(
+            id=request_id,
+            max_tokens=self._max_tokens(),
+            sampling=Sampling(**given, **self._shape(), seed=seed, choice=choice),
+            stop=list(self.stop),
+            stop_tokens=self.stop_token_ids,
+            ignore_eos=self.ignore_eos,
+            speculation=Speculation(**self.speculation.model_dump()),
+            logprobs=self._logprobs(),
+            **source,
+        )
+
+    def _check_ids(self, info: Info) -> None:
+        check_tokens("stop_token_ids", self.stop_token_ids, info)
+        check_tokens("logit_bias", self.logit_bias, info)
+
+
+@cache
+def _sampled() -> frozenset[str]:
+    """Fields that a body and the wire's Sampling have in common, but the seed."""
+    return frozenset(Sampling.model_fields.keys() & GenerationBody.model_fields.keys() - {"seed"})
+
+
+def check_tokens(field: str, ids: Any, info: Info) -> None:
+    """Every id is one of the model's tokens."""
+    for token in ids:
+        if not 0 <= token < info.vocab_size:
+            raise InvalidRequest(
+                f"{field}: token ids go from 0 to {info.vocab_size - 1}, got {token}.", field
+            )
+
+
+def check_prompt_bytes(field: str, num_bytes: int, info: Info) -> None:
+    """No text this long can fit: every token is at most longest_piece_bytes long."""
+    limit = info.context_size * info.longest_piece_bytes
+    if num_bytes > limit:
+        raise InvalidRequest(
+            f"{field}: {num_bytes} bytes cannot fit the model's context of {info.context_size} "
+            f"tokens, which hold at most {limit} bytes.",
+            field,
+            "context_length_exceeded",
+        )

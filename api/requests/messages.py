@@ -1,0 +1,151 @@
+"""Messages of a chat as clients send and replay them: the words are kept, what changes nothing is
+ignored, and what can't be honoured is refused by its place.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, NoReturn
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    StrictStr,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from api.errors import InvalidRequest
+from api.requests import fields
+from api.requests.body import EMPTIES, Body, check_prompt_bytes
+from api.requests.refusal import UNSUPPORTED, shown
+from api.requests.values import is_empty
+from model_server.contract.protocol import Info, Message
+
+# Kinds of parts that are words, by the names of chat, of responses, and of answers sent back.
+WORDS = ("text", "input_text", "output_text", "refusal")
+# What a model thought on the way to an earlier answer is no part of what was said.
+THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
+# Beside these a part holds what it is about.
+ABOUT = ("type", "id", "cache_control", "prompt_cache_breakpoint", "detail", "format", "index")
+
+
+def _part_type(value: object) -> object:
+    if value != "text":
+        _refuse(f"parts of the kind {shown(value)} are not supported, only 'text' is read here")
+    return value
+
+
+class TextPart(Body):
+    """`text` is None where a part has no words of its own."""
+
+    harmless: ClassVar[frozenset[str]] = fields.PART_HARMLESS
+    place: ClassVar[str] = "messages.content."
+    tolerant: ClassVar[bool] = True
+
+    type: Annotated[
+        Literal["text"], BeforeValidator(_part_type), WithJsonSchema({"enum": list(WORDS)})
+    ]
+    text: StrictStr | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _words(cls, data: object) -> object:
+        if isinstance(data, str):
+            return {"type": "text", "text": data}
+        if not isinstance(data, dict):
+            return data
+        kind = data.get("type", "text")
+        if kind in WORDS:
+            return {**data, "type": "text", "text": data.get("text", data.get("refusal"))}
+        content = {name: value for name, value in data.items() if name not in ABOUT}
+        return {"type": "text"} if kind in THOUGHTS or is_empty(content) else data
+
+
+def _parts(value: object) -> object:
+    return [value] if isinstance(value, str | dict) else value
+
+
+PART_SCHEMA = {"type": "object", "description": "Like {'type': 'text', 'text': '...'}."}
+Content = Annotated[
+    list[TextPart],
+    BeforeValidator(_parts),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"anyOf": [{"type": "string"}, PART_SCHEMA]}},
+                PART_SCHEMA,
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+
+
+def _role(value: object) -> object:
+    if value in ("tool", "function"):
+        _refuse(f"results of tools are not supported, got {shown(value)}")
+    return value
+
+
+def _refuse(sentence: str) -> NoReturn:
+    raise PydanticCustomError(UNSUPPORTED, "{sentence}", {"sentence": sentence})
+
+
+class ChatMessage(Body):
+    place: ClassVar[str] = "messages."
+    harmless: ClassVar[frozenset[str]] = fields.MESSAGE_HARMLESS
+    only: ClassVar[fields.Only] = {**fields.MESSAGE_ONLY, **fields.MESSAGE_ATTACHED}
+    tolerant: ClassVar[bool] = True
+
+    role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_role)]
+    content: Content = Field(description="Text, or a list of text parts.")
+    reasoning_content: StrictStr | None = Field(
+        None, description="What the assistant thought before: for templates that show it."
+    )
+    refusal: StrictStr | None = Field(None, description="What the assistant said instead.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _replayed(cls, data: object) -> object:
+        """An answer comes back as it was: without words, say, or with its thoughts elsewhere."""
+        if not isinstance(data, dict) or data.get("role") != "assistant":
+            return data
+        said = data.get("content")
+        if said is None or said in EMPTIES:
+            said = data.get("refusal") or ""
+        thoughts = data.get("reasoning_content")
+        if thoughts is None and isinstance(data.get("reasoning"), str):
+            thoughts = data["reasoning"]
+        return {**data, "content": said, "reasoning_content": thoughts}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = super().__get_pydantic_json_schema__(core_schema, handler)
+        return {**schema, "required": ["role"]}  # the assistant may have said nothing
+
+    def to_wire(self) -> Message:
+        role = "system" if self.role == "developer" else self.role
+        words = [part.text for part in self.content if part.text is not None]
+        thoughts = self.reasoning_content if role == "assistant" else None
+        return Message(role=role, content="\n".join(words), reasoning_content=thoughts)
+
+
+def parse_messages(messages: list[ChatMessage], info: Info) -> list[Message]:
+    """Messages as the model server takes them; refused where it has no template, or no room."""
+    if not info.chat:
+        raise InvalidRequest(
+            f"{info.model_name} has no chat template, so messages cannot be turned into a "
+            "prompt; use /v1/completions, or set CHAT_TEMPLATE at the model server.",
+            "messages",
+            "chat_not_supported",
+        )
+    wire = [each.to_wire() for each in messages]
+    num_bytes = sum(len(each.content.encode()) for each in wire)
+    check_prompt_bytes("messages", num_bytes, info)
+    return wire

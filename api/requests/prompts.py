@@ -1,0 +1,75 @@
+"""The prompt of a completion: a string, token ids, or a list of either."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import WithJsonSchema
+
+from api.errors import InvalidRequest
+from api.requests.body import Source, check_prompt_bytes, check_tokens
+from api.requests.refusal import shown
+from api.requests.values import whole
+from model_server.contract.protocol import Info
+
+IDS_SCHEMA = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+TEXT_SCHEMA = {"type": "string", "minLength": 1}
+PROMPT_SCHEMA = {
+    "anyOf": [
+        TEXT_SCHEMA,
+        {"type": "array", "items": TEXT_SCHEMA, "minItems": 1},
+        IDS_SCHEMA,
+        {"type": "array", "items": IDS_SCHEMA, "minItems": 1},
+    ],
+    "title": "Prompt",
+    "description": "Text, token ids, or a list of either.",
+}
+
+Prompt = Annotated[Any, WithJsonSchema(PROMPT_SCHEMA)]
+
+
+def parse_prompts(prompt: object, info: Info, *, parse_special: bool) -> list[Source]:
+    """One source for each prompt; the first that is no prompt is refused by its place."""
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+        sources = [_parse(each, f"prompt[{i}]", info) for i, each in enumerate(prompt)]
+    else:
+        sources = [_parse(prompt, "prompt", info)]
+    return [{**source, "parse_special": parse_special} for source in sources]
+
+
+def _parse(prompt: object, field: str, info: Info) -> Source:
+    if prompt == "" or prompt == []:
+        raise InvalidRequest(f"{field} is empty; it needs at least one token.", "prompt")
+    if isinstance(prompt, str):
+        return {"prompt": parse_text(prompt, field, info)}
+    if isinstance(prompt, list):
+        return {"prompt_tokens": _ids(prompt, field, info)}
+    raise InvalidRequest(
+        f"{field} should be a string, a list of token ids, or a list of either, "
+        f"got {shown(prompt)}.",
+        "prompt",
+        "invalid_type",
+    )
+
+
+def parse_text(prompt: str, field: str, info: Info) -> str:
+    """A text that is not certain to be too long."""
+    check_prompt_bytes(field, len(prompt.encode()), info)
+    return prompt
+
+
+def _ids(prompt: list[Any], field: str, info: Info) -> list[int]:
+    prompt = list(map(whole, prompt))
+    for i, token in enumerate(prompt):
+        if type(token) is not int:  # a bool is an int to isinstance
+            raise InvalidRequest(
+                f"{field}[{i}] should be a token id, got {shown(token)}.", "prompt", "invalid_type"
+            )
+    if len(prompt) > info.context_size:
+        raise InvalidRequest(
+            f"{field}: the model's context is {info.context_size} tokens, got {len(prompt)}.",
+            "prompt",
+            "context_length_exceeded",
+        )
+    check_tokens(field, prompt, info)
+    return prompt

@@ -1,0 +1,129 @@
+"""Body of /v1/responses: an input of text or messages in; the same way as a chat's from there."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import BeforeValidator, Field, StrictStr, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+from api.errors import InvalidRequest
+from api.requests import fields
+from api.requests.body import Body, Source
+from api.requests.chat import ChatTemplateBody, Effort
+from api.requests.messages import ChatMessage, parse_messages
+from api.requests.openai import OpenAIBody
+from api.requests.refusal import UNSUPPORTED, printable
+from api.requests.values import Int, MaxTokens
+from model_server.contract.protocol import MAX_LOGPROBS, Info, Message
+
+
+class InputItem(ChatMessage):
+    """A message; other items are what tools did, and more, which can't be honoured."""
+
+    place: ClassVar[str] = "input."
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_message(cls, data: object) -> object:
+        kind = data.get("type") or "message" if isinstance(data, dict) else "message"
+        if kind != "message":
+            sentence = (
+                f"items of the kind {printable(str(kind))!r} are not supported, only messages"
+            )
+            raise PydanticCustomError(UNSUPPORTED, "{sentence}", {"sentence": sentence})
+        return data
+
+
+def _items(value: object) -> object:
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if not isinstance(value, list):
+        return value
+    # What was thought on the way to an earlier answer comes back with it, and is not part of it.
+    return [
+        item for item in value if not (isinstance(item, dict) and item.get("type") == "reasoning")
+    ]
+
+
+Input = Annotated[
+    list[InputItem],
+    BeforeValidator(_items),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
+]
+
+
+class Reasoning(Body):
+    place: ClassVar[str] = "reasoning."
+    harmless: ClassVar[frozenset[str]] = fields.REASONING_HARMLESS
+    only: ClassVar[fields.Only] = fields.REASONING_ONLY
+
+    effort: Effort | None = None
+
+
+class TextOptions(Body):
+    place: ClassVar[str] = "text."
+    only: ClassVar[fields.Only] = fields.TEXT_ONLY
+
+    format: dict[str, Any] = Field(
+        default_factory=lambda: {"type": "text"},
+        description="As a chat's response_format, in one piece.",
+    )
+
+
+def _as_a_chats(form: dict[str, Any]) -> dict[str, Any]:
+    if form.get("type") != "json_schema":
+        return form
+    schema = {name: value for name, value in form.items() if name != "type"}
+    return {"type": "json_schema", "json_schema": schema}
+
+
+class ResponsesBody(OpenAIBody, ChatTemplateBody):
+    harmless: ClassVar[frozenset[str]] = fields.RESPONSES_HARMLESS
+    only: ClassVar[fields.Only] = fields.RESPONSES_ONLY
+
+    input: Input = Field(min_length=1, description="Text, or messages.")
+    instructions: StrictStr | None = Field(None, description="What the system says.")
+    max_output_tokens: MaxTokens = Field(
+        None, ge=1, description="Longest answer; not given, or -1: the rest of the context."
+    )
+    text: TextOptions = Field(default_factory=TextOptions)
+    reasoning: Reasoning = Field(default_factory=Reasoning)
+    include: list[Literal[fields.RESPONSES_INCLUDE]] = Field(  # type: ignore[valid-type]
+        default_factory=list, description="Parts to answer with beside the text."
+    )
+    top_logprobs: Int = Field(
+        0, ge=0, le=MAX_LOGPROBS, description="Alternatives to report for each token."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_a_chat(cls, data: Any) -> Any:
+        """What a chat has, too, stands elsewhere here."""
+        if not isinstance(data, dict):
+            return data
+        for name in ("n", "response_format", "reasoning_effort"):
+            if data.get(name) is not None:
+                raise InvalidRequest(f"Unknown field {name}.", name, "unknown_parameter")
+        text, reasoning, asked = data.get("text"), data.get("reasoning"), dict[str, Any]()
+        if isinstance(text, dict) and isinstance(text.get("format"), dict):
+            asked["response_format"] = _as_a_chats(text["format"])
+        if isinstance(reasoning, dict) and reasoning.get("effort") in get_args(Effort):
+            asked["reasoning_effort"] = reasoning["effort"]
+        return {**data, **asked}
+
+    @property
+    def with_logprobs(self) -> bool:
+        return bool(self.top_logprobs) or "message.output_text.logprobs" in self.include
+
+    def _sources(self, info: Info) -> list[Source]:
+        said = parse_messages(list(self.input), info)
+        if self.instructions:
+            said = [Message(role="system", content=self.instructions), *said]
+        return [{"messages": said, "chat": self.chat_options(said[-1].role)}]
+
+    def _max_tokens(self) -> int | None:
+        return self.max_output_tokens
+
+    def _logprobs(self) -> int | None:
+        return self.top_logprobs if self.with_logprobs else None

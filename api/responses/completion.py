@@ -1,0 +1,118 @@
+"""Answers of /v1/completions."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from typing_extensions import NotRequired, TypedDict
+
+from api.request import Choice, ClientRequest
+from api.requests.completion import CompletionBody
+from api.responses.openai import OpenAIFormat, Usage
+from api.responses.speculation import Metrics
+from model_server.contract.protocol import Done, Event, Info, PositionLogprobs, TokenLogprob, Tokens
+
+
+class CompletionLogprobs(TypedDict):
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class CompletionChoice(TypedDict):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class Completion(TypedDict):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage
+    metrics: NotRequired[Metrics]
+
+
+class CompletionFormat(OpenAIFormat):
+    prefix: ClassVar[str] = "cmpl"
+    whole_object: ClassVar[str] = "text_completion"
+    chunk_object: ClassVar[str] = "text_completion"
+
+    def __init__(self, request: ClientRequest, info: Info, body: CompletionBody) -> None:
+        super().__init__(request, info, body)
+        self._with_logprobs = body.logprobs is not None
+        self._shown = [Shown() for _ in request.choices]
+
+    def piece(self, choice: Choice, event: Event) -> dict[str, Any]:
+        said = event if isinstance(event, Tokens) else None
+        return {
+            "index": choice.index,
+            "text": said.text if said else "",
+            "logprobs": self._logprobs(choice.index, said.logprobs or ()) if said else None,
+            "finish_reason": event.finish_reason if isinstance(event, Done) else None,
+        }
+
+    def answer(self, choice: Choice) -> CompletionChoice:
+        return {
+            "index": choice.index,
+            "text": choice.text,
+            "logprobs": self._logprobs(choice.index, choice.logprobs),
+            "finish_reason": choice.end.finish_reason,
+        }
+
+    def _logprobs(
+        self, index: int, positions: Sequence[PositionLogprobs]
+    ) -> CompletionLogprobs | None:
+        if not self._with_logprobs:
+            return None
+        shown = self._shown[index]
+        return {
+            "tokens": [spelled(each) for each in positions],
+            "token_logprobs": [each.logprob for each in positions],
+            "top_logprobs": [_top(each) for each in positions],
+            "text_offset": [shown.offset_of(each) for each in positions],
+        }
+
+
+class Shown:
+    """How many characters of a choice's text its tokens have made so far."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._num_chars = 0
+
+    def offset_of(self, token: TokenLogprob) -> int:
+        """Where the next token's text begins: in the middle of a character, where that does."""
+        offset = self._num_chars
+        self._num_chars += len(self._decoder.decode(bytes(token.bytes)))
+        return offset
+
+
+def spelled(token: TokenLogprob) -> str:
+    """Its text; its bytes as OpenAI writes them where they are no whole characters."""
+    raw = bytes(token.bytes)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def _top(position: PositionLogprobs) -> dict[str, float]:
+    """The most likely tokens and, if it is none of them, the one that was drawn: one entry each,
+    by its id where an earlier one, or the one that was drawn, has its text.
+    """
+    own = spelled(position)
+    top: dict[str, float] = {}
+    for each in position.top:
+        name = spelled(each)
+        is_taken = name in top or (name == own and each.id != position.id)
+        top[f"token_id:{each.id}" if is_taken else name] = each.logprob
+    top.setdefault(own, position.logprob)
+    return top

@@ -1,0 +1,79 @@
+"""Answers of /generate: the text, what it cost, and where the time went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+from typing_extensions import NotRequired, TypedDict
+
+from api.request import Choice
+from api.responses.format import Format, Json
+from api.responses.speculation import Metrics
+from model_server.contract.protocol import Done, Event, Tokens
+
+
+class GenerateTimings(TypedDict):
+    queue_ms: float
+    batch_wait_ms: float
+    prefill_ms: float
+    decode_ms: float
+    total_ms: float
+
+
+class GenerateBatch(TypedDict):
+    id: str
+    size: int
+    wait_ms: float
+
+
+class Generated(TypedDict):
+    text: str
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+    model: str
+    timings: GenerateTimings
+    batch: GenerateBatch
+    metrics: NotRequired[Metrics]
+
+
+class GenerateFormat(Format):
+    """A stream is {"text"} events with their tokens; the last one says everything else."""
+
+    def chunks(self, choice: Choice, event: Event) -> Iterator[Json]:
+        if isinstance(event, Done):
+            yield {"text": "", **self.tokens(choice, event), **self._end(choice)}
+        elif isinstance(event, Tokens) and event.text:
+            yield {"text": event.text, **self.tokens(choice, event)}
+        else:
+            self.tokens(choice, event, sent=False)
+
+    def whole(self) -> Json:
+        [choice] = self.request.choices
+        return {"text": choice.text, **self._end(choice)}
+
+    def _end(self, choice: Choice) -> Json:
+        done, carrier = choice.end, choice.carrier
+        assert carrier is not None, "an answer was carried by a batch. This is a bug."
+        wait_ms = _ms(choice.wait_s)
+        return {
+            "finish_reason": done.finish_reason,
+            "prompt_tokens": done.prompt_tokens,
+            "completion_tokens": done.completion_tokens,
+            "model": self.info.model_name,
+            "timings": {
+                "queue_ms": _ms(done.timings.queue_s),
+                "batch_wait_ms": wait_ms,
+                "prefill_ms": _ms(done.timings.prefill_s),
+                "decode_ms": _ms(done.timings.decode_s),
+                "total_ms": _ms(time.monotonic() - self.request.started),
+            },
+            "batch": {"id": carrier.id, "size": carrier.size, "wait_ms": wait_ms},
+            **self.metrics(),
+        }
+
+
+def _ms(seconds: float) -> float:
+    return round(1_000 * seconds, 1)

@@ -1,0 +1,176 @@
+"""Answers of /v1/responses, whole and as OpenAI's typed events, in their order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal
+
+from typing_extensions import NotRequired, TypedDict
+
+from api.request import Choice, ClientRequest
+from api.requests.responses import ResponsesBody
+from api.responses.chat import ChatTokenLogprob, logprobs
+from api.responses.format import Format, Json
+from api.responses.speculation import Metrics
+from model_server.contract.protocol import Done, Event, Info, PositionLogprobs, Tokens
+
+
+class OutputText(TypedDict):
+    type: Literal["output_text"]
+    text: str
+    annotations: list[str]
+    logprobs: list[ChatTokenLogprob]
+
+
+class OutputMessage(TypedDict):
+    type: Literal["message"]
+    id: str
+    status: Literal["in_progress", "completed", "incomplete"]
+    role: Literal["assistant"]
+    content: list[OutputText]
+
+
+class ResponseUsage(TypedDict):
+    input_tokens: int
+    input_tokens_details: dict[str, int]
+    output_tokens: int
+    output_tokens_details: dict[str, int]
+    total_tokens: int
+
+
+class ResponseObject(TypedDict):
+    """And every setting of the request."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["in_progress", "completed", "incomplete"]
+    model: str
+    output: list[OutputMessage]
+    usage: ResponseUsage | None
+    metrics: NotRequired[Metrics]
+
+
+class ResponsesFormat(Format):
+    is_typed: ClassVar[bool] = True
+
+    def __init__(self, request: ClientRequest, info: Info, body: ResponsesBody) -> None:
+        super().__init__(request, info)
+        self._body = body
+        self._created = int(time.time())
+        self._sent = 0
+
+    def opening(self) -> Iterator[Json]:
+        for step in ("created", "in_progress"):
+            yield self._event(f"response.{step}", response=self._response("in_progress", []))
+        message = self._message("in_progress", [])
+        yield self._event("response.output_item.added", output_index=0, item=message)
+        yield self._event("response.content_part.added", **self._place(), part=self._part("", []))
+
+    def chunks(self, choice: Choice, event: Event) -> Iterator[Json]:
+        if isinstance(event, Tokens):
+            positions = event.logprobs or ()
+            choice.logprobs += positions
+            if event.text or positions:
+                yield self._event(
+                    "response.output_text.delta",
+                    **self._place(),
+                    delta=event.text,
+                    logprobs=self._logprobs(positions),
+                )
+        elif isinstance(event, Done):
+            yield from self._end(choice)
+
+    def whole(self) -> Json:
+        [choice] = self.request.choices
+        return self._finished(choice.end, self._part(choice.text, choice.logprobs))
+
+    def failure(self, body: Json) -> Json:
+        error = body["error"]
+        told = {name: error[name] for name in ("code", "message", "param")}
+        return self._event("error", **told, error=error)
+
+    def _end(self, choice: Choice) -> Iterator[Json]:
+        part = self._part(choice.text, choice.logprobs)
+        yield self._event(
+            "response.output_text.done",
+            **self._place(),
+            text=part["text"],
+            logprobs=part["logprobs"],
+        )
+        yield self._event("response.content_part.done", **self._place(), part=part)
+        response = self._finished(choice.end, part)
+        [message] = response["output"]
+        yield self._event("response.output_item.done", output_index=0, item=message)
+        yield self._event(f"response.{response['status']}", response=response)
+
+    def _finished(self, done: Done, part: OutputText) -> dict[str, Any]:
+        status = "completed" if done.finish_reason == "stop" else "incomplete"
+        usage: ResponseUsage = {
+            "input_tokens": done.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": done.cached_tokens},
+            "output_tokens": done.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": done.prompt_tokens + done.completion_tokens,
+        }
+        response = self._response(status, [self._message(status, [part])])
+        if status == "incomplete":
+            response["incomplete_details"] = {"reason": "max_output_tokens"}
+        return {**response, "usage": usage, **self.metrics()}
+
+    def _response(self, status: str, output: Sequence[Json]) -> dict[str, Any]:
+        body = self._body
+        return {
+            "id": f"resp_{self.request.id}",
+            "object": "response",
+            "created_at": self._created,
+            "status": status,
+            "background": False,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "metadata": {},
+            "model": self.info.model_name,
+            "output": output,
+            "parallel_tool_calls": True,
+            "previous_response_id": None,
+            "reasoning": {"effort": body.reasoning.effort, "summary": None},
+            "store": False,
+            "temperature": body.temperature,
+            "text": {"format": body.text.format},
+            "tool_choice": "auto",
+            "tools": [],
+            "top_logprobs": body.top_logprobs,
+            "top_p": body.top_p,
+            "truncation": "disabled",
+            "usage": None,
+        }
+
+    def _message(self, status: str, content: list[OutputText]) -> dict[str, Any]:
+        return {
+            "type": "message",
+            "id": f"msg_{self.request.id}",
+            "status": status,
+            "role": "assistant",
+            "content": content,
+        }
+
+    def _part(self, text: str, positions: Sequence[PositionLogprobs]) -> OutputText:
+        return {
+            "type": "output_text",
+            "text": text,
+            "annotations": [],
+            "logprobs": self._logprobs(positions),
+        }
+
+    def _logprobs(self, positions: Sequence[PositionLogprobs]) -> list[ChatTokenLogprob]:
+        return logprobs(positions) if self._body.with_logprobs else []
+
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": f"msg_{self.request.id}", "output_index": 0, "content_index": 0}
+
+    def _event(self, kind: str, **fields: Any) -> Json:
+        number, self._sent = self._sent, self._sent + 1
+        return {"type": kind, "sequence_number": number, **fields}

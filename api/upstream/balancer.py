@@ -1,0 +1,119 @@
+"""Which model server a request goes to, without clock or I/O: least work, or a prefix it holds."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from model_server.contract.protocol import GenerateRequest
+
+CHUNK_TOKENS = 32
+CHUNK_CHARS = 4 * CHUNK_TOKENS
+MAX_CHUNKS = 512
+
+# A held prefix saves one prefill, a busier server slows every step of the answer: so the holder is
+# preferred while it has at most half its slots more to do than the least busy one. Who is sent
+# elsewhere leaves the prefix there, so a prefix that many ask for spreads as far as it must.
+IMBALANCE = 0.5
+
+# A server that comes (back) has cold caches, and an idle one would draw everything at once.
+SLOW_START_S = 10.0
+FIRST_SHARE = 0.1
+
+
+def chunks(request: GenerateRequest) -> list[int]:
+    """A hash for each whole chunk of the prompt that stands for all of the prompt up to its end."""
+    prompt: str | tuple[int, ...]
+    if request.prompt_tokens is not None:
+        prompt, size = tuple(request.prompt_tokens), CHUNK_TOKENS
+    else:
+        prompt, size = request.prompt or _chat(request), CHUNK_CHARS
+    found, before = [], 0
+    for end in range(size, min(len(prompt), MAX_CHUNKS * size) + 1, size):
+        before = hash((before, prompt[end - size : end]))
+        found.append(before)
+    return found
+
+
+def _chat(request: GenerateRequest) -> str:
+    return "\0".join(f"{turn.role}\0{turn.content}" for turn in request.messages or ())
+
+
+class Prefixes:
+    """The chunks that a server was sent last, at most so many."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._seen: OrderedDict[int, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def num_known(self, prompt: Sequence[int]) -> int:
+        """How many of a prompt's chunks, from its first on, are known."""
+        if not prompt or prompt[0] not in self._seen:
+            return 0
+        # A chunk is never older than those behind it, so what is known is known from the start.
+        return bisect_left(prompt, True, key=lambda chunk: chunk not in self._seen)
+
+    def remember(self, prompt: Sequence[int]) -> None:
+        for chunk in reversed(prompt):
+            self._seen[chunk] = None
+            self._seen.move_to_end(chunk)
+        while len(self._seen) > self._limit:
+            self._seen.popitem(last=False)
+
+
+class ServerLoad:
+    """A server as the balancer sees it. Times are seconds of one clock."""
+
+    def __init__(self) -> None:
+        self.outstanding = 0
+        self.slots = 1
+        self.prefixes = Prefixes(0)
+        self.last_taken = 0.0
+        self._opened = 0.0
+
+    def open(self, slots: int, kv_cache_tokens: int, now: float) -> None:
+        """It came, or came back: its caches are cold, and it starts slowly."""
+        self.slots = slots
+        self.prefixes = Prefixes(kv_cache_tokens // CHUNK_TOKENS)
+        self._opened = now
+
+    def take(self, prompt: Sequence[int], now: float) -> None:
+        self.outstanding += 1
+        self.last_taken = now
+        self.prefixes.remember(prompt)
+
+    def give_back(self) -> None:
+        self.outstanding -= 1
+        assert self.outstanding >= 0, "more requests given back than taken. This is a bug."
+
+    @property
+    def has_free_slot(self) -> bool:
+        return self.outstanding < self.slots
+
+    def share(self, now: float) -> float:
+        """The part of its slots that it counts with: grows to 1 over SLOW_START_S."""
+        age_s = now - self._opened
+        return 1.0 if age_s >= SLOW_START_S else max(FIRST_SHARE, age_s / SLOW_START_S)
+
+
+def choose(servers: Sequence[ServerLoad], prompt: Sequence[int], now: float) -> int:
+    """Index of the server for one more request, whose prompt has these chunks."""
+    if len(servers) == 1:
+        return 0
+    shares = [server.share(now) for server in servers]
+    most = max(shares)  # servers that all come at once need not spare each other
+    loads = [
+        (server.outstanding + 1) * most / (server.slots * share)
+        for server, share in zip(servers, shares, strict=True)
+    ]
+    limit = min(loads) + IMBALANCE
+    ranks = [
+        (-server.prefixes.num_known(prompt), load, server.last_taken, index)
+        for index, (server, load) in enumerate(zip(servers, loads, strict=True))
+        if load <= limit
+    ]
+    return min(ranks)[-1]

@@ -1,0 +1,154 @@
+"""One POST /batch: its choices share the connection, not their fates.
+
+Its events go into its choices; whatever ends the call ends the attempts of those that are not done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import httpx
+from pydantic import ValidationError
+
+from api.errors import (
+    GatewayError,
+    ModelServerBusy,
+    ModelServerFault,
+    ModelServerLost,
+    Refused,
+    TryAgain,
+)
+from api.request import Choice
+from api.upstream.server import ModelServer, describe
+from model_server.contract.protocol import EVENTS, Accepted, Batch, Event, Failed
+
+LONGEST_RETRY_AFTER_S = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class BatchCall:
+    """Made and run by the pool; a choice's own task leaves it."""
+
+    def __init__(self, server: ModelServer, choices: Sequence[Choice], now: float) -> None:
+        self.server = server
+        self.server_url = server.url
+        self.size = len(choices)
+        self.id = secrets.token_hex(16)
+        self.requests = [each.request for each in choices]
+        self.task: asyncio.Task[None] | None = None
+        self._choices = {each.request.id: each for each in choices}
+        self._unaccepted = set(self._choices)
+        for each in choices:
+            each.carrier, each.is_sent, each.wait_s = self, True, now - each.arrived
+
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether the model server has taken, or refused, every one of its requests."""
+        return not self._unaccepted
+
+    async def run(self) -> None:
+        """Until each choice has ended. What goes wrong is told to the choices and the server."""
+        error: GatewayError = ModelServerLost(self.server.url, "the gateway is closing")
+        model_id = self.server.model_id or ""
+        try:
+            async for event in self._events():
+                choice = self._choices.get(event.id)
+                if choice is None or choice.ended.done():
+                    if isinstance(event, Accepted):  # left before the model server knew of it
+                        self.server.cancel(event.id)
+                elif isinstance(event, Failed):
+                    choice.finish(_failure(event))
+                else:
+                    choice.receive(event, model_id, self.server.heard)
+                    if isinstance(event, Accepted):
+                        self._acknowledge(event.id)
+            error = ModelServerLost(self.server.url, "it ended the answer early")
+            if any(not choice.ended.done() for choice in self._choices.values()):
+                self.server.lose(error)
+        except TryAgain as lost:
+            error = lost
+            self.server.lose(lost)
+        except GatewayError as fault:
+            error = fault
+            log.error("%s", fault)
+        except Exception as bug:
+            error = GatewayError(repr(bug))
+            log.exception("batch %s failed. This is a bug.", self.id)
+        finally:
+            self.end(error)
+
+    def end(self, error: GatewayError) -> None:
+        """Nothing more will come: whatever is unfinished ends with this error."""
+        for choice in self._choices.values():
+            choice.finish(error)
+
+    def leave(self, choice: Choice) -> None:
+        """The choice's attempt is over. Where it was not at its end, the model server is told."""
+        name = choice.request.id
+        del self._choices[name]
+        self.server.give_back()
+        if choice.ended.cancelled():
+            if not self._choices and self.task is not None:
+                self.task.cancel()  # closing the connection cancels what is left of the batch
+            elif name not in self._unaccepted:
+                self.server.cancel(name)
+        self._acknowledge(name)
+
+    def _acknowledge(self, name: str) -> None:
+        self._unaccepted.discard(name)
+        if not self._unaccepted:
+            self.server.changed.set()
+
+    async def _events(self) -> AsyncIterator[Event]:
+        """Send the batch; its events. Raises ModelServerBusy, -Lost and -Fault."""
+        server, rest = self.server, b""
+        batch = Batch(id=self.id, requests=self.requests)
+        body = batch.model_dump_json(exclude_defaults=True).encode()
+        headers = {"content-type": "application/json"}
+        try:
+            async with server.client.stream(
+                "POST", "/batch", content=body, headers=headers
+            ) as response:
+                await _check(response, server.url)
+                async for chunk in response.aiter_bytes():
+                    server.heard = time.monotonic()
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        if line:
+                            yield EVENTS.validate_json(line)
+                if rest:
+                    yield EVENTS.validate_json(rest)
+        except httpx.TransportError as error:
+            raise ModelServerLost(server.url, describe(error)) from error
+        except ValidationError as error:
+            raise ModelServerFault(server.url, f"an event cannot be read ({error})") from error
+
+
+async def _check(response: httpx.Response, url: str) -> None:
+    if response.status_code == 200:
+        return
+    if response.status_code == 503:
+        raise ModelServerBusy(
+            f"The model server at {url} takes no requests right now.",
+            _retry_after_s(response.headers.get("retry-after", "")),
+        )
+    text = (await response.aread()).decode(errors="replace")
+    raise ModelServerFault(url, f"POST /batch answered {response.status_code} {text}")
+
+
+def _retry_after_s(value: str) -> float:
+    try:
+        return min(max(0.0, float(value)), LONGEST_RETRY_AFTER_S)
+    except ValueError:
+        return 0.0
+
+
+def _failure(event: Failed) -> GatewayError:
+    if event.status == 503:
+        return ModelServerBusy(event.message)
+    return Refused(event.status, event.code, event.message, event.param)

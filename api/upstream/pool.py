@@ -1,0 +1,261 @@
+"""All model servers: found by address or by name, watched, chosen among, and sent batches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from typing_extensions import TypedDict
+
+from api.config import Settings
+from api.errors import GatewayError, ModelChanged, ModelServerLost, NoModelServer
+from api.metrics import GatewayMetrics
+from api.request import Choice
+from api.upstream import balancer
+from api.upstream.call import BatchCall
+from api.upstream.discovery import Address, Directory, Resolve, resolve
+from api.upstream.server import LOST_AFTER_S, ModelServer
+from api.waiting import timeout, wait
+from model_server.contract.protocol import Info
+
+READY_WAIT_S = 10.0
+LOOK_UP_INTERVAL_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class ServerState(TypedDict):
+    """One model server. `listed`: MODEL_SERVER_URLS has its address, or its name leads there."""
+
+    url: str
+    ready: bool
+    listed: bool
+    model_id: str | None
+    outstanding: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """What lies between the gateway and the model servers; tests bring their own."""
+
+    transport: httpx.AsyncBaseTransport | None = None
+    resolve: Resolve = resolve
+    ready_wait_s: float = READY_WAIT_S
+
+
+class ServerPool:
+    """Servers come and go as their addresses do; one that goes finishes what it has."""
+
+    def __init__(self, settings: Settings, metrics: GatewayMetrics, network: Network) -> None:
+        self.servers: list[ModelServer] = []
+        self.leaving: list[ModelServer] = []
+        # Set whenever servers may take more, or less, than before.
+        self.changed = asyncio.Event()
+        self._empty_since = time.monotonic()
+        self._max_concurrent_batches = settings.max_concurrent_batches
+        self._metrics = metrics
+        self._network = network
+        self.ready_wait_s = network.ready_wait_s
+        self._directory = Directory(settings.model_server_urls, network.resolve)
+        self._calls: set[BatchCall] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    @property
+    def ready(self) -> bool:
+        return any(server.ready for server in self.servers)
+
+    @property
+    def reason(self) -> str:
+        """Why none is ready."""
+        down = [server.reason for server in self.servers if not server.ready]
+        return "; ".join(down + self._directory.failures)
+
+    @property
+    def info(self) -> Info | None:
+        """The limits of a ready server, else the last ones known."""
+        ready = (server.info for server in self.servers if server.ready)
+        return next(ready, None) or next((each.info for each in self.servers if each.info), None)
+
+    @property
+    def models(self) -> list[Info]:
+        """One for each model that is served, by name."""
+        served = [server.info for server in self.servers if server.ready and server.info]
+        known = {info.model_name: info for info in served or filter(None, [self.info])}
+        return list(known.values())
+
+    @property
+    def states(self) -> list[ServerState]:
+        """What an operator is shown, those that finish what they have at the end."""
+        return [
+            {
+                "url": each.url,
+                "ready": each.ready,
+                "listed": each in self.servers,
+                "model_id": each.model_id,
+                "outstanding": each.load.outstanding,
+            }
+            for each in self.servers + self.leaving
+        ]
+
+    def free(self) -> list[ModelServer]:
+        """Those that may be sent another batch."""
+        limit = self._max_concurrent_batches
+        return [
+            server
+            for server in self.servers
+            if server.ready
+            and sum(not call.is_acknowledged for call in self._calls_of(server)) < limit
+        ]
+
+    def take(self, free: Sequence[ModelServer], choice: Choice) -> ModelServer | None:
+        """The one of these that gets a choice, and is charged with it. None may continue an answer
+        that began on another model.
+        """
+        fit = [each for each in free if choice.model_id in (None, each.model_id)]
+        if not fit:
+            return None
+        prompt = balancer.chunks(choice.request) if len(self.servers) > 1 else []
+        chosen = fit[balancer.choose([each.load for each in fit], prompt, time.monotonic())]
+        chosen.take(prompt)
+        return chosen
+
+    def send(self, server: ModelServer, choices: Sequence[Choice]) -> None:
+        """Send a batch, whose choices the server was charged with; its events go into them."""
+        call = BatchCall(server, choices, time.monotonic())
+        self._calls.add(call)
+        call.task = self._spawn(self._run(call))
+
+    async def ask(self, path: str, question: Any) -> bytes:
+        """The least busy server's answer to what needs no slot. Raises NoModelServer, too."""
+        ready = [server for server in self.servers if server.ready]
+        if not ready:
+            raise NoModelServer(self.reason)
+        server = min(ready, key=lambda server: server.load.outstanding)
+        return await server.ask(path, question)
+
+    def waits_until(self, choice: Choice) -> float | None:
+        """When a choice has waited long enough for a server that may take it. None: one is ready,
+        whose place is worth any wait; or it was accepted before, and waits until its deadline for a
+        server that may still come back with its model.
+        """
+        own = [each for each in self.servers if each.may_have(choice.model_id)]
+        if any(server.ready for server in own):
+            return None
+        if choice.accepted:
+            return 0.0 if self.ready and not own else None
+        down_since = max((server.down_since for server in own), default=self._empty_since)
+        return max(choice.arrived, down_since) + self.ready_wait_s
+
+    def refusal(self, choice: Choice) -> GatewayError:
+        """Why no server takes a choice."""
+        if choice.model_id is None or not self.ready:
+            return NoModelServer(self.reason)
+        others = {str(server.model_id) for server in self.servers if server.ready}
+        return ModelChanged(choice.model_id, ", ".join(sorted(others)))
+
+    async def first_info(self, timeout_s: float) -> Info:
+        """The limits last known, or those of the first server to come; or NoModelServer."""
+        try:
+            async with timeout(min(timeout_s, self.ready_wait_s)):
+                while (info := self.info) is None:
+                    self.changed.clear()
+                    await self.changed.wait()
+        except TimeoutError:
+            raise NoModelServer(self.reason) from None
+        return info
+
+    def start(self) -> None:
+        self._adopt()
+        for name in self._directory.names:
+            self._spawn(self._follow(name))
+
+    async def aclose(self) -> None:
+        self._closing = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for server in self.servers + self.leaving:
+            await server.aclose()
+
+    def _calls_of(self, server: ModelServer) -> list[BatchCall]:
+        return [call for call in self._calls if call.server is server]
+
+    async def _run(self, call: BatchCall) -> None:
+        try:
+            await call.run()
+        finally:
+            self._calls.discard(call)
+            self.changed.set()
+
+    async def _follow(self, name: str) -> None:
+        while not self._closing:
+            try:
+                await self._directory.look_up(name, self._is_dead)
+                self._adopt()
+            except Exception:
+                log.exception("looking up a name failed. This is a bug.")
+            await asyncio.sleep(LOOK_UP_INTERVAL_S)
+
+    def _is_dead(self, address: Address) -> bool:
+        return any(each.is_dead for each in self.servers if each.address == address)
+
+    def _adopt(self) -> None:
+        """Take in who is new in the directory; who is no longer in it may finish what it has."""
+        listed = self._directory.addresses
+        for server in [each for each in self.servers if each.address not in listed]:
+            log.info("model server %s is no longer listed", server.url)
+            self.servers.remove(server)
+            self.leaving.append(server)
+            server.suspected.set()
+        known = {server.address for server in self.servers}
+        for address in [each for each in listed if each not in known]:
+            self.servers.append(self._returned(address) or self._new(address))
+        if not self.servers and known:
+            self._empty_since = time.monotonic()
+        self.changed.set()
+
+    def _returned(self, address: Address) -> ModelServer | None:
+        server = next((each for each in self.leaving if each.address == address), None)
+        if server is not None:
+            self.leaving.remove(server)
+        return server
+
+    def _new(self, address: Address) -> ModelServer:
+        server = ModelServer(address, self._metrics, self.changed, self._network.transport)
+        self._spawn(self._watch(server))
+        return server
+
+    async def _watch(self, server: ModelServer) -> None:
+        # Python 3.10 may take a cancellation for the end of httpx's own timeout.
+        while not self._closing and (server not in self.leaving or self._calls_of(server)):
+            try:
+                await server.probe()
+            except Exception:
+                log.exception("probing %s failed. This is a bug.", server.url)
+            if time.monotonic() - server.heard > LOST_AFTER_S:
+                self._give_up(server)
+            await wait(server.suspected, server.probe_delay_s(random.random()))
+            server.suspected.clear()
+        if server in self.leaving:
+            self.leaving.remove(server)
+            await server.aclose(forget=True)
+
+    def _give_up(self, server: ModelServer) -> None:
+        """End what is on its way to a server that is silent; it may be continued elsewhere."""
+        for call in self._calls_of(server):
+            call.end(ModelServerLost(server.url, f"nothing was heard for {LOST_AFTER_S:g} s"))
+            assert call.task is not None, "it was sent. This is a bug."
+            call.task.cancel()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -1,0 +1,219 @@
+"""One model server: whether it is ready, what its limits are, and how much it has to do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Sequence
+from functools import cache
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import ValidationError
+
+from api.errors import ModelServerBusy, ModelServerFault, ModelServerLost, Refused, TryAgain
+from api.metrics import GatewayMetrics
+from api.upstream.balancer import ServerLoad
+from api.upstream.discovery import Address
+from model_server.contract.protocol import Failed, Info, Wire
+
+PROBE_INTERVAL_S = 0.5
+LONGEST_PROBE_INTERVAL_S = 5.0
+PROBE_TIMEOUT_S = 5.0
+# A machine that vanishes closes no connection: then its silence says so.
+LOST_AFTER_S = 10.0
+CONNECT_TIMEOUT_S = 5.0
+# An answer may take minutes before its first byte: what bounds it is the request's own deadline.
+TIMEOUT = httpx.Timeout(30.0, connect=CONNECT_TIMEOUT_S, read=None, pool=None)
+# Idle connections go before the model server would close them (KEEP_ALIVE_TIMEOUT) under a request.
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=2.0)
+JSON = {"content-type": "application/json"}
+
+log = logging.getLogger(__name__)
+
+
+class ModelServer:
+    """One address. Ready or not is what the last probe, or the last batch, found out."""
+
+    def __init__(
+        self,
+        address: Address,
+        metrics: GatewayMetrics,
+        changed: asyncio.Event,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """`changed` is set whenever it may take more, or less, than before."""
+        self.address = address
+        self.url = address.shown
+        self.ready = False
+        self.info: Info | None = None
+        self.reason = f"{self.url} has not answered yet"
+        self.changed = changed
+        self.suspected = asyncio.Event()
+        self.load = ServerLoad()
+        self.down_since = self.heard = time.monotonic()
+        self.client = _connect(address, transport)
+        self._metrics = metrics
+        self._shown_ready = metrics.server_ready.labels(self.url)
+        self._shown_requests = metrics.server_requests.labels(self.url)
+        self._cancelling: set[asyncio.Task[None]] = set()
+
+    @property
+    def model_id(self) -> str | None:
+        """That of the model it has, or had when it was last asked."""
+        return self.info.model_id if self.info else None
+
+    @property
+    def is_dead(self) -> bool:
+        """Has not been ready for a while."""
+        return not self.ready and time.monotonic() - self.down_since > LOST_AFTER_S
+
+    def may_have(self, model_id: str | None) -> bool:
+        """Whether it has this model, or may when it answers; None: any will do."""
+        return model_id is None or self.model_id in (None, model_id)
+
+    def take(self, prompt: Sequence[int]) -> None:
+        """Count one more request, whose prompt has these chunks, until it is given back."""
+        self.load.take(prompt, time.monotonic())
+        self._shown_requests.inc()
+
+    def give_back(self) -> None:
+        self.load.give_back()
+        self._shown_requests.dec()
+        self.changed.set()
+
+    def cancel(self, request_id: str) -> None:
+        """Tell the model server that nobody waits for this request any more."""
+        task = asyncio.create_task(self._delete(request_id))
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
+
+    async def ask(self, path: str, question: Wire) -> bytes:
+        """The JSON that it answers to what needs no slot. Raises Refused, TryAgain and others."""
+        try:
+            content = question.model_dump_json(exclude_defaults=True)
+            answer = await self.client.post(path, content=content, headers=JSON)
+        except httpx.TransportError as error:
+            lost = ModelServerLost(self.url, describe(error))
+            self.lose(lost)
+            raise lost from error
+        if answer.status_code == 503:
+            busy = ModelServerBusy(f"The model server at {self.url} takes no requests right now.")
+            self.lose(busy)
+            raise busy
+        if answer.status_code != 200:
+            raise _refusal(self.url, path, answer)
+        return answer.content
+
+    async def probe(self) -> None:
+        """Ask whether it is ready, and for its limits: it may have come back as another model."""
+        asked = time.monotonic()
+        try:
+            ready = await self.client.get("/ready", timeout=PROBE_TIMEOUT_S)
+            self.heard = time.monotonic()
+            if ready.status_code == 200:
+                info = await self.client.get("/info", timeout=PROBE_TIMEOUT_S)
+                self._mark_up(Info.model_validate_json(info.raise_for_status().content), asked)
+            else:
+                self._mark_down(f"{self.url} answered {ready.text[:200]}")
+        except httpx.HTTPError as error:
+            self._mark_down(f"{self.url} cannot be reached ({describe(error)})")
+            if _is_refused(error):
+                # A machine that refuses connections lives, and would close those of a dead process.
+                self.heard = time.monotonic()
+        except ValidationError as error:
+            self._mark_down(f"{self.url} has limits of another version: {error}")
+
+    def probe_delay_s(self, random: float) -> float:
+        """Seconds until the next probe: a twentieth of the time it has been away, within bounds,
+        give or take a fifth. `random` is from 0 to 1.
+        """
+        away_s = 0.0 if self.ready else time.monotonic() - self.down_since
+        delay_s = min(max(PROBE_INTERVAL_S, away_s / 20), LONGEST_PROBE_INTERVAL_S)
+        return delay_s * (0.8 + 0.4 * random)
+
+    def lose(self, error: TryAgain) -> None:
+        """Leave it out, and ask at once whether it lives."""
+        self._mark_down(str(error).rstrip("."))
+        self.suspected.set()
+
+    def _mark_down(self, reason: str) -> None:
+        if self.ready:
+            log.warning("model server left out: %s", reason)
+            self.down_since = time.monotonic()
+        self.ready = False
+        self.reason = reason
+        self._shown_ready.set(0)
+        self.changed.set()
+
+    def _mark_up(self, info: Info, asked: float) -> None:
+        restarted = self.info is None or self.info.created != info.created
+        self.info = info
+        if restarted or not self.ready:
+            self.load.open(info.slots, info.kv_cache_tokens, time.monotonic())
+        if not self.ready and asked >= self.down_since:  # else it was lost while it was asked
+            log.info("model server %s is ready with %s", self.url, info.model_name)
+            self.ready = True
+            self._shown_ready.set(1)
+            self.changed.set()
+
+    async def _delete(self, request_id: str) -> None:
+        try:
+            await self.client.delete(f"/requests/{request_id}", timeout=PROBE_TIMEOUT_S)
+        except httpx.HTTPError as error:
+            log.warning("cancelling %s at %s failed: %s", request_id, self.url, describe(error))
+
+    async def aclose(self, *, forget: bool = False) -> None:
+        """`forget`: show nothing of it any more."""
+        await asyncio.gather(*self._cancelling, return_exceptions=True)
+        await self.client.aclose()
+        if forget:
+            self._metrics.forget_server(self.url)
+
+
+def describe(error: Exception) -> str:
+    """The error's text, or its name where it has none."""
+    return str(error) or type(error).__name__
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    """Whether a machine answered that nobody listens there."""
+    while error is not None and not isinstance(error, ConnectionRefusedError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _refusal(url: str, path: str, answer: httpx.Response) -> Exception:
+    try:
+        failed = Failed.model_validate_json(answer.content)
+    except ValidationError:
+        detail = f"POST {path} answered {answer.status_code} {answer.text[:200]}"
+        return ModelServerFault(url, detail)
+    return Refused(failed.status, failed.code, failed.message, failed.param)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Made once: to read the system's certificates takes a while, in which nobody is served."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
+def _connect(address: Address, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
+    """Connects to the IP address; certificates and the Host header are about the name."""
+
+    async def expect_name(request: httpx.Request) -> None:
+        name = urlsplit(f"//{address.host}").hostname
+        request.extensions = {**request.extensions, "sni_hostname": name}
+
+    return httpx.AsyncClient(
+        base_url=address.url,
+        headers={"host": address.host} if address.host else None,
+        event_hooks={"request": [expect_name]} if address.host else None,
+        transport=transport,
+        verify=_tls() if address.url.startswith("https:") else False,
+        limits=LIMITS,
+        timeout=TIMEOUT,
+        trust_env=False,
+    )

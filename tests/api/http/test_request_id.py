@@ -1,0 +1,53 @@
+import pytest
+
+from tests.api.scripted_server import ScriptedServer
+from tests.api.serving import gateway
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_every_answer_is_named(server: ScriptedServer) -> None:
+    async with gateway(server) as client:
+        answers = [await client.get(path) for path in ("/health", "/nowhere", "/health")]
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 3
+
+
+async def test_a_valid_name_of_the_clients_own_is_kept(server: ScriptedServer) -> None:
+    body, headers = {"prompt": "a", "max_tokens": 1}, {"x-request-id": "me-1"}
+    async with gateway(server) as client:
+        answers = [await client.post("/v1/completions", json=body, headers=headers) for _ in "ab"]
+    assert [answer.headers["x-request-id"] for answer in answers] == ["me-1", "me-1"]
+    ids = {request.id for request in server.requests}
+    assert len(ids) == 2, "the model server would take the second for another attempt at the first"
+    assert all(name.startswith("me-1.") for name in ids)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "ä", "a/b", "a" * 65])
+async def test_a_name_that_is_not_valid_is_replaced(server: ScriptedServer, name: str) -> None:
+    async with gateway(server) as client:
+        headers = {b"x-request-id": name.encode()}
+        answer = await client.get("/health", headers=headers)
+    assert len(answer.headers["x-request-id"]) == 32
+
+
+async def test_answers_say_how_long_they_took(server: ScriptedServer) -> None:
+    async with gateway(server, max_wait_time=0.5, adaptive_batching=False) as client:
+        answer = await client.post("/generate", json={"prompt": "a"})
+        health = await client.get("/health")
+    assert int(health.headers["openai-processing-ms"]) < 500
+    assert 500 <= int(answer.headers["openai-processing-ms"]) < 5_000
+
+
+async def test_a_bug_is_500_in_openais_shape(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("secret")
+
+    monkeypatch.setattr("api.gateway.Gateway.answering", broken)
+    async with gateway(server) as client:
+        answer = await client.post("/generate", json={"prompt": "a"})
+    assert answer.status_code == 500
+    assert "This is a bug" in answer.json()["error"]["message"]
+    assert "secret" not in answer.text
+    assert answer.headers["x-request-id"]

@@ -1,0 +1,60 @@
+"""What /docs says of bodies is what is taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from api.app import create_app
+from api.config import Settings
+from api.requests.document import with_fates
+
+
+def schemas() -> dict[str, Any]:
+    return dict(create_app(Settings()).openapi()["components"]["schemas"])
+
+
+def test_optional_fields_may_be_null_and_required_ones_may_not() -> None:
+    described = {
+        "required": ["a"],
+        "properties": {
+            "a": {"type": "string"},
+            "b": {"type": "integer", "minimum": 1},
+            "c": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            "d": {"anyOf": [{"type": "string"}]},
+            "e": {"$ref": "#/x", "description": "E."},
+            "f": {"type": "string", "enum": ["x"]},
+        },
+    }
+    assert with_fates(described, (), {})["properties"] == {
+        "a": {"type": "string"},
+        "b": {"type": ["integer", "null"], "minimum": 1},
+        "c": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "d": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "e": {
+            "anyOf": [{"$ref": "#/x", "description": "E."}, {"type": "null"}],
+            "description": "E.",
+        },
+        "f": {"anyOf": [{"type": "string", "enum": ["x"]}, {"type": "null"}]},
+    }
+
+
+def test_fields_that_are_taken_are_listed_and_refused_ones_are_not() -> None:
+    listed = schemas()["ChatBody"]["properties"]
+    assert "description" in listed["user"]
+    assert listed["tool_choice"]["enum"] == ["none", "auto", None]
+    assert "audio" not in listed
+
+
+@pytest.mark.parametrize(
+    "name", ["ChatBody", "CompletionBody", "GenerateBody", "TokenizeBody", "StreamOptions"]
+)
+def test_unknown_fields_are_taken_only_as_null(name: str) -> None:
+    assert schemas()[name]["additionalProperties"] == {"type": "null"}
+
+
+def test_statuses_are_documented_one_by_one() -> None:
+    for operations in create_app(Settings()).openapi()["paths"].values():
+        for operation in operations.values():
+            assert all(status.isdigit() for status in operation["responses"])

@@ -1,0 +1,201 @@
+"""Several model servers: who gets what, who comes and who goes."""
+
+import asyncio
+
+import pytest
+from starlette.responses import Response
+
+from api.upstream.balancer import CHUNK_CHARS
+from tests.api.fleet import ANSWER, NAME, OTHER, away, fleet, holding, named_fleet
+from tests.api.scripted_server import INFO, ScriptedServer
+from tests.api.serving import gateway_over_sockets, listening, until
+from tests.api.upstream.test_discovery import Names
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def no_slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that became ready at different times are alike."""
+    monkeypatch.setattr("api.upstream.balancer.SLOW_START_S", 1e-6)
+
+
+@pytest.fixture
+def quick_look_ups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.upstream.pool.LOOK_UP_INTERVAL_S", 0.02)
+
+
+async def test_the_server_with_less_to_do_gets_the_next_request() -> None:
+    release = asyncio.Event()
+    one, two, down = ScriptedServer(holding(release)), ScriptedServer(holding(release)), away()
+    async with fleet(one, two, down, batch_size=1) as made:
+        asks = [made.ask() for _ in range(4)]
+        await until(lambda: len(one.batches) + len(two.batches) == 4)
+        assert (len(one.batches), len(two.batches), len(down.batches)) == (2, 2, 0)
+        release.set()
+        assert {(await ask).status_code for ask in asks} == {200}
+
+
+async def test_those_gathered_go_to_their_own_servers() -> None:
+    release = asyncio.Event()
+    one, two = ScriptedServer(holding(release)), ScriptedServer(holding(release))
+    async with fleet(one, two, max_wait_time=5) as made:
+        asks = [made.ask(prompt=letter) for letter in "abcd"]
+        await until(lambda: len(one.requests) + len(two.requests) == 4)
+        assert [len(each.batches) for each in (one, two)] == [1, 1]
+        release.set()
+        answers = [await ask for ask in asks]
+    assert {answer.headers["x-batch-size"] for answer in answers} == {"2"}
+    assert len({answer.headers["x-batch-id"] for answer in answers}) == 2
+
+
+async def test_what_begins_alike_goes_to_the_server_that_has_it() -> None:
+    one, two = ScriptedServer(), ScriptedServer()
+    async with fleet(one, two, batch_size=1) as made:
+        for round_ in range(6):
+            for letter in "ab":
+                await made.ask(prompt=letter * CHUNK_CHARS + str(round_))
+    for server in (one, two):
+        assert len({str(request.prompt)[0] for request in server.requests}) == 1
+        assert len(server.requests) == 6
+
+
+async def test_a_busy_holder_does_not_get_everything() -> None:
+    release = asyncio.Event()
+    one, two = ScriptedServer(holding(release)), ScriptedServer(holding(release))
+    async with fleet(one, two) as made:
+        asks = [made.ask(prompt="a" * CHUNK_CHARS) for _ in range(16)]
+        await until(lambda: len(one.requests) + len(two.requests) == 16)
+        assert len(one.requests) == len(two.requests) == 8
+        release.set()
+        assert {(await ask).status_code for ask in asks} == {200}
+
+
+async def test_an_operator_sees_every_server() -> None:
+    release = asyncio.Event()
+    one, two, down = (ScriptedServer(holding(release), each) for each in (INFO, OTHER, INFO))
+    down.ready = False
+    async with fleet(one, two, down, batch_size=1) as made:
+        asks = [made.ask() for _ in range(3)]
+        await until(lambda: len(one.requests) + len(two.requests) == 3)
+        ready = await made.client.get("/ready")
+        service = await made.client.get("/")
+        models = (await made.client.get("/v1/models")).json()["data"]
+        second = await made.client.get("/v1/models/other")
+        unknown = await made.client.get("/v1/models/third")
+        lines = await made.metrics()
+        release.set()
+        await asyncio.gather(*asks)
+        after = await made.metrics()
+    states = ready.json()["servers"]
+    assert ready.status_code == 200
+    assert service.json()["servers"] == states
+    assert [state["ready"] for state in states] == [True, True, False]
+    assert sorted(state["outstanding"] for state in states) == [0, 1, 2]
+    assert [state["model_id"] for state in states] == ["scripted-1", "scripted-2", None]
+    for state in states:
+        assert state["listed"]
+        label = f'{{server="{state["url"]}"}}'
+        assert f"medusa_gateway_model_server_ready{label} {float(state['ready'])}" in lines
+        requests = f"medusa_gateway_model_server_requests{label}"
+        assert f"{requests} {float(state['outstanding'])}" in lines
+        assert f"{requests} 0.0" in after
+    assert [model["id"] for model in models] == ["scripted", "other"]
+    assert second.json()["id"] == "other"
+    assert unknown.status_code == 404
+    assert "'scripted, other'" in unknown.json()["error"]["message"]
+
+
+async def test_a_question_is_asked_again_elsewhere() -> None:
+    one, two = ScriptedServer(), ScriptedServer()
+    async with fleet(one, two) as made:
+        one.ready, one.refusals = False, [Response(status_code=503)]
+        answer = await made.client.post("/tokenize", json={"prompt": "a"})
+    assert answer.json()["count"] == 2
+    assert (len(one.questions), len(two.questions)) == (1, 1)
+
+
+@pytest.mark.usefixtures("quick_look_ups")
+async def test_servers_come_and_go_with_their_name() -> None:
+    release = asyncio.Event()
+    one, two = ScriptedServer(holding(release)), ScriptedServer()
+    names = Names(models=["10.0.0.1"])
+    async with named_fleet(names, one, two) as made:
+        await until(lambda: made.num_ready == 1)
+        ask = made.ask()
+        await until(lambda: one.requests)
+        names.addresses = {"models": ["10.0.0.2"]}
+        await until(lambda: [each.url for each in made.pool.servers] == ["http://10.0.0.2:8001"])
+        await until(lambda: made.num_ready == 1)
+        assert (await made.ask(prompt="b")).status_code == 200
+        leaving = made.pool.states[1]
+        assert (leaving["url"], leaving["listed"]) == ("http://10.0.0.1:8001", False)
+        assert leaving["outstanding"] == 1
+        assert any("10.0.0.1" in line for line in await made.metrics())
+        release.set()
+        assert (await ask).json()["text"] == ANSWER
+        await until(lambda: not made.pool.leaving)
+        assert not any("10.0.0.1" in line for line in await made.metrics())
+    assert len(one.requests) == len(two.requests) == 1
+
+
+@pytest.mark.usefixtures("quick_look_ups")
+async def test_a_server_that_is_listed_again_stays() -> None:
+    release = asyncio.Event()
+    one = ScriptedServer(holding(release))
+    names = Names(models=["10.0.0.1"])
+    async with named_fleet(names, one, one) as made:
+        await until(lambda: made.num_ready == 1)
+        [server] = made.pool.servers
+        ask = made.ask()
+        await until(lambda: one.requests)
+        names.addresses = {"models": ["10.0.0.2"]}
+        await until(lambda: made.pool.leaving == [server])
+        names.addresses = {"models": ["10.0.0.1"]}
+        await until(lambda: made.pool.servers == [server])
+        release.set()
+        assert (await ask).json()["text"] == ANSWER
+
+
+@pytest.mark.usefixtures("quick_look_ups")
+async def test_a_name_that_vanishes_keeps_its_servers_while_they_live(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.upstream.server.LOST_AFTER_S", 0.2)
+    one = ScriptedServer()
+    names = Names(models=["10.0.0.1"])
+    async with named_fleet(names, one) as made:
+        await until(lambda: made.num_ready == 1)
+        names.addresses = {}
+        await asyncio.sleep(0.3)
+        assert (await made.ask()).json()["text"] == ANSWER
+        one.ready = False
+        await until(lambda: not made.pool.servers)
+        refused = await made.ask()
+        assert refused.status_code == 503
+        assert f"{NAME} cannot be looked up" in refused.json()["error"]["message"]
+        one.ready = True
+        names.addresses = {"models": ["10.0.0.1"]}
+        assert (await made.ask()).json()["text"] == ANSWER
+
+
+async def test_a_name_is_asked_beside_the_requests() -> None:
+    """A look-up that hangs holds nobody up."""
+
+    class Hanging(Names):
+        async def __call__(self, host: str, port: int) -> list[str]:
+            await asyncio.sleep(60)
+            return []
+
+    urls = (NAME, "http://10.0.0.1")
+    async with named_fleet(Hanging(), ScriptedServer(), urls=urls) as made:
+        assert (await made.ask()).json()["text"] == ANSWER
+
+
+async def test_a_name_is_looked_up_by_the_system(server: ScriptedServer) -> None:
+    async with listening(server.app) as url:
+        settings = {"model_server_urls": url.replace("127.0.0.1", "localhost")}
+        async with gateway_over_sockets(server, **settings) as (client, app):
+            assert (await client.post("/generate", json={"prompt": "a"})).status_code == 200
+            [state] = app.state.gateway.pool.states
+    assert state["url"] == url
