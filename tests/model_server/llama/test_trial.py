@@ -129,10 +129,10 @@ def test_the_planted_instruction_is_what_a_server_would_die_of(
     code = """
 import sys
 from pathlib import Path
-from model_server.config import Settings
+from model_server.config import ModelServerSettings
 from model_server.engine.startup import load
-from model_server.metrics import Metrics
-load(Settings(model_path=Path(sys.argv[1]), n_threads=1), Metrics())
+from model_server.metrics import ModelServerMetrics
+load(ModelServerSettings(model_path=Path(sys.argv[1]), n_threads=1), ModelServerMetrics())
 """
     env = {**os.environ, "LLAMA_CPP_LIB_PATH": str(folder)}
     done = subprocess.run([sys.executable, "-c", code, twin_q8_path], env=env, capture_output=True)
