@@ -131,7 +131,7 @@ def _load(settings: ModelServerSettings, state: AppState, web: _Uvicorn) -> None
     logs.say.info(
         "ready: %s on the %s, %d slots, context %d, %d KV cells, steps up to %.0f ms",
         info.model_name,
-        "GPU" if state.served.model.is_on_gpu else "CPU",
+        "GPU" if state.served.model.uses_gpu else "CPU",
         info.slots,
         info.context_size,
         info.kv_cache_tokens,

@@ -32,7 +32,7 @@ def open_context(model: Model, options: ContextOptions, objection: str = "") -> 
 
 def _objection(model: Model, options: ContextOptions) -> str:
     """Why llama.cpp's attention it must be; empty where nothing speaks against ours."""
-    if model.is_on_gpu:
+    if model.uses_gpu:
         return "the model is on the GPU"
     if options.flash_attention == "off":
         return "FLASH_ATTENTION=off"

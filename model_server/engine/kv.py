@@ -161,18 +161,17 @@ class KvCache:
             del self._free_cells[len(self._free_cells) - (num_rows - len(tokens)) :]
         return self.leaves.commit(seq, paths)
 
-    def release(self, seq: int, *, cache: bool) -> list[KvOp]:
-        """End a live sequence. With `cache` its tokens stay for later prompts that start alike."""
-        return [*self.leaves.release(seq), *self._release(seq, cache=cache)]
-
-    def _release(self, seq: int, *, cache: bool) -> list[KvOp]:
+    def release(self, seq: int) -> list[KvOp]:
+        """End a live sequence. Its tokens stay cached, for later prompts that start alike."""
+        ops = self.leaves.release(seq)
         entry = self._live.pop(seq)
         for cell in entry.cells:
             self._live_holders[cell] -= 1
             self._num_live_cells -= not self._live_holders[cell]
-        if not cache or len(entry.tokens) < MIN_SHARED_TOKENS or self._is_covered(entry):
-            return self._drop(seq, entry)
-        ops = [op for s in self._covered_by(entry) for op in self._drop(s, self._cached.pop(s))]
+        if len(entry.tokens) < MIN_SHARED_TOKENS or self._is_covered(entry):
+            return [*ops, *self._drop(seq, entry)]
+        for covered in self._covered_by(entry):
+            ops.extend(self._drop(covered, self._cached.pop(covered)))
         self._cached[seq] = entry
         return ops
 

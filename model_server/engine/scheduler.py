@@ -190,7 +190,7 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> list[KvOp]:
         seq, sequence.seq, sequence.num_computed = sequence.seq, -1, 0
-        return self.kv.release(seq, cache=True)
+        return self.kv.release(seq)
 
     def _commit(self, decoded: DecodeTree, nodes: list[int]) -> list[KvOp]:
         """Keep a tree's root and its accepted drafts."""

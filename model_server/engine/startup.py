@@ -183,7 +183,7 @@ def _conditions(
     """All that costs and exactness depend on."""
     return {
         "model": model.fingerprint,
-        "layers on the GPU": settings.n_gpu_layers if model.is_on_gpu else 0,
+        "layers on the GPU": settings.n_gpu_layers if model.uses_gpu else 0,
         "context": asdict(options),
         "packed": model.packed,
         "heads": heads and (heads.fingerprint, heads.num_heads, heads.packed),

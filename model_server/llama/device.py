@@ -37,14 +37,14 @@ class Device:
     """
 
     def __init__(
-        self, n_threads: int, *, is_on_gpu: bool = False, own_kernels: int | None = None
+        self, n_threads: int, *, uses_gpu: bool = False, own_kernels: int | None = None
     ) -> None:
         """`own_kernels`: their registry. Raises StartError when a device can't be used."""
         backend.init()
         self._lib = _library()
-        kinds = (_GPU, _INTEGRATED_GPU, _CPU) if is_on_gpu else (_CPU,)
+        kinds = (_GPU, _INTEGRATED_GPU, _CPU) if uses_gpu else (_CPU,)
         found = [*map(backend.registry().ggml_backend_dev_by_type, kinds)]
-        if is_on_gpu and not any(found[:-1]):
+        if uses_gpu and not any(found[:-1]):
             raise StartError("ggml can't open a GPU")
         first = next(filter(None, found))
         own = [self._lib.ggml_backend_reg_dev_get(own_kernels, 0)] if own_kernels else []

@@ -49,7 +49,7 @@ class Model:
             raise SettingError("N_GPU_LAYERS", f"no GPU can be used: {reason}; {hint}")
         self.path = path
         self._read_header(path)
-        self.is_on_gpu = n_gpu_layers != 0 and backend.has_gpu()
+        self.uses_gpu = n_gpu_layers != 0 and backend.has_gpu()
         tensors = self._tensors() if packed else {}
         self.packed = kernels.packed_weights(tensors)
         self.all_packed = packed and kernels.are_all(self.packed, tensors)

@@ -61,7 +61,7 @@ class Heads:
         self._tokens = file.tokens
         with ExitStack() as opened:
             registry = kernels.registry() if options.own_kernels else None
-            self._device = Device(options.n_threads, is_on_gpu=base.is_on_gpu, own_kernels=registry)
+            self._device = Device(options.n_threads, uses_gpu=base.uses_gpu, own_kernels=registry)
             opened.callback(self._device.close)
             places = [None, kernels.packed_place()] if registry else [None]
             weights = [Weights(self._device, 2 * len(file.blocks) + 1, place) for place in places]

@@ -158,7 +158,7 @@ def test_without_layers_on_the_gpu_no_driver_is_missed(broken_gpu: Path, twin_pa
     code = f"""
 from pathlib import Path
 from model_server.llama.model import Model
-print(Model(Path({str(twin_path)!r}), 0).is_on_gpu)
+print(Model(Path({str(twin_path)!r}), 0).uses_gpu)
 """
     env = {**os.environ, "LLAMA_CPP_LIB_PATH": str(broken_gpu)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)

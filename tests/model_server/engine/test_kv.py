@@ -66,7 +66,7 @@ def test_the_ledger_and_the_cache_agree_through_any_history(
                 mirror.held[allocation.seq] = list(live[allocation.seq])
         elif action < 0.8 and live:
             seq = rng.choice(list(live))
-            mirror.apply(kv.release(seq, cache=rng.random() < 0.7))
+            mirror.apply(kv.release(seq))
             del live[seq]
         elif action < 0.9 and not live:
             mirror.apply(kv.clear_cached())
@@ -75,7 +75,7 @@ def test_the_ledger_and_the_cache_agree_through_any_history(
         assert 0 <= kv.num_used <= num_cells
         assert kv.num_seqs_held >= len(live)
     for seq in list(live):
-        mirror.apply(kv.release(seq, cache=True))
+        mirror.apply(kv.release(seq))
     mirror.apply(kv.clear_cached())
     assert kv.num_seqs_held == 0
     assert not any(mirror.held.get(seq) for seq in range(NUM_SEQS - ordered))
@@ -112,9 +112,9 @@ def test_shared_cells_are_free_for_others_once_their_last_holder_ends() -> None:
     kv = KvCache(100, 16)
     first, second = (filled(kv, [*range(50), 100 + i]) for i in range(2))
     assert kv.match_live([*range(50), 99]) == 50
-    kv.release(first, cache=True)
+    kv.release(first)
     assert kv.num_not_live == 100 - 51
-    kv.release(second, cache=True)
+    kv.release(second)
     assert kv.num_not_live == 100
     assert kv.match_live([*range(50), 99]) == 0
 
@@ -135,7 +135,7 @@ def test_short_matches_are_not_worth_it(shared: int, cached: int) -> None:
 def test_a_finished_request_stays_cached_until_its_cells_are_needed() -> None:
     kv = KvCache(40, 4)
     seq = filled(kv, list(range(20)))
-    assert kv.release(seq, cache=True) == []
+    assert kv.release(seq) == []
     assert (kv.num_used, kv.num_not_live) == (20, 40)
     ops: list[KvOp] = []
     assert kv.reserve(40, ops)
@@ -147,7 +147,7 @@ def test_the_oldest_use_goes_first() -> None:
     kv = KvCache(60, 8)
     first, second = (filled(kv, list(range(start, start + 20))) for start in (0, 100))
     for seq in (first, second):
-        kv.release(seq, cache=True)
+        kv.release(seq)
     kv.allocate([*range(10), 99])  # uses the first
     ops: list[KvOp] = []
     assert kv.reserve(25, ops)
@@ -157,16 +157,16 @@ def test_the_oldest_use_goes_first() -> None:
 def test_a_prefix_that_another_covers_is_not_kept_twice() -> None:
     kv = KvCache(100, 8)
     short, long = filled(kv, list(range(12))), filled(kv, list(range(20)))
-    kv.release(long, cache=True)
-    assert kv.release(short, cache=True) == [Remove(short)]
+    kv.release(long)
+    assert kv.release(short) == [Remove(short)]
     assert kv.num_seqs_held == 1
 
 
 def test_a_longer_prefix_replaces_what_it_covers() -> None:
     kv = KvCache(100, 8)
     short, long = filled(kv, list(range(12))), filled(kv, list(range(20)))
-    kv.release(short, cache=True)
-    assert kv.release(long, cache=True) == [Remove(short)]
+    kv.release(short)
+    assert kv.release(long) == [Remove(short)]
 
 
 def test_with_all_ids_live_nobody_is_admitted() -> None:
@@ -180,7 +180,7 @@ def test_with_all_ids_cached_the_oldest_gives_its_own() -> None:
     kv = KvCache(100, 2)
     seqs = [filled(kv, list(range(start, start + 10))) for start in (0, 100)]
     for seq in seqs:
-        kv.release(seq, cache=True)
+        kv.release(seq)
     allocation = kv.allocate([*range(10), 99])  # like the oldest, which is kept as the source
     assert allocation is not None
     assert allocation.ops == [Remove(seqs[1]), Copy(seqs[0], seqs[1], 10)]
@@ -197,7 +197,7 @@ def test_computing_beyond_what_was_reserved_is_a_bug() -> None:
 def test_an_ordered_pool_does_not_use_a_cell_again_before_it_is_cleared() -> None:
     kv = KvCache(40, 4, ordered=True)
     seq = filled(kv, list(range(20)))
-    kv.release(seq, cache=False)
+    kv.release(seq)
     assert kv.num_reservable == 20
     assert not kv.reserve(21, [])
     assert kv.clear() == [Clear()]

@@ -117,11 +117,11 @@ def test_a_trees_leaves_hold_the_accepted_path_and_nothing_else(ordered: bool) -
         assert not ordered or kv.num_used == mirror.num_cells
         if len(live) == 3:
             seq = rng.choice(list(live))
-            mirror.apply(kv.release(seq, cache=rng.random() < 0.5))
+            mirror.apply(kv.release(seq))
             del live[seq]
             used.pop(seq, None)
     for seq in live:
-        mirror.apply(kv.release(seq, cache=False))
+        mirror.apply(kv.release(seq))
     mirror.apply(kv.clear_cached())
     assert kv.num_seqs_held == 0
     assert ordered or (kv.num_used, mirror.cells()) == (0, set())

@@ -89,4 +89,4 @@ def test_a_missing_gpu_is_said() -> None:
     if backend.has_gpu():
         pytest.skip("there is a GPU")
     with pytest.raises(StartError, match="can't open a GPU"):
-        Device(1, is_on_gpu=True)
+        Device(1, uses_gpu=True)

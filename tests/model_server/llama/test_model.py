@@ -31,7 +31,7 @@ def test_a_file_is_described(model: Model) -> None:
     assert model.context_size == twin.TINY.context
     assert model.hidden_size == twin.TINY.hidden
     assert model.chat_template is None
-    assert not model.is_on_gpu
+    assert not model.uses_gpu
 
 
 def test_loading_is_heard(twin_path: Path) -> None:
