@@ -10,6 +10,7 @@ from contextlib import suppress
 from itertools import islice
 
 from api.config import Settings
+from api.errors import TryAgain
 from api.metrics import GatewayMetrics
 from api.request import Choice
 from api.upstream.pool import ServerPool
@@ -85,9 +86,10 @@ class Batcher:
         self._resuming: list[Choice] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def carry(self, choice: Choice) -> None:
-        """One attempt, from the window to its last event; raises what ended it. Cancelling is
-        leaving. An answer that was interrupted is not gathered with others, but continues at once.
+    async def carry(self, choice: Choice) -> TryAgain | None:
+        """One attempt, from the window to its last event; what asks for another, or None. Raises
+        any other end. Cancelling is leaving. An answer that was interrupted is not gathered with
+        others, but continues at once.
         """
         choice.begin(time.monotonic())
         if choice.accepted:
@@ -104,8 +106,9 @@ class Batcher:
                 self._window.discard(choice)
                 with suppress(ValueError):
                     self._resuming.remove(choice)
-        if error is not None:
+        if error is not None and not isinstance(error, TryAgain):
             raise error
+        return error
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())

@@ -16,7 +16,14 @@ from api.admission.permits import Permits
 from api.admission.rates import Admission
 from api.batcher import Batcher
 from api.config import Settings
-from api.errors import DeadlineExceeded, GatewayError, NoModelServer, ShuttingDown, translate
+from api.errors import (
+    DeadlineExceeded,
+    GatewayError,
+    NoModelServer,
+    ShuttingDown,
+    TryAgain,
+    translate,
+)
 from api.metrics import GatewayMetrics
 from api.request import Choice, ClientRequest
 from api.spans import Spans, note_request
@@ -94,11 +101,13 @@ class Gateway:
         )
         try:
             async with timeout(settings.request_timeout):
-                async for attempt in attempts:
-                    with attempt:
-                        self._count_retry(choice)
-                        with self._spans.attempt(choice) if self._spans else nullcontext():
-                            await self._batcher.carry(choice)
+                while True:
+                    with self._spans.attempt(choice) if self._spans else nullcontext():
+                        error = await self._batcher.carry(choice)
+                    if error is None:
+                        return
+                    await attempts.wait(error)
+                    self._count_retry(choice, error)
         except TimeoutError:
             choice.of.fail(self._too_late(choice))
         except GatewayError as error:
@@ -107,13 +116,11 @@ class Gateway:
             log.exception("request %s failed. This is a bug.", choice.request.id)
             choice.of.fail(GatewayError(repr(bug)))
 
-    def _count_retry(self, choice: Choice) -> None:
-        if choice.failure is None:
-            return
+    def _count_retry(self, choice: Choice, error: GatewayError) -> None:
         if choice.token_ids:
             self.metrics.resumes.inc()
-        self.metrics.retries.labels(translate(choice.failure).code).inc()
-        log.info("attempt %d of a request failed: %s", choice.request.attempt, choice.failure)
+        self.metrics.retries.labels(translate(error).code).inc()
+        log.info("attempt %d of a request failed: %s", choice.request.attempt, error)
 
     def _too_late(self, choice: Choice) -> GatewayError:
         if choice.accepted and not choice.is_sent:  # interrupted, and nobody came to continue it
@@ -126,17 +133,17 @@ class Gateway:
         """A model server's answer to a question that needs no slot, as JSON."""
         timeout_s = self.settings.request_timeout
         deadline = time.monotonic() + timeout_s
+        attempts = Attempts(self.settings.retry_attempts, deadline, lambda: self.pool.ready)
         with self.permits.taken(1):
             try:
                 async with timeout(timeout_s):
-                    async for attempt in Attempts(
-                        self.settings.retry_attempts, deadline, lambda: self.pool.ready
-                    ):
-                        with attempt:
+                    while True:
+                        try:
                             return await self.pool.ask(path, question)
+                        except TryAgain as error:
+                            await attempts.wait(error)
             except TimeoutError:
                 raise DeadlineExceeded(timeout_s) from None
-        raise AssertionError("the last attempt returns or raises. This is a bug.")
 
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new; let open requests finish until then, and end those that have not."""

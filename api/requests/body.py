@@ -81,8 +81,7 @@ class Body(BaseModel):
         if not isinstance(data, dict):
             return data
         given = {name: value for name, value in data.items() if not cls._is_default(name, value)}
-        known = {field.alias or name for name, field in cls.model_fields.items()}
-        for name in given.keys() - known - cls.harmless:
+        for name in given.keys() - _known(cls) - cls.harmless:
             if cls.tolerant and (name not in cls.only or is_empty(given[name])):
                 continue
             if given[name] not in cls.only.get(name, ()):
@@ -113,6 +112,12 @@ class Body(BaseModel):
             message = f"{param} is not supported, got {shown(value)}."
             return InvalidRequest(message, param, "unsupported_parameter")
         return InvalidRequest(f"Unknown field {param}.", param, "unknown_parameter")
+
+
+@cache
+def _known(body: type[Body]) -> frozenset[str]:
+    """Fields by the names that clients give them."""
+    return frozenset(field.alias or name for name, field in body.model_fields.items())
 
 
 class SpeculationBody(Body, Speculation):

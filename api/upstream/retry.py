@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from tenacity import (
-    AsyncRetrying,
-    AttemptManager,
-    RetryCallState,
-    retry_if_exception_type,
-    wait_random_exponential,
-)
+from tenacity import RetryCallState, Retrying, wait_random_exponential
 
 from api.errors import TryAgain
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
+# Tenacity's, for how long: its loop would cost each request a tenth of its time, though hardly one
+# is sent twice.
 BACKOFF = wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S, min=FIRST_WAIT_S / 2)
 
 
 @dataclass
 class Attempts:
-    """Those of one request: `async for attempt in Attempts(...)`, tenacity's loop. The last error
-    is raised as it is.
-
-    `elsewhere`: whether a server is ready, as none that has just failed is. `progress` only ever
-    grows, or is None after an attempt that could bring nothing: an answer that goes on, or waits
-    its turn, may be interrupted as often as its deadline allows.
+    """Those of one request. `elsewhere`: whether a server is ready, as none that has just failed
+    is. `progress` only ever grows, or is None after an attempt that could bring nothing: an answer
+    that goes on, or waits its turn, may be interrupted as often as its deadline allows.
     """
 
     most_in_vain: int  # attempts in a row that brought nothing
@@ -39,34 +32,30 @@ class Attempts:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
+    _number = 0
     _seen = 0
     _in_vain = 0
 
-    def __aiter__(self) -> AsyncIterator[AttemptManager]:
-        return AsyncRetrying(
-            retry=retry_if_exception_type(TryAgain),
-            stop=self._is_last,
-            wait=self._wait_s,
-            sleep=self.sleep,
-            reraise=True,
-        ).__aiter__()
-
-    def _is_last(self, state: RetryCallState) -> bool:
-        """Too much was in vain, or the next attempt would begin past the deadline."""
+    async def wait(self, error: TryAgain) -> None:
+        """Wait until the next attempt may begin. Raises the error where there is none: too many
+        were in vain, or the next would begin past the deadline.
+        """
+        self._number += 1
         if (now := self.progress()) is not None:
             self._in_vain = 1 if now > self._seen else self._in_vain + 1
             self._seen = now
-            if self._in_vain >= self.most_in_vain:
-                return True
-        return self.clock() + state.upcoming_sleep >= self.deadline
+        wait_s = self._wait_s(error)
+        if self._in_vain >= self.most_in_vain or self.clock() + wait_s >= self.deadline:
+            raise error
+        await self.sleep(wait_s)
 
-    def _wait_s(self, state: RetryCallState) -> float:
+    def _wait_s(self, error: TryAgain) -> float:
         """Back off, exponentially and jittered, but never less than Retry-After says. The first
         time there is nothing to wait for if another server is ready: the one that failed is left
         out.
         """
-        if state.attempt_number == 1 and self.elsewhere():
+        if self._number == 1 and self.elsewhere():
             return 0.0
-        error = state.outcome.exception() if state.outcome is not None else None
-        assert isinstance(error, TryAgain), "only TryAgain is retried. This is a bug."
+        state = RetryCallState(Retrying(), fn=None, args=(), kwargs={})
+        state.attempt_number = self._number
         return max(BACKOFF(state), error.retry_after_s)

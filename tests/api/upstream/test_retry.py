@@ -2,7 +2,13 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from api.errors import DeadlineExceeded, GatewayError, ModelServerBusy, ModelServerLost
+from api.errors import (
+    DeadlineExceeded,
+    GatewayError,
+    ModelServerBusy,
+    ModelServerLost,
+    TryAgain,
+)
 from api.upstream.retry import Attempts
 
 pytestmark = pytest.mark.anyio
@@ -48,10 +54,11 @@ async def run(
 
 
 async def answer(tries: Attempts, attempt: Callable[[], Awaitable[str]]) -> str:
-    async for each in tries:
-        with each:
+    while True:
+        try:
             return await attempt()
-    raise AssertionError
+        except TryAgain as error:
+            await tries.wait(error)
 
 
 async def test_what_may_succeed_is_tried_again() -> None:
