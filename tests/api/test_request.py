@@ -81,6 +81,7 @@ async def test_silence_is_an_empty_burst() -> None:
     bursts = request.bursts(quiet_s=0.01)
     assert await asyncio.wait_for(anext(bursts), 5) == []
     [choice] = request.choices
+    choice.begin(now=0.0)
     choice.receive(done(choice.request), "model", 0)
     assert [event.event for _, event in await anext(bursts)] == ["done"]
     assert [burst async for burst in bursts] == []
