@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -9,9 +11,19 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from tests.structure import metrics, settings
-from tests.structure.modules import ROOT
+from tests.structure.modules import ROOT, dotted, modules
 
 MAX_README_LINES = 250
+DESIGN = ROOT / "docs" / "DESIGN.md"
+MAX_DESIGN_LINES = 400
+MAX_CONTRIBUTING_LINES = 120
+# Whose every constant is in the design's table.
+ESTIMATORS = [
+    *(f"engine/{name}.py" for name in ("cost", "profiler")),
+    *(f"speculation/{name}.py" for name in ("alarm", "confidence", "lookup", "policy", "verify")),
+]
+_CONSTANT = r"_?[A-Z][A-Z0-9_]+"
+_NAMED = re.compile(r"`([\w./-]+\.(?:py|md|cpp|h)|[\w.-]+(?:/[\w.-]+)*/)(?: ([\w.]+))?`")
 _ROW = re.compile(r"^\| `([A-Z][A-Z0-9_]*)` \|([^|]*)\|(.*)\|$")
 
 
@@ -89,3 +101,98 @@ def test_make_help_lists_every_target() -> None:
 def test_readme_names_only_files_that_exist() -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", _readme())
     assert [link for link in links if not (ROOT / Path(link)).exists()] == []
+
+
+def _names(path: Path) -> dict[str, ast.expr | None]:
+    """What a module defines, methods as Class.method; of a constant, what it is set to."""
+    found: dict[str, ast.expr | None] = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            found[node.name] = None
+        if isinstance(node, ast.ClassDef):
+            inner = (each for each in node.body if hasattr(each, "name"))
+            found.update((f"{node.name}.{each.name}", None) for each in inner)
+        if isinstance(node, ast.Assign):
+            names = [each.id for each in ast.walk(node.targets[0]) if isinstance(each, ast.Name)]
+            found.update(dict.fromkeys(names, node.value))
+    return found
+
+
+def _located(name: str) -> Path | None:
+    """Files are named from the top, or from the model server."""
+    places = (top / name for top in (ROOT, ROOT / "model_server"))
+    return next((path for path in places if path.exists()), None)
+
+
+def _constants() -> list[tuple[str, str, object]]:
+    """The rows of the design's tables: file, constant, value."""
+    found, file = [], ""
+    for line in DESIGN.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+        if match := re.fullmatch(r"`([\w/]+\.py)`", cells[0]):
+            file = match[1]
+        elif re.fullmatch(rf"`{_CONSTANT}`(, `{_CONSTANT}`)*", cells[0]):
+            names = re.findall(_CONSTANT, cells[0])
+            values = ast.literal_eval(f"[{cells[1]}]")
+            found += [(file, *pair) for pair in zip(names, values, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("name", ["docs/DESIGN.md", "CONTRIBUTING.md"])
+def test_files_and_names_of_a_document_exist(name: str) -> None:
+    text = (ROOT / name).read_text()
+    named = [(path, _located(path), of) for path, of in _NAMED.findall(text)]
+    assert [path for path, found, _ in named if found is None] == []
+    assert [
+        (path, of) for path, found, of in named if found and of and of not in _names(found)
+    ] == []
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)
+    assert [each for each in links if not (ROOT / name).parent.joinpath(each).exists()] == []
+    known = {of for module in modules() for of in _names(module.path)}
+    classes = re.findall(r"`([A-Z][a-z]\w*(?:\.\w+)?)`", text)
+    assert [each for each in classes if each not in known] == []
+
+
+def test_the_design_is_short() -> None:
+    assert len(DESIGN.read_text().splitlines()) <= MAX_DESIGN_LINES
+    assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= MAX_CONTRIBUTING_LINES
+
+
+def test_the_design_lists_every_room() -> None:
+    listing = DESIGN.read_text().partition("## Rooms")[2].split("```")[1]
+    rooms = re.split(r"^(?=\w)", listing.strip(), flags=re.MULTILINE)[1:]
+    assert [room.split()[0] for room in rooms] == ["api/", "model_server/", "deployment/", "tests/"]
+    for room in rooms[:2]:
+        top = ROOT / room.split()[0]
+        listed = set(re.findall(r"(?:^ +|   )([\w/]+(?:\.py|/))[ ,]", room, flags=re.MULTILINE))
+        listed |= set(re.findall(r", (\w+\.py)", room))
+        folders = {f"{each.name}/" for each in top.iterdir() if each.is_dir()} - {"__pycache__/"}
+        files = {each.name for each in top.glob("*.py")} - {"__init__.py"}
+        assert folders | files <= listed
+        assert {each for each in listed if each.endswith("/")} - {"tools/doctor/"} == folders
+
+
+def test_constants_of_the_design_equal_the_code() -> None:
+    given = _constants()
+    assert len(given) > 50
+    modules_of = {file: importlib.import_module(dotted(ROOT / file)) for file, _, _ in given}
+    wrong = [
+        (file, name, value, getattr(modules_of[file], name, None))
+        for file, name, value in given
+        if getattr(modules_of[file], name, None) != value
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("file", ESTIMATORS)
+def test_the_design_has_every_constant_of_the_estimators(file: str) -> None:
+    path = f"model_server/{file}"
+    own = {
+        name
+        for name, value in _names(ROOT / path).items()
+        if value and re.fullmatch(_CONSTANT, name)
+        # What is computed of other names is no constant to be turned.
+        if not any(isinstance(each, ast.Name) for each in ast.walk(value))
+    }
+    assert own
+    assert own - {name for of, name, _ in _constants() if of == path} == set()
