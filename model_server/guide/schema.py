@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from model_server.guide.formats import FORMATS, LIBRARY_FORMATS
 from model_server.guide.pattern import translate, translate_name
 from model_server.guide.refusal import Unkept
 
@@ -23,7 +24,14 @@ _EXACT = 2**53  # whole numbers up to here are themselves in every parser
 
 _TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 
-_BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
+# Anything, but for numbers like 1e999, which parsers read as infinite.
+_ANY: Schema = {"$ref": "#/$defs/any"}
+_ANYTHING: Schema = {
+    "minimum": -_EXACT,
+    "maximum": _EXACT,
+    "items": _ANY,
+    "additionalProperties": _ANY,
+}
 _CONTROL = re.compile(r"[\0-\x07\x0b\x0e-\x1f\x7f]")
 
 # They say nothing about what is valid.
@@ -32,28 +40,6 @@ _HARMLESS = frozenset(
     | {"writeOnly", "$comment", "$schema", "$anchor", "$dynamicAnchor", "$defs", "definitions"}
     | {"discriminator"}
 )
-
-# Months have their days, years from 1000 on; no leap seconds, which few parsers take.
-_YEAR = "[1-9][0-9]{3}"
-_LEAP = "(?:[1-9][0-9](?:0[48]|[2468][048]|[13579][26])|(?:[2468][048]|[13579][26])00)"
-_DATE = (
-    f"(?:{_YEAR}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
-    "|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
-    f"|{_LEAP}-02-29)"
-)
-_HOUR = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
-_TIME = rf"{_HOUR}:[0-5][0-9](?:\.(?:[0-9]{{3}}){{1,2}})?(?:Z|[+-]{_HOUR})"
-_LABEL = "[a-zA-Z0-9]{1,20}(?:-[a-zA-Z0-9]{1,20}){0,2}"  # of at most 63 letters
-_HOST = rf"(?:{_LABEL}\.){{0,3}}[a-zA-Z]{{2,20}}"
-_WORD = "[a-zA-Z0-9_+-]{1,20}"
-_FORMATS = {
-    "date": f"^{_DATE}$",
-    "time": f"^{_TIME}$",
-    "date-time": f"^{_DATE}T{_TIME}$",
-    "hostname": f"^{_HOST}$",
-    "email": rf"^{_WORD}(?:\.{_WORD}){{0,2}}@{_LABEL}\.{_HOST}$",
-}
-_LIBRARY_FORMATS = frozenset({"duration", "ipv4", "ipv6", "uri", "uuid"})
 
 
 def keep(schema: Schema) -> Schema:
@@ -69,11 +55,14 @@ class _Keeper:
         self._refs: dict[str, str] = {}
         self._defs: dict[str, Schema | bool] = {}
         self._num_visits = 0
+        self._is_mixed = False
 
     def root(self) -> Schema:
         kept = self._keep(self._schema, "")
         if not isinstance(kept, dict):
             raise Unkept("", "must be an object")
+        if self._is_mixed and "any" in self._defs:
+            self._defs["any"] = True  # the library can't join two schemas without end
         return {**kept, "$defs": self._defs} if self._defs else kept
 
     def _keep(self, schema: Any, path: str) -> Schema | bool:
@@ -82,7 +71,7 @@ class _Keeper:
             limits = f"{_MAX_VISITS} parts, {_MAX_DEPTH} levels"
             raise Unkept("", f"is too large: at most {limits}")
         if isinstance(schema, bool):
-            return schema
+            return self._anything() if schema else False
         if not isinstance(schema, dict):
             raise Unkept("", f"{path or '/'} must be a schema, an object or a boolean")
         out: Schema = {}
@@ -92,10 +81,29 @@ class _Keeper:
             except Unkept as error:
                 place = error.path or f"{path}/{_escaped(keyword)}"
                 raise Unkept(error.keyword or keyword, error.problem, place) from None
-        if "number" in out.get("type", ()) and not out.keys() & _BOUNDS:
-            # Without bounds it may have any exponent, and 1e999 is no number to most parsers.
-            out |= {"minimum": -_EXACT, "maximum": _EXACT}
+        if not out:
+            return self._anything()
+        self._bound(out)
         return out
+
+    def _bound(self, out: Schema) -> None:
+        """Say what may stand where nothing is said."""
+        if joined := out.keys() & {"allOf", "anyOf", "oneOf", "$ref"}:
+            self._is_mixed |= len(out) > 1 or len(out.get("allOf", "1")) > 1
+        is_open = not joined and out.keys().isdisjoint({"enum", "const"})
+        types = out.get("type", _TYPES if is_open else ())
+        if "number" in types and "multipleOf" not in out:
+            if out.keys().isdisjoint({"minimum", "exclusiveMinimum"}):
+                out["minimum"] = -_EXACT
+            if out.keys().isdisjoint({"maximum", "exclusiveMaximum"}):
+                out["maximum"] = _EXACT
+        for keyword, kind in (("additionalProperties", "object"), ("items", "array")):
+            if is_open and kind in types and keyword not in out:
+                out[keyword] = self._anything()
+
+    def _anything(self) -> Schema:
+        self._defs["any"] = _ANYTHING
+        return _ANY
 
     def _take(self, keyword: str, value: Any, schema: Schema, path: str, out: Schema) -> None:
         if keyword in _HARMLESS or keyword.startswith("x-"):
@@ -150,12 +158,12 @@ class _Keeper:
         _also(out, {"pattern": translate(value)})
 
     def take_format(self, keyword: str, value: Any, _s: Schema, _p: str, out: Schema) -> None:
-        if isinstance(value, str) and value in _FORMATS:
-            _also(out, {"pattern": _FORMATS[value]})
-        elif isinstance(value, str) and value in _LIBRARY_FORMATS:
+        if isinstance(value, str) and value in FORMATS:
+            _also(out, {"pattern": FORMATS[value]})
+        elif isinstance(value, str) and value in LIBRARY_FORMATS:
             _also(out, {"format": value})
         else:
-            known = ", ".join(sorted({*_FORMATS, *_LIBRARY_FORMATS}))
+            known = ", ".join(sorted({*FORMATS, *LIBRARY_FORMATS}))
             raise Unkept(keyword, f"{str(value)[:40]!r} is not supported, only {known}")
 
     def take_schema(self, keyword: str, value: Any, schema: Schema, path: str, out: Schema) -> None:
@@ -244,7 +252,10 @@ _RULES: dict[str, _Rule] = {
 
 def _also(out: Schema, schema: Schema) -> None:
     """One more condition: a schema has room for one pattern only."""
-    out.setdefault("allOf", []).append(schema)
+    if out.keys() & {"pattern", "format"}:
+        out.setdefault("allOf", []).append(schema)
+    else:
+        out |= schema
 
 
 def _keys_are_known(schema: Schema) -> bool:

@@ -1,7 +1,8 @@
 """The JSON Schema Test Suite: what is accepted is kept, and nothing that it calls invalid is taken.
 
-It is no part of this project: Debian has it as json-schema-test-suite, PyPI inside the source
-archive of jsonschema, below json/tests. JSON_SCHEMA_TEST_SUITE names another folder.
+It is no part of this project: PyPI has it inside the source archive of jsonschema, below
+json/tests, Debian as json-schema-test-suite (Debian 12 with drafts up to 7 only).
+JSON_SCHEMA_TEST_SUITE names the folder of drafts.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ SUITE = Path(os.environ.get("JSON_SCHEMA_TEST_SUITE", "/usr/share/json-schema-te
 DRAFTS = ["draft4", "draft6", "draft7", "draft2019-09", "draft2020-12"]
 
 
-@pytest.mark.skipif(
-    not SUITE.is_dir(), reason=f"{SUITE} is missing: apt-get install json-schema-test-suite"
-)
 @pytest.mark.parametrize("draft", DRAFTS)
 def test_nothing_invalid_is_taken(draft: str) -> None:
-    taken, num_kept, num_good, num_taken = [], 0, 0, 0
+    if not (SUITE / draft).is_dir():
+        pytest.skip(f"{SUITE / draft} is missing: JSON_SCHEMA_TEST_SUITE can name another folder")
+    taken, num_schemas, num_kept, num_good, num_taken = [], 0, 0, 0, 0
     for path in sorted((SUITE / draft).rglob("*.json")):
         for group in json.loads(path.read_text()):
             schema = group["schema"]
+            num_schemas += 1
             if not isinstance(schema, dict) or problem_of("json_schema", schema):
                 continue
             num_kept += 1
@@ -38,7 +39,9 @@ def test_nothing_invalid_is_taken(draft: str) -> None:
                 num_taken += test["valid"] and takes
                 if takes and not test["valid"]:
                     taken.append((path.name, group["description"], test["description"]))
-    print(f"{draft}: {num_kept} schemas kept, {num_taken} of {num_good} valid instances taken")
+    print(
+        f"{draft}: {num_kept} of {num_schemas} schemas, {num_taken} of {num_good} valid instances"
+    )
     assert taken == []
-    assert num_kept > 100
+    assert num_kept > 0.41 * num_schemas
     assert num_taken > 0.85 * num_good
