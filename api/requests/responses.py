@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BeforeValidator, Field, StrictStr, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, StrictStr, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.errors import InvalidRequest
@@ -14,6 +14,7 @@ from api.requests.chat import ChatTemplateBody, Effort
 from api.requests.messages import ChatMessage, parse_messages
 from api.requests.openai import OpenAIBody
 from api.requests.refusal import UNSUPPORTED, printable
+from api.requests.shape import ANY_OBJECT, Schema
 from api.requests.values import Int, MaxTokens
 from model_server.contract.protocol import MAX_LOGPROBS, Info, Message
 
@@ -61,21 +62,29 @@ class Reasoning(Body):
     effort: Effort | None = None
 
 
+class TextFormat(Body):
+    """A chat's response_format, in one piece."""
+
+    place: ClassVar[str] = "text.format."
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: StrictStr | None = None
+    description: StrictStr | None = None
+    json_schema: Schema | None = Field(None, alias="schema")
+    strict: StrictBool | None = Field(None, description="Schemas are kept to whatever it says.")
+
+    @model_validator(mode="after")
+    def _schema_is_there(self) -> TextFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("schema belongs to type json_schema, and is needed there")
+        return self
+
+
 class TextOptions(Body):
     place: ClassVar[str] = "text."
     only: ClassVar[fields.Only] = fields.TEXT_ONLY
 
-    format: dict[str, Any] = Field(
-        default_factory=lambda: {"type": "text"},
-        description="As a chat's response_format, in one piece.",
-    )
-
-
-def _as_a_chats(form: dict[str, Any]) -> dict[str, Any]:
-    if form.get("type") != "json_schema":
-        return form
-    schema = {name: value for name, value in form.items() if name != "type"}
-    return {"type": "json_schema", "json_schema": schema}
+    format: TextFormat = Field(default_factory=lambda: TextFormat(type="text"))
 
 
 class ResponsesBody(OpenAIBody, ChatTemplateBody):
@@ -105,12 +114,10 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
         for name in ("n", "response_format", "reasoning_effort"):
             if data.get(name) is not None:
                 raise InvalidRequest(f"Unknown field {name}.", name, "unknown_parameter")
-        text, reasoning, asked = data.get("text"), data.get("reasoning"), dict[str, Any]()
-        if isinstance(text, dict) and isinstance(text.get("format"), dict):
-            asked["response_format"] = _as_a_chats(text["format"])
+        reasoning = data.get("reasoning")
         if isinstance(reasoning, dict) and reasoning.get("effort") in get_args(Effort):
-            asked["reasoning_effort"] = reasoning["effort"]
-        return {**data, **asked}
+            return {**data, "reasoning_effort": reasoning["effort"]}
+        return data
 
     @property
     def with_logprobs(self) -> bool:
@@ -121,6 +128,11 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
         if self.instructions:
             said = [Message(role="system", content=self.instructions), *said]
         return [{"messages": said, "chat": self.chat_options(said[-1].role)}]
+
+    def _shapes(self) -> list[tuple[str, str, Any]]:
+        form = self.text.format
+        schema = ANY_OBJECT if form.type == "json_object" else None
+        return [*super()._shapes(), ("text.format", "json_schema", form.json_schema or schema)]
 
     def _max_tokens(self) -> int | None:
         return self.max_output_tokens

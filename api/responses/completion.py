@@ -48,7 +48,8 @@ class CompletionFormat(OpenAIFormat):
     def __init__(self, request: ClientRequest, info: Info, body: CompletionBody) -> None:
         super().__init__(request, info, body)
         self._with_logprobs = body.logprobs is not None
-        self._shown = [Shown() for _ in request.choices]
+        self._decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in request.choices]
+        self._num_chars = [0 for _ in request.choices]
 
     def piece(self, choice: Choice, event: Event) -> dict[str, Any]:
         said = event if isinstance(event, Tokens) else None
@@ -72,26 +73,18 @@ class CompletionFormat(OpenAIFormat):
     ) -> CompletionLogprobs | None:
         if not self._with_logprobs:
             return None
-        shown = self._shown[index]
         return {
             "tokens": [spelled(each) for each in positions],
             "token_logprobs": [each.logprob for each in positions],
             "top_logprobs": [_top(each) for each in positions],
-            "text_offset": [shown.offset_of(each) for each in positions],
+            "text_offset": [self._offset(index, each) for each in positions],
         }
 
-
-class Shown:
-    """How many characters of a choice's text its tokens have made so far."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._num_chars = 0
-
-    def offset_of(self, token: TokenLogprob) -> int:
+    def _offset(self, index: int, token: PositionLogprobs) -> int:
         """Where the next token's text begins: in the middle of a character, where that does."""
-        offset = self._num_chars
-        self._num_chars += len(self._decoder.decode(bytes(token.bytes)))
+        offset = self._num_chars[index]
+        if token.is_shown:
+            self._num_chars[index] += len(self._decoders[index].decode(bytes(token.bytes)))
         return offset
 
 

@@ -139,7 +139,7 @@ class ResponsesFormat(Format):
             "reasoning": {"effort": body.reasoning.effort, "summary": None},
             "store": False,
             "temperature": body.temperature,
-            "text": {"format": body.text.format},
+            "text": {"format": body.text.format.model_dump(by_alias=True, exclude_unset=True)},
             "tool_choice": "auto",
             "tools": [],
             "top_logprobs": body.top_logprobs,

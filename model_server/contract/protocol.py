@@ -161,6 +161,7 @@ class PositionLogprobs(TokenLogprob):
     """The emitted token and the most likely ones at its position, best first."""
 
     top: list[TokenLogprob] = Field(default_factory=list)
+    is_shown: bool = Field(True, description="False for a control token: no part of the text.")
 
 
 class Accepted(Wire):

@@ -112,4 +112,5 @@ def report(vocab: Vocab, logits: Logits, token: int, count: int) -> PositionLogp
         )
 
     top = [entry(other) for other in top_ids(logits, count)]
-    return PositionLogprobs(**entry(token).model_dump(), top=top)
+    is_shown = bool(vocab.pieces[token])
+    return PositionLogprobs(**entry(token).model_dump(), top=top, is_shown=is_shown)

@@ -133,6 +133,7 @@ def test_a_format_is_kept_to_and_parsed(openai: OpenAI) -> None:
     assert answer.text is not None
     assert answer.text.format is not None
     assert answer.text.format.type == "json_schema"
+    assert (answer.text.format.name, answer.text.format.strict) == ("Point", True)
 
 
 def test_logprobs_are_included(openai: OpenAI) -> None:
@@ -163,6 +164,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
     ({"input": [{"type": "function_call_output", "call_id": "x", "output": "5"}]}, "input[0]"),
     ({"extra_body": {"n": 2}}, "n"),
+    ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
+    ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format"),
+    ({"text": {"format": {"type": "json_schema", "schema": 1}}}, "text.format.schema"),
+    ({"text": {"format": {"type": "text", "grammar": "a"}}}, "text.format.grammar"),
+    ({"text": {"format": {"type": "json_object"}}, "extra_body": {"grammar": "a"}}, "grammar"),
     ({"extra_body": {"messages": []}}, "messages"),
 ]
 

@@ -72,6 +72,24 @@ async def test_the_drawn_tokens_own_value_is_its_own() -> None:
         assert top[token] == value
 
 
+async def test_a_control_token_takes_no_place_in_the_text() -> None:
+    async def interrupted(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        yield accepted(request)
+        for number, raw in enumerate([b"ab", b"<|im_end|>", b"c"]):
+            is_shown = not raw.startswith(b"<|")
+            found = PositionLogprobs(**entry(number, raw).model_dump(), is_shown=is_shown)
+            text = raw.decode() if is_shown else ""
+            yield Tokens(id=request.id, ids=[number], text=text, logprobs=[found])
+        yield done(request)
+
+    async with gateway(ScriptedServer(interrupted)) as client:
+        body = {"prompt": "a", "logprobs": 0}
+        [choice] = (await client.post("/v1/completions", json=body)).json()["choices"]
+    assert choice["text"] == "abc"
+    assert choice["logprobs"]["tokens"] == ["ab", "<|im_end|>", "c"]
+    assert choice["logprobs"]["text_offset"] == [0, 2, 2]
+
+
 async def test_chunks_say_the_same() -> None:
     async with gateway(ScriptedServer(speak)) as client:
         body = {"prompt": "a", "logprobs": 6, "stream": True}

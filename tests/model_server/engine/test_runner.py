@@ -108,6 +108,8 @@ def test_logprobs_are_of_the_models_own_distribution(vocab: Vocab) -> None:
     assert [top.id for top in found.top] == [300, 301, EOS]
     assert found.top[2].text == "</s>"
     assert bytes(found.top[0].bytes).decode() == found.top[0].text
+    assert found.is_shown
+    assert not report(vocab, logits, EOS, 0).is_shown
 
 
 def test_logprobs_come_one_a_token(twin_path: Path) -> None:
