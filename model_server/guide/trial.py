@@ -56,29 +56,37 @@ class Trial:
     def __init__(self, limit_s: float = LIMIT_S) -> None:
         self._limit_s = limit_s
         self._child: subprocess.Popen[bytes] | None = None
+        self._is_ready = False
 
     def problem(self, kind: str, value: Any) -> str:
         """Why this can't be compiled; empty when it can."""
-        self._child = self._child or _start()
         try:
-            return _ask(self._child, [kind, value], self._limit_s)
+            return _ask(self._ready(), [kind, value], self._limit_s)
         except TimeoutError:
             problem = f"{kind}: takes more than {self._limit_s} s to prepare; make it smaller"
         except EOFError:
             problem = f"{kind}: is nested too deeply, or too large"
         self.close()
+        self._child = _start()  # the next question needn't wait for it
         return problem
+
+    def _ready(self) -> subprocess.Popen[bytes]:
+        self._child = self._child or _start()
+        if not self._is_ready:
+            _read(self._child, _START_S)
+            self._is_ready = True
+        return self._child
 
     def close(self) -> None:
         """End the child."""
         if self._child is not None:
             self._child.kill()
             self._child.communicate()
-            self._child = None
+            self._child, self._is_ready = None, False
 
 
 def _start() -> subprocess.Popen[bytes]:
-    child = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", __spec__.name],
         cwd=_ROOT,
         stdin=subprocess.PIPE,
@@ -86,8 +94,6 @@ def _start() -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         bufsize=0,
     )
-    _read(child, _START_S)
-    return child
 
 
 def _ask(child: subprocess.Popen[bytes], question: object, limit_s: float) -> str:

