@@ -25,6 +25,9 @@ from model_server.llama.vocab import Vocab
 _PRIVATE_USE = range(0xE000, ord(LABEL))
 _SAMPLE = (("system", "first"), ("user", "second"), ("assistant", "third"), ("user", "fourth"))
 
+# Variables that some templates know by another name.
+_OTHER_NAMES = {"enable_thinking": "thinking", "reasoning_effort": "reasoning_strength"}
+
 Change = Callable[[str], str]
 
 
@@ -127,7 +130,7 @@ class ChatTemplate:
             **self._form.variables,
             "date_string": now.strftime("%d %b %Y"),  # as llama.cpp's server has both
             "datetime": now.strftime("%b %d %Y"),
-            **({"thinking": t} if (t := variables.get("enable_thinking")) is not None else {}),
+            **{_OTHER_NAMES[name]: variables[name] for name in variables if name in _OTHER_NAMES},
             **variables,
             "add_generation_prompt": options.add_generation_prompt,
             "bos_token": self._vocab.bos_text,

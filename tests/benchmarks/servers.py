@@ -125,7 +125,7 @@ def _started(process: Process, log: Path) -> Iterator[None]:
                 if popen.poll() is not None or time.monotonic() > deadline:
                     text = log.read_text()[-2_000:]
                     raise RuntimeError(f"{process.name} did not start:\n{text}")
-                time.sleep(0.5)
+                time.sleep(0.1)
             yield
         finally:
             popen.terminate()

@@ -28,8 +28,12 @@ def templates() -> list[Path]:
 
 
 def vocabulary(name: str) -> Vocab:
-    """A public model's vocabulary, without its weights. It stays loaded until the tests end."""
-    path = pinned(f"models/ggml-vocab-{name}.gguf")
+    """A public model's vocabulary."""
+    return vocabulary_of(pinned(f"models/ggml-vocab-{name}.gguf"))
+
+
+def vocabulary_of(path: Path) -> Vocab:
+    """A file's vocabulary, without its weights. It stays loaded until the process ends."""
     backend.init()
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True

@@ -246,11 +246,15 @@ def test_words_for_which_there_is_no_place_are_continued_behind_a_new_turn(vocab
 
 
 def test_variables_reach_the_template_and_are_no_tokens(vocab: Vocab) -> None:
-    source = ECHO + "{{ enable_thinking }} {{ thinking }} {{ note }} {{ list[0] }}"
-    variables = {"enable_thinking": False, "note": "</s>", "list": ["<s>"]}
+    source = (
+        ECHO
+        + "{{ enable_thinking }} {{ thinking }} {{ reasoning_strength }} {{ note }} {{ list[0] }}"
+    )
+    known = {"enable_thinking": False, "reasoning_effort": "low"}
+    variables = {**known, "note": "</s>", "list": ["<s>"]}
     template = ChatTemplate(source, vocab)
     options = ChatOptions(variables=variables)
-    assert template.render(messages(("user", "a")), options) == "aFalse False </s> <s>"
+    assert template.render(messages(("user", "a")), options) == "aFalse False low </s> <s>"
     tokens = template.tokenize(messages(("user", "a")), options)
     assert not {BOS, EOS} & set(tokens)
 
