@@ -14,7 +14,7 @@ from typing import Any
 
 from model_server.guide.formats import FORMATS, LIBRARY_FORMATS
 from model_server.guide.pattern import translate, translate_name
-from model_server.guide.refusal import Unkept
+from model_server.guide.refusal import Unkept, escaped
 
 Schema = dict[str, Any]
 
@@ -79,7 +79,7 @@ class _Keeper:
             try:
                 self._take(keyword, value, schema, path, out)
             except Unkept as error:
-                place = error.path or f"{path}/{_escaped(keyword)}"
+                place = error.path or f"{path}/{escaped(keyword)}"
                 raise Unkept(error.keyword or keyword, error.problem, place) from None
         if not out:
             return self._anything()
@@ -191,7 +191,7 @@ class _Keeper:
         if len(set(names.values())) < len(names):
             raise Unkept(keyword, "two of its patterns are the same")
         out[keyword] = {
-            names[name]: self._keep(each, f"{path}/{keyword}/{_escaped(name)}")
+            names[name]: self._keep(each, f"{path}/{keyword}/{escaped(name)}")
             for name, each in value.items()
         }
 
@@ -285,10 +285,6 @@ def _refuse_controls(keyword: str, value: Any) -> None:
     if isinstance(value, dict | list):
         for each in [*value, *value.values()] if isinstance(value, dict) else value:
             _refuse_controls(keyword, each)
-
-
-def _escaped(name: str) -> str:
-    return name[:60].replace("~", "~0").replace("/", "~1")
 
 
 def canonical(schema: Schema) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from model_server.guide.grammar import LIMITS, to_llguidance
-from model_server.guide.refusal import Unkept
+from model_server.guide.refusal import Unkept, escaped
 
 LIMIT_S = 0.7
 _ROOT = Path(__file__).resolve().parents[2]
@@ -135,7 +135,7 @@ def problem_of(kind: str, value: Any) -> str:
 
 def _compile(kind: str, value: Any) -> str:
     """The library's problem with it; empty when there is none. Raises Unkept."""
-    matcher = LLMatcher(_bytes(), to_llguidance(kind, value), log_level=0, limits=LIMITS)
+    matcher = LLMatcher(byte_tokenizer(), to_llguidance(kind, value), log_level=0, limits=LIMITS)
     if not matcher.is_error():
         matcher.compute_bitmask()
     return str(matcher.get_error()).strip()
@@ -176,7 +176,7 @@ def _parts(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         if keyword in ("properties", "patternProperties", "$defs", "definitions"):
             for name, each in value.items():
                 if isinstance(each, dict):
-                    yield f"{keyword}/{name[:60].replace('~', '~0').replace('/', '~1')}", each
+                    yield f"{keyword}/{escaped(name)}", each
         if keyword in ("items", "prefixItems", "allOf", "anyOf", "oneOf"):
             for i, each in enumerate(value if isinstance(value, list) else ()):
                 if isinstance(each, dict):
@@ -196,7 +196,8 @@ class Bytes:
 
 
 @cache
-def _bytes() -> LLTokenizer:
+def byte_tokenizer() -> LLTokenizer:
+    """Of the smallest vocabulary."""
     return LLTokenizer(TokenizerWrapper(Bytes()))
 
 
@@ -204,7 +205,7 @@ def _serve() -> None:
     with suppress(ValueError, OSError):  # not every system has these limits
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    _bytes()
+    byte_tokenizer()
     print(flush=True)
     for line in sys.stdin:
         print(json.dumps(problem_of(*json.loads(line))), flush=True)

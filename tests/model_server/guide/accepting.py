@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from typing import Any
 
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher
 
 from model_server.guide.grammar import LIMITS, to_llguidance
-from model_server.guide.trial import Bytes
+from model_server.guide.trial import Bytes, byte_tokenizer
 
 END = Bytes.eos_token_id
 
 
-@lru_cache(1)
-def tokenizer() -> LLTokenizer:
-    return LLTokenizer(TokenizerWrapper(Bytes()))
-
-
 def matcher(kind: str, value: Any) -> LLMatcher:
     """Raises Unkept."""
-    made = LLMatcher(tokenizer(), to_llguidance(kind, value), log_level=0, limits=LIMITS)
+    made = LLMatcher(byte_tokenizer(), to_llguidance(kind, value), log_level=0, limits=LIMITS)
     assert not made.is_error(), made.get_error()
     return made
 
