@@ -121,11 +121,19 @@ class Batcher:
     async def _run(self) -> None:
         while True:
             self._pool.changed.clear()
-            self._send_resuming()
-            times = [each for each in (self._send_closed(), self._turn_away()) if each is not None]
-            self._metrics.waiting.set(len(self._window) + len(self._resuming))
-            wait_s = max(0.0, min(times) - time.monotonic()) if times else None
+            try:
+                wait_s = self._step()
+            except Exception:
+                log.exception("sending batches failed, and goes on in a second. This is a bug.")
+                wait_s = 1.0
             await wait(self._pool.changed, wait_s)
+
+    def _step(self) -> float | None:
+        """Send what may leave; seconds until there is more to do, None: when something changes."""
+        self._send_resuming()
+        times = [each for each in (self._send_closed(), self._turn_away()) if each is not None]
+        self._metrics.waiting.set(len(self._window) + len(self._resuming))
+        return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _send_closed(self) -> float | None:
         """Send batches while a server has a place; when the next one closes, if that is known."""

@@ -14,10 +14,13 @@ GatewayError
 ├── ClientGone           nobody is left to answer
 ├── Refused              the model server's own `error` event
 ├── ModelChanged         the answer began on another model
-├── ModelServerFault     the model server broke the contract
 └── TryAgain             another attempt may succeed
-    ├── ModelServerBusy  it said 503: loading or draining
-    └── ModelServerLost  it could not be reached, or went away
+    ├── ModelServerBusy  it said 503: loading, draining or full
+    ├── ModelServerLost  it could not be reached, or went away
+    ├── PromptChanged    it renders the prompt otherwise, so it can't continue the answer
+    └── AnswerFailed     once more, and elsewhere if that is possible
+        ├── EngineFailed      its engine failed on the request
+        └── ModelServerFault  it broke the contract
 """
 
 from __future__ import annotations
@@ -117,25 +120,53 @@ class ModelChanged(GatewayError):
         )
 
 
-class ModelServerFault(GatewayError):
-    def __init__(self, url: str, detail: str) -> None:
-        super().__init__(f"The model server at {url} broke the contract: {detail}. This is a bug.")
-        self.url = url
-
-
 class TryAgain(GatewayError):
     retry_after_s: float = 0
 
 
 class ModelServerBusy(TryAgain):
-    def __init__(self, message: str, retry_after_s: float = 0) -> None:
+    """`is_full`: it works, and has as many requests as it keeps."""
+
+    def __init__(self, message: str, retry_after_s: float = 0, *, is_full: bool = False) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.is_full = is_full
 
 
 class ModelServerLost(TryAgain):
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(f"The connection to the model server at {url} was lost: {reason}.")
+        self.url = url
+
+
+class PromptChanged(TryAgain):
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            f"The answer was interrupted, and the model server at {url} makes another prompt of "
+            "the same request (its chat template or its date differs), so it cannot continue it."
+        )
+
+
+class AnswerFailed(TryAgain):
+    """`blames_request`: a second one is believed, so that no third server suffers from it."""
+
+    blames_request = True
+
+
+class EngineFailed(AnswerFailed):
+    """With 503 the engine failed while it had the request, and does not know whose fault it was."""
+
+    def __init__(self, status: int, code: str, message: str, param: str | None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.blames_request = status != 503
+
+
+class ModelServerFault(AnswerFailed):
+    def __init__(self, url: str, detail: str) -> None:
+        super().__init__(f"The model server at {url} broke the contract: {detail}. This is a bug.")
         self.url = url
 
 
@@ -181,6 +212,8 @@ STATUS: dict[type[GatewayError], tuple[int, str]] = {
     ClientGone: (499, "client_gone"),
     Refused: (502, "refused"),
     ModelChanged: (502, "model_changed"),
+    PromptChanged: (502, "prompt_changed"),
+    EngineFailed: (500, "engine_failed"),
     ModelServerFault: (502, "model_server_fault"),
     ModelServerBusy: (503, "model_server_busy"),
     ModelServerLost: (502, "model_server_lost"),

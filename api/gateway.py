@@ -17,6 +17,7 @@ from api.admission.rates import Admission
 from api.batcher import Batcher
 from api.config import Settings
 from api.errors import (
+    AnswerFailed,
     DeadlineExceeded,
     GatewayError,
     NoModelServer,
@@ -111,6 +112,8 @@ class Gateway:
         except TimeoutError:
             choice.of.fail(self._too_late(choice))
         except GatewayError as error:
+            if isinstance(error, AnswerFailed):
+                self.pool.forgive(choice)
             choice.of.fail(error)
         except Exception as bug:
             log.exception("request %s failed. This is a bug.", choice.request.id)

@@ -66,11 +66,14 @@ class Choice:
         # waits for it any more.
         self.ended: asyncio.Future[GatewayError | None]
         self.failure: GatewayError | None = None  # how the last attempt ended
+        self.failed_at: list[str] = []  # the servers of attempts that failed
         self.carrier: Carrier | None = None  # of the last batch that left with it
         self.is_sent = False
         self.is_queued = False  # a model server has it waiting for a slot
         self.arrived = 0.0
         self.wait_s = 0.0
+        self.first_at: float | None = None  # when the attempt's first tokens came
+        self.num_before = 0  # tokens that earlier attempts brought
 
     @property
     def text(self) -> str:
@@ -90,6 +93,7 @@ class Choice:
         self.ended = asyncio.get_running_loop().create_future()
         self.is_sent = self.is_queued = False
         self.arrived = now
+        self.first_at, self.num_before = None, len(self.token_ids)
         if self.failure is not None:
             resume = None
             if self.token_ids:
@@ -103,6 +107,11 @@ class Choice:
             self.failure = error
             self.ended.set_result(error)
 
+    def continues_otherwise(self, event: Accepted) -> bool:
+        """Whether tokens were delivered behind another prompt than the one now accepted."""
+        earlier = self.accepted
+        return bool(self.token_ids and earlier and earlier.prompt_hash != event.prompt_hash)
+
     def receive(self, event: Event, model_id: str, now: float) -> None:
         """Take an event. A later attempt's `accepted` is no news to the client, nor is a slot."""
         self.is_queued = isinstance(event, Accepted)
@@ -111,6 +120,7 @@ class Choice:
             self.of.arrived.set()
         elif isinstance(event, Tokens):
             self.model_id = model_id
+            self.first_at = self.first_at or now
             self.token_ids += event.ids
             self.pieces.append(event.text)
         elif isinstance(event, Done):

@@ -17,6 +17,11 @@ MAX_CHUNKS = 512
 # elsewhere leaves the prefix there, so a prefix that many ask for spreads as far as it must.
 IMBALANCE = 0.5
 
+# One that needs so many times as long for a token as the fastest is slow: it counts as that much
+# smaller. What is known of its pace is forgotten after a while, so that it is tried again.
+SLOW = 3.0
+PACE_KEPT_S = 10.0
+
 # A server that comes (back) has cold caches, and an idle one would draw everything at once.
 SLOW_START_S = 10.0
 FIRST_SHARE = 0.1
@@ -74,12 +79,28 @@ class ServerLoad:
         self.prefixes = Prefixes(0)
         self.last_taken = 0.0
         self._opened = 0.0
+        self._pace_s = 0.0  # a token; 0: not known
+        self._paced = 0.0
 
     def open(self, slots: int, kv_cache_tokens: int, now: float) -> None:
         """It came, or came back: its caches are cold, and it starts slowly."""
         self.slots = slots
         self.prefixes = Prefixes(kv_cache_tokens // CHUNK_TOKENS)
+        self.warm_up(now)
+
+    def warm_up(self, now: float) -> None:
+        """It starts slowly from now on."""
         self._opened = now
+
+    def note_pace(self, seconds_a_token: float, now: float) -> None:
+        """An answer came at this pace, once it had begun."""
+        known = self.pace_s(now)
+        self._pace_s = (known + seconds_a_token) / 2 if known else seconds_a_token
+        self._paced = now
+
+    def pace_s(self, now: float) -> float:
+        """Seconds a token of late; 0: not known."""
+        return self._pace_s if now - self._paced < PACE_KEPT_S else 0.0
 
     def take(self, prompt: Sequence[int], now: float) -> None:
         self.outstanding += 1
@@ -106,9 +127,10 @@ def choose(servers: Sequence[ServerLoad], prompt: Sequence[int], now: float) -> 
         return 0
     shares = [server.share(now) for server in servers]
     most = max(shares)  # servers that all come at once need not spare each other
+    slowness = _slowness([server.pace_s(now) for server in servers])
     loads = [
-        (server.outstanding + 1) * most / (server.slots * share)
-        for server, share in zip(servers, shares, strict=True)
+        (server.outstanding + 1) * slow * most / (server.slots * share)
+        for server, share, slow in zip(servers, shares, slowness, strict=True)
     ]
     limit = min(loads) + IMBALANCE
     ranks = [
@@ -117,3 +139,9 @@ def choose(servers: Sequence[ServerLoad], prompt: Sequence[int], now: float) -> 
         if load <= limit
     ]
     return min(ranks)[-1]
+
+
+def _slowness(paces: Sequence[float]) -> list[float]:
+    """1 for those that are about as fast as the fastest, or of which nothing is known."""
+    fastest = min((pace for pace in paces if pace), default=0.0)
+    return [pace / fastest if pace > SLOW * fastest > 0 else 1.0 for pace in paces]

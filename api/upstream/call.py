@@ -15,18 +15,19 @@ import httpx
 from pydantic import ValidationError
 
 from api.errors import (
+    AnswerFailed,
+    EngineFailed,
     GatewayError,
     ModelServerBusy,
     ModelServerFault,
     ModelServerLost,
+    PromptChanged,
     Refused,
     TryAgain,
 )
 from api.request import Choice
-from api.upstream.server import ModelServer, describe
+from api.upstream.server import ModelServer, busy, describe
 from model_server.contract.protocol import EVENTS, Accepted, Batch, Event, Failed
-
-LONGEST_RETRY_AFTER_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class BatchCall:
         self.id = secrets.token_hex(16)
         self.requests = [each.request for each in choices]
         self.task: asyncio.Task[None] | None = None
+        self._has_failed = False
         self._choices = {each.request.id: each for each in choices}
         self._unaccepted = set(self._choices)
         for each in choices:
@@ -64,18 +66,22 @@ class BatchCall:
                 elif isinstance(event, Failed):
                     choice.finish(_failure(event))
                 else:
-                    choice.receive(event, model_id, self.server.heard)
                     if isinstance(event, Accepted):
                         self._acknowledge(event.id)
+                        if choice.continues_otherwise(event):
+                            self.server.cancel(event.id)
+                            choice.finish(PromptChanged(self.server.url))
+                            continue
+                    choice.receive(event, model_id, self.server.heard)
             error = ModelServerLost(self.server.url, "it ended the answer early")
             if any(not choice.ended.done() for choice in self._choices.values()):
                 self.server.lose(error)
+        except ModelServerFault as fault:
+            error = fault
+            log.error("%s", fault)
         except TryAgain as lost:
             error = lost
             self.server.lose(lost)
-        except GatewayError as fault:
-            error = fault
-            log.error("%s", fault)
         except Exception as bug:
             error = GatewayError(repr(bug))
             log.exception("batch %s failed. This is a bug.", self.id)
@@ -89,14 +95,22 @@ class BatchCall:
 
     def leave(self, choice: Choice) -> None:
         """The choice's attempt is over. Where it was not at its end, the model server is told."""
-        name = choice.request.id
+        name, server = choice.request.id, self.server
         del self._choices[name]
-        self.server.give_back()
+        answered = choice.done is not None
+        # A batch that fails is one failure.
+        server.give_back(None if self._has_failed else choice.failure, answered=answered)
+        self._has_failed |= isinstance(choice.failure, AnswerFailed)
+        if isinstance(choice.failure, TryAgain):
+            choice.failed_at.append(server.url)
+        num_tokens = len(choice.token_ids) - choice.num_before
+        if answered and choice.first_at is not None and num_tokens > 1:
+            server.load.note_pace((server.heard - choice.first_at) / (num_tokens - 1), server.heard)
         if choice.ended.cancelled():
             if not self._choices and self.task is not None:
                 self.task.cancel()  # closing the connection cancels what is left of the batch
             elif name not in self._unaccepted:
-                self.server.cancel(name)
+                server.cancel(name)
         self._acknowledge(name)
 
     def _acknowledge(self, name: str) -> None:
@@ -132,23 +146,15 @@ class BatchCall:
 async def _check(response: httpx.Response, url: str) -> None:
     if response.status_code == 200:
         return
+    body = await response.aread()
     if response.status_code == 503:
-        raise ModelServerBusy(
-            f"The model server at {url} takes no requests right now.",
-            _retry_after_s(response.headers.get("retry-after", "")),
-        )
-    text = (await response.aread()).decode(errors="replace")
+        raise busy(url, body, response.headers.get("retry-after", ""))
+    text = body.decode(errors="replace")
     raise ModelServerFault(url, f"POST /batch answered {response.status_code} {text}")
 
 
-def _retry_after_s(value: str) -> float:
-    try:
-        return min(max(0.0, float(value)), LONGEST_RETRY_AFTER_S)
-    except ValueError:
-        return 0.0
-
-
 def _failure(event: Failed) -> GatewayError:
-    if event.status == 503:
+    if event.status == 503 and event.code != "engine":
         return ModelServerBusy(event.message)
-    return Refused(event.status, event.code, event.message, event.param)
+    kind = Refused if event.status < 500 else EngineFailed
+    return kind(event.status, event.code, event.message, event.param)

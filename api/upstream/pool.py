@@ -106,11 +106,12 @@ class ServerPool:
 
     def free(self) -> list[ModelServer]:
         """Those that may be sent another batch."""
-        limit = self._max_concurrent_batches
+        limit, now = self._max_concurrent_batches, time.monotonic()
         return [
             server
             for server in self.servers
             if server.ready
+            and server.full_until <= now
             and sum(not call.is_acknowledged for call in self._calls_of(server)) < limit
         ]
 
@@ -121,6 +122,7 @@ class ServerPool:
         fit = [each for each in free if choice.model_id in (None, each.model_id)]
         if not fit:
             return None
+        fit = [each for each in fit if each.url not in choice.failed_at] or fit
         prompt = balancer.chunks(choice.request) if len(self.servers) > 1 else []
         chosen = fit[balancer.choose([each.load for each in fit], prompt, time.monotonic())]
         chosen.take(prompt)
@@ -139,6 +141,12 @@ class ServerPool:
             raise NoModelServer(self.reason)
         server = min(ready, key=lambda server: server.load.outstanding)
         return await server.ask(path, question)
+
+    def forgive(self, choice: Choice) -> None:
+        """The servers at which a choice failed: it is at fault itself."""
+        for server in self.servers:
+            for _ in range(choice.failed_at.count(server.url)):
+                server.forgive()
 
     def waits_until(self, choice: Choice) -> float | None:
         """When a choice has waited long enough for a server that may take it. None: one is ready,
@@ -239,18 +247,26 @@ class ServerPool:
                 await server.probe()
             except Exception:
                 log.exception("probing %s failed. This is a bug.", server.url)
-            if time.monotonic() - server.heard > LOST_AFTER_S:
-                self._give_up(server)
+            self._rescue(server)
+            self.changed.set()  # time passes for those that are full, or on trial
             await wait(server.suspected, server.probe_delay_s(random.random()))
             server.suspected.clear()
         if server in self.leaving:
             self.leaving.remove(server)
             await server.aclose(forget=True)
 
-    def _give_up(self, server: ModelServer) -> None:
-        """End what is on its way to a server that is silent; it may be continued elsewhere."""
+    def _rescue(self, server: ModelServer) -> None:
+        """End what is on its way to a server that is silent, or sick while another is ready: it is
+        continued elsewhere.
+        """
+        if time.monotonic() - server.heard > LOST_AFTER_S:
+            why = f"nothing was heard for {LOST_AFTER_S:g} s"
+        elif not server.breaker.is_closed and not server.ready and self.ready:
+            why = server.reason
+        else:
+            return
         for call in self._calls_of(server):
-            call.end(ModelServerLost(server.url, f"nothing was heard for {LOST_AFTER_S:g} s"))
+            call.end(ModelServerLost(server.url, why))
             assert call.task is not None, "it was sent. This is a bug."
             call.task.cancel()
 

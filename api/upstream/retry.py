@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
-from api.errors import TryAgain
+from api.errors import AnswerFailed, TryAgain
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
+MOST_FAILED = 2  # answers, at which the request is believed to be the fault
 # Tenacity's, for how long: its loop would cost each request a tenth of its time, though hardly one
 # is sent twice.
 BACKOFF = wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S, min=FIRST_WAIT_S / 2)
@@ -35,13 +36,20 @@ class Attempts:
     _number = 0
     _seen = 0
     _in_vain = 0
+    _failed = 0
 
     async def wait(self, error: TryAgain) -> None:
         """Wait until the next attempt may begin. Raises the error where there is none: too many
-        were in vain, or the next would begin past the deadline.
+        were in vain, a second answer failed, or the next attempt would begin past the deadline.
         """
         self._number += 1
-        if (now := self.progress()) is not None:
+        self._failed += isinstance(error, AnswerFailed) and error.blames_request
+        if self._failed >= MOST_FAILED:
+            raise error
+        now = self.progress()
+        if now is None and isinstance(error, AnswerFailed):
+            now = self._seen  # it waited for a slot, and no longer does
+        if now is not None:
             self._in_vain = 1 if now > self._seen else self._in_vain + 1
             self._seen = now
         wait_s = self._wait_s(error)

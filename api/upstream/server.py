@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import ssl
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from urllib.parse import urlsplit
 
 import httpx
 from pydantic import ValidationError
 
-from api.errors import ModelServerBusy, ModelServerFault, ModelServerLost, Refused, TryAgain
+from api.errors import (
+    AnswerFailed,
+    EngineFailed,
+    GatewayError,
+    ModelServerBusy,
+    ModelServerFault,
+    ModelServerLost,
+    Refused,
+    TryAgain,
+)
 from api.metrics import GatewayMetrics
 from api.upstream.balancer import ServerLoad
+from api.upstream.breaker import Breaker
 from api.upstream.discovery import Address
 from model_server.contract.protocol import Failed, Info, Wire
 
 PROBE_INTERVAL_S = 0.5
 LONGEST_PROBE_INTERVAL_S = 5.0
 PROBE_TIMEOUT_S = 5.0
+LONGEST_RETRY_AFTER_S = 60.0
 # A machine that vanishes closes no connection: then its silence says so.
 LOST_AFTER_S = 10.0
+# How long one that is full gets nothing more, where it does not say.
+FULL_S = 0.1
 CONNECT_TIMEOUT_S = 5.0
 # An answer may take minutes before its first byte: what bounds it is the request's own deadline.
 TIMEOUT = httpx.Timeout(30.0, connect=CONNECT_TIMEOUT_S, read=None, pool=None)
@@ -47,13 +62,15 @@ class ModelServer:
         """`changed` is set whenever it may take more, or less, than before."""
         self.address = address
         self.url = address.shown
-        self.ready = False
+        self.is_up = False
         self.info: Info | None = None
         self.reason = f"{self.url} has not answered yet"
         self.changed = changed
         self.suspected = asyncio.Event()
         self.load = ServerLoad()
+        self.breaker = Breaker()
         self.down_since = self.heard = time.monotonic()
+        self.full_until = 0.0
         self.client = _connect(address, transport)
         self._metrics = metrics
         self._shown_ready = metrics.server_ready.labels(self.url)
@@ -66,9 +83,14 @@ class ModelServer:
         return self.info.model_id if self.info else None
 
     @property
+    def ready(self) -> bool:
+        """It says so, and its answers don't fail."""
+        return self.is_up and self.breaker.allows(time.monotonic())
+
+    @property
     def is_dead(self) -> bool:
         """Has not been ready for a while."""
-        return not self.ready and time.monotonic() - self.down_since > LOST_AFTER_S
+        return not self.is_up and time.monotonic() - self.down_since > LOST_AFTER_S
 
     def may_have(self, model_id: str | None) -> bool:
         """Whether it has this model, or may when it answers; None: any will do."""
@@ -77,11 +99,27 @@ class ModelServer:
     def take(self, prompt: Sequence[int]) -> None:
         """Count one more request, whose prompt has these chunks, until it is given back."""
         self.load.take(prompt, time.monotonic())
+        self.breaker.take()
         self._shown_requests.inc()
 
-    def give_back(self) -> None:
+    def give_back(self, failure: GatewayError | None, *, answered: bool) -> None:
+        """A request's attempt is over, and tells whether answers fail here."""
         self.load.give_back()
+        if isinstance(failure, AnswerFailed):
+            self._fail(failure)
+        elif not answered:
+            self.breaker.leave()
+        elif self.breaker.succeed():
+            log.info("model server %s answers again", self.url)
+            self.load.warm_up(time.monotonic())
+            self._shown_ready.set(1)
         self._shown_requests.dec()
+        self.changed.set()
+
+    def forgive(self) -> None:
+        """A failed answer was its request's fault."""
+        self.breaker.forgive()
+        self._shown_ready.set(self.ready)
         self.changed.set()
 
     def cancel(self, request_id: str) -> None:
@@ -100,9 +138,9 @@ class ModelServer:
             self.lose(lost)
             raise lost from error
         if answer.status_code == 503:
-            busy = ModelServerBusy(f"The model server at {self.url} takes no requests right now.")
-            self.lose(busy)
-            raise busy
+            refused = busy(self.url, answer.content, answer.headers.get("retry-after", ""))
+            self.lose(refused)
+            raise refused
         if answer.status_code != 200:
             raise _refusal(self.url, path, answer)
         return answer.content
@@ -112,7 +150,9 @@ class ModelServer:
         asked = time.monotonic()
         try:
             ready = await self.client.get("/ready", timeout=PROBE_TIMEOUT_S)
-            self.heard = time.monotonic()
+            # One that says that it hangs is as good as silent; one that drains goes on.
+            if ready.status_code == 200 or '"draining"' in ready.text:
+                self.heard = time.monotonic()
             if ready.status_code == 200:
                 info = await self.client.get("/info", timeout=PROBE_TIMEOUT_S)
                 self._mark_up(Info.model_validate_json(info.raise_for_status().content), asked)
@@ -130,20 +170,32 @@ class ModelServer:
         """Seconds until the next probe: a twentieth of the time it has been away, within bounds,
         give or take a fifth. `random` is from 0 to 1.
         """
-        away_s = 0.0 if self.ready else time.monotonic() - self.down_since
+        away_s = 0.0 if self.is_up else time.monotonic() - self.down_since
         delay_s = min(max(PROBE_INTERVAL_S, away_s / 20), LONGEST_PROBE_INTERVAL_S)
         return delay_s * (0.8 + 0.4 * random)
 
     def lose(self, error: TryAgain) -> None:
-        """Leave it out, and ask at once whether it lives."""
+        """Leave it out, and ask at once whether it lives; one that is full lives."""
+        if isinstance(error, ModelServerBusy) and error.is_full:
+            self.full_until = time.monotonic() + max(error.retry_after_s, FULL_S)
+            return
         self._mark_down(str(error).rstrip("."))
         self.suspected.set()
 
+    def _fail(self, error: AnswerFailed) -> None:
+        now = time.monotonic()
+        if self.breaker.fail(str(error).rstrip("."), now):
+            self.down_since = now
+            self.reason = f"answers of {self.url} fail ({self.breaker.reason})"
+            log.warning("model server left out: %s", self.reason)
+            self._shown_ready.set(0)
+            self.suspected.set()
+
     def _mark_down(self, reason: str) -> None:
-        if self.ready:
+        if self.is_up:
             log.warning("model server left out: %s", reason)
             self.down_since = time.monotonic()
-        self.ready = False
+        self.is_up = False
         self.reason = reason
         self._shown_ready.set(0)
         self.changed.set()
@@ -151,13 +203,14 @@ class ModelServer:
     def _mark_up(self, info: Info, asked: float) -> None:
         restarted = self.info is None or self.info.created != info.created
         self.info = info
-        if restarted or not self.ready:
+        if restarted:
+            self.breaker = Breaker()
+        if restarted or not self.is_up:
             self.load.open(info.slots, info.kv_cache_tokens, time.monotonic())
-        if not self.ready and asked >= self.down_since:  # else it was lost while it was asked
+        if not self.is_up and asked >= self.down_since:  # else it was lost while it was asked
             log.info("model server %s is ready with %s", self.url, info.model_name)
-            self.ready = True
+            self.is_up = True
             self._shown_ready.set(1)
-            self.changed.set()
 
     async def _delete(self, request_id: str) -> None:
         try:
@@ -171,6 +224,27 @@ class ModelServer:
         await self.client.aclose()
         if forget:
             self._metrics.forget_server(self.url)
+
+
+def busy(url: str, body: bytes, retry_after: str) -> ModelServerBusy:
+    """What a 503 means: in its body it says whether it is "ready", and so only full."""
+    with suppress(ValueError, KeyError, TypeError):
+        status = json.loads(body)["status"]
+        is_full = status == "ready"
+        words = "has as many requests as it keeps" if is_full else f"is {status}"
+        return ModelServerBusy(
+            f"The model server at {url} {words}.", _seconds(retry_after), is_full=is_full
+        )
+    return ModelServerBusy(
+        f"The model server at {url} takes no requests right now.", _seconds(retry_after)
+    )
+
+
+def _seconds(retry_after: str) -> float:
+    try:
+        return min(max(0.0, float(retry_after)), LONGEST_RETRY_AFTER_S)
+    except ValueError:
+        return 0.0
 
 
 def describe(error: Exception) -> str:
@@ -191,7 +265,8 @@ def _refusal(url: str, path: str, answer: httpx.Response) -> Exception:
     except ValidationError:
         detail = f"POST {path} answered {answer.status_code} {answer.text[:200]}"
         return ModelServerFault(url, detail)
-    return Refused(failed.status, failed.code, failed.message, failed.param)
+    kind = Refused if failed.status < 500 else EngineFailed
+    return kind(failed.status, failed.code, failed.message, failed.param)
 
 
 @cache

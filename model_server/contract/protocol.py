@@ -172,6 +172,7 @@ class Accepted(Wire):
     attempt: int = 1
     prompt_tokens: int
     cached_tokens: int = Field(0, description="Prompt tokens already in the KV cache.")
+    prompt_hash: str = Field("", description="Of the prompt's token ids; a resume needs the same.")
 
 
 class Started(Wire):

@@ -6,8 +6,10 @@ import logging
 import sys
 import threading
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable
+from hashlib import blake2b
 
 from model_server.contract.protocol import Accepted, Done, Event, Failed, Started, Timings, Tokens
 from model_server.engine.plan import Plan
@@ -214,6 +216,7 @@ class Engine:
             attempt=sequence.request.attempt,
             prompt_tokens=len(sequence.prompt),
             cached_tokens=self.scheduler.kv.match(sequence.prompt),
+            prompt_hash=blake2b(array("i", sequence.prompt), digest_size=12).hexdigest(),
         )
         self._emit(sequence, accepted)
         if sequence.finish_reason is not None:  # a resumed answer that was already complete

@@ -37,7 +37,8 @@ async def logprobs(request: GenerateRequest) -> AsyncIterator[Event | None]:
 
 async def failing(request: GenerateRequest) -> AsyncIterator[Event | None]:
     yield accepted(request)
-    yield token(request, 0)
+    if request.attempt == 1:
+        yield token(request, 0)
     yield refused(request, 500, "decode_failed")
 
 

@@ -18,6 +18,7 @@ FLOORS = {
         (
             *("api.requests", "api.admission.permits", "api.admission.rates", "api.admission.keys"),
             *("api.upstream.retry", "api.upstream.discovery", "api.upstream.balancer"),
+            "api.upstream.breaker",
         ),
         ("api.request", "api.upstream.server"),
         ("api.spans", "api.upstream.call"),

@@ -148,7 +148,8 @@ async def test_a_whole_answer_tells_what_is_left_behind_it(server: ScriptedServe
 async def test_a_failed_answer_costs_what_it_delivered() -> None:
     async def failing(request: GenerateRequest) -> AsyncIterator[Event | None]:
         yield accepted(request)
-        yield token(request, 0)
+        if request.attempt == 1:
+            yield token(request, 0)
         yield refused(request, 500, "decode_failed")
 
     async with gateway(ScriptedServer(failing), rate_limit_tokens=1_000) as client:

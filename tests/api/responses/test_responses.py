@@ -32,7 +32,8 @@ async def test_each_event_has_its_name_and_the_last_ends_the_stream(
 async def test_a_failure_is_an_event_of_its_own() -> None:
     async def failing(request: GenerateRequest) -> AsyncIterator[Event | None]:
         yield accepted(request)
-        yield token(request, 0)
+        if request.attempt == 1:
+            yield token(request, 0)
         yield refused(request, 500, "broken")
 
     async with gateway(ScriptedServer(failing)) as client:

@@ -59,7 +59,7 @@ async def test_a_refusal_keeps_its_status_and_its_words(server: ScriptedServer) 
 
 @pytest.mark.parametrize("odd", [PlainTextResponse("what?", 404), JSONResponse({"x": 1}, 422)])
 async def test_an_answer_outside_the_contract_is_502(server: ScriptedServer, odd: Response) -> None:
-    server.refusals = [odd]
+    server.refusals = [odd, odd]
     async with gateway(server) as client:
         answer = await client.post("/tokenize", json={"prompt": "a"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "model_server_fault")

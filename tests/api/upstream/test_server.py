@@ -169,15 +169,15 @@ async def test_a_request_refused_for_now_is_sent_again(server: ScriptedServer) -
 @pytest.mark.parametrize(
     "refusal", [Response("what?", status_code=422), Response('{"event": "nonsense"}\n')]
 )
-async def test_a_broken_contract_is_502_and_not_repeated(
+async def test_a_broken_contract_is_tried_once_more_and_then_502(
     server: ScriptedServer, refusal: Response
 ) -> None:
-    server.refusals = [refusal]
+    server.refusals = [refusal, refusal]
     async with gateway(server) as client:
         answer = await generate(client)
     assert answer.status_code == 502
     assert answer.json()["error"]["code"] == "model_server_fault"
-    assert len(server.batches) == 1
+    assert len(server.batches) == 2
 
 
 async def test_without_a_server_requests_wait_and_are_turned_away(server: ScriptedServer) -> None:
@@ -247,6 +247,6 @@ async def test_a_server_that_has_long_been_away_is_asked_less_often(
     server.down_since -= away_s
     delays = [server.probe_delay_s(random) for random in (0, 0.5, 1)]
     assert delays == pytest.approx([0.8 * delay_s, delay_s, 1.2 * delay_s], rel=0.1)
-    server.ready = True
+    server.is_up = True
     assert server.probe_delay_s(0.5) == PROBE_INTERVAL_S
     await server.aclose()

@@ -1,0 +1,73 @@
+"""Whether a model server whose answers fail gets requests: a circuit breaker, without clock or I/O.
+
+Closed, everybody may go there. Open, nobody for a while, which doubles each time. Then half-open:
+one request is the trial, and its end decides.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+# So many failures in a row open it, or so many of the last ones.
+IN_A_ROW = 3
+OF_THE_LAST, MANY = 10, 5
+FIRST_HOLD_S, LONGEST_HOLD_S = 1.0, 8.0
+
+
+class Breaker:
+    """Times are seconds of one clock."""
+
+    def __init__(self) -> None:
+        self.reason = ""  # of the last failure
+        self._ends: deque[bool] = deque(maxlen=OF_THE_LAST)  # whether the last attempts failed
+        self._hold_s = 0.0  # 0: closed
+        self._until = 0.0
+        self._on_trial = False
+
+    @property
+    def is_closed(self) -> bool:
+        return self._hold_s == 0.0
+
+    def allows(self, now: float) -> bool:
+        """Whether one more request may go there."""
+        return self.is_closed or (now >= self._until and not self._on_trial)
+
+    def take(self) -> None:
+        """A request goes there: while it isn't closed, the trial."""
+        self._on_trial = not self.is_closed
+
+    def leave(self) -> None:
+        """A request ended and says nothing of the server: it was refused, or nobody waits."""
+        self._on_trial = False
+
+    def succeed(self) -> bool:
+        """A request was answered to its end; whether this closes it."""
+        self._ends.append(False)
+        closes = not self.is_closed
+        self._hold_s, self._on_trial = 0.0, False
+        if closes:
+            self._ends.clear()
+        return closes
+
+    def forgive(self) -> None:
+        """A failure was the request's fault: it failed elsewhere, too."""
+        if True in self._ends:
+            self._ends.remove(True)
+        if not self._is_too_much():
+            self._hold_s, self._on_trial = 0.0, False
+
+    def fail(self, reason: str, now: float) -> bool:
+        """An answer failed; whether this opens it."""
+        self.reason = reason
+        self._ends.append(True)
+        if self.is_closed and not self._is_too_much():
+            return False
+        if not self.is_closed and now < self._until:
+            return False  # it was sent before
+        self._hold_s = min(max(FIRST_HOLD_S, 2 * self._hold_s), LONGEST_HOLD_S)
+        self._until = now + self._hold_s
+        self._on_trial = False
+        return True
+
+    def _is_too_much(self) -> bool:
+        return sum(list(self._ends)[-IN_A_ROW:]) == IN_A_ROW or sum(self._ends) >= MANY
