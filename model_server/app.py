@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from model_server import logs
 from model_server.contract.protocol import (
+    HEARTBEAT_S,
     Batch,
     Done,
     Event,
@@ -78,11 +79,11 @@ class EventStream(Response):
         """Run the batch and send its events as they come."""
         self._register()
         tasks = [asyncio.create_task(self._submit(request)) for request in self._batch.requests]
-        tasks.append(asyncio.create_task(self._watch(receive)))
+        tasks += [asyncio.create_task(each) for each in (self._watch(receive), self._beat())]
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while self._open:
-                lines = self._lines(await self._queue.get())
+                lines = self._lines(await self._queue.get()) or b"\n"
                 await send({"type": "http.response.body", "body": lines, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
@@ -91,6 +92,12 @@ class EventStream(Response):
             for request in self._batch.requests:
                 if self._state.streams.get(request.id) is self:
                     self._end(request.id)
+
+    async def _beat(self) -> None:
+        """Events or not, something goes out: a gateway tells silence from a long prefill."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            self._queue.put_nowait([])
 
     def drop(self, request_id: str) -> None:
         """Stop serving one request: it was cancelled, or a later attempt took its id."""

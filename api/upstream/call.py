@@ -29,6 +29,9 @@ from api.request import Choice
 from api.upstream.server import ModelServer, busy, describe
 from model_server.contract.protocol import EVENTS, Accepted, Batch, Event, Failed
 
+# An event has a few hundred bytes; with twenty alternatives for each token of a step some thousand.
+MAX_LINE_BYTES = 1 << 20
+
 log = logging.getLogger(__name__)
 
 
@@ -130,11 +133,14 @@ class BatchCall:
             ) as response:
                 await _check(response, server.url)
                 async for chunk in response.aiter_bytes():
-                    server.heard = time.monotonic()
                     *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        if line:
-                            yield EVENTS.validate_json(line)
+                    for line in filter(None, lines):  # an empty one only says that it is there
+                        server.heard = time.monotonic()
+                        yield EVENTS.validate_json(line)
+                    if len(rest) > MAX_LINE_BYTES:
+                        raise ModelServerFault(
+                            server.url, f"a line has more than {MAX_LINE_BYTES} bytes"
+                        )
                 if rest:
                     yield EVENTS.validate_json(rest)
         except httpx.TransportError as error:

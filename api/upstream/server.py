@@ -40,10 +40,11 @@ LOST_AFTER_S = 10.0
 # How long one that is full gets nothing more, where it does not say.
 FULL_S = 0.1
 CONNECT_TIMEOUT_S = 5.0
-# An answer may take minutes before its first byte: what bounds it is the request's own deadline.
-TIMEOUT = httpx.Timeout(30.0, connect=CONNECT_TIMEOUT_S, read=None, pool=None)
+# An answer may take minutes, but a model server shows every HEARTBEAT_S that it is there.
+TIMEOUT = httpx.Timeout(30.0, connect=CONNECT_TIMEOUT_S, read=LOST_AFTER_S, pool=None)
 # Idle connections go before the model server would close them (KEEP_ALIVE_TIMEOUT) under a request.
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=2.0)
+QUESTION_TIMEOUT = httpx.Timeout(30.0, connect=CONNECT_TIMEOUT_S, read=None, pool=None)
 JSON = {"content-type": "application/json"}
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,9 @@ class ModelServer:
         """The JSON that it answers to what needs no slot. Raises Refused, TryAgain and others."""
         try:
             content = question.model_dump_json(exclude_defaults=True)
-            answer = await self.client.post(path, content=content, headers=JSON)
+            answer = await self.client.post(
+                path, content=content, headers=JSON, timeout=QUESTION_TIMEOUT
+            )
         except httpx.TransportError as error:
             lost = ModelServerLost(self.url, describe(error))
             self.lose(lost)

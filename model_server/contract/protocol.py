@@ -1,7 +1,8 @@
 """The wire contract between the gateway and the model server: requests down, events up.
 
 `POST /batch` takes a Batch and answers `application/x-ndjson`, one event a line, multiplexed by
-request id. Both tiers speak in these words, so this folder imports nothing of either.
+request id; an empty line says that it is still there. Both tiers speak in these words, so this
+folder imports nothing of either.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+HEARTBEAT_S = 2.0  # a batch's answer has an empty line where there was no event for so long
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1_000
 MAX_LOGPROBS = 20

@@ -43,7 +43,7 @@ def batch(*requests: dict[str, Any]) -> dict[str, Any]:
 def events(answer: httpx.Response) -> dict[str, list[dict[str, Any]]]:
     assert answer.headers["content-type"] == "application/x-ndjson"
     heard: dict[str, list[dict[str, Any]]] = {}
-    for line in answer.text.splitlines():
+    for line in filter(None, answer.text.splitlines()):
         event = json.loads(line)
         heard.setdefault(event["id"], []).append(event)
     return heard
@@ -78,6 +78,15 @@ async def test_a_batch_is_answered_by_events_of_each_request(
         ids = [token for event in heard[name][2:-1] for token in event["ids"]]
         assert ids == twin.answer(PROMPT, count)
     assert server.streams == {}
+
+
+async def test_a_batch_shows_that_somebody_is_there(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_server.app.HEARTBEAT_S", 1e-4)
+    answer = await client.post("/batch", json=batch(request("a")))
+    assert "" in answer.text.split("\n")[:-1]
+    assert [event["event"] for event in events(answer)["a"]][-1] == "done"
 
 
 async def test_one_bad_request_does_not_touch_the_others(client: httpx.AsyncClient) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 from starlette.responses import JSONResponse, Response
 
@@ -224,3 +225,26 @@ async def test_the_batcher_goes_on_after_a_bug(
         answer = await asyncio.wait_for(client.post("/generate", json={"prompt": "a"}), 10)
     assert answer.status_code == 200
     assert bugs == []
+
+
+async def test_a_server_that_says_nothing_at_all_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is up and answers probes; but a model server shows that it is there."""
+    silence = httpx.Timeout(30, read=0.3, pool=None)
+    monkeypatch.setattr("api.upstream.server.TIMEOUT", silence)
+    one, two = ScriptedServer(holding(asyncio.Event(), 2)), away()
+    async with fleet(one, two, batch_size=1) as made:
+        ask = made.ask(stream=True)
+        await begin(made, one, two)
+        assert text_in(await ask) == ANSWER
+    [resumed] = two.requests
+    assert resumed.resume is not None
+
+
+async def test_a_line_without_end_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.upstream.call.MAX_LINE_BYTES", 10_000)
+    sick, well = ScriptedServer(), ScriptedServer()
+    sick.refusals = [Response(b"a" * 1_000_000) for _ in range(100)]
+    async with fleet(sick, well) as made:
+        for _ in range(10):
+            assert text_in(await made.ask()) == ANSWER
+        assert "more than 10000 bytes" in made.pool.servers[0].breaker.reason

@@ -1,0 +1,32 @@
+"""Every fault once, briefly; `make torture` does it for an hour."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.fire.__main__ import FAULTS, Site, site, torture
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def made(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    folder: Path = tmp_path_factory.mktemp("fire")
+    async with site(folder) as running:
+        yield running
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_fault_costs_nobody_an_answer(made: Site, fault: str) -> None:
+    row = await torture(made, fault, times=1, seconds=3, rng=random.Random(7))
+    assert row.holds, (row.cells, row.counts.examples)
+    assert row.counts.exact > 0
