@@ -98,7 +98,10 @@ class Gateway:
         settings = self.settings
         deadline = choice.of.started + settings.request_timeout
         attempts = Attempts(
-            settings.retry_attempts, deadline, lambda: self.pool.ready, choice.progress
+            settings.retry_attempts,
+            deadline,
+            lambda: self.pool.is_ready_beside(choice),
+            choice.progress,
         )
         try:
             async with timeout(settings.request_timeout):
@@ -112,7 +115,7 @@ class Gateway:
         except TimeoutError:
             choice.of.fail(self._too_late(choice))
         except GatewayError as error:
-            if isinstance(error, AnswerFailed):
+            if isinstance(error, AnswerFailed) and error.blames_request and len(choice.blamed) > 1:
                 self.pool.forgive(choice)
             choice.of.fail(error)
         except Exception as bug:

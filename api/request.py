@@ -66,7 +66,8 @@ class Choice:
         # waits for it any more.
         self.ended: asyncio.Future[GatewayError | None]
         self.failure: GatewayError | None = None  # how the last attempt ended
-        self.failed_at: list[str] = []  # the servers of attempts that failed
+        self.failed_at = set[str]()  # servers of attempts that failed: others are better
+        self.blamed: list[str] = []  # and those whose breaker counted it, each time
         self.carrier: Carrier | None = None  # of the last batch that left with it
         self.is_sent = False
         self.is_queued = False  # a model server has it waiting for a slot

@@ -16,7 +16,7 @@ from api.gateway import Gateway
 
 
 class AdmissionControl:
-    """Shutdown, key, permits, rates, in this order; then the budgets go into the answer's headers.
+    """Shutdown, permits, key, rates, in this order; then the budgets go into the answer's headers.
 
     Looking is free, what reaches the model is not: open is every GET outside of /v1, so the page,
     the documentation, probes and metrics.

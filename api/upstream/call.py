@@ -101,11 +101,13 @@ class BatchCall:
         name, server = choice.request.id, self.server
         del self._choices[name]
         answered = choice.done is not None
-        # A batch that fails is one failure.
-        server.give_back(None if self._has_failed else choice.failure, answered=answered)
-        self._has_failed |= isinstance(choice.failure, AnswerFailed)
+        if isinstance(choice.failure, AnswerFailed) and not self._has_failed:
+            self._has_failed = True  # a batch that fails is one failure
+            server.count_failure(choice.failure)
+            choice.blamed.append(server.url)
+        server.give_back(answered=answered)
         if isinstance(choice.failure, TryAgain):
-            choice.failed_at.append(server.url)
+            choice.failed_at.add(server.url)
         num_tokens = len(choice.token_ids) - choice.num_before
         if answered and choice.first_at is not None and num_tokens > 1:
             server.load.note_pace((server.heard - choice.first_at) / (num_tokens - 1), server.heard)

@@ -142,10 +142,14 @@ class ServerPool:
         server = min(ready, key=lambda server: server.load.outstanding)
         return await server.ask(path, question)
 
+    def is_ready_beside(self, choice: Choice) -> bool:
+        """Whether a server is ready at which the choice has not failed."""
+        return any(each.ready and each.url not in choice.failed_at for each in self.servers)
+
     def forgive(self, choice: Choice) -> None:
-        """The servers at which a choice failed: it is at fault itself."""
+        """The servers that a choice's failures were counted at: it is at fault itself."""
         for server in self.servers:
-            for _ in range(choice.failed_at.count(server.url)):
+            for _ in range(choice.blamed.count(server.url)):
                 server.forgive()
 
     def waits_until(self, choice: Choice) -> float | None:

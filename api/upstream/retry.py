@@ -21,8 +21,8 @@ BACKOFF = wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S, m
 
 @dataclass
 class Attempts:
-    """Those of one request. `elsewhere`: whether a server is ready, as none that has just failed
-    is. `progress` only ever grows, or is None after an attempt that could bring nothing: an answer
+    """Those of one request. `elsewhere`: whether a server is ready at which it has not failed.
+    `progress` only ever grows, or is None after an attempt that could bring nothing: an answer
     that goes on, or waits its turn, may be interrupted as often as its deadline allows.
     """
 

@@ -18,7 +18,6 @@ from pydantic import ValidationError
 from api.errors import (
     AnswerFailed,
     EngineFailed,
-    GatewayError,
     ModelServerBusy,
     ModelServerFault,
     ModelServerLost,
@@ -103,12 +102,10 @@ class ModelServer:
         self.breaker.take()
         self._shown_requests.inc()
 
-    def give_back(self, failure: GatewayError | None, *, answered: bool) -> None:
-        """A request's attempt is over, and tells whether answers fail here."""
+    def give_back(self, *, answered: bool) -> None:
+        """A request's attempt is over. A failed answer was counted before."""
         self.load.give_back()
-        if isinstance(failure, AnswerFailed):
-            self._fail(failure)
-        elif not answered:
+        if not answered:
             self.breaker.leave()
         elif self.breaker.succeed():
             log.info("model server %s answers again", self.url)
@@ -185,7 +182,8 @@ class ModelServer:
         self._mark_down(str(error).rstrip("."))
         self.suspected.set()
 
-    def _fail(self, error: AnswerFailed) -> None:
+    def count_failure(self, error: AnswerFailed) -> None:
+        """An answer failed; too many leave the server out."""
         now = time.monotonic()
         if self.breaker.fail(str(error).rstrip("."), now):
             self.down_since = now

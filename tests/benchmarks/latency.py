@@ -22,11 +22,13 @@ from pathlib import Path
 
 import httpx
 
+from api.batcher import QUIET_S
 from tests import twin
+from tests.benchmarks import report
 from tests.e2e.service import Service, serve
 
 PROMPT_TOKENS = 1_500
-WINDOW_MS = 100.0
+WINDOW_MS = 1e3 * QUIET_S  # while a slot is free
 TIMEOUT_S = 600
 
 
@@ -187,11 +189,17 @@ def main() -> None:
         with serve(model, Path(folder), **settings) as service:
             bench = Bench(service, shape)
             rows = asyncio.run(measure(bench, args.rounds))
-    print(f"7B-shaped {args.type} twin, {args.layers} layers, {args.threads} threads, ", end="")
-    print(f"MAX_STEP_MS {bench.max_step_ms}")
+    lines = [
+        f"{report.machine()}, {report.now()}",
+        f"7B-shaped {args.type} twin, {args.layers} layers, {args.threads} threads, "
+        f"MAX_STEP_MS {bench.max_step_ms}",
+    ]
     for what, milliseconds, bound in rows:
         verdict = "ok" if milliseconds <= bound else "MISSED"
-        print(f"{what:64s} {milliseconds:8.1f} ms, at most {bound:6.1f}  {verdict}")
+        lines.append(f"{what:64s} {milliseconds:8.1f} ms, at most {bound:6.1f}  {verdict}")
+    text = "\n".join(lines) + "\n"
+    print(text)
+    report.save(f"latency-{args.layers}l-{args.type.lower()}", txt=text)
 
 
 if __name__ == "__main__":
