@@ -29,7 +29,7 @@ from api.http.paths import PATHS, Paths
 from api.http.request_id import RequestId
 from api.metrics import GatewayMetrics
 from api.requests.refusal import refusal
-from api.routes import generate, openai, ops, tokenize, ui
+from api.routes import docs, generate, openai, ops, tokenize, ui
 from api.routes.respond import gateway_of
 from api.upstream.discovery import Resolve, resolve
 from api.upstream.pool import READY_WAIT_S, Network
@@ -84,6 +84,8 @@ def create_app(
         title="Medusa gateway",
         description=DESCRIPTION,
         lifespan=_lifespan,
+        docs_url=None,  # routes/docs.py needs no internet
+        redoc_url=None,
         redirect_slashes=False,  # to http://, behind a proxy that speaks https
         telemetry=_telemetry(tracer_provider),
     )
@@ -91,9 +93,10 @@ def create_app(
     app.state.gateway = gateway
     for router in (openai.router, generate.router, tokenize.router):
         app.include_router(router, dependencies=[BEARER] if keys else [])
-    for router in (ops.router, ui.router):
+    for router in (ops.router, ui.router, docs.router):
         app.include_router(router)
     app.mount("/static", ui.files)
+    app.mount(docs.PLACE, docs.files)
     _add_middleware(app, settings, keys, rates)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_error)

@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from openapi_spec_validator import validate
 
 from api.app import create_app
 from api.config import Settings
 from api.requests.document import with_fates
+
+
+def test_the_document_is_valid_openapi() -> None:
+    document = create_app(Settings()).openapi()
+    assert document["openapi"].startswith("3.1.")
+    validate(document)
 
 
 def schemas() -> dict[str, Any]:
