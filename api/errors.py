@@ -8,6 +8,7 @@ GatewayError
 ├── TooManyInFlight      MAX_IN_FLIGHT answers are in the making
 ├── RateLimited          a budget of the minute is used up
 ├── SlowBody             the body did not arrive in time
+├── TooManyBodies        those being received fill the memory kept for them
 ├── NoModelServer        none became ready in time
 ├── DeadlineExceeded     REQUEST_TIMEOUT has passed
 ├── ShuttingDown         DRAIN_TIMEOUT has passed at shutdown
@@ -77,6 +78,15 @@ class RateLimited(GatewayError):
 class SlowBody(GatewayError):
     def __init__(self, timeout_s: float) -> None:
         super().__init__(f"The request body took longer than {timeout_s:g} s to arrive.")
+
+
+class TooManyBodies(GatewayError):
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"The large bodies being received hold {limit} bytes, the most that are kept at once "
+            "(16 x MAX_BODY_BYTES, at least 64 MiB); try again in a moment."
+        )
+        self.retry_after_s = 1
 
 
 class NoModelServer(GatewayError):
@@ -206,6 +216,7 @@ STATUS: dict[type[GatewayError], tuple[int, str]] = {
     TooManyInFlight: (429, "too_many_in_flight"),
     RateLimited: (429, "rate_limit_exceeded"),
     SlowBody: (408, "slow_body"),
+    TooManyBodies: (429, "too_many_bodies"),
     NoModelServer: (503, "no_model_server"),
     DeadlineExceeded: (504, "deadline_exceeded"),
     ShuttingDown: (503, "shutting_down"),

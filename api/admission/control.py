@@ -6,13 +6,13 @@ import ipaddress
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.admission.keys import Keys
 from api.admission.rates import Admission, Rates
-from api.errors import GatewayError, translate
+from api.errors import GatewayError
 from api.gateway import Gateway
+from api.http.body_limit import refuse
 
 
 class AdmissionControl:
@@ -47,10 +47,8 @@ class AdmissionControl:
             admission = await self._rates.admit(caller, _num_bytes(scope))
             admission.check()
         except GatewayError as error:
-            problem = translate(error)
-            self._gateway.metrics.rejections.labels(problem.code).inc()
-            refusal = JSONResponse(problem.body, problem.status, problem.headers)
-            await refusal(scope, receive, send_with_budgets)
+            metrics = self._gateway.metrics
+            await refuse(error, metrics, scope, receive, send_with_budgets)
             return
         scope["state"]["admission"] = admission
         try:

@@ -1,12 +1,16 @@
-"""uvicorn's HTTP/1.1 with bounds on headers: their bytes, and the time that they take."""
+"""uvicorn's HTTP/1.1 with bounds on headers, their bytes and the time that they take, and with
+answers that reach a client which is still sending.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
+from types import SimpleNamespace
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.errors import Problem
 from api.metrics import GatewayMetrics
@@ -14,20 +18,21 @@ from api.metrics import GatewayMetrics
 MAX_HEADER_BYTES = 65_536
 HEADER_TIMEOUT_S = 30.0
 LINGER_S = 1.0
+# What is read, and dropped, of a body behind its request's answer; as long as nginx does.
+MAX_DROPPED_BYTES = 64 * 1024 * 1024
+DROP_TIMEOUT_S = 30.0
 TOO_LARGE = Problem(
     431, f"The request's headers are larger than {MAX_HEADER_BYTES} bytes.", "headers_too_large"
 )
-
-
-class HeadersTooLarge(httptools.HttpParserError):
-    """More than MAX_HEADER_BYTES."""
 
 
 class BoundedHttp(HttpToolsProtocol):
     """httptools alone takes headers of any size, for as long as they take; here both end."""
 
     _num_bytes = 0  # received since something was last understood: headers, body or end
+    _num_body = 0  # received of the body; once it is answered, of what is dropped
     _refused = False
+    _closing = False  # answered for the last time, but the client is still sending
     _repeating = False  # headers that were understood already
     _alarm: asyncio.TimerHandle | None = None
 
@@ -40,7 +45,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._refused or self.transport.is_closing():
             return
         self._num_bytes += len(data)
         self._unset_keepalive_if_required()
@@ -100,18 +105,49 @@ class BoundedHttp(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > MAX_HEADER_BYTES:
             self._refuse(TOO_LARGE)
-            raise HeadersTooLarge
+            raise httptools.HttpParserError("too large")
+        if self.transport.is_closing():
+            raise httptools.HttpParserError("what comes behind the last request")
         super().on_headers_complete()
+        self._num_body = 0
+        self.cycle.transport = SimpleNamespace(  # type: ignore[assignment]
+            write=self.transport.write,
+            is_closing=self.transport.is_closing,
+            close=partial(self._close, self.cycle),
+        )
 
     def on_body(self, body: bytes) -> None:
         self._num_bytes = 0
+        self._num_body += len(body)
+        if self.cycle.response_complete and self._num_body > MAX_DROPPED_BYTES:
+            self.transport.close()
         super().on_body(body)
+
+    def _close(self, cycle: RequestResponseCycle) -> None:
+        """Closing on what the client still sends would take the answer back: so first its end is
+        awaited. A client that was to be asked for its body, and was not, sends nothing.
+        """
+        if not cycle.more_body or (self.expect_100_continue and not self._num_body):
+            self.transport.close()
+        else:
+            self._closing = True
+            self.transport.write_eof()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body:
+            self._num_body = 0
+            self._set_alarm(DROP_TIMEOUT_S)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return  # the body is still to come
         self._num_bytes = 0
         super().on_message_complete()
+        if self._closing:
+            self.transport.close()
+        elif self.cycle.response_complete:
+            self._set_alarm(self.timeout_keep_alive)  # uvicorn's own ended with what came
 
     def send_400_response(self, msg: str) -> None:
         if not self._refused:
@@ -121,6 +157,9 @@ class BoundedHttp(HttpToolsProtocol):
         """The connection's last word. It stays open for a moment, since closing it on what the
         client still sends would take the word back.
         """
+        if self.transport.is_closing() or self._closing:
+            self.transport.close()
+            return
         self._refused = True
         metrics: GatewayMetrics = self.app_state["metrics"]
         metrics.rejections.labels(problem.code).inc()

@@ -49,6 +49,7 @@ STOPS_SCHEMA = {
 StopString = Annotated[str, Field(strict=True, max_length=MAX_STOP_CHARS)]
 Stops = Annotated[
     list[StopString],
+    Field(fail_fast=True),
     BeforeValidator(stops),
     WithJsonSchema({"anyOf": [STOP_SCHEMA, STOPS_SCHEMA]}),
 ]
@@ -143,7 +144,7 @@ class GenerationBody(Body):
     repeat_penalty: Finite = wire("repeat_penalty")
     presence_penalty: Finite = wire("presence_penalty")
     frequency_penalty: Finite = wire("frequency_penalty")
-    logit_bias: dict[int, Finite] = wire("logit_bias")
+    logit_bias: Annotated[dict[int, Finite], Field(fail_fast=True)] = wire("logit_bias")
     seed: Int | None = Field(
         None, ge=-(2**63), le=MAX_SEED, description="The same seed draws the same text."
     )
@@ -153,7 +154,10 @@ class GenerationBody(Body):
         description="A string, or a list of strings, that end the text.",
     )
     stop_token_ids: list[TokenId] = Field(
-        default_factory=list, max_length=MAX_STOP_STRINGS, description="Tokens that end the text."
+        default_factory=list,
+        max_length=MAX_STOP_STRINGS,
+        fail_fast=True,
+        description="Tokens that end the text.",
     )
     ignore_eos: StrictBool = Field(False, description="Go on after the model's own end.")
     speculation: SpeculationBody = Field(

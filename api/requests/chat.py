@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, StrictBool, model_validator
 from api.errors import InvalidRequest
 from api.requests import fields
 from api.requests.body import Body, Source
-from api.requests.messages import ChatMessage, parse_messages
+from api.requests.messages import Messages, parse_messages
 from api.requests.openai import OpenAIBody
 from api.requests.values import Flag, Int, MaxTokens, bounded
 from model_server.contract.protocol import MAX_LOGPROBS, ChatOptions, Info
@@ -66,7 +66,7 @@ class ChatTemplateBody(Body):
 class ChatBody(OpenAIBody, ChatTemplateBody):
     only: ClassVar[fields.Only] = fields.CHAT_ONLY
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Messages
     max_tokens: MaxTokens = Field(
         None, ge=1, description="Longest answer; not given, or -1: the rest of the context."
     )

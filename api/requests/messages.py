@@ -24,6 +24,9 @@ from api.requests.refusal import UNSUPPORTED, shown
 from api.requests.values import is_empty
 from model_server.contract.protocol import Info, Message
 
+# More than fit any context; each costs some ten microseconds.
+MAX_MESSAGES = 4_096
+MAX_PARTS = 4_096  # over all messages
 # Kinds of parts that are words, by the names of chat, of responses, and of answers sent back.
 WORDS = ("text", "input_text", "output_text", "refusal")
 # What a model thought on the way to an earlier answer is no part of what was said.
@@ -71,6 +74,7 @@ def _parts(value: object) -> object:
 PART_SCHEMA = {"type": "object", "description": "Like {'type': 'text', 'text': '...'}."}
 Content = Annotated[
     list[TextPart],
+    Field(fail_fast=True),
     BeforeValidator(_parts),
     WithJsonSchema(
         {
@@ -134,6 +138,26 @@ class ChatMessage(Body):
         words = [part.text for part in self.content if part.text is not None]
         thoughts = self.reasoning_content if role == "assistant" else None
         return Message(role=role, content="\n".join(words), reasoning_content=thoughts)
+
+
+def few(value: object) -> object:
+    """Bounds on a chat's messages and parts, before a single one is looked at."""
+    if not isinstance(value, list):
+        return value
+    if len(value) > MAX_MESSAGES:
+        raise ValueError(f"at most {MAX_MESSAGES}, got {len(value)}")
+    contents = (each.get("content") for each in value if isinstance(each, dict))
+    num_parts = sum(len(content) for content in contents if isinstance(content, list))
+    if num_parts > MAX_PARTS:
+        raise ValueError(f"at most {MAX_PARTS} parts in all, got {num_parts}")
+    return value
+
+
+Messages = Annotated[
+    list[ChatMessage],
+    Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
+    BeforeValidator(few),
+]
 
 
 def parse_messages(messages: list[ChatMessage], info: Info) -> list[Message]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import WithJsonSchema
 
 from api.errors import InvalidRequest
-from api.requests.body import Source, check_prompt_bytes, check_tokens
+from api.requests.body import MAX_CHOICES, Source, check_prompt_bytes, check_tokens
 from api.requests.refusal import shown
 from api.requests.values import whole
 from model_server.contract.protocol import Info
@@ -31,6 +31,8 @@ Prompt = Annotated[Any, WithJsonSchema(PROMPT_SCHEMA)]
 def parse_prompts(prompt: object, info: Info, *, parse_special: bool) -> list[Source]:
     """One source for each prompt; the first that is no prompt is refused by its place."""
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+        if len(prompt) > MAX_CHOICES:
+            raise InvalidRequest(f"prompt: at most {MAX_CHOICES}, got {len(prompt)}.", "prompt")
         sources = [_parse(each, f"prompt[{i}]", info) for i, each in enumerate(prompt)]
     else:
         sources = [_parse(prompt, "prompt", info)]
@@ -59,17 +61,17 @@ def parse_text(prompt: str, field: str, info: Info) -> str:
 
 
 def _ids(prompt: list[Any], field: str, info: Info) -> list[int]:
-    prompt = list(map(whole, prompt))
-    for i, token in enumerate(prompt):
-        if type(token) is not int:  # a bool is an int to isinstance
-            raise InvalidRequest(
-                f"{field}[{i}] should be a token id, got {shown(token)}.", "prompt", "invalid_type"
-            )
     if len(prompt) > info.context_size:
         raise InvalidRequest(
             f"{field}: the model's context is {info.context_size} tokens, got {len(prompt)}.",
             "prompt",
             "context_length_exceeded",
         )
+    prompt = list(map(whole, prompt))
+    for i, token in enumerate(prompt):
+        if type(token) is not int:  # a bool is an int to isinstance
+            raise InvalidRequest(
+                f"{field}[{i}] should be a token id, got {shown(token)}.", "prompt", "invalid_type"
+            )
     check_tokens(field, prompt, info)
     return prompt

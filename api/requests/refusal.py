@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from api.errors import InvalidRequest
 
 MAX_SHOWN_CHARS = 60
 UNSUPPORTED = "unsupported"  # the kind of an error about what can't be honoured
+# Where a value stands: its parent's place, which a million may share, and its own name.
+Place: TypeAlias = "tuple[Place, int | str] | None"
 NO_OBJECT = "The body should be a JSON object, sent with content-type: application/json."
 
 
@@ -28,7 +30,9 @@ def refusal(errors: Sequence[Any]) -> InvalidRequest:
     sentence = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
     if kind in ("model_type", "model_attributes_type"):
         sentence = "should be an object"
-    if kind not in ("value_error", UNSUPPORTED):
+    if kind == "too_long":
+        sentence = f"at most {error['ctx']['max_length']}, got {len(error['input'])}"
+    elif kind not in ("value_error", UNSUPPORTED):
         sentence += f", got {shown(error['input'])}"
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
     code = "unsupported_parameter" if kind == UNSUPPORTED else code
@@ -37,17 +41,25 @@ def refusal(errors: Sequence[Any]) -> InvalidRequest:
 
 def refuse_half_characters(body: object) -> None:
     """Raises InvalidRequest for the first text with half a surrogate pair, which is no Unicode."""
-    waiting: list[tuple[tuple[int | str, ...], object]] = [((), body)]
+    waiting: list[tuple[Place, object]] = [(None, body)]
     while waiting:
         place, value = waiting.pop()
         if isinstance(value, dict):
-            waiting += [((*place, name), each) for name, each in reversed(value.items())]
-            waiting += [((*place, name), name) for name in reversed(value)]
+            waiting += [((place, name), each) for name, each in reversed(value.items())]
+            waiting += [((place, name), name) for name in reversed(value)]
         elif isinstance(value, list):
-            waiting += [((*place, i), each) for i, each in reversed(list(enumerate(value)))]
+            waiting += [((place, i), each) for i, each in reversed(list(enumerate(value)))]
         elif isinstance(value, str) and not _is_unicode(value):
-            path = _path(place)
+            path = _path(_parts(place))
             raise InvalidRequest(f"{path} is not valid Unicode: half a surrogate pair.", path)
+
+
+def _parts(place: Place) -> list[int | str]:
+    parts: list[int | str] = []
+    while place is not None:
+        place, part = place
+        parts.insert(0, part)
+    return parts
 
 
 def _is_unicode(text: str) -> bool:

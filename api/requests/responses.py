@@ -11,7 +11,7 @@ from api.errors import InvalidRequest
 from api.requests import fields
 from api.requests.body import Body, Source
 from api.requests.chat import ChatTemplateBody, Effort
-from api.requests.messages import ChatMessage, parse_messages
+from api.requests.messages import MAX_MESSAGES, ChatMessage, few, parse_messages
 from api.requests.openai import OpenAIBody
 from api.requests.refusal import UNSUPPORTED, printable
 from api.requests.shape import ANY_OBJECT, Schema
@@ -42,13 +42,14 @@ def _items(value: object) -> object:
     if not isinstance(value, list):
         return value
     # What was thought on the way to an earlier answer comes back with it, and is not part of it.
-    return [
-        item for item in value if not (isinstance(item, dict) and item.get("type") == "reasoning")
-    ]
+    return few(
+        [item for item in value if not (isinstance(item, dict) and item.get("type") == "reasoning")]
+    )
 
 
 Input = Annotated[
     list[InputItem],
+    Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
     BeforeValidator(_items),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
 ]
@@ -91,7 +92,7 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
     harmless: ClassVar[frozenset[str]] = fields.RESPONSES_HARMLESS
     only: ClassVar[fields.Only] = fields.RESPONSES_ONLY
 
-    input: Input = Field(min_length=1, description="Text, or messages.")
+    input: Input = Field(description="Text, or messages.")
     instructions: StrictStr | None = Field(None, description="What the system says.")
     max_output_tokens: MaxTokens = Field(
         None, ge=1, description="Longest answer; not given, or -1: the rest of the context."
@@ -99,7 +100,7 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
     text: TextOptions = Field(default_factory=TextOptions)
     reasoning: Reasoning = Field(default_factory=Reasoning)
     include: list[Literal[fields.RESPONSES_INCLUDE]] = Field(  # type: ignore[valid-type]
-        default_factory=list, description="Parts to answer with beside the text."
+        default_factory=list, fail_fast=True, description="Parts to answer with beside the text."
     )
     top_logprobs: Int = Field(
         0, ge=0, le=MAX_LOGPROBS, description="Alternatives to report for each token."

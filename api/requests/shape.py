@@ -30,6 +30,13 @@ def check_size(text: str) -> str:
     return text
 
 
+def check_choices(choices: list[str]) -> list[str]:
+    num_bytes = sum(len(each.encode(errors="surrogatepass")) for each in choices)
+    if num_bytes > MAX_GRAMMAR_BYTES:
+        raise ValueError(f"at most {MAX_GRAMMAR_BYTES} bytes, got {num_bytes}")
+    return choices
+
+
 def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """A JSON schema that the wire can carry: bounded, finite numbers, valid Unicode."""
     text = json.dumps(check_depth(schema), allow_nan=False, ensure_ascii=False)
@@ -53,7 +60,10 @@ SchemaOrText = Annotated[
     WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}]}),
 ]
 Grammar = Annotated[str, Field(strict=True, min_length=1), AfterValidator(check_size)]
-Choices = Annotated[list[Annotated[str, Field(strict=True, min_length=1)]], Field(min_length=1)]
+Choice = Annotated[str, Field(strict=True, min_length=1)]
+Choices = Annotated[
+    list[Choice], Field(min_length=1, fail_fast=True), AfterValidator(check_choices)
+]
 
 
 class JsonSchemaFormat(Body):

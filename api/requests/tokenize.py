@@ -10,7 +10,7 @@ from api.errors import InvalidRequest
 from api.requests import fields
 from api.requests.body import Body, Source, TokenId, check_tokens
 from api.requests.chat import ChatTemplateBody
-from api.requests.messages import ChatMessage, parse_messages
+from api.requests.messages import Messages, parse_messages
 from api.requests.prompts import parse_text
 from model_server.contract.protocol import Info
 from model_server.contract.questions import Detokenize, Tokenize
@@ -21,7 +21,7 @@ class TokenizeBody(ChatTemplateBody):
 
     model: StrictStr = Field("", description="Any name.")
     prompt: StrictStr | None = Field(None, description="A text, or give messages.")
-    messages: list[ChatMessage] | None = Field(None, min_length=1, description="A chat.")
+    messages: Messages | None = Field(None, description="A chat.")
     add_special_tokens: StrictBool = Field(
         True, description="Begin as an answer would: with BOS, where the model wants one."
     )
@@ -63,8 +63,12 @@ class TokenizeBody(ChatTemplateBody):
 
 class DetokenizeBody(Body):
     model: StrictStr = Field("", description="Any name.")
-    tokens: list[TokenId] = Field(description="Ids of the model's tokens.")
+    tokens: list[TokenId] = Field(fail_fast=True, description="Ids of the model's tokens.")
 
     def question(self, info: Info) -> Detokenize:
+        limit = info.context_size * info.longest_piece_bytes  # of the longest text that is taken
+        if len(self.tokens) > limit:
+            message = f"tokens: at most {limit}, got {len(self.tokens)}."
+            raise InvalidRequest(message, "tokens", "context_length_exceeded")
         check_tokens("tokens", self.tokens, info)
         return Detokenize(tokens=self.tokens)

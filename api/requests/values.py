@@ -50,9 +50,13 @@ def stops(value: object) -> object:
 
 
 def check_depth(value: dict[str, Any]) -> dict[str, Any]:
-    """JSON that no parser downstream chokes on."""
+    """JSON that no parser downstream chokes on; each of its values takes a byte at least."""
     level: list[Any] = [value]
+    num_values = 0
     for _ in range(MAX_DEPTH):
+        num_values += sum(map(len, level))
+        if num_values > MAX_BYTES:
+            raise ValueError(f"at most {MAX_BYTES} bytes, and it holds more values")
         inside = (each.values() if isinstance(each, dict) else each for each in level)
         level = [item for items in inside for item in items if isinstance(item, dict | list)]
         if not level:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import Request, Response
@@ -17,6 +19,11 @@ from api.requests.refusal import NO_OBJECT, refusal, refuse_half_characters
 
 # How half a surrogate pair can come into a body, which is UTF-8 itself; pairs look like it, too.
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+# A larger body may take longer than others should wait for it.
+LARGE_BYTES = 128 * 1024
+# One thread: parsing holds the interpreter anyway, and with two the event loop would wait for both.
+ASIDE = ThreadPoolExecutor(1, thread_name_prefix="large-bodies")
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -35,7 +42,14 @@ class JsonRoute(APIRoute):
         assert issubclass(model, BaseModel), "the body is one model. This is a bug."
 
         async def handle(request: Request) -> Response:
-            body = parse(model, request.headers, await request.body())
+            # Not request.body(): that is kept for as long as the answer takes.
+            raw = b"".join([piece async for piece in request.stream()])
+            if len(raw) > LARGE_BYTES:
+                loop = asyncio.get_running_loop()
+                body = await loop.run_in_executor(ASIDE, parse, model, request.headers, raw)
+            else:
+                body = parse(model, request.headers, raw)
+            del raw
             response: Response = await endpoint(request=request, body=body)
             return response
 

@@ -42,7 +42,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         (401, "The API key is missing or unknown."),
         (408, "The body took too long to arrive."),
         (413, "The body is larger than MAX_BODY_BYTES."),
-        (429, "MAX_IN_FLIGHT or a rate limit is reached; see Retry-After."),
+        (429, "MAX_IN_FLIGHT, a rate limit, or the memory for bodies is used up; see Retry-After."),
         ("4XX", "Refused by the model server, with the reason."),
         (500, "The model server failed on this request, or the gateway has a bug."),
         (502, "The model server was lost, and retrying did not help."),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
+from api.errors import InvalidRequest
+from api.requests.refusal import refuse_half_characters
 from tests.api.scripted_server import ScriptedServer
 from tests.api.serving import gateway
 
@@ -60,3 +64,15 @@ async def test_whole_characters_in_halves_are_taken(server: ScriptedServer) -> N
         answer = await client.post("/v1/completions", content=content, headers=headers)
     assert answer.status_code == 200
     assert server.requests[0].prompt == "\U0001f600"
+
+
+def test_a_place_deep_inside_is_not_written_down_for_each_value_in_it() -> None:
+    deep: object = ["a"] * 50_000
+    for _ in range(900):
+        deep = [deep]
+    tracemalloc.start()
+    with pytest.raises(InvalidRequest, match=r"^last is not valid Unicode"):
+        refuse_half_characters({"first": deep, "last": "\ud83d"})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50_000_000

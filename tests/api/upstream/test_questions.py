@@ -83,6 +83,7 @@ async def test_without_a_model_server_it_is_503(server: ScriptedServer) -> None:
         ("/tokenize", {"prompt": "a", "tokens": [1]}, "tokens"),
         ("/detokenize", {}, "tokens"),
         ("/detokenize", {"tokens": [100]}, "tokens"),
+        ("/detokenize", {"tokens": [1] * (64 * 8 + 1)}, "tokens"),
         ("/detokenize", {"tokens": ["a"]}, "tokens[0]"),
     ],
 )

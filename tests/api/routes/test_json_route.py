@@ -1,0 +1,87 @@
+"""What a single body may cost everybody else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.api.scripted_server import ScriptedServer
+from tests.api.serving import gateway
+
+pytestmark = pytest.mark.anyio
+
+SIZE = 4 * 1024 * 1024 - 1_000
+MESSAGE = '{"role":"user","content":"a"}'
+# json.loads alone holds the interpreter for so long, at the worst body of this size.
+MAX_GAP_S = 0.35
+ONE = f'{{"messages":[{MESSAGE}]'
+
+
+def filled(start: str, item: str, end: str) -> bytes:
+    """As many items as fit."""
+    return (start + ",".join([item] * (SIZE // (len(item) + 1))) + end).encode()
+
+
+@asynccontextmanager
+async def heartbeat() -> AsyncIterator[list[float]]:
+    """Seconds of this process's own work between two turns of a task that wants one every 5 ms;
+    what other processes take from it does not count.
+    """
+    gaps: list[float] = []
+
+    async def beat() -> None:
+        while True:
+            began = time.process_time()
+            await asyncio.sleep(0.005)
+            gaps.append(time.process_time() - began)
+
+    beating = asyncio.create_task(beat())
+    await asyncio.sleep(0.02)
+    gaps.clear()
+    yield gaps
+    beating.cancel()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "sentence"),
+    [
+        ("chat/completions", filled('{"messages":[', MESSAGE, "]}"), "messages: at most 4096, got"),
+        ("chat/completions", filled('{"messages":[', "{}", "]}"), "messages: at most 4096, got"),
+        (
+            "chat/completions",
+            filled('{"messages":[{"role":"user","content":[', "1", "]}]}"),
+            "messages: at most 4096 parts in all, got",
+        ),
+        ("responses", filled('{"input":[', MESSAGE, "]}"), "input: at most 4096, got"),
+        ("responses", filled('{"input":"a","include":[', "1", "]}"), "include[0]: should be"),
+        ("chat/completions", filled(f'{ONE},"guided_choice":[', "1", "]}"), "guided_choice[0]: "),
+        ("completions", filled('{"prompt":[', '"a"', "]}"), "prompt: at most 128, got"),
+        ("completions", filled('{"prompt":[', "1", "]}"), "prompt: the model's context is"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_the_largest_bodies_hold_nobody_up(
+    server: ScriptedServer, path: str, body: bytes, sentence: str
+) -> None:
+    async with gateway(server) as client, heartbeat() as gaps:
+        headers = {"content-type": "application/json"}
+        answer = await client.post(f"/v1/{path}", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith(sentence)
+    assert max(gaps) < MAX_GAP_S, gaps
+
+
+async def test_the_largest_body_that_passes_holds_nobody_up(
+    server: ScriptedServer,
+) -> None:
+    parts = ",".join(['{"type":"text","text":"abc"}'] * 4_096)
+    body = f'{{"messages":[{{"role":"user","content":[{parts}]}}],"x":null}}'.ljust(SIZE).encode()
+    async with gateway(server) as client, heartbeat() as gaps:
+        headers = {"content-type": "application/json"}
+        answer = await client.post("/v1/chat/completions", content=body, headers=headers)
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    assert max(gaps) < MAX_GAP_S, gaps
