@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -73,7 +74,9 @@ class Settings(BaseSettings):
         1, ge=1, le=256, description="Gateway processes; each gathers batches of its own."
     )
     forwarded_allow_ips: str = Field(
-        "127.0.0.1", description="Proxies whose X-Forwarded-For is believed, with commas; *: all."
+        "127.0.0.1",
+        validate_default=True,
+        description="Proxies whose X-Forwarded-For is believed, with commas; *: all.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins whose pages may call this, separated by commas; *: all."
@@ -128,6 +131,20 @@ class Settings(BaseSettings):
             )
         return workers
 
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _proxies(cls, proxies: str) -> str:
+        """Addresses and networks; those of IPv4 also as sockets of IPv6 show them."""
+        if proxies.strip() == "*":
+            return "*"
+        networks = []
+        for part in filter(None, map(str.strip, proxies.split(","))):
+            try:
+                networks += _in_both_families(ip_network(part, strict=False))
+            except ValueError:
+                raise ValueError(f"{part!r} is no address or network like 10.0.0.0/8") from None
+        return ",".join(networks)
+
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
@@ -141,3 +158,11 @@ class Settings(BaseSettings):
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
+
+
+def _in_both_families(network: IPv4Network | IPv6Network) -> list[str]:
+    if network.version == 4:
+        return [str(network), f"::ffff:{network.network_address}/{96 + network.prefixlen}"]
+    if network.network_address.ipv4_mapped is None or network.prefixlen < 96:
+        return [str(network)]
+    return [str(network), f"{network.network_address.ipv4_mapped}/{network.prefixlen - 96}"]

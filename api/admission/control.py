@@ -32,7 +32,7 @@ class AdmissionControl:
         if scope["type"] != "http" or _is_open(scope["method"], scope["path"]):
             await self._app(scope, receive, send)
             return
-        admission = Admission("")
+        admission, num_bytes = Admission(""), _num_bytes(scope)
 
         async def send_with_budgets(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -44,17 +44,35 @@ class AdmissionControl:
 
         try:
             caller = self._enter(scope)
-            admission = await self._rates.admit(caller, _num_bytes(scope))
+            admission = await self._rates.admit(caller, num_bytes or 0)
             admission.check()
         except GatewayError as error:
             metrics = self._gateway.metrics
             await refuse(error, metrics, scope, receive, send_with_budgets)
             return
         scope["state"]["admission"] = admission
+        if num_bytes is None:
+            receive = self._charging(admission, receive)
         try:
             await self._app(scope, receive, send_with_budgets)
         finally:
             await self._rates.settle(admission)
+
+    def _charging(self, admission: Admission, receive: Receive) -> Receive:
+        """A body whose length nobody told is charged, or refused, at its end."""
+        num_bytes = 0
+
+        async def received() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            if message["type"] == "http.request":
+                num_bytes += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    await self._rates.charge_body(admission, num_bytes)
+                    admission.check()
+            return message
+
+        return received
 
     def _enter(self, scope: Scope) -> str:
         """The caller's name for its budgets: the key's, or without keys the address."""
@@ -71,15 +89,20 @@ def _is_open(method: str, path: str) -> bool:
     return method in ("GET", "HEAD", "OPTIONS") and not path.startswith("/v1/")
 
 
-def _num_bytes(scope: Scope) -> int:
+def _num_bytes(scope: Scope) -> int | None:
+    """Of the body; None where that is not told before."""
+    if scope["method"] != "POST":
+        return 0
     length = Headers(scope=scope).get("content-length", "")
-    return int(length) if length.isdecimal() and scope["method"] == "POST" else 0
+    return int(length) if length.isdecimal() else None
 
 
 def _network(scope: Scope) -> str:
     """The address, of IPv6 its /64: that much one caller has to choose from."""
     host = str(scope["client"][0]) if scope.get("client") else "unknown"
     with suppress(ValueError):
-        if (address := ipaddress.ip_address(host)).version == 6:
+        address = ipaddress.ip_address(host)
+        if address.version == 6 and address.ipv4_mapped is None:
             return str(ipaddress.ip_network((address, 64), strict=False))
+        return str(getattr(address, "ipv4_mapped", None) or address)
     return host

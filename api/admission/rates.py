@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Literal
@@ -24,9 +26,9 @@ MINUTE_S = 60
 # English text and JSON, roughly; what a prompt really has is charged once it is known.
 BYTES_PER_TOKEN = 4
 REDIS_CONNECTIONS = 32
-REDIS_TIMEOUT_S = 2.0
+REDIS_TIMEOUT_S = 1.0
 CROWD_TIMEOUT_S = 10.0
-# While the storage is away only one request in this time waits to see whether it is back.
+# While the storage is away it is asked so often whether it is back, beside the requests.
 STORAGE_PAUSE_S = 1.0
 
 Unit = Literal["requests", "tokens"]
@@ -89,7 +91,7 @@ class Admission:
 class Rates:
     """Budgets in fixed windows, each a minute from a caller's first request in it.
 
-    A storage that is away lets everybody in: an answer unchecked is better than none.
+    A storage that is away lets everybody in, at once: an answer unchecked is better than none.
     """
 
     def __init__(
@@ -108,31 +110,38 @@ class Rates:
         self._storage = _open(storage)
         self._window = FixedWindowRateLimiter(self._storage)
         self._metrics = metrics
-        self._ask_again = 0.0
-        self._away = False
+        self._watching: asyncio.Task[None] | None = None  # while the storage is away
 
     async def admit(self, caller: str, num_bytes: int) -> Admission:
-        """Charge one request and the tokens that its body may hold. What does not fit is not
-        charged, and named in the admission.
+        """Charge one request and the tokens that its body may hold. A request that does not fit is
+        not charged, and what it lacks is named in the admission.
         """
         admission = Admission(caller, ceil(num_bytes / BYTES_PER_TOKEN))
         if not self._items:
             return admission
-        if not self._away or self._may_ask():
+        if self._watching is None:
             try:
-                await self._charge_all(admission)
+                await self._charge_all(admission, {"requests": 1, "tokens": admission.estimate})
+                return admission
             except StorageError as error:
                 self._went_away(error)
-            else:
-                self._came_back()
-                return admission
         self._metrics.unchecked.inc()
         return Admission(caller)
+
+    async def charge_body(self, admission: Admission, num_bytes: int) -> None:
+        """The same for the tokens of a body whose length was not told before."""
+        if not admission.budgets or "tokens" not in self._items or self._watching:
+            return
+        admission.estimate = ceil(num_bytes / BYTES_PER_TOKEN)
+        try:
+            await self._charge_all(admission, {"tokens": admission.estimate})
+        except StorageError as error:
+            self._went_away(error)
 
     async def settle(self, admission: Admission) -> None:
         """Charge what was used beyond the estimate, or give back what was not."""
         tokens = next((each for each in admission.budgets if each.unit == "tokens"), None)
-        if tokens is None or admission.refused or self._away:
+        if tokens is None or admission.refused or self._watching:
             return
         owed = admission.used - admission.estimate
         if owed == 0 or (owed < 0 and _seconds_to(tokens) == 0):
@@ -143,15 +152,22 @@ class Rates:
             self._went_away(error)
 
     async def aclose(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
         bridge = getattr(self._storage, "bridge", None)
         if bridge is not None:
             await bridge.storage.aclose(close_connection_pool=True)
 
-    async def _charge_all(self, admission: Admission) -> None:
-        costs: dict[Unit, int] = {"requests": 1, "tokens": admission.estimate}
-        for unit in self._items:
+    async def _charge_all(self, admission: Admission, costs: dict[Unit, int]) -> None:
+        for unit in (unit for unit in self._items if unit in costs):
             if not await self._charge(unit, admission, costs[unit]):
                 admission.refused = unit
+                if unit == "tokens" and "requests" in self._items:
+                    await self._window.hit(
+                        self._items["requests"], "requests", admission.caller, cost=-1
+                    )
                 # Addresses would be labels without bound.
                 kind, _, name = admission.caller.partition(" ")
                 self._metrics.rate_limited.labels(name if kind == "key" else kind, unit).inc()
@@ -175,24 +191,22 @@ class Rates:
         stats = await self._window.get_window_stats(item, unit, caller)
         return Budget(unit, item.amount, min(stats.remaining, item.amount), stats.reset_time)
 
-    def _may_ask(self) -> bool:
-        now = time.monotonic()
-        if now < self._ask_again:
-            return False
-        self._ask_again = now + STORAGE_PAUSE_S
-        return True
-
     def _went_away(self, error: StorageError) -> None:
-        if not self._away:
-            self._away = True
-            self._ask_again = time.monotonic() + STORAGE_PAUSE_S
+        if self._watching is None:
             reason = str(error.storage_error)
             log.warning("RATE_LIMIT_STORAGE is away, so nobody is limited by rate: %s", reason)
+            self._watching = asyncio.create_task(self._watch())
 
-    def _came_back(self) -> None:
-        if self._away:
-            self._away = False
-            log.info("RATE_LIMIT_STORAGE is back, rates are limited again")
+    async def _watch(self) -> None:
+        """Until it counts again; whatever goes wrong here means that it doesn't."""
+        item, is_away = next(iter(self._items.values())), True
+        while is_away:
+            await asyncio.sleep(STORAGE_PAUSE_S)
+            with suppress(Exception):
+                await self._window.hit(item, "watch")
+                is_away = False
+        self._watching = None
+        log.info("RATE_LIMIT_STORAGE is back, rates are limited again")
 
 
 def _open(storage: str) -> Storage:

@@ -1,6 +1,10 @@
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from api.app import create_app
 from api.config import Settings
 
 
@@ -46,6 +50,9 @@ def test_names_are_plain_environment_variables(monkeypatch: pytest.MonkeyPatch) 
         ("RATE_LIMIT_STORAGE", "redis://"),
         ("RATE_LIMIT_STORAGE", "redis://127.0.0.1:port"),
         ("RATE_LIMIT_STORAGE", "127.0.0.1:6379"),
+        ("FORWARDED_ALLOW_IPS", "proxy.internal"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.0/33"),
+        ("FORWARDED_ALLOW_IPS", "*,10.0.0.1"),
         ("CORS_ORIGINS", "example.org"),
         ("CORS_ORIGINS", "https://example.org/path"),
     ],
@@ -74,6 +81,27 @@ def test_a_wrong_storage_does_not_show_its_password() -> None:
 def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORS_ORIGINS", "https://a.org, http://localhost:3000")
     assert Settings().cors_origins == ("https://a.org", "http://localhost:3000")
+
+
+@pytest.mark.parametrize(
+    ("given", "trusted", "strangers"),
+    [
+        (None, ["127.0.0.1", "::ffff:127.0.0.1"], ["127.0.0.2", "::1"]),
+        ("*", ["192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1"], []),
+        ("10.1.2.3/8, ::1", ["10.9.9.9", "::ffff:10.9.9.9", "::1"], ["11.0.0.1", "::2"]),
+        ("::ffff:10.0.0.0/104", ["10.9.9.9", "::ffff:10.9.9.9"], ["::ffff:11.0.0.1"]),
+        ("::ffff:10.0.0.1", ["10.0.0.1", "::ffff:10.0.0.1"], ["10.0.0.2"]),
+        ("2001:db8::/32", ["2001:db8::1"], ["2001:db9::1", "10.0.0.1"]),
+    ],
+)
+def test_a_proxy_is_trusted_however_its_socket_shows_it(
+    given: str | None, trusted: list[str], strangers: list[str]
+) -> None:
+    settings = Settings() if given is None else Settings(forwarded_allow_ips=given)
+    app: Any = create_app(settings)
+    known = ProxyHeadersMiddleware(app, settings.forwarded_allow_ips).trusted_hosts
+    assert [host for host in trusted if host not in known] == []
+    assert [host for host in strangers if host in known] == []
 
 
 def test_every_setting_is_described() -> None:

@@ -146,6 +146,24 @@ async def test_an_address_behind_a_proxy_counts_if_the_proxy_is_trusted(
     assert statuses == [400, last]
 
 
+async def test_ipv4_clients_of_an_ipv6_socket_are_told_apart_and_proxies_known() -> None:
+    port = free_port()
+    process = await start(HOST="::ffff:127.0.0.1", PORT=port, RATE_LIMIT_REQUESTS=1)
+    statuses = []
+    for host, forwarded in (
+        *(("127.0.0.2", {}), ("127.0.0.3", {}), ("127.0.0.3", {})),
+        *(("127.0.0.1", {"x-forwarded-for": f"192.0.2.{n}"}) for n in (1, 2, 2)),
+    ):
+        transport = httpx.AsyncHTTPTransport(local_address=host)
+        url = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=url, transport=transport) as client:
+            await until_it_listens(client)
+            statuses.append((await client.post("/generate", headers=forwarded)).status_code)
+    process.send_signal(signal.SIGTERM)
+    await said(process)
+    assert statuses == [400, 400, 429, 400, 400, 429]
+
+
 @dataclass
 class Draining:
     """A gateway that was told to stop while an answer is open, which `release` lets finish."""

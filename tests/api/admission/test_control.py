@@ -139,6 +139,30 @@ async def test_what_is_refused_costs_no_tokens(server: ScriptedServer) -> None:
     assert last.headers["x-ratelimit-remaining-tokens"] == "1000"
 
 
+async def test_a_body_in_pieces_is_charged_as_one_whose_length_is_told(
+    server: ScriptedServer,
+) -> None:
+    async def pieces(size: int) -> AsyncIterator[bytes]:
+        yield b'{"prompt": "a", "max_tokens": 2'
+        yield b" " * size + b"}"
+
+    headers = {"content-type": "application/json"}
+    limits = {"rate_limit_requests": 9, "rate_limit_tokens": 100}
+    async with gateway(server, **limits) as client:
+        refused = await client.post("/generate", content=pieces(400), headers=headers)
+        answer = await client.post("/generate", content=pieces(200), headers=headers)
+        last = await client.post("/generate", content=b"")
+        lines = await metrics(client)
+    assert refused.status_code == 429
+    error = refused.json()["error"]
+    assert error["code"] == "rate_limit_exceeded"
+    assert "about 108 tokens, and 100 a minute" in error["message"]
+    assert answer.status_code == 200
+    assert last.headers["x-ratelimit-remaining-tokens"] == "95"
+    assert last.headers["x-ratelimit-remaining-requests"] == "7"
+    assert 'medusa_gateway_rejections_total{reason="rate_limit_exceeded"} 1.0' in lines
+
+
 async def test_a_whole_answer_tells_what_is_left_behind_it(server: ScriptedServer) -> None:
     async with gateway(server, rate_limit_tokens=1_000) as client:
         answer = await client.post("/generate", json=BODY)
@@ -163,6 +187,8 @@ async def test_a_failed_answer_costs_what_it_delivered() -> None:
     [
         ("10.0.0.1", "10.0.0.2", False),
         ("10.0.0.1", "10.0.0.1", True),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.2", False),
+        ("::ffff:10.0.0.1", "10.0.0.1", True),
         ("2001:db8::1", "2001:db8::2:3:4:5", True),
         ("2001:db8::1", "2001:db8:0:1::1", False),
     ],

@@ -113,7 +113,7 @@ async def test_an_answer_may_go_beyond_and_then_the_next_is_refused(storage: str
     await limited.aclose()
 
 
-async def test_what_does_not_fit_is_refused_and_costs_no_tokens(storage: str) -> None:
+async def test_what_does_not_fit_is_refused_and_costs_nothing(storage: str) -> None:
     limited = rates(storage, requests=9, tokens=100)
     error = await refusal(limited, num_bytes=500)
     assert error is not None
@@ -121,7 +121,24 @@ async def test_what_does_not_fit_is_refused_and_costs_no_tokens(storage: str) ->
     fits = await limited.admit("key ann", 400)
     fits.check()
     assert left(fits, "tokens") == 0
-    assert left(fits, "requests") == 7
+    assert left(fits, "requests") == 8
+    await limited.aclose()
+
+
+async def test_a_body_of_unknown_length_is_charged_when_it_is_known(storage: str) -> None:
+    limited = rates(storage, window_s=60, requests=9, tokens=100)
+    first, second = [await limited.admit("key ann", 0) for _ in range(2)]
+    await limited.charge_body(first, 240)
+    first.check()
+    assert left(first, "tokens") == 40
+    await limited.charge_body(second, 200)
+    with pytest.raises(RateLimited, match=r"40 of 100 tokens a minute are left .* about 50 are"):
+        second.check()
+    await limited.settle(second)
+    first.used = 10
+    await limited.settle(first)
+    third = await limited.admit("key ann", 0)
+    assert (left(third, "tokens"), left(third, "requests")) == (90, 7)
     await limited.aclose()
 
 
@@ -179,7 +196,7 @@ async def test_a_redis_that_is_away_lets_everybody_in(
         await limited.settle(before)
         assert unchecked(metrics) == 5
         await server.start()
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(0.5)
         assert await refusal(limited) is None
         assert await refusal(limited) is not None
         assert unchecked(metrics) == 5
@@ -204,3 +221,25 @@ async def test_a_redis_that_hangs_is_given_up_soon(monkeypatch: pytest.MonkeyPat
         assert 0.3 <= time.monotonic() - began < 0.9
         assert unchecked(metrics) == 20
         await limited.aclose()
+
+
+async def test_while_a_silent_redis_is_away_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REDIS_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(module, "STORAGE_PAUSE_S", 0.02)
+    tasks = asyncio.all_tasks()
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        metrics = GatewayMetrics()
+        limited = rates(f"redis://127.0.0.1:{silent.getsockname()[1]}", metrics, requests=1)
+        waited = []
+        for _ in range(10):
+            began = time.monotonic()
+            assert await refusal(limited) is None
+            waited.append(time.monotonic() - began)
+            await asyncio.sleep(0.05)  # clients that come one by one
+        assert waited[0] >= 0.3
+        assert max(waited[1:]) < 0.2
+        assert unchecked(metrics) == 10
+        await limited.aclose()
+    assert asyncio.all_tasks() == tasks  # the one that watched has ended
