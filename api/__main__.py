@@ -68,6 +68,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.bind(address[4])
         listening.listen(2048)
     except OSError as error:
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            sys.exit(f"HOST {host} is no address of this machine; 0.0.0.0 stands for all of them.")
         if error.errno == errno.EADDRINUSE:
             sys.exit(f"{host}:{port} is in use: stop the program that uses it, or set PORT.")
         sys.exit(f"Cannot listen on {host}:{port}: {error.strerror}; set HOST and PORT.")

@@ -1,6 +1,6 @@
 """`make run`: start both tiers, say where to look, stop them together; `run.py TIER`: become one.
 
-Settings come from the environment, then from `.env` if there is one. Standard library only.
+Settings come from the environment, then from `.env` if there is one.
 MODEL is a GGUF file, or a folder, or a folder's name in models/. A folder's base is served with its
 medusa-heads.gguf if it has that; QUANT chooses where there are several bases.
 """
@@ -8,6 +8,7 @@ medusa-heads.gguf if it has that; QUANT chooses where there are several bases.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import signal
@@ -21,22 +22,24 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from dotenv import dotenv_values
+
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # this file is run as a script, from anywhere
+
+from deployment.processes import (  # noqa: E402
+    STOP_SIGNALS,
+    Processes,
+    Tier,
+    what_follows,
+)
+
 MODELS = ROOT / "models"
 HEADS_FILE = "medusa-heads.gguf"
 LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STOP_TIMEOUT_S = 40
 TIERS = {"model-server": "model_server", "gateway": "api"}
 PROGRESS_EVERY_S = 10
-WHAT_HELPS: dict[int, str] = {
-    signal.SIGILL: "llama.cpp was made for another processor: run `make clean && make run`.",
-    signal.SIGKILL: "Most likely the memory was full: choose a smaller model, such as QUANT=Q4_0, "
-    "or a smaller KV_CACHE_TOKENS.",
-    signal.SIGABRT: "llama.cpp gave up; its last lines above say why.",
-    signal.SIGSEGV: "Fetch the model file again; if that doesn't help, `make clean && make run`.",
-    signal.SIGBUS: "A file that it read is cut off or its disk fails: fetch the model file again.",
-}
+ANY_HOST = ("", "0.0.0.0", "::")
 
 
 class Stop(Exception):
@@ -48,12 +51,12 @@ class CannotStart(Exception):
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """NAME=value lines; `#` starts a comment line, quotes around a value are dropped."""
-    if not path.exists():
-        return {}
-    lines = (line.strip() for line in path.read_text().splitlines())
-    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
-    return {name.strip(): value.strip().strip("'\"") for name, _, value in pairs}
+    """As Docker Compose reads it: comments behind values, `export`, quotes, a byte-order mark."""
+    try:
+        found = dotenv_values(path, encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise CannotStart(f"{path} is not text in UTF-8.") from None
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def settings() -> dict[str, str]:
@@ -125,27 +128,34 @@ def check(env: dict[str, str]) -> None:
     """Find what would stop a start before anything is started."""
     if env.get("MODEL_PATH") and not Path(env["MODEL_PATH"]).is_file():
         raise CannotStart(f"There is no model file {env['MODEL_PATH']}: check MODEL=.")
-    check_port("PORT", env["PORT"], env.get("HOST", "0.0.0.0"))
-    check_port(
-        "MODEL_SERVER_PORT", env["MODEL_SERVER_PORT"], env.get("MODEL_SERVER_HOST", "127.0.0.1")
-    )
+    check_address("HOST", env.get("HOST", "0.0.0.0"), "PORT", env["PORT"])
+    model_host = env.get("MODEL_SERVER_HOST", "127.0.0.1")
+    check_address("MODEL_SERVER_HOST", model_host, "MODEL_SERVER_PORT", env["MODEL_SERVER_PORT"])
     if env["PORT"] == env["MODEL_SERVER_PORT"]:
         raise CannotStart(f"PORT and MODEL_SERVER_PORT are both {env['PORT']}: choose two.")
 
 
-def check_port(name: str, port: str, host: str) -> None:
+def check_address(host_name: str, host: str, port_name: str, port: str) -> None:
     if not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise CannotStart(f"{name}={port} is no port: choose one from 1 to 65535.")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, int(port)))
-        except OSError as error:
-            raise CannotStart(
-                f"Port {port} can't be used ({error.strerror}): stop the program that uses it, "
-                f"or choose another, such as {name}={int(port) % 65_000 + 10}."
-            ) from None
+        raise CannotStart(f"{port_name}={port} is no port: choose one from 1 to 65535.")
+    no_host = CannotStart(
+        f"{host_name} {host} is no address of this machine: 0.0.0.0 stands for all of them, "
+        "127.0.0.1 is for this machine only."
+    )
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except socket.gaierror:
+        raise no_host from None
+    except OSError as error:
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            raise no_host from None
+        raise CannotStart(
+            f"Port {port} can't be used ({error.strerror}): stop the program that uses it, "
+            f"or choose another, such as {port_name}={int(port) % 65_000 + 10}."
+        ) from None
 
 
 def fetch_demo(env: dict[str, str]) -> None:
@@ -160,76 +170,39 @@ def fetch_demo(env: dict[str, str]) -> None:
         )
 
 
-class Processes:
-    """The two processes, in the order they start; they stop the other way round."""
-
-    def __init__(self) -> None:
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start(self, name: str, module: str, env: dict[str, str]) -> None:
-        # A session of its own: Ctrl-C reaches only this process, which then stops them in order.
-        self._running[name] = subprocess.Popen(
-            [sys.executable, "-m", module], cwd=ROOT, env=env, start_new_session=True
-        )
-
-    def ended(self) -> tuple[str, int] | None:
-        """Name and exit code of one that ended by itself."""
-        for name, process in self._running.items():
-            if process.poll() is not None:
-                return name, process.returncode
-        return None
-
-    def stop(self) -> None:
-        """Ask each to finish what it has open; after that, or when asked again, make it."""
-        for number in STOP_SIGNALS:
-            signal.signal(number, lambda *_: self._kill())
-        for process in reversed(self._running.values()):
-            process.terminate()
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._kill()
-                process.wait()
-
-    def _kill(self) -> None:
-        for process in self._running.values():
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # with its workers
+def url_of(host: str, port: str) -> str:
+    """Where this machine reaches what listens there."""
+    host = "127.0.0.1" if host in ANY_HOST else host
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def is_ready(port: str) -> bool:
+def is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2) as answer:
+        with urllib.request.urlopen(f"{url}/ready", timeout=2) as answer:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False
 
 
-def watch(processes: Processes, env: dict[str, str]) -> int:
-    """Say when it is ready, then wait until one process ends. Returns the exit code."""
+def watch(processes: Processes, model_server: Tier, env: dict[str, str]) -> int:
+    """Say when it is ready, then wait until what ends is not started again. The exit code."""
+    url = url_of(env.get("HOST", ""), env["PORT"])
+    model_url = url_of(env.get("MODEL_SERVER_HOST", ""), env["MODEL_SERVER_PORT"])
     started = shown = time.monotonic()
     ready = False
-    while (ended := processes.ended()) is None:
-        if not ready and (ready := is_ready(env["PORT"])):
+    while True:
+        if (ended := processes.ended()) is not None:
+            goes_on, sentence = what_follows(ended)
+            print(sentence, file=sys.stderr, flush=True)
+            if not goes_on:
+                return max(ended.process.returncode, 1)
+        model_server.was_ready = model_server.was_ready or is_ready(model_url)
+        if not ready and (ready := is_ready(url)):
             say_ready(env["PORT"], with_key=bool(env.get("API_KEYS_FILE")))
         elif not ready and time.monotonic() - shown > PROGRESS_EVERY_S:
             shown = time.monotonic()
             print(f"Still loading ({shown - started:.0f} s).", flush=True)
         time.sleep(0.5)
-    print(ending(*ended), file=sys.stderr)
-    return max(ended[1], 1)
-
-
-def ending(name: str, code: int) -> str:
-    """How a process ended and what helps; a negative code is the signal that ended it."""
-    if code >= 0:
-        return f"The {name} ended (exit code {code}), so everything stops."
-    try:
-        signal_name = signal.Signals(-code).name
-    except ValueError:  # most real-time signals have none
-        signal_name = f"signal {-code}"
-    said = f"The {name} was ended by {signal_name}, so everything stops."
-    return f"{said} {WHAT_HELPS.get(-code, '')}".rstrip()
 
 
 def say_ready(port: str, *, with_key: bool) -> None:
@@ -266,15 +239,15 @@ def run_both() -> int:
     """Both tiers until someone asks to stop, or one of them ends. Returns the exit code."""
     for number in STOP_SIGNALS:
         signal.signal(number, _ask_to_stop)
-    processes = Processes()
+    processes = Processes(ROOT)
     try:
         env = environment()
         check(env)
         fetch_demo(env)
         print("Starting the model server and the gateway; a large model takes a while to load.")
-        processes.start("model server", "model_server", env)
+        model_server = processes.start("model server", "model_server", env)
         processes.start("gateway", "api", env)
-        return watch(processes, env)
+        return watch(processes, model_server, env)
     except Stop:
         print("\nStopping: open answers may finish. Ctrl-C again stops at once.", flush=True)
         return 0

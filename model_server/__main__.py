@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -97,6 +98,9 @@ def listen(settings: ModelServerSettings) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            problem = f"{host} is no address of this machine; 0.0.0.0 stands for all of them"
+            raise SettingError("MODEL_SERVER_HOST", problem) from None
         problem = f"{host}:{port} can't be listened on ({error.strerror}); choose another port"
         raise SettingError("MODEL_SERVER_PORT", problem) from None
     listener.listen(1_024)

@@ -35,6 +35,10 @@ def _truth_or_auto(value: object) -> bool | str:
         raise ValueError("must be true, false or auto") from None
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 Exact = Annotated[bool | Literal["auto"], BeforeValidator(_truth_or_auto)]
 
 
@@ -110,10 +114,10 @@ class ModelServerSettings(BaseSettings):
     keep_alive_timeout: int = Field(
         75, ge=5, le=86_400, description="Seconds that idle connections stay open."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="debug, info, warning or error."
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
+        Field("info", description="debug, info, warning or error.")
     )
-    log_format: Literal["text", "json"] = Field(
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = Field(
         "text", description="text, or json: an object a line."
     )
     log_prompts: bool = Field(False, description="Log what is asked, too: it may be private.")

@@ -48,6 +48,15 @@ async def test_a_port_in_use_is_one_sentence(workers: int) -> None:
     assert sentence.startswith(f"127.0.0.1:{port} is in use")
 
 
+async def test_a_host_of_another_machine_is_not_called_a_port() -> None:
+    process = await start(HOST="203.0.113.9", PORT=free_port())
+    sentence = await said(process)
+    assert process.returncode == 1
+    assert sentence == (
+        "HOST 203.0.113.9 is no address of this machine; 0.0.0.0 stands for all of them.\n"
+    )
+
+
 async def test_idle_connections_are_not_bounded_by_the_limit_of_a_shell() -> None:
     port = free_port()
     command = f"ulimit -S -n 64; exec {sys.executable} -m api"

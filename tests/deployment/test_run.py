@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from deployment import run
+from deployment.processes import Processes
 from deployment.run import CannotStart
 from model_server.tools.download import HEADS_FILE
 from tests import random_heads
@@ -159,6 +160,43 @@ def test_a_missing_file_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) 
         run.check(run.environment())
 
 
+def test_env_is_read_as_compose_reads_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "8")
+    text = (
+        "\ufeffPORT=8010  # not 8000\r\n"
+        "export LOG_LEVEL=INFO\r\n"
+        "# BATCH_SIZE=1\n"
+        "BATCH_SIZE=2\n"
+        "\n"
+        "MODEL_NAME = 'a # b'\n"
+        'CHAT_TEMPLATE="a b" # c\n'
+        "RATE_LIMIT_STORAGE=redis://:p#w@h:1\n"
+        "MEDUSA_PATH=\n"
+        "MODEL_SERVER_URLS=http://a:${PORT}\n"
+    )
+    (models.parent / ".env").write_text(text, encoding="utf-8", newline="")
+    expected = {
+        "PORT": "8010",
+        "LOG_LEVEL": "INFO",
+        "BATCH_SIZE": "8",
+        "MODEL_NAME": "a # b",
+        "CHAT_TEMPLATE": "a b",
+        "RATE_LIMIT_STORAGE": "redis://:p#w@h:1",
+        "MEDUSA_PATH": "",
+        "MODEL_SERVER_URLS": "http://a:8010",
+    }
+    settings = run.settings()
+    assert {name: settings.get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("name", ["HOST", "MODEL_SERVER_HOST"])
+@pytest.mark.parametrize("host", ["203.0.113.9", "2001:db8::9"])
+def test_a_host_that_cannot_be_bound_is_not_called_a_port(name: str, host: str) -> None:
+    env = {"PORT": str(free_port()), "MODEL_SERVER_PORT": str(free_port()), "HOST": "127.0.0.1"}
+    with pytest.raises(CannotStart, match=f"^{name} {host} is no address of this machine: "):
+        run.check({**env, name: host})
+
+
 @pytest.mark.parametrize(
     ("death", "sentence"),
     [
@@ -202,9 +240,10 @@ def test_what_ended_a_process_is_said(
     imports = "import ctypes, mmap, os, resource, signal, sys"
     no_core = "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))"
     (models.parent / "mortal.py").write_text(f"{imports}\n{no_core}\n{death}\n")
-    processes = run.Processes()
-    processes.start("model server", "mortal", dict(os.environ))
-    code = run.watch(processes, {"PORT": str(free_port())})
+    processes = Processes(run.ROOT)
+    mortal = processes.start("model server", "mortal", dict(os.environ))
+    ports = {"PORT": str(free_port()), "MODEL_SERVER_PORT": str(free_port())}
+    code = run.watch(processes, mortal, ports)
     assert capfd.readouterr().err == f"The model server {sentence}\n"
     assert code == (3 if "exit code" in sentence else 1)
 
@@ -216,23 +255,39 @@ def is_ready(url: str) -> bool:
         return False
 
 
+def child_of(parent: int, module: str) -> int:
+    """The pid of the process that runs a module."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    [pid] = [
+        each
+        for each in map(int, children)
+        if module in Path(f"/proc/{each}/cmdline").read_text().split("\0")
+    ]
+    return pid
+
+
 def test_a_folder_is_served_with_its_heads(random_q8_path: Path, tmp_path: Path) -> None:
     (tmp_path / "base-q8_0.gguf").symlink_to(random_q8_path)
     random_heads.write(tmp_path / HEADS_FILE, Kind(file_type="Q8_0", num_heads=3))
     port, model_port = str(free_port()), str(free_port())
     settings = {"PORT": port, "MODEL_SERVER_PORT": model_port, "HOST": "127.0.0.1"}
     asked = {"MODEL": str(tmp_path), "QUANT": "Q8_0", "N_THREADS": "1", "MEDUSA_ANY_BASE": "true"}
-    with (tmp_path / "log").open("w") as log:
+    log = tmp_path / "log"
+    with log.open("w") as written:
         process = subprocess.Popen(
             [sys.executable, ROOT / "deployment" / "run.py"],
             env={**os.environ, **settings, **asked, "OMP_WAIT_POLICY": "passive"},
-            stdout=log,
+            stdout=written,
             stderr=subprocess.STDOUT,
         )
         try:
             wait_until(lambda: is_ready(f"http://127.0.0.1:{port}"), "the service")
             info = httpx.get(f"http://127.0.0.1:{model_port}/info", trust_env=False).json()
             assert info["heads"] == 3
+            os.kill(child_of(process.pid, "model_server"), signal.SIGKILL)
+            wait_until(lambda: "is started again in 1 s" in log.read_text(), "the news")
+            wait_until(lambda: is_ready(f"http://127.0.0.1:{model_port}"), "its return")
+            assert process.poll() is None
         finally:
             process.send_signal(signal.SIGINT)
             assert process.wait(40) == 0

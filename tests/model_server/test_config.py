@@ -42,6 +42,13 @@ def test_the_environment_is_read_in_capitals(monkeypatch: pytest.MonkeyPatch) ->
     assert settings.exact
 
 
+def test_levels_are_read_as_the_gateway_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "INFO")
+    monkeypatch.setenv("LOG_FORMAT", "Json")
+    settings = ModelServerSettings()
+    assert (settings.log_level, settings.log_format) == ("info", "json")
+
+
 def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("N_PARALLEL", "")
     monkeypatch.setenv("MODEL_PATH", "")

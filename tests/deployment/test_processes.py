@@ -1,0 +1,117 @@
+"""Tiers that die are started again, and none is left behind when what started them is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deployment import processes as module
+from deployment import run
+from deployment.processes import Processes
+from tests.e2e.service import wait_until
+from tests.ports import free_port
+from tests.structure.modules import ROOT
+
+
+def watched(folder: Path, name: str, *, was_ready: bool) -> int:
+    """The exit code of a watch over a tier that ends at once, with exit code 3."""
+    (folder / "mortal.py").write_text("raise SystemExit(3)\n")
+    processes = Processes(folder)
+    tier = processes.start(name, "mortal", dict(os.environ))
+    tier.was_ready = was_ready
+    ports = {"PORT": str(free_port()), "MODEL_SERVER_PORT": str(free_port())}
+    return run.watch(processes, tier, ports)
+
+
+def test_a_model_server_is_started_again_with_growing_pauses_and_then_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "PAUSES_S", (0.1, 0.2, 0.3))
+    assert watched(tmp_path, "model server", was_ready=True) == 3
+    ended = "The model server ended (exit code 3)"
+    assert capfd.readouterr().err.splitlines() == [
+        *(f"{ended}; it is started again in {pause} s." for pause in (0.1, 0.2, 0.3)),
+        f"{ended}, the last of 4 times within 60 s of its start, so everything stops.",
+    ]
+
+
+def test_a_death_after_a_long_life_is_not_counted_with_the_quick_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "QUICK_S", 0.0)
+    monkeypatch.setattr(module, "PAUSES_S", (0.05,))
+    (tmp_path / "mortal.py").write_text("print(1, file=open('lives', 'a'))\n")
+    processes = Processes(tmp_path)
+    tier = processes.start("model server", "mortal", dict(os.environ))
+    tier.was_ready = True
+    for _ in range(3):
+        ended = None
+        while ended is None:
+            time.sleep(0.02)
+            ended = processes.ended()
+        assert module.what_follows(ended)[0]
+    processes.stop()
+    assert len((tmp_path / "lives").read_text().split()) >= 3
+
+
+@pytest.mark.parametrize(("name", "was_ready"), [("model server", False), ("gateway", True)])
+def test_what_cannot_start_and_the_gateway_are_not_started_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, was_ready: bool
+) -> None:
+    assert watched(tmp_path, name, was_ready=was_ready) == 3
+    said = capfd.readouterr().err
+    assert said == f"The {name} ended (exit code 3), so everything stops.\n"
+
+
+def is_gone(pid: int) -> bool:
+    """Dead, or dead and not yet collected by whoever inherited it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+def test_kill_9_takes_the_tiers_with_it(tmp_path: Path, obeys: bool) -> None:
+    ignore = "" if obeys else "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    (tmp_path / "lasting.py").write_text(
+        f"import os, signal, time\n{ignore}\n"
+        "open(f'pid-{os.getpid()}', 'w')\nif os.fork() == 0: open(f'pid-{os.getpid()}', 'w')\n"
+        "time.sleep(100)\n"
+    )
+    script = (
+        "import os, pathlib, sys, time\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from deployment import processes\n"
+        "processes.STOP_TIMEOUT_S = 1\n"
+        "started = processes.Processes(pathlib.Path.cwd())\n"
+        "for name in ('model server', 'gateway'): started.start(name, 'lasting', os.environ)\n"
+        "time.sleep(100)\n"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
+    wait_until(lambda: len(list(tmp_path.glob("pid-*"))) == 4, "the tiers and their workers")
+    pids = [int(each.name.removeprefix("pid-")) for each in tmp_path.glob("pid-*")]
+    assert not any(map(is_gone, pids))
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    wait_until(lambda: all(map(is_gone, pids)), "their end", 20)
+
+
+def test_no_guard_is_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "lasting.py").write_text("import time\ntime.sleep(100)\n")
+    handlers = {number: signal.getsignal(number) for number in module.STOP_SIGNALS}
+    processes = Processes(tmp_path)
+    tier = processes.start("gateway", "lasting", dict(os.environ))
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    before = set(children.read_text().split())
+    processes.stop()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert tier.process.returncode == -signal.SIGTERM
+    assert len(before - set(children.read_text().split())) == 2
