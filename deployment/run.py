@@ -198,23 +198,24 @@ def watch(processes: Processes, model_server: Tier, env: dict[str, str]) -> int:
                 return max(ended.process.returncode, 1)
         model_server.was_ready = model_server.was_ready or is_ready(model_url)
         if not ready and (ready := is_ready(url)):
-            say_ready(env["PORT"], with_key=bool(env.get("API_KEYS_FILE")))
+            shown_url = url.replace("127.0.0.1", "localhost")
+            say_ready(shown_url, with_key=bool(env.get("API_KEYS_FILE")))
         elif not ready and time.monotonic() - shown > PROGRESS_EVERY_S:
             shown = time.monotonic()
             print(f"Still loading ({shown - started:.0f} s).", flush=True)
         time.sleep(0.5)
 
 
-def say_ready(port: str, *, with_key: bool) -> None:
+def say_ready(url: str, *, with_key: bool) -> None:
     key = "-H 'authorization: Bearer YOUR_KEY' " if with_key else ""
     message = '{"role": "user", "content": "Name the capital of France."}'
     body = f'{{"messages": [{message}], "temperature": 0}}'
     print(
         "\nReady.\n"
-        f"  Try it in a browser:  http://localhost:{port}\n"
-        f"  Documentation:        http://localhost:{port}/docs\n"
+        f"  Try it in a browser:  {url}\n"
+        f"  Documentation:        {url}/docs\n"
         "  Or paste this into another terminal:\n\n"
-        f"  curl http://localhost:{port}/v1/chat/completions "
+        f"  curl {url}/v1/chat/completions "
         f"{key}-H 'content-type: application/json' -d '{body}'\n\n"
         "Ctrl-C stops both processes.\n",
         flush=True,

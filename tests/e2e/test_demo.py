@@ -66,7 +66,7 @@ def test_the_first_curl_is_answered_as_the_readme_says(
     assert (choice["message"]["content"], choice["finish_reason"]) == (ANSWER, "stop")
     [said] = re.findall(r"^# \.\.\. (.*) \.\.\.$", README, re.M)
     assert said in answer.text
-    run.say_ready("8000", with_key=False)
+    run.say_ready("http://localhost:8000", with_key=False)
     assert shown(capsys.readouterr().out) == (path, body)
 
 
