@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import resource
 import socket
 import sys
@@ -17,6 +18,7 @@ from api.config import Settings
 from api.http.workers import make_app, run, run_workers
 from api.requests.refusal import refusal
 from model_server.contract.traces import TracesMissing
+from model_server.contract.variables import almost
 
 MAX_FILES = 65_536
 
@@ -32,6 +34,8 @@ def main() -> None:
         sys.exit(str(error))
     _allow_connections()
     listening = _listen(settings.host, settings.port)
+    for sentence in almost(Settings.model_fields, os.environ):
+        log.warning("%s", sentence)
     log.info("gateway on http://%s:%d, also for browsers", _reachable(settings.host), settings.port)
     log.info("model servers: %s", ", ".join(settings.model_server_urls))
     if is_open_to_all(settings):

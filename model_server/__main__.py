@@ -17,7 +17,7 @@ import uvicorn
 
 from model_server import logs
 from model_server.config import ModelServerSettings, read_settings
-from model_server.contract import traces
+from model_server.contract import traces, variables
 from model_server.errors import SettingError, StartError
 
 # A thread that waits for the others spins, by default for milliseconds. Where other processes want
@@ -36,6 +36,8 @@ except (OSError, RuntimeError) as error:
     sys.exit(f"model server: llama.cpp can't be loaded: {error}")
 
 _DRAIN_S = 30
+
+log = logging.getLogger("model_server")
 
 
 class _Uvicorn(uvicorn.Server):
@@ -65,6 +67,8 @@ def main() -> int:
         print(f"model server: {error}", file=sys.stderr)
         return 1
     logs.configure(settings.log_level, settings.log_format)
+    for sentence in variables.almost(ModelServerSettings.model_fields, os.environ):
+        log.warning("%s", sentence)
     spans = RequestSpans(provider) if provider else None
     state = AppState(log_prompts=settings.log_prompts, spans=spans)
     config = uvicorn.Config(

@@ -19,7 +19,7 @@ MAX_GATEWAY_CLASSES = 118
 MAX_IMPORTED_LINES = 6_900
 MAX_HOOK_LINES = 15
 MAX_STEPS_UP = 12
-MAX_STEPS_DOWN = 67
+MAX_STEPS_DOWN = 69
 # Names that httptools gives to what it calls.
 HTTPTOOLS = r"on_(message_begin|url|header|headers_complete|body|message_complete)\b"
 

@@ -35,7 +35,7 @@ FLOORS = {
         ("api.__main__",),
     ],
     "model_server": [
-        ("contract.protocol", "contract.log_format", "contract.traces"),
+        ("contract.protocol", "contract.log_format", "contract.traces", "contract.variables"),
         ("contract.questions", "config", "errors", "metrics", "kept"),
         ("sampling", "llama", "guide", "logs", "spans"),
         (
@@ -81,7 +81,8 @@ RESERVED = {
 
 # What both tiers share. The gateway's image has this of the model server, and nothing else.
 CONTRACT = [
-    f"model_server.contract.{name}" for name in ("protocol", "questions", "log_format", "traces")
+    f"model_server.contract.{name}"
+    for name in ("protocol", "questions", "log_format", "traces", "variables")
 ]
 
 PURE = [
