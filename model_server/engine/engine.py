@@ -10,13 +10,16 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 from hashlib import blake2b
+from collections.abc import Sequence as Seq
 
-from model_server.contract.protocol import Accepted, Done, Event, Failed, Started, Timings, Tokens
+from model_server.contract.protocol import Accepted, Event, Failed, Started, Tokens
+from model_server.engine.endings import done, failed
 from model_server.engine.plan import Plan
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Scheduler
 from model_server.engine.sequence import Sequence, Sink, Verified
-from model_server.errors import EngineError, RequestError
+from model_server.engine.suspects import TRY_AGAIN, Suspects
+from model_server.errors import EngineError
 from model_server.metrics import ModelServerMetrics, RequestPart, StepRecord
 from model_server.speculation.tree import DraftTree
 
@@ -37,7 +40,7 @@ class Engine:
         metrics: ModelServerMetrics,
         on_crash: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_crash` is called once if a step raises what nobody foresaw."""
+        """`on_crash` is called once, when no step can succeed any more."""
         self.scheduler = scheduler
         self._on_crash = on_crash
         self._runner = runner
@@ -47,10 +50,13 @@ class Engine:
         self._inbox: deque[Sequence | str] = deque()
         self._live: dict[str, Sequence] = {}
         self._events: dict[Sink, list[Event]] = {}
+        self._suspects = Suspects()
+        self._involved: list[Sequence] = []
+        self._failed_before = False
         self._num_submitted = 0
         self._num_preemptions = 0
         self._record = StepRecord()
-        self._stopping = False
+        self._stopping = self._ended = False
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         metrics.running.set_function(lambda: len(scheduler.running))
         metrics.waiting.set_function(lambda: len(scheduler.waiting))
@@ -73,16 +79,19 @@ class Engine:
     def submit(self, sequence: Sequence, sink: Sink) -> None:
         """Queue a request; its events go to `sink`. A known id replaces the request that has it."""
         sequence.sink = sink
-        self._post(sequence)
+        if not self._post(sequence):
+            sink([_gone(sequence)])
 
     def cancel(self, request_id: str) -> None:
         """Drop a request between steps, whatever it is doing. Unknown ids are ignored."""
         self._post(request_id)
 
-    def _post(self, item: Sequence | str) -> None:
+    def _post(self, item: Sequence | str) -> bool:
         with self._wakeup:
-            self._inbox.append(item)
-            self._wakeup.notify()
+            if not self._ended:
+                self._inbox.append(item)
+                self._wakeup.notify()
+            return not self._ended
 
     @property
     def num_unfinished(self) -> int:
@@ -95,8 +104,16 @@ class Engine:
         self._take_inbox()
         if self.scheduler.has_work:
             self._record = StepRecord()
-            plan = self._advance()
-            self._observe(plan, time.perf_counter() - started)
+            try:
+                plan = self._advance()
+            except EngineError as error:
+                self._interrupt(self._involved, error)
+            except Exception:
+                log.exception("a step failed. This is a bug.")
+                self._interrupt(self.scheduler.running, EngineError("a step failed"))
+            else:
+                self._failed_before = False
+                self._observe(plan, time.perf_counter() - started)
         self._flush()
 
     def _loop(self) -> None:
@@ -109,31 +126,35 @@ class Engine:
             try:
                 self.step()
             except Exception:
-                log.exception("the engine failed. This is a bug.")
+                log.exception("the engine ends: no step can succeed any more")
                 self._crash()
                 return
 
     def _crash(self) -> None:
+        """Tell everyone to try again: elsewhere, or here when the process was started again."""
         try:
-            self._fail_all(EngineError("the engine failed; the server restarts"))
+            with self._wakeup:
+                self._ended = True
+                arrived = [item for item in self._inbox if isinstance(item, Sequence)]
+                self._inbox.clear()
+            for sequence in (*self._live.values(), *arrived):
+                self._emit(sequence, _gone(sequence))
             self._flush()
         finally:
             self._on_crash()
 
     def _advance(self) -> Plan:
+        """One step. Raises EngineError when what was computed for `_involved` is lost."""
         plan = self.scheduler.schedule()
         self._note_admissions(plan)
-        try:
-            results = self._runner.run(plan)
-        except EngineError as error:
-            self._fail_all(error)
-            return plan
+        self._involved = plan.sequences
+        results = self._runner.run(plan)
         self._runner.apply(self.scheduler.update(plan, results))
         for decoded, result in zip(plan.decode, results, strict=True):
             self._count(decoded.tree, result)
             self._emit(result.sequence, *self._heard(result))
             if result.error is not None or result.sequence.finish_reason is not None:
-                self._end(result.sequence)
+                self._end(result.sequence, keep=not isinstance(result.error, EngineError))
         return plan
 
     def _count(self, tree: DraftTree, result: Verified) -> None:
@@ -172,7 +193,7 @@ class Engine:
         elif sequence.finish_reason is not None:
             self._metrics.finished.labels(sequence.finish_reason).inc()
             self._metrics.e2e.observe(now - sequence.arrived_s)
-            events.append(_done(sequence, now))
+            events.append(done(sequence, now))
         return events
 
     def _observe(self, plan: Plan, step_s: float) -> None:
@@ -220,9 +241,10 @@ class Engine:
         )
         self._emit(sequence, accepted)
         if sequence.finish_reason is not None:  # a resumed answer that was already complete
-            self._emit(sequence, _done(sequence, time.monotonic()))
+            self._emit(sequence, done(sequence, time.monotonic()))
             self._end(sequence)
             return
+        self._suspects.look_at(sequence)
         self.scheduler.add(sequence)
 
     def _note_admissions(self, plan: Plan) -> None:
@@ -235,20 +257,32 @@ class Engine:
                 self._metrics.cached_tokens.inc(sequence.num_cached)
                 self._emit(sequence, Started(id=sequence.id))
 
-    def _end(self, sequence: Sequence) -> None:
-        """Free all that a request holds."""
-        self._runner.apply(self.scheduler.remove(sequence))
+    def _end(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """Free all that a request holds, but `keep` its prefix cached."""
+        self._runner.apply(self.scheduler.remove(sequence, keep=keep))
         sequence.sampler.close()
         del self._live[sequence.id]
 
-    def _fail_all(self, error: EngineError) -> None:
-        """A decode failed: the KV cache is in doubt, so everything that used it ends here."""
-        log.error("%s; failing %d requests", error, len(self._live))
-        for sequence in list(self._live.values()):
-            event = Failed(id=sequence.id, status=500, code="engine", message=str(error))
+    def _interrupt(self, involved: Seq[Sequence], error: EngineError) -> None:
+        """A step failed: those in it end, to come back or for good, and what they computed goes.
+
+        A second one in a row ends all that run. Where nobody runs any more, a row of no request
+        shows whether any step can succeed. Raises EngineError when none can.
+        """
+        involved = self.scheduler.running if self._failed_before else involved
+        involved = list(dict.fromkeys(involved))
+        log.error("%s; %d requests were in this step", error, len(involved))
+        if len(involved) == len(self.scheduler.running):
+            self._runner.apply(self.scheduler.reset())
+        for sequence in involved:
+            event = self._suspects.judge(sequence, error, alone=len(involved) == 1)
             self._emit(sequence, event)
-            self._end(sequence)
-        self._runner.apply(self.scheduler.kv.clear())
+            self._end(sequence, keep=False)
+        self._failed_before = bool(self.scheduler.running)
+        if not self._failed_before:
+            self._runner.context.prove()
+        if not involved:  # nobody could be to blame
+            raise error
 
     def _emit(self, sequence: Sequence, *events: Event) -> None:
         assert sequence.sink is not None, "it was never submitted. This is a bug."
@@ -260,32 +294,6 @@ class Engine:
         self._events.clear()
 
 
-def failed(request_id: str, error: RequestError) -> Failed:
-    """What a client hears of a request that was refused."""
-    return Failed(
-        id=request_id,
-        status=error.status,
-        code=error.code,
-        message=error.message,
-        param=error.param,
-    )
-
-
-def _done(sequence: Sequence, now: float) -> Done:
-    admitted = now if sequence.admitted_s is None else sequence.admitted_s
-    first = now if sequence.first_token_s is None else sequence.first_token_s
-    assert sequence.finish_reason is not None
-    return Done(
-        id=sequence.id,
-        finish_reason=sequence.finish_reason,
-        matched_stop=sequence.matched_stop,
-        prompt_tokens=len(sequence.prompt),
-        cached_tokens=min(sequence.num_cached, len(sequence.prompt)),
-        completion_tokens=sequence.num_answered,
-        timings=Timings(
-            queue_s=admitted - sequence.arrived_s,
-            prefill_s=first - admitted,
-            decode_s=now - first,
-        ),
-        speculation=sequence.draft_state.counts.stats,
-    )
+def _gone(sequence: Sequence) -> Failed:
+    message = "the engine has ended; the model server starts again"
+    return Failed(id=sequence.id, status=TRY_AGAIN, code="engine", message=message)

@@ -161,14 +161,16 @@ class KvCache:
             del self._free_cells[len(self._free_cells) - (num_rows - len(tokens)) :]
         return self.leaves.commit(seq, paths)
 
-    def release(self, seq: int) -> list[KvOp]:
-        """End a live sequence. Its tokens stay cached, for later prompts that start alike."""
+    def release(self, seq: int, *, keep: bool = True) -> list[KvOp]:
+        """End a live sequence. Its tokens stay cached, for later prompts that start alike, unless
+        they are not to be kept.
+        """
         ops = self.leaves.release(seq)
         entry = self._live.pop(seq)
         for cell in entry.cells:
             self._live_holders[cell] -= 1
             self._num_live_cells -= not self._live_holders[cell]
-        if len(entry.tokens) < MIN_SHARED_TOKENS or self._is_covered(entry):
+        if not keep or len(entry.tokens) < MIN_SHARED_TOKENS or self._is_covered(entry):
             return [*ops, *self._drop(seq, entry)]
         for covered in self._covered_by(entry):
             ops.extend(self._drop(covered, self._cached.pop(covered)))

@@ -5,6 +5,7 @@ The only place where llama, heads and verification meet. Its timings feed the co
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from model_server.engine.cost import CostCurve, Costs
 from model_server.engine.kv_ops import KvOp
 from model_server.engine.plan import DecodeTree, HeadRun, Plan
 from model_server.engine.sequence import Sequence, Verified
-from model_server.engine.verifier import Verifier
+from model_server.engine.verifier import Logits, Verifier
+from model_server.errors import EngineError, LogitsError
 from model_server.llama.batch import LlamaBatch
 from model_server.llama.context import MAX_BATCH_ROWS, Context
 from model_server.medusa.heads import NUM_RANKS, Heads
+from model_server.sampling import is_finite
 from model_server.speculation.confidence import proposals
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -53,10 +58,11 @@ class Runner:
             return []
         rows = self._decode(plan)
         logits = self.context.logits(self._batch.num_rows)
-        results = [
-            self._verifier.verify(decoded, logits[mine.start : mine.stop])
-            for decoded, mine in zip(plan.decode, rows, strict=True)
-        ]
+        trees = [logits[mine.start : mine.stop] for mine in rows]
+        finite = list(map(is_finite, trees))
+        if not any(finite):
+            raise LogitsError
+        results = list(map(self._verified, plan.decode, trees, finite))
         return self._propose(plan.heads, results, rows)
 
     def apply(self, ops: Iterable[KvOp]) -> None:
@@ -88,6 +94,17 @@ class Runner:
         # Likeliest nodes first: then, as a rule, accepted cells lie in order of position, and
         # attention adds them up as in plain decoding.
         return self._batch.add_tree(tree.tokens, positions, tree.leaves, decoded.leaf_ids)
+
+    def _verified(self, decoded: DecodeTree, logits: Logits, finite: bool) -> Verified:
+        """What goes wrong here is one request's alone: others don't hear of it."""
+        error: EngineError = LogitsError()
+        if finite:
+            try:
+                return self._verifier.verify(decoded, logits)
+            except Exception:
+                log.exception("request %s can't be sampled. This is a bug.", decoded.sequence.id)
+                error = EngineError("no token could be drawn, see the model server's log")
+        return Verified(decoded.sequence, [], "", [0], [], error=error)
 
     def _timed_decode(self, cost: CostCurve, kv_length: float, num_requests: int) -> None:
         self._batch.seal()

@@ -2,7 +2,8 @@
 
 Requests are admitted to free slots first come, first served. Running ones decode every step; prompt
 rows fill what is left of the longest step allowed, at the best rate of rows a second. When the KV
-pool is full the youngest request is put back and recomputed later.
+pool is full the youngest request is put back and recomputed later. One that may have made a step
+fail gets steps of its own, in turn with those of all others, until it is past where that was.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        self._turn = 0
 
     @property
     def has_work(self) -> bool:
@@ -55,9 +57,10 @@ class Scheduler:
     def schedule(self) -> Plan:
         """Admit what fits, then fill one step."""
         ops: list[KvOp] = []
+        self._turn += 1
         self._admit(ops)
         while True:
-            chunks, decode = self._fill()
+            chunks, decode = self._fill(self._company())
             num_rows = sum(chunk.end - chunk.start for chunk in chunks) + len(decode)
             if self.kv.reserve(num_rows, ops):
                 return self._grow(Plan(ops, chunks, []), decode)
@@ -74,20 +77,37 @@ class Scheduler:
             self.kv.extend(sequence.seq, sequence.tokens[chunk.start : chunk.end])
             sequence.num_computed = chunk.end
         self.drafter.update(results)
+        for result in results:
+            result.sequence.apart = result.sequence.num_failures > 1
         return [
             op
             for decoded, result in zip(plan.decode, results, strict=True)
             for op in self._commit(decoded, result.nodes)
         ]
 
-    def remove(self, sequence: Sequence) -> list[KvOp]:
-        """Take a finished, cancelled or failed request out. Its prefix stays cached."""
+    def remove(self, sequence: Sequence, *, keep: bool = True) -> list[KvOp]:
+        """Take a finished, cancelled or failed request out; `keep` its prefix cached or not."""
         if sequence in self.running:
             self.running.remove(sequence)
-            return self._release(sequence)
+            return self._release(sequence, keep=keep)
         if sequence in self.waiting:
             self.waiting.remove(sequence)
         return []
+
+    def reset(self) -> list[KvOp]:
+        """Let go of all that run, and of everything computed: none of it can be trusted."""
+        for sequence in self.running:
+            sequence.seq, sequence.num_computed = -1, 0
+        self.running.clear()
+        return self.kv.clear()
+
+    def _company(self) -> list[Sequence]:
+        """Who shares the next step."""
+        apart = [sequence for sequence in self.running if sequence.apart]
+        others = [sequence for sequence in self.running if not sequence.apart]
+        if apart and (self._turn % 2 or not others):
+            return [apart[self._turn // 2 % len(apart)]]
+        return others
 
     def _admit(self, ops: list[KvOp]) -> None:
         for sequence in self.waiting[:_MAX_LOOKED_AT]:
@@ -130,18 +150,18 @@ class Scheduler:
             if other.num_pending > 1
         )
 
-    def _fill(self) -> tuple[list[PrefillChunk], list[Sequence]]:
+    def _fill(self, company: list[Sequence]) -> tuple[list[PrefillChunk], list[Sequence]]:
         """Prompt chunks of the step, and the sequences that then decode."""
-        num_rows = self._prefill_rows()
+        num_rows = self._prefill_rows(company)
         chunks = []
-        for sequence in self.running:
+        for sequence in company:
             take = min(sequence.num_pending - 1, num_rows)
             if take > 0:
                 start = sequence.num_computed
                 chunks.append(PrefillChunk(sequence, start, start + take))
                 num_rows -= take
         ends = {chunk.sequence: chunk.end for chunk in chunks}
-        decode = [s for s in self.running if ends.get(s, s.num_computed) == len(s.tokens) - 1]
+        decode = [s for s in company if ends.get(s, s.num_computed) == len(s.tokens) - 1]
         return chunks, decode
 
     def _grow(self, plan: Plan, decode: list[Sequence]) -> Plan:
@@ -161,11 +181,11 @@ class Scheduler:
         self.kv.reserve(plan.num_prefill_rows + plan.num_decode_rows, plan.ops)
         return plan._replace(heads=heads)
 
-    def _prefill_rows(self) -> int:
-        unready = [s for s in self.running if s.num_pending > 1]
+    def _prefill_rows(self, company: list[Sequence]) -> int:
+        unready = [s for s in company if s.num_pending > 1]
         if not unready:
             return 0
-        ready = [s for s in self.running if s.num_pending == 1]
+        ready = [s for s in company if s.num_pending == 1]
         decode_s = self.costs.decode.seconds(len(ready), kv_length(ready), len(ready))
         most = min(sum(s.num_pending - 1 for s in unready), self.limits.max_rows)
         return self.costs.prefill.best_rows(
@@ -188,9 +208,9 @@ class Scheduler:
         insort(self.waiting, sequence, key=_order)
         self.num_preemptions += 1
 
-    def _release(self, sequence: Sequence) -> list[KvOp]:
+    def _release(self, sequence: Sequence, *, keep: bool = True) -> list[KvOp]:
         seq, sequence.seq, sequence.num_computed = sequence.seq, -1, 0
-        return self.kv.release(seq)
+        return self.kv.release(seq, keep=keep)
 
     def _commit(self, decoded: DecodeTree, nodes: list[int]) -> list[KvOp]:
         """Keep a tree's root and its accepted drafts."""

@@ -15,7 +15,7 @@ from model_server.contract.protocol import (
     ShownTree,
 )
 from model_server.engine.detokenizer import Detokenizer
-from model_server.errors import RequestError
+from model_server.errors import EngineError, RequestError
 from model_server.speculation.confidence import Proposal
 from model_server.speculation.draft_state import DraftState
 
@@ -39,14 +39,17 @@ class Verified(NamedTuple):
     nodes: list[int]
     from_draft: list[bool]
     logprobs: list[PositionLogprobs] | None = None
-    error: RequestError | None = None
+    error: RequestError | EngineError | None = None
     proposal: Proposal | None = None
     tree: ShownTree | None = None
 
 
 @dataclass(eq=False)
 class Sequence:
-    """Tokens, their state in the KV pool, and the rules that end the answer."""
+    """Tokens, their state in the KV pool, and the rules that end the answer.
+
+    `apart`: it gets steps of its own, as it may be what made one fail.
+    """
 
     request: GenerateRequest
     prompt: list[int]
@@ -62,6 +65,8 @@ class Sequence:
     seq: int = -1
     num_computed: int = 0
     num_cached: int = 0
+    num_failures: int = 0
+    apart: bool = False
     admitted_s: float | None = None
     first_token_s: float | None = None
     last_token_s: float = 0.0

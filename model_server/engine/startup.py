@@ -25,7 +25,7 @@ from model_server.engine.prompt import PromptEncoder, choose_template
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Limits, Scheduler
 from model_server.engine.verifier import Verifier
-from model_server.errors import SettingError, StartError
+from model_server.errors import EngineError, ModelFileError, SettingError, StartError
 from model_server.guide.compiler import Compiler
 from model_server.llama import backend, identity, kernels
 from model_server.llama.context import MAX_BATCH_ROWS, MAX_SEQS, Context, ContextOptions
@@ -94,6 +94,7 @@ def load(
     context_size = _context_size(settings, model)
     options = context_options(settings, context_size)
     context = open_context(model, options, distrust)
+    _prove(context, model)
     options = context.options
     own = HeadOptions(options.n_threads, own_kernels=packed, own_threads=context.own_threads)
     heads = _heads(settings, model, own)
@@ -135,6 +136,14 @@ def load(
     )
     engine.start()
     return Served(engine, intake, info, model, context, heads)
+
+
+def _prove(context: Context, model: Model) -> None:
+    """Raises ModelFileError where not even a few rows can be computed."""
+    try:
+        context.prove()
+    except EngineError as error:
+        raise ModelFileError(str(model.path), f"nothing can be computed with it: {error}") from None
 
 
 def _intake(settings: ModelServerSettings, model: Model, context_size: int) -> Intake:

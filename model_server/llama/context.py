@@ -11,15 +11,18 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.errors import EngineError, StartError
+from model_server.errors import EngineError, LogitsError, StartError
 from model_server.llama import backend, kernels
 from model_server.llama.batch import LlamaBatch
 from model_server.llama.model import Model
+from model_server.sampling import is_finite
 
 MAX_SEQS = 256  # LLAMA_MAX_SEQ
 MAX_BATCH_ROWS = 512
 # llama.cpp rounds the pool up to whole blocks, but its row limits only when told beforehand.
 _CELL_BLOCK = 256
+
+_PROVEN_ROWS = 4
 
 # Rows times threads squared, for which one thread does what is left to llama.cpp beside kernels of
 # our own: norms, rotations, activations. It is 1 to 2 % of a step with two threads.
@@ -147,9 +150,25 @@ class Context:
         self.copy(spare, seq, 0, -1)
         self.remove(spare, 0)
 
-    def clear(self) -> None:
-        """Empty the KV pool."""
-        llama_cpp.llama_memory_clear(self._memory, False)
+    def clear(self, *, data: bool = False) -> None:
+        """Empty the KV pool, and with `data` the cells themselves: what is no number spreads from
+        cells that nobody holds.
+        """
+        llama_cpp.llama_memory_clear(self._memory, data)
+
+    def prove(self) -> None:
+        """Empty the pool and decode a few rows of no request. Raises EngineError where that fails:
+        then no request is to blame.
+        """
+        self.clear(data=True)
+        batch = LlamaBatch(_PROVEN_ROWS)
+        for position in range(_PROVEN_ROWS):
+            batch.add(position % self.vocab_size, position, [0], output=True)
+        self.set_embeddings(False)
+        self.decode(batch)
+        if not is_finite(self.logits(_PROVEN_ROWS)):
+            raise LogitsError
+        self.clear()
 
     def length(self, seq: int) -> int:
         """Positions that a sequence holds, 0 when it is empty."""

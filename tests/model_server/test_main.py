@@ -17,6 +17,7 @@ from model_server.__main__ import listen
 from model_server.config import ModelServerSettings
 from model_server.errors import SettingError
 from model_server.llama import backend
+from tests.model_server.engine.faults import spoil
 from tests.model_server.llama.test_model import with_block_count
 from tests.ports import free_port
 
@@ -90,6 +91,15 @@ def test_files_that_cannot_be_served_end_it_in_one_sentence(
     for name in (*files, "directory", "layers0", "layers600", "missing"):
         line = refused(model_path=tmp_path / name)
         assert line.startswith(f"model server: MODEL_PATH {tmp_path / name}: "), line
+
+
+@pytest.mark.parametrize("tensor", ["output_norm.weight", "blk.0.attn_v.weight"])
+def test_a_damaged_file_is_called_that(twin_path: Path, tmp_path: Path, tensor: str) -> None:
+    path = spoil(twin_path, tmp_path / "rotten.gguf", tensor)
+    assert refused(model_path=path) == (
+        f"model server: MODEL_PATH {path}: nothing can be computed with it: its logits are not "
+        "finite, so the file is damaged or the computation is wrong"
+    )
 
 
 @pytest.mark.parametrize(

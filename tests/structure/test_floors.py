@@ -47,6 +47,7 @@ FLOORS = {
         (
             *("speculation.drafter", "engine.prompt", "engine.intake", "engine.verifier"),
             *("engine.profiler", "engine.exactness", "engine.attention"),
+            *("engine.endings", "engine.suspects"),
         ),
         ("engine.scheduler", "engine.runner"),
         ("engine.engine",),
@@ -93,6 +94,7 @@ PURE = [
     "model_server.engine.kv",
     "model_server.engine.leaves",
     "model_server.engine.scheduler",
+    "model_server.engine.suspects",
     "model_server.engine.detokenizer",
     "model_server.speculation.lookup",
     "model_server.speculation.tree",

@@ -11,15 +11,12 @@ from model_server.contract.protocol import (
     Accepted,
     Done,
     Event,
-    Failed,
     GenerateRequest,
     Started,
     Tokens,
 )
 from model_server.engine.engine import Engine
 from model_server.engine.startup import Served
-from model_server.errors import EngineError
-from model_server.llama.batch import LlamaBatch
 from model_server.metrics import ModelServerMetrics
 from tests import twin
 from tests.model_server.engine.stack import Layout, Stack, stack
@@ -113,29 +110,6 @@ def test_a_resumed_answer_goes_on_where_it_was(made: Stack, num_done: int) -> No
     assert done.cached_tokens <= done.prompt_tokens
 
 
-def test_a_decode_that_fails_ends_those_running_and_no_others(
-    made: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in "abc":
-        made.submit(name, PROMPT, max_tokens=50, sampling=GREEDY)
-    made.engine.step()
-
-    def fail(_batch: LlamaBatch) -> None:
-        raise EngineError("llama_decode of 2 rows ended with -3")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(made.context, "decode", fail)
-        made.engine.step()
-    for name in "abc":
-        failed = made.ending(name)
-        assert isinstance(failed, Failed)
-        assert (failed.status, failed.message) == (500, "llama_decode of 2 rows ended with -3")
-    made.submit("d", PROMPT, max_tokens=5, sampling=GREEDY)
-    made.run()
-    assert made.answer("d") == twin.answer(PROMPT, 5)
-    assert made.num_leaks() == 0
-
-
 def test_many_requests_leave_nothing_behind(made: Stack) -> None:
     for i in range(60):
         made.submit(str(i), twin.prompt(5 + i % 40, seed=i % 7), max_tokens=4, sampling=GREEDY)
@@ -145,29 +119,11 @@ def test_many_requests_leave_nothing_behind(made: Stack) -> None:
     assert made.num_leaks() == 0
 
 
-def test_an_unforeseen_failure_is_told_to_clients_and_to_the_process(
-    made: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    crashed = threading.Event()
-    engine = Engine(made.scheduler, made.runner, ModelServerMetrics(), crashed.set)
-    monkeypatch.setattr(made.scheduler, "update", lambda *_: 1 // 0)
-    heard: queue.Queue[list[Event]] = queue.Queue()
-    engine.start()
-    request = GenerateRequest(id="a", prompt_tokens=PROMPT)
-    engine.submit(made.intake.make(request), heard.put)
-    assert crashed.wait(10)
-    engine.stop()
-    events = [event for _ in range(heard.qsize()) for event in heard.get()]
-    assert isinstance(events[-1], Failed)
-    assert events[-1].status == 500
-
-
 def test_a_crash_reaches_the_process_even_if_no_client_can_be_told(
     made: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crashed = threading.Event()
     engine = Engine(made.scheduler, made.runner, ModelServerMetrics(), crashed.set)
-    monkeypatch.setattr(engine, "_fail_all", lambda _error: 1 // 0)
 
     def sink(_events: list[Event]) -> None:
         raise RuntimeError("the client's loop is closed")
