@@ -30,6 +30,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 try:
     from model_server.app import AppState, create_app
     from model_server.engine.startup import load
+    from model_server.engine.watchdog import Watchdog
     from model_server.llama import trial
     from model_server.spans import RequestSpans
 except (OSError, RuntimeError) as error:
@@ -54,7 +55,14 @@ class _Uvicorn(uvicorn.Server):
 
     def fail(self) -> None:
         """Stop with exit code 1, whichever thread finds out that it can't go on."""
-        self.failed = self.should_exit = True
+        self.failed = self.should_exit = self._state.draining = True
+
+
+def _abandon() -> None:
+    """End the process at once: an engine that hangs can't be waited for."""
+    logs.say.error("the engine hangs, so the process ends, to be started again")
+    logging.shutdown()
+    os._exit(1)
 
 
 def main() -> int:
@@ -89,6 +97,8 @@ def main() -> int:
     loader.join()
     if state.served is not None:
         state.served.close()
+    if state.watchdog is not None:
+        state.watchdog.stop()
     return 1 if web.failed else 0
 
 
@@ -132,6 +142,7 @@ def _load(settings: ModelServerSettings, state: AppState, web: _Uvicorn) -> None
         logging.exception("loading failed. This is a bug.")
         web.fail()
         return
+    state.watchdog = Watchdog(state.served.engine, _abandon)
     # What was made so far stays. A full collection that looked at it would hold a step up by 50 ms.
     gc.collect()
     gc.freeze()

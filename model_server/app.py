@@ -24,8 +24,9 @@ from model_server.contract.protocol import (
     Info,
 )
 from model_server.contract.questions import Detokenize, Detokenized, Tokenize, Tokenized
-from model_server.engine.endings import failed
+from model_server.engine.events import failed
 from model_server.engine.startup import Served
+from model_server.engine.watchdog import Watchdog
 from model_server.errors import GrammarRefused, RequestError, Unavailable
 from model_server.metrics import ModelServerMetrics
 from model_server.spans import RequestSpans
@@ -47,17 +48,20 @@ class AppState:
     log_prompts: bool = False
     streams: dict[str, EventStream] = field(default_factory=dict)
     spans: RequestSpans | None = None
+    watchdog: Watchdog | None = None
 
     @property
     def status(self) -> str:
-        """`loading`, `ready` or `draining`."""
+        """`loading`, `ready`, `stuck` or `draining`."""
         if self.draining:
             return "draining"
-        return "loading" if self.served is None else "ready"
+        if self.served is None:
+            return "loading"
+        return "stuck" if self.watchdog and self.watchdog.is_stuck else "ready"
 
     def ready(self) -> Served:
         """The model. Raises Unavailable while it can't take requests."""
-        if self.draining or self.served is None:
+        if self.served is None or self.status != "ready":
             raise Unavailable(f"the model server is {self.status}")
         return self.served
 

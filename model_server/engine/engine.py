@@ -12,13 +12,13 @@ from collections.abc import Callable
 from hashlib import blake2b
 from collections.abc import Sequence as Seq
 
-from model_server.contract.protocol import Accepted, Event, Failed, Started, Tokens
-from model_server.engine.endings import done, failed
+from model_server.contract.protocol import Accepted, Event, Started
+from model_server.engine.events import added, done, failed, gone
 from model_server.engine.plan import Plan
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Scheduler
 from model_server.engine.sequence import Sequence, Sink, Verified
-from model_server.engine.suspects import TRY_AGAIN, Suspects
+from model_server.engine.suspects import Suspects
 from model_server.errors import EngineError
 from model_server.metrics import ModelServerMetrics, RequestPart, StepRecord
 from model_server.speculation.tree import DraftTree
@@ -56,7 +56,8 @@ class Engine:
         self._num_submitted = 0
         self._num_preemptions = 0
         self._record = StepRecord()
-        self._stopping = self._ended = False
+        self._stopping = self.has_ended = False
+        self.num_steps = 0
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         metrics.running.set_function(lambda: len(scheduler.running))
         metrics.waiting.set_function(lambda: len(scheduler.waiting))
@@ -80,7 +81,7 @@ class Engine:
         """Queue a request; its events go to `sink`. A known id replaces the request that has it."""
         sequence.sink = sink
         if not self._post(sequence):
-            sink([_gone(sequence)])
+            sink([gone(sequence.id)])
 
     def cancel(self, request_id: str) -> None:
         """Drop a request between steps, whatever it is doing. Unknown ids are ignored."""
@@ -88,15 +89,20 @@ class Engine:
 
     def _post(self, item: Sequence | str) -> bool:
         with self._wakeup:
-            if not self._ended:
+            if not self.has_ended:
                 self._inbox.append(item)
                 self._wakeup.notify()
-            return not self._ended
+            return not self.has_ended
 
     @property
     def num_unfinished(self) -> int:
         """Requests submitted and not ended."""
         return len(self._live) + len(self._inbox)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._inbox) or self.scheduler.has_work
 
     def step(self) -> None:
         """Take the inbox, compute one step, hand its events out."""
@@ -119,12 +125,13 @@ class Engine:
     def _loop(self) -> None:
         while True:
             with self._wakeup:
-                while not (self._stopping or self._inbox or self.scheduler.has_work):
+                while not (self._stopping or self.is_busy):
                     self._wakeup.wait()
                 if self._stopping:
                     return
             try:
                 self.step()
+                self.num_steps += 1
             except Exception:
                 log.exception("the engine ends: no step can succeed any more")
                 self._crash()
@@ -134,11 +141,11 @@ class Engine:
         """Tell everyone to try again: elsewhere, or here when the process was started again."""
         try:
             with self._wakeup:
-                self._ended = True
+                self.has_ended = True
                 arrived = [item for item in self._inbox if isinstance(item, Sequence)]
                 self._inbox.clear()
             for sequence in (*self._live.values(), *arrived):
-                self._emit(sequence, _gone(sequence))
+                self._emit(sequence, gone(sequence.id))
             self._flush()
         finally:
             self._on_crash()
@@ -177,17 +184,7 @@ class Engine:
             else:
                 self._record.waits_s.append(now - sequence.last_token_s)
             sequence.last_token_s = now
-            from_draft = result.from_draft if any(result.from_draft) else []
-            events.append(
-                Tokens(
-                    id=sequence.id,
-                    ids=result.tokens,
-                    text=result.text,
-                    from_draft=from_draft,
-                    logprobs=result.logprobs,
-                    tree=result.tree,
-                )
-            )
+            events.append(added(result))
         if result.error is not None:
             events.append(failed(sequence.id, result.error))
         elif sequence.finish_reason is not None:
@@ -292,8 +289,3 @@ class Engine:
         for sink, events in self._events.items():
             sink(events)
         self._events.clear()
-
-
-def _gone(sequence: Sequence) -> Failed:
-    message = "the engine has ended; the model server starts again"
-    return Failed(id=sequence.id, status=TRY_AGAIN, code="engine", message=message)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from model_server.contract.protocol import Failed
+from model_server.engine.events import TRY_AGAIN
 from model_server.engine.sequence import Sequence
 from model_server.errors import EngineError
 
-TRY_AGAIN = 503
 _MOST_REMEMBERED = 1_024
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from model_server.__main__ import listen
 from model_server.config import ModelServerSettings
 from model_server.errors import SettingError
 from model_server.llama import backend
+from tests.e2e.service import wait_until
 from tests.model_server.engine.faults import spoil
 from tests.model_server.llama.test_model import with_block_count
 from tests.ports import free_port
@@ -125,6 +127,79 @@ def test_a_failure_that_nobody_foresaw_ends_it_too(twin_path: Path) -> None:
     )
     assert ended.returncode == 1
     assert "ZeroDivisionError" in ended.stderr
+
+
+FAULTY = """
+import sys, time
+import model_server.__main__ as main
+from model_server.engine import watchdog
+from model_server.errors import EngineError
+from model_server.llama.context import Context
+
+watchdog._AT_LEAST_S, decode = 1.0, Context.decode
+
+def faulty(self, batch):
+    if main.is_serving:
+        if sys.argv[1] == "hangs":
+            time.sleep(3600)
+        raise EngineError("llama_decode of 1 rows ended with -3")
+    decode(self, batch)
+
+def load(*given):
+    served = main_load(*given)
+    main.is_serving = True
+    return served
+
+Context.decode, main.is_serving, main_load, main.load = faulty, False, main.load, load
+sys.exit(main.main())
+"""
+
+
+@contextmanager
+def faulty(how: str, path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server none of whose decodes ends well once it is ready."""
+    port = free_port()
+    _, environment = command(model_path=path, model_server_port=port, max_step_ms=5)
+    process = subprocess.Popen(
+        [sys.executable, "-c", FAULTY, how], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_ready(f"http://127.0.0.1:{port}")
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def batch(name: str) -> dict[str, object]:
+    return {"id": name, "requests": [{"id": name, "prompt_tokens": [1, 5, 9]}]}
+
+
+def test_an_engine_that_can_compute_nothing_ends_the_process(twin_path: Path) -> None:
+    with faulty("fails", twin_path) as (process, url):
+        started = time.monotonic()
+        answer = httpx.post(f"{url}/batch", json=batch("a"), trust_env=False)
+        assert [json.loads(line).get("status") for line in answer.text.splitlines()][-1] == 503
+        _, said = process.communicate(timeout=20)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 1
+    assert "the engine ends: no step can succeed any more" in said
+
+
+def test_an_engine_that_hangs_ends_the_process(twin_path: Path) -> None:
+    with (
+        faulty("hangs", twin_path) as (process, url),
+        httpx.Client(base_url=url, trust_env=False, timeout=20) as client,
+        client.stream("POST", "/batch", json=batch("a")),
+    ):
+        wait_until(lambda: client.get("/ready").status_code == 503, "it to say so", 10)
+        refused = client.post("/batch", json=batch("b"))
+        assert (refused.status_code, refused.json()["status"]) == (503, "stuck")
+        assert client.get("/health").status_code == 200
+        assert process.wait(15) == 1
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert "model server: the engine hangs, so the process ends, to be started again" in said
 
 
 def test_a_port_in_use_ends_it_before_loading(twin_path: Path) -> None:

@@ -1,10 +1,24 @@
-"""The last events of requests: they went well, were refused, or failed."""
+"""What clients hear of their requests."""
 
 from __future__ import annotations
 
-from model_server.contract.protocol import Done, Failed, Timings
-from model_server.engine.sequence import Sequence
+from model_server.contract.protocol import Done, Failed, Timings, Tokens
+from model_server.engine.sequence import Sequence, Verified
 from model_server.errors import EngineError, RequestError
+
+TRY_AGAIN = 503
+
+
+def added(result: Verified) -> Tokens:
+    """What a step added to an answer."""
+    return Tokens(
+        id=result.sequence.id,
+        ids=result.tokens,
+        text=result.text,
+        from_draft=result.from_draft if any(result.from_draft) else [],
+        logprobs=result.logprobs,
+        tree=result.tree,
+    )
 
 
 def failed(request_id: str, error: RequestError | EngineError) -> Failed:
@@ -18,6 +32,12 @@ def failed(request_id: str, error: RequestError | EngineError) -> Failed:
         message=error.message,
         param=error.param,
     )
+
+
+def gone(request_id: str) -> Failed:
+    """The engine can't answer, but another may, or this one when it was started again."""
+    message = "the engine has ended; the model server starts again"
+    return Failed(id=request_id, status=TRY_AGAIN, code="engine", message=message)
 
 
 def done(sequence: Sequence, now: float) -> Done:
