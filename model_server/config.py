@@ -76,7 +76,10 @@ class ModelServerSettings(BaseSettings):
         "", description="Jinja file, or `vicuna`, used when the GGUF has no chat template."
     )
     kv_cache_tokens: int = Field(
-        0, ge=0, description="Cells of the KV pool shared by all slots; 0: twice the context."
+        0,
+        ge=0,
+        le=2**31 - 256,
+        description="Cells of the KV pool shared by all slots; 0: twice the context.",
     )
     kv_cache_type: KvCacheType = Field("f16", description="f32, f16, bf16 or q8_0.")
     flash_attention: FlashAttention = Field(

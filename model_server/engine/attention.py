@@ -50,8 +50,12 @@ def _tried(context: Context) -> Context | None:
     before = kernels.num_attentions()
     batch = LlamaBatch(1)
     batch.add(0, 0, [0], output=True)
-    context.decode(batch)
-    context.clear()
+    try:
+        context.decode(batch)
+        context.clear()
+    except BaseException:
+        context.close()
+        raise
     if kernels.num_attentions() > before:
         return context
     context.close()

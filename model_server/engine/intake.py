@@ -27,6 +27,10 @@ class Intake:
     prompts: PromptEncoder
     compiler: Compiler
 
+    def close(self) -> None:
+        """End what runs beside the engine."""
+        self.compiler.close()
+
     def executor(self, request: GenerateRequest) -> Executor | None:
         """Where to make its sequence: grammars have threads of their own. None: anywhere."""
         return self.compiler.pool if request.sampling.shape else None

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 
 from pydantic import ValidationError
@@ -13,19 +14,20 @@ from pydantic import ValidationError
 from model_server import kept, logs
 from model_server.config import ModelServerSettings
 from model_server.contract.protocol import Info, Sampling
-from model_server.engine import exactness
+from model_server.engine import exactness, memory
 from model_server.engine.attention import open_context
 from model_server.engine.cost import TILE_ROWS, Costs
 from model_server.engine.engine import Engine
 from model_server.engine.intake import Intake
 from model_server.engine.kv import KvCache
-from model_server.engine.leaves import LeafBlocks, leaf_blocks
+from model_server.engine.layout import choose_context_size, context_options
+from model_server.engine.leaves import leaf_blocks
 from model_server.engine.profiler import Measurements, Profiler
 from model_server.engine.prompt import PromptEncoder, choose_template
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Limits, Scheduler
 from model_server.engine.verifier import Verifier
-from model_server.errors import EngineError, ModelFileError, SettingError, StartError
+from model_server.errors import EngineError, ModelFileError, StartError
 from model_server.guide.compiler import Compiler
 from model_server.llama import backend, identity, kernels
 from model_server.llama.context import MAX_BATCH_ROWS, MAX_SEQS, Context, ContextOptions
@@ -38,7 +40,6 @@ from model_server.speculation.policy import Policy
 
 log = logging.getLogger(__name__)
 
-_DEFAULT_CONTEXT = 4_096
 _MIN_STEP_MS = 50.0
 _AT_LENGTH = 1.5  # what a row costs in a long context, against one at its start
 _STREAMS_BESIDE = 4
@@ -67,7 +68,7 @@ class Served:
 
     def close(self) -> None:
         """Stop the engine, free the model."""
-        self.intake.compiler.close()
+        self.intake.close()
         self.engine.stop()
         if self.heads:
             self.heads.close()
@@ -90,52 +91,65 @@ def load(
     if settings.cpu_kernels == "off":
         distrust = "CPU_KERNELS=off"
     packed = not distrust and _can_pack(settings)
-    model = Model(settings.model_path, settings.n_gpu_layers, progress, packed=packed)
-    context_size = _context_size(settings, model)
-    options = context_options(settings, context_size)
-    context = open_context(model, options, distrust)
-    _prove(context, model)
+    with ExitStack() as opened:  # what is there goes again where the rest can't be had
+        model = Model(settings.model_path, settings.n_gpu_layers, progress, packed=packed)
+        opened.enter_context(closing(model))
+        context_size = choose_context_size(settings, model)
+        options = context_options(settings, context_size)
+        memory.require(options, model)
+        context = opened.enter_context(closing(open_context(model, options, distrust)))
+        _prove(context, model)
+        options = context.options
+        own = HeadOptions(options.n_threads, own_kernels=packed, own_threads=context.own_threads)
+        heads = _heads(settings, model, own)
+        opened.enter_context(closing(heads) if heads else nullcontext())
+        key = _conditions(settings, model, options, heads)
+        exact = exactness.is_kept(settings.exact, model, context, key)
+        costs = _costs(Profiler(context, model.vocab.size), heads, key)
+        intake = _intake(settings, model, context_size)
+        opened.callback(intake.close)
+        scheduler = _scheduler(settings, context, costs, exact=exact, heads=heads)
+        info = Info(
+            model_id="-".join(_identity(settings, model, options)),
+            model_name=settings.shown_name or model.name,
+            created=int(time.time()),
+            build=backend.build(),
+            context_size=context_size,
+            slots=settings.n_parallel,
+            kv_cache_tokens=options.num_cells,
+            vocab_size=model.vocab.size,
+            longest_piece_bytes=model.vocab.longest_piece_bytes,
+            chat=intake.prompts.can_chat,
+            sampling=_sampling(model),
+            exact=exact,
+            cpu_kernels=_computed_by_own(model, options, heads),
+            max_step_ms=round(scheduler.limits.max_step_s * 1_000, 1),
+            heads=heads.num_heads if heads else 0,
+            medusa_mode=settings.medusa_mode,
+            warnings=[*_warnings(settings, scheduler.kv.leaves.most), *untrusted],
+        )
+        opened.pop_all()
+    runner = Runner(context, Verifier(model.vocab), costs, heads)
+    engine = Engine(scheduler, runner, metrics, on_crash)
+    engine.start()
+    return Served(engine, intake, info, model, context, heads)
+
+
+def _scheduler(
+    settings: ModelServerSettings,
+    context: Context,
+    costs: Costs,
+    *,
+    exact: bool,
+    heads: Heads | None,
+) -> Scheduler:
     options = context.options
-    own = HeadOptions(options.n_threads, own_kernels=packed, own_threads=context.own_threads)
-    heads = _heads(settings, model, own)
-    profiler, key = (
-        Profiler(context, model.vocab.size),
-        _conditions(settings, model, options, heads),
-    )
-    exact = exactness.is_kept(settings.exact, model, context, key)
-    costs = _costs(profiler, heads, key)
     max_step_s = (settings.max_step_ms or _default_step_ms(costs)) / 1_000
-    name = settings.shown_name or model.name
-    intake = _intake(settings, model, context_size)
     limits = Limits(settings.n_parallel, min(MAX_BATCH_ROWS, context.num_cells), max_step_s)
     blocks = leaf_blocks(settings.n_parallel, options.num_seqs)
     ordered = exact and not options.own_attention
     kv = KvCache(options.num_cells, options.num_seqs, ordered=ordered, leaf_blocks=blocks)
-    scheduler = Scheduler(kv, costs, limits, _drafter(settings, costs, heads))
-    runner = Runner(context, Verifier(model.vocab), costs, heads)
-    engine = Engine(scheduler, runner, metrics, on_crash)
-    computed_by = _computed_by(settings, model)
-    info = Info(
-        model_id="-".join((model.fingerprint[:16], options.mode, *computed_by)),
-        model_name=name,
-        created=int(time.time()),
-        build=backend.build(),
-        context_size=context_size,
-        slots=settings.n_parallel,
-        kv_cache_tokens=options.num_cells,
-        vocab_size=model.vocab.size,
-        longest_piece_bytes=model.vocab.longest_piece_bytes,
-        chat=intake.prompts.can_chat,
-        sampling=_sampling(model),
-        exact=exact,
-        cpu_kernels=_computed_by_own(model, options, heads),
-        max_step_ms=round(max_step_s * 1_000, 1),
-        heads=heads.num_heads if heads else 0,
-        medusa_mode=settings.medusa_mode,
-        warnings=[*_warnings(settings, blocks), *untrusted],
-    )
-    engine.start()
-    return Served(engine, intake, info, model, context, heads)
+    return Scheduler(kv, costs, limits, _drafter(settings, costs, heads))
 
 
 def _prove(context: Context, model: Model) -> None:
@@ -153,10 +167,11 @@ def _intake(settings: ModelServerSettings, model: Model, context_size: int) -> I
     return Intake(model.vocab, prompts, Compiler(model.vocab))
 
 
-def _computed_by(settings: ModelServerSettings, model: Model) -> list[str]:
-    """What a model's id says of kernels: a promise holds on one kind of processor only."""
+def _identity(settings: ModelServerSettings, model: Model, options: ContextOptions) -> list[str]:
+    """What a model's id says: the promise of equal texts holds on one kind of processor only."""
     processor = [backend.kernels()] if settings.exact is True else []
-    return [*processor, *(["packed"] if model.packed else [])]
+    packed = ["packed"] if model.packed else []
+    return [model.fingerprint[:16], options.mode, *processor, *packed]
 
 
 def _can_pack(settings: ModelServerSettings) -> bool:
@@ -205,21 +220,6 @@ def _conditions(
     }
 
 
-def context_options(settings: ModelServerSettings, context_size: int) -> ContextOptions:
-    """The context's layout. Raises SettingError where settings contradict each other."""
-    num_cells = settings.kv_cache_tokens or 2 * context_size
-    if num_cells < context_size:
-        problem = f"{num_cells} is less than the context of {context_size} tokens"
-        raise SettingError("KV_CACHE_TOKENS", problem)
-    flash = settings.flash_attention
-    kv_type_k = kv_type_v = settings.kv_cache_type
-    if settings.exact is True:
-        flash, kv_type_k, kv_type_v = "on", "f16", "bf16"
-    elif flash == "off" and kv_type_v == "q8_0":
-        raise SettingError("KV_CACHE_TYPE", "q8_0 needs FLASH_ATTENTION=on")
-    return ContextOptions(num_cells, MAX_SEQS, _num_threads(settings), kv_type_k, kv_type_v, flash)
-
-
 def _heads(settings: ModelServerSettings, model: Model, options: HeadOptions) -> Heads | None:
     """The heads that the settings name. Raises HeadFileError."""
     most_drafts = settings.medusa_max_tokens_per_step - 1
@@ -257,8 +257,8 @@ def _sampling(model: Model) -> dict[str, float]:
     return model.sampling
 
 
-def _warnings(settings: ModelServerSettings, blocks: LeafBlocks) -> list[str]:
-    if settings.medusa_mode in ("off", "chain") or blocks.size:
+def _warnings(settings: ModelServerSettings, most_leaves: int) -> list[str]:
+    if settings.medusa_mode in ("off", "chain") or most_leaves > 1:
         return []
     problem = (
         f"N_PARALLEL={settings.n_parallel} leaves no sequence ids for draft trees "
@@ -266,21 +266,6 @@ def _warnings(settings: ModelServerSettings, blocks: LeafBlocks) -> list[str]:
     )
     log.warning("%s", problem)
     return [problem]
-
-
-def _num_threads(settings: ModelServerSettings) -> int:
-    if settings.n_threads:
-        return settings.n_threads
-    cores = backend.physical_cores()
-    return cores - 1 if settings.gateway_is_local and cores > 2 else cores
-
-
-def _context_size(settings: ModelServerSettings, model: Model) -> int:
-    wanted = settings.model_context_size or min(model.context_size, _DEFAULT_CONTEXT)
-    if wanted > model.context_size:
-        problem = f"{wanted} is more than the {model.context_size} tokens the model was made for"
-        raise SettingError("MODEL_CONTEXT_SIZE", problem)
-    return wanted
 
 
 def _default_step_ms(costs: Costs) -> float:

@@ -54,8 +54,12 @@ class Model:
         self.packed = kernels.packed_weights(tensors)
         self.all_packed = packed and kernels.are_all(self.packed, tensors)
         self.pointer = _load(path, n_gpu_layers, progress, self.packed)
-        self.vocab = Vocab(llama_cpp.llama_model_get_vocab(self.pointer))
-        self._refuse_unservable()
+        try:
+            self.vocab = Vocab(llama_cpp.llama_model_get_vocab(self.pointer))
+            self._refuse_unservable()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Free the weights. The contexts made from this model must be closed before."""
@@ -70,6 +74,18 @@ class Model:
     def hidden_size(self) -> int:
         """Values of a hidden state."""
         return int(llama_cpp.llama_model_n_embd(self.pointer))
+
+    @property
+    def kv_values(self) -> int:
+        """Keys of one position, over all layers; there are as many values."""
+        pointer = self.pointer
+        heads = llama_cpp.llama_model_n_head(pointer)
+        header = self.open_header()
+        width = header.integer(f"{self.architecture}.attention.key_length")
+        header.close()
+        width = width or self.hidden_size // heads
+        layers = llama_cpp.llama_model_n_layer(pointer)
+        return int(layers * llama_cpp.llama_model_n_head_kv(pointer) * width)
 
     @cached_property
     def base_fingerprint(self) -> str:

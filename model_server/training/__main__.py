@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model_server.config import read_settings
+from model_server.engine.layout import context_options
 from model_server.engine.prompt import PromptEncoder, choose_template
-from model_server.engine.startup import context_options
 from model_server.errors import PromptsError, StartError
 from model_server.llama.model import Model
 from model_server.medusa.head_file import MAX_BLOCKS, MAX_HEADS

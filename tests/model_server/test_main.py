@@ -110,6 +110,8 @@ def test_a_damaged_file_is_called_that(twin_path: Path, tmp_path: Path, tensor: 
         ({"n_parallel": "many"}, "N_PARALLEL: "),
         ({"model_context_size": -3}, "MODEL_CONTEXT_SIZE: "),
         ({"kv_cache_tokens": 5}, "KV_CACHE_TOKENS: 5 is less than the context of 128 tokens"),
+        ({"kv_cache_tokens": 5_000_000_000}, "KV_CACHE_TOKENS: Input should be less than or"),
+        ({"kv_cache_tokens": 2_000_000_000}, "KV_CACHE_TOKENS: 2000000000 cells take"),
         ({"chat_template": "/no/such/file"}, "CHAT_TEMPLATE: /no/such/file can't be read"),
     ],
 )

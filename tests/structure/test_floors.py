@@ -47,7 +47,7 @@ FLOORS = {
         (
             *("speculation.drafter", "engine.prompt", "engine.intake", "engine.verifier"),
             *("engine.profiler", "engine.exactness", "engine.attention"),
-            "engine.events",
+            *("engine.events", "engine.layout", "engine.memory"),
         ),
         ("engine.scheduler", "engine.runner", "engine.suspects"),
         ("engine.engine",),

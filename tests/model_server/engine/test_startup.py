@@ -9,9 +9,10 @@ import pytest
 
 from model_server.config import ModelServerSettings
 from model_server.engine import exactness, profiler, startup
+from model_server.engine.layout import context_options
 from model_server.engine.profiler import Profiler
-from model_server.engine.startup import Served, context_options, load
-from model_server.errors import ModelFileError, SettingError, StartError
+from model_server.engine.startup import Served, load
+from model_server.errors import HeadFileError, ModelFileError, SettingError, StartError
 from model_server.llama import backend
 from model_server.llama.context import MAX_SEQS
 from model_server.metrics import ModelServerMetrics
@@ -39,6 +40,15 @@ def test_info_states_the_limits(served: Served) -> None:
         ({"kv_cache_type": "q8_0", "flash_attention": "off"}, "KV_CACHE_TYPE: q8_0 needs"),
         ({"chat_template": Path("/no/such/file")}, "CHAT_TEMPLATE: /no/such/file can't be read"),
         ({"exact": True}, "EXACT=true can't be kept"),
+        ({"kv_cache_tokens": 2_000_000_000}, "KV_CACHE_TOKENS: 2000000000 cells take"),
+        (
+            {"exact": True, "flash_attention": "off"},
+            "EXACT: true needs flash attention, so it contradicts FLASH_ATTENTION=off; leave one",
+        ),
+        (
+            {"exact": True, "kv_cache_type": "q8_0"},
+            "EXACT: true keeps K in f16, so it contradicts KV_CACHE_TYPE=q8_0; leave one",
+        ),
     ],
 )
 def test_settings_that_cannot_be_kept_are_refused(
@@ -46,6 +56,22 @@ def test_settings_that_cannot_be_kept_are_refused(
 ) -> None:
     with pytest.raises(StartError, match=problem):
         load(ModelServerSettings(model_path=twin_path, n_threads=1, **fields), ModelServerMetrics())
+
+
+def test_a_load_that_fails_leaves_nothing_behind(random_q8_path: Path, tmp_path: Path) -> None:
+    """Heads of another base are found when model and pool are there."""
+    heads = random_heads.write(tmp_path / "heads.gguf", Kind(hidden=64))
+    settings = ModelServerSettings(
+        model_path=random_q8_path, medusa_path=heads, n_threads=1, kv_cache_tokens=200_000
+    )
+    sizes = []
+    for _ in range(4):
+        with pytest.raises(HeadFileError):
+            load(settings, ModelServerMetrics())
+        sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4_096)
+    pool = 200_000 * 2 * 256 * 2  # bytes of one of K and V
+    assert max(sizes) - sizes[0] < pool / 4
+    assert str(random_q8_path) not in Path("/proc/self/maps").read_text()
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
@@ -66,7 +92,7 @@ def test_any_context_size_starts_and_answers(twin_path: Path, context_size: int)
 
 def test_exact_mode_fixes_the_numeric_mode(random_q8_path: Path) -> None:
     settings = ModelServerSettings(
-        model_path=random_q8_path, n_threads=1, exact=True, kv_cache_type="q8_0", cpu_kernels="off",
+        model_path=random_q8_path, n_threads=1, exact=True, cpu_kernels="off",
         model_context_size=128, model_name="mine", max_step_ms=70, chat_template="vicuna",
     )  # fmt: skip
     loaded = load(settings, ModelServerMetrics())
@@ -81,7 +107,7 @@ def test_exact_mode_fixes_the_numeric_mode(random_q8_path: Path) -> None:
     [
         ({}, "auto"),
         ({"flash_attention": "off"}, "off"),
-        ({"exact": True, "flash_attention": "off"}, "on"),
+        ({"exact": True}, "on"),
     ],
 )
 def test_exact_decides_about_flash_attention(fields: dict[str, Any], flash: str) -> None:

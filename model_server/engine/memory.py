@@ -1,0 +1,66 @@
+"""Whether the KV pool fits the free memory: a system that runs out of it kills processes."""
+
+from __future__ import annotations
+
+import math
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from model_server.errors import SettingError
+from model_server.llama.context import ContextOptions
+from model_server.llama.model import Model
+
+_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
+_GIB = 2**30
+_UNLIMITED = 2**60  # version 1 of cgroups says so by a number near 2^63
+
+# Limit, use, and what of it is only the disk's cache: of cgroup v2 and v1.
+_VERSIONS = (
+    ("", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def require(options: ContextOptions, model: Model) -> None:
+    """Raises SettingError where the pool is larger than the memory that is free."""
+    if model.uses_gpu:
+        return  # there llama.cpp is told by an error
+    cell = sum(model.kv_values * _BYTES[each] for each in (options.kv_type_k, options.kv_type_v))
+    free = available()
+    if options.num_cells * cell > free:
+        raise SettingError(
+            "KV_CACHE_TOKENS",
+            f"{options.num_cells} cells take {options.num_cells * cell / _GIB:.1f} GiB and "
+            f"{free / _GIB:.1f} GiB of memory are free: at most {int(free / cell)} fit",
+        )
+
+
+def available(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes that may still be taken here, inf where nothing says so: those of the machine, or of
+    the container or service that this is, or one around it.
+    """
+    least = math.inf
+    with suppress(OSError):
+        found = re.search(r"^MemAvailable:\s+(\d+) kB$", (proc / "meminfo").read_text(), re.M)
+        least = 1_024 * int(found[1]) if found else least
+    with suppress(OSError):
+        for line in (proc / "self/cgroup").read_text().splitlines():
+            _, kind, path = line.split(":", 2)
+            folder = Path(path.lstrip("/"))
+            for around in (folder, *folder.parents):
+                least = min(least, _left(groups, kind, around))
+    return least
+
+
+def _left(groups: Path, kind: str, folder: Path) -> float:
+    for version, limit, use, cache in _VERSIONS:
+        if version != kind:
+            continue
+        with suppress(OSError, ValueError):  # "max" is no number
+            group = groups / version / folder
+            allowed, used = (int((group / name).read_text()) for name in (limit, use))
+            cached = re.search(rf"^{cache} (\d+)$", (group / "memory.stat").read_text(), re.M)
+            if allowed < _UNLIMITED:
+                return max(0, allowed - used + (int(cached[1]) if cached else 0))
+    return math.inf

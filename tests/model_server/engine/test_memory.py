@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from model_server.engine import memory
+
+MIB = 2**20
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """One of 100 MiB, 60 of them available."""
+    write(tmp_path / "proc/meminfo", "MemTotal: 102400 kB\nMemAvailable: 61440 kB\n")
+    return tmp_path
+
+
+def write(path: Path, text: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(str(text))
+
+
+def group(folder: Path, names: tuple[str, str], limit: object, used: int, stat: str) -> None:
+    for name, value in zip(names, (limit, used), strict=True):
+        write(folder / name, value)
+    write(folder / "memory.stat", stat)
+
+
+def free(machine: Path, line: str) -> float:
+    write(machine / "proc/self/cgroup", line)
+    return memory.available(machine / "proc", machine / "groups")
+
+
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+V2 = ("memory.max", "memory.current")
+
+
+def test_without_a_limit_it_is_the_machines(machine: Path) -> None:
+    group(machine / "groups", V2, "max", 7, "inactive_file 3\n")
+    assert free(machine, "0::/\n") == 60 * MIB
+    assert memory.available(machine / "none", machine / "none") == math.inf
+
+
+@pytest.mark.parametrize("folder", ["", "a.slice/b.service"])
+def test_the_limit_of_a_group_around_counts(machine: Path, folder: str) -> None:
+    """What the group holds of files on disk can be had back."""
+    group(machine / "groups/a.slice", V2, 30 * MIB, 20 * MIB, f"inactive_file {4 * MIB}\n")
+    group(machine / "groups", V2, "max", 7, "inactive_file 3\n")
+    assert free(machine, f"0::/{folder}\n") == (14 * MIB if folder else 60 * MIB)
+
+
+def test_version_1_has_other_names(machine: Path) -> None:
+    stat = f"inactive_file 1\ntotal_inactive_file {2 * MIB}\n"
+    group(machine / "groups/memory/a", V1, 30 * MIB, 20 * MIB, stat)
+    group(machine / "groups/memory", V1, 2**63 - 4_096, 7, stat)
+    assert free(machine, "4:memory:/a\n0::/\n") == 12 * MIB
+    assert free(machine, "4:memory:/\n0::/\n") == 60 * MIB
+
+
+def test_something_is_known_here() -> None:
+    assert 0 < memory.available() < 2**60
