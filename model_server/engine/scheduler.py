@@ -21,6 +21,7 @@ from model_server.engine.sequence import Sequence, Verified
 from model_server.speculation.drafter import Drafter, Room
 
 _MAX_LOOKED_AT = 32
+_LONG_ANSWER, _LITTLE = 16, 4  # of an ordered pool, and of what it has computed: shares
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Scheduler:
             if self._shares_a_running_prefill(sequence):
                 continue
             if not self._fits(sequence, self.kv.num_reservable):
-                if self._fits(sequence, self.kv.num_not_live):
+                if self._fits(sequence, self.kv.num_not_live) and self._may_start_over():
                     self._start_over(ops)
                     self._admit(ops)
                 return
@@ -125,7 +126,9 @@ class Scheduler:
                 return
             ops.extend(allocation.ops)
             sequence.seq = allocation.seq
-            sequence.num_computed = sequence.num_cached = allocation.num_cached
+            sequence.num_computed = allocation.num_cached
+            if sequence.admitted_s is None:  # later its own cells may be among them
+                sequence.num_cached = allocation.num_cached
             self.waiting.remove(sequence)
             self.running.append(sequence)
 
@@ -134,11 +137,21 @@ class Scheduler:
         if not self.running:
             return num_cells >= len(sequence.tokens)
         if self.kv.ordered:
-            # A pool that is nearly full would be started over every few steps.
+            # When it is full all are computed again: answers must find room, too.
             needed = len(sequence.tokens) - self.kv.match(sequence.tokens)
-            return num_cells >= needed + self.kv.num_cells // 4
+            needed += sum(other.num_pending for other in self.running)
+            return num_cells >= needed + sum(map(self._answer_room, (*self.running, sequence)))
         needed = len(sequence.tokens) - self.kv.match_live(sequence.tokens)
         return num_cells >= needed + sum(other.num_pending for other in self.running)
+
+    def _answer_room(self, sequence: Sequence) -> int:
+        """Cells that an answer will still take, if it doesn't get very long."""
+        return min(sequence.max_tokens - sequence.num_answered, self.kv.num_cells // _LONG_ANSWER)
+
+    def _may_start_over(self) -> bool:
+        """Whether what is computed again is little beside what was computed since the last time."""
+        num_live = self.kv.num_cells - self.kv.num_not_live
+        return _LITTLE * num_live <= self.kv.num_not_live - self.kv.num_reservable
 
     def _shares_a_running_prefill(self, sequence: Sequence) -> bool:
         """Whether to wait for a prefix that another request is computing right now."""

@@ -199,6 +199,9 @@ def test_every_request_is_finished_whatever_the_pool(
         make([7] * rng.randint(0, 30) + [30 + i] * rng.randint(1, 10), rng.randint(1, 20), i)
         for i in range(12)
     ]
+    for sequence in todo:
+        sequence.apart = rng.random() < 0.2
+        sequence.num_failures = rng.randint(0, 2)
     unfinished: list[Sequence] = list(todo)
     for _ in range(4_000):
         if todo and rng.random() < 0.3:
@@ -228,6 +231,41 @@ def test_nobody_is_admitted_to_cells_that_others_still_need(make_sequence: MakeS
     for _ in range(6):
         step(made)
     assert made.num_preemptions == 0
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("num_tokens", [16, 400])
+def test_long_prompts_are_computed_about_once(
+    make_sequence: MakeSequence, ordered: bool, num_tokens: int
+) -> None:
+    """Eight of 1,500 in the default pool. One may be put back, not all of them again and again."""
+    made = scheduler(num_cells=8_192, slots=8, max_rows=512, ordered=ordered)
+    unfinished = {make_sequence(unlike(i, 1_500), num_tokens, i) for i in range(8)}
+    for sequence in sorted(unfinished, key=lambda s: s.order):
+        made.add(sequence)
+    num_rows = 0
+    while unfinished:
+        num_rows += step(made).num_prefill_rows
+        for sequence in [each for each in unfinished if each.finish_reason]:
+            made.remove(sequence)
+            unfinished.remove(sequence)
+    assert num_rows <= 8 * 1_500 + 1_600
+
+
+def test_cells_of_its_own_are_not_called_cached(make_sequence: MakeSequence) -> None:
+    """One that was put back finds what it computed itself."""
+    made = scheduler(num_cells=101)
+    first, second = (make_sequence(unlike(i, 40), 60, i) for i in range(2))
+    made.add(first)
+    made.add(second)
+    while not made.num_preemptions:
+        step(made)
+        second.admitted_s = 1.0  # as the engine notes it
+    assert second in made.waiting
+    made.remove(first)
+    step(made)
+    assert second in made.running
+    assert (second.num_computed > 30, second.num_cached) == (True, 0)
 
 
 @pytest.mark.parametrize("num_prompt", [1, 2])
