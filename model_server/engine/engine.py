@@ -9,8 +9,8 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable
-from hashlib import blake2b
 from collections.abc import Sequence as Seq
+from hashlib import blake2b
 
 from model_server.contract.protocol import Accepted, Event, Started
 from model_server.engine.events import added, done, failed, gone
