@@ -122,8 +122,8 @@ class EventStream(Response):
             logs.prompt(request)
         try:
             intake = self._served.intake
-            pool = intake.executor(request)
-            sequence = await self._loop.run_in_executor(pool, intake.make, request)
+            making = self._loop.run_in_executor(intake.executor(request), intake.make, request)
+            sequence = await making
         except RequestError as error:
             if error.code == GrammarRefused.code:
                 logs.refused_shape(request)
@@ -223,11 +223,13 @@ def create_app(state: AppState) -> FastAPI:
 def _add_tokenizer(app: FastAPI, state: AppState) -> None:
     @app.post("/tokenize")
     async def tokenize(body: Tokenize) -> Tokenized:
-        return await asyncio.to_thread(state.ready().intake.prompts.tokenize, body)
+        intake, loop = state.ready().intake, asyncio.get_running_loop()
+        return await loop.run_in_executor(intake.pool, intake.prompts.tokenize, body)
 
     @app.post("/detokenize")
     async def detokenize(body: Detokenize) -> Detokenized:
-        return await asyncio.to_thread(state.ready().intake.prompts.detokenize, body)
+        intake, loop = state.ready().intake, asyncio.get_running_loop()
+        return await loop.run_in_executor(intake.pool, intake.prompts.detokenize, body)
 
 
 def _add_probes(app: FastAPI, state: AppState) -> None:

@@ -1,13 +1,15 @@
 """Requests to sequences: everything that can be refused is refused here, before a slot is taken.
 
-Runs outside the engine thread: tokenizing and compiling a grammar must not hold up a step.
+Runs outside the engine thread: tokenizing and compiling a grammar must not hold up a step. Nor must
+many of them at once, which would take interpreter and cores from it: one thread tokenizes, and one
+compiles.
 """
 
 from __future__ import annotations
 
 import time
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from model_server.contract.protocol import GenerateRequest
 from model_server.engine.detokenizer import Detokenizer
@@ -26,14 +28,16 @@ class Intake:
     vocab: Vocab
     prompts: PromptEncoder
     compiler: Compiler
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "prompts"))
 
     def close(self) -> None:
         """End what runs beside the engine."""
+        self.pool.shutdown(cancel_futures=True)
         self.compiler.close()
 
-    def executor(self, request: GenerateRequest) -> Executor | None:
-        """Where to make its sequence: grammars have threads of their own. None: anywhere."""
-        return self.compiler.pool if request.sampling.shape else None
+    def executor(self, request: GenerateRequest) -> Executor:
+        """Where to make its sequence."""
+        return self.compiler.pool if request.sampling.shape else self.pool
 
     def make(self, request: GenerateRequest) -> Sequence:
         """A sequence ready to be scheduled. Raises RequestError."""
@@ -77,8 +81,8 @@ class Intake:
             "logit_bias": list(sampling.logit_bias),
             "resume": request.resume.tokens if request.resume else [],
         }
-        for field, tokens in given.items():
-            self.prompts.refuse_unknown(field, tokens)
+        for name, tokens in given.items():
+            self.prompts.refuse_unknown(name, tokens)
         if sampling.shape and request.ignore_eos:
             raise RequestError(
                 f"ignore_eos can't be combined with {sampling.shape}: when a grammar is complete, "

@@ -18,7 +18,6 @@ from model_server.guide.grammar import LIMITS, to_llguidance
 from model_server.guide.trial import Trial
 from model_server.llama.vocab import Vocab
 
-_NUM_THREADS = 2
 _MAX_REMEMBERED = 256
 
 
@@ -82,10 +81,10 @@ class Guide:
 
 
 class Compiler:
-    """Compiles for one vocabulary, in a pool of its own: steps and plain requests don't wait."""
+    """Compiles for one vocabulary, in a thread of its own: steps and plain requests don't wait."""
 
     def __init__(self, vocab: Vocab) -> None:
-        self.pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="grammar")
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._tokenizer: LLTokenizer = vocab.grammar_tokenizer
         self._ends = frozenset(vocab.end_tokens.tolist())
         self._twins = _twins(vocab)

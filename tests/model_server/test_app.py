@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from model_server.app import AppState, create_app
 from model_server.contract.protocol import Info
 from model_server.engine.intake import Intake
+from model_server.engine.prompt import PromptEncoder
 from model_server.engine.startup import Served
 from tests import twin
 
@@ -137,6 +140,34 @@ async def test_a_request_that_cannot_be_prepared_fails_alone(
     assert (heard["bad"][0]["event"], heard["bad"][0]["status"]) == ("error", 500)
     assert heard["good"][-1]["event"] == "done"
     assert server.streams == {}
+
+
+async def test_prompts_and_grammars_are_prepared_on_two_threads(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them would take the interpreter and the cores from the steps."""
+    make, tokenize = Intake.make, PromptEncoder.tokenize
+    threads: set[str] = set()
+
+    def seen(self: Intake, of: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        time.sleep(0.01)
+        return make(self, of)
+
+    def seen_too(self: PromptEncoder, asked: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        time.sleep(0.01)
+        return tokenize(self, asked)
+
+    monkeypatch.setattr(Intake, "make", seen)
+    monkeypatch.setattr(PromptEncoder, "tokenize", seen_too)
+    shaped = {"temperature": 0, "choices": ["a"]}
+    requests = [request(f"{i}", **({"sampling": shaped} if i % 2 else {})) for i in range(40)]
+    posted = client.post("/batch", json=batch(*requests))
+    asked = [client.post("/tokenize", json={"prompt": "a"}) for _ in range(20)]
+    answers = await asyncio.gather(posted, *asked)
+    assert {answer.status_code for answer in answers} == {200}
+    assert len(threads) == 2
 
 
 async def test_deleting_ends_one_request_of_a_batch(
