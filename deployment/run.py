@@ -196,8 +196,11 @@ def watch(processes: Processes, model_server: Tier, env: dict[str, str]) -> int:
             print(sentence, file=sys.stderr, flush=True)
             if not goes_on:
                 return max(ended.process.returncode, 1)
+        becomes_ready = not ready and is_ready(url)
+        # Before it is said: who is told so counts on a model server that is started again.
         model_server.was_ready = model_server.was_ready or is_ready(model_url)
-        if not ready and (ready := is_ready(url)):
+        if becomes_ready:
+            ready = True
             shown_url = url.replace("127.0.0.1", "localhost")
             say_ready(shown_url, with_key=bool(env.get("API_KEYS_FILE")))
         elif not ready and time.monotonic() - shown > PROGRESS_EVERY_S:

@@ -281,7 +281,7 @@ def test_a_folder_is_served_with_its_heads(random_q8_path: Path, tmp_path: Path)
             stderr=subprocess.STDOUT,
         )
         try:
-            wait_until(lambda: is_ready(f"http://127.0.0.1:{port}"), "the service")
+            wait_until(lambda: "Ready." in log.read_text(), "the service")
             info = httpx.get(f"http://127.0.0.1:{model_port}/info", trust_env=False).json()
             assert info["heads"] == 3
             os.kill(child_of(process.pid, "model_server"), signal.SIGKILL)
