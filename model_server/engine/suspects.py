@@ -39,6 +39,6 @@ class Suspects:
         return Failed(
             id=sequence.id,
             status=500 if is_to_blame else TRY_AGAIN,
-            code=error.code if is_to_blame else "step_failed",
+            code=error.code if is_to_blame else EngineError.code,
             message=str(error),
         )

@@ -69,7 +69,7 @@ def test_those_that_ran_are_told_to_try_again_and_those_that_waited_stay(
     for name in "abcd":
         failed = made.ending(name)
         assert isinstance(failed, Failed)
-        assert (failed.status, failed.code) == (503, "step_failed")
+        assert (failed.status, failed.code) == (503, "engine")
         assert failed.message.startswith("llama_decode of ")
     assert [type(event) for event in made.events["e"]] == [Accepted]
     made.run()
