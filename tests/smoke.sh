@@ -76,7 +76,7 @@ refuses_clearly() {
 four_at_once() {
     local again="$url/v1/completions" # in one process: a batch does not wait long for the next
     post /v1/completions '{"prompt": "Once upon a time", "max_tokens": 8}' \
-        "$again" "$again" "$again" --parallel --parallel-immediate \
+        "$again" "$again" "$again" --parallel --parallel-immediate --no-progress-meter \
         --output "$work/1" --output "$work/2" --output "$work/3" --output "$work/4" \
         --write-out 'size %header{x-batch-size} id %header{x-batch-id}\n' >"$work/batches"
     [ "$(grep -c '^size 4 id ' "$work/batches")" = 4 ] &&
