@@ -49,6 +49,9 @@ def compiled(source: str, labelled: re.Pattern[str] | None = None) -> jinja2.Tem
     except jinja2.TemplateSyntaxError as error:
         problem = f"line {error.lineno}: {error.message}; name a Jinja file to use instead"
         raise SettingError("CHAT_TEMPLATE", problem) from None
+    except Exception as error:  # nested too deeply for Jinja or for Python, and what else there is
+        problem = f"can't be compiled: {error!r}; name a Jinja file to use instead"
+        raise SettingError("CHAT_TEMPLATE", problem) from None
 
 
 def _label(tree: nodes.Template, pattern: re.Pattern[str]) -> None:

@@ -38,8 +38,11 @@ class Model:
         progress: LoadProgress = lambda _: None,
         *,
         packed: bool = False,
+        weights: bool = True,
     ) -> None:
         """Load `path`, `packed` for our own kernels or not. `progress` hears fractions, 0 to 1.
+
+        Without `weights` all is read and laid out but these, and nothing can be computed.
 
         Raises ModelFileError; SettingError when layers are for a GPU that this build can't use.
         """
@@ -53,7 +56,11 @@ class Model:
         tensors = self._tensors() if packed else {}
         self.packed = kernels.packed_weights(tensors)
         self.all_packed = packed and kernels.are_all(self.packed, tensors)
-        self.pointer = _load(path, n_gpu_layers, progress, self.packed)
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers if backend.has_gpu() else 0
+        if not weights:
+            params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
+        self.pointer = _load(path, params, progress, self.packed)
         try:
             self.vocab = Vocab(llama_cpp.llama_model_get_vocab(self.pointer))
             self._refuse_unservable()
@@ -121,7 +128,11 @@ class Model:
         self.sampling = _sampling(header)
         layers = header.integer(f"{self.architecture}.block_count")
         self.fingerprint = model_fingerprint(header)
+        epsilon = f"{self.architecture}.attention.layer_norm_rms_epsilon"
+        smallest = header.number(epsilon)
         header.close()
+        if smallest is not None and not 0 <= smallest < 1:  # llama.cpp ends the process over it
+            raise ModelFileError(str(path), f"{epsilon} is {smallest:g}, must be 0 to 1")
         if layers is None or not 1 <= layers <= _MAX_LAYERS:
             problem = f"{self.architecture}.block_count is {layers}, must be 1 to {_MAX_LAYERS}"
             raise ModelFileError(str(path), problem)
@@ -136,6 +147,8 @@ class Model:
         if not causal or self.vocab.size == 0:
             problem = f"architecture {self.architecture} is not a causal, Llama-like text model"
             raise ModelFileError(str(self.path), problem)
+        if lost := next((c for c in map(chr, range(1, 256)) if not self.vocab.spells(c)), None):
+            raise ModelFileError(str(self.path), f"its vocabulary has no tokens for {lost!r}")
 
 
 def _sampling(header: GgufHeader) -> dict[str, float]:
@@ -145,13 +158,14 @@ def _sampling(header: GgufHeader) -> dict[str, float]:
 
 
 def _load(
-    path: Path, n_gpu_layers: int, progress: LoadProgress, packed: Sequence[str]
+    path: Path,
+    params: llama_cpp.llama_model_params,
+    progress: LoadProgress,
+    packed: Sequence[str],
 ) -> llama_cpp.llama_model_p:
-    params = llama_cpp.llama_model_default_params()
     if packed:
         overrides = kernels.overrides(packed)  # llama.cpp reads them until the model is loaded
         params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
-    params.n_gpu_layers = n_gpu_layers if backend.has_gpu() else 0
 
     def tell(fraction: float, _user_data: ctypes.c_void_p) -> bool:
         return progress(fraction) is not False

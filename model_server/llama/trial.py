@@ -1,13 +1,14 @@
-"""A trial of llama.cpp's build, and of the kernels of our own, before a model is trusted to them.
+"""A trial of files, of llama.cpp's build and of the kernels of our own, before they are trusted.
 
-A build for another processor ends the process that uses it, or computes nonsense. So a child of
-each tries what the files need first, once for each build, processor and file.
+llama.cpp ends the process over some files; a build for another processor does so too, or computes
+nonsense. So a child of each tries first, once for each build, processor and file.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,13 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model_server import kept, logs
-from model_server.errors import BuildError
+from model_server.errors import BuildError, StartError
 from model_server.llama import identity, kernels
 
 log = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parents[2]
-_CHILD, _OWN_CHILD = "model_server.llama.matmuls", "model_server.llama.own_trial"
+_CHILD, _OWN_CHILD = "model_server.engine.rehearsal", "model_server.llama.own_trial"
+OPENING = "opening "  # what the child says before it opens a part of a file
 _TIMEOUT_S, _OWN_TIMEOUT_S = 30.0, 15.0  # on a quiet machine each takes one
 
 # What only faulty code dies of. Others come from outside: SIGKILL when memory is short, SIGBUS when
@@ -32,6 +34,9 @@ _FATAL: dict[int, str] = {
     **dict.fromkeys((signal.SIGABRT, signal.SIGTRAP), "where the library gave up"),
 }
 
+# What llama.cpp says as it gives up, and what C++ does where nobody caught an error.
+_GAVE_UP = re.compile(r"GGML_ASSERT|terminate called|what\(\)|fatal error|abort", re.IGNORECASE)
+
 # GPUs are left alone: they may be busy. And no debugger that ggml finds is to print stacks.
 _ENVIRONMENT = {
     "GGML_NO_BACKTRACE": "1",
@@ -40,23 +45,33 @@ _ENVIRONMENT = {
 
 
 def require(files: Sequence[Path]) -> None:
-    """Try what serving these files needs. Raises BuildError when the build fails at it.
+    """Try what serving a model needs, and the heads behind it. Raises BuildError when the build
+    fails at it, StartError when a file can't be opened without that process dying of it.
 
-    Where the trial itself can't be held, it is left out; what is wrong with a file is said by who
-    loads it.
+    Where the trial itself can't be held, it is left out; what can be said of a file otherwise is
+    said by who loads it.
     """
-    files = [path for path in files if path.is_file()]
+    if not all(path.is_file() for path in files):
+        return
     key = _key(files)
-    if not files or kept.recall("trial", key, bool):
+    if kept.recall("trial", key, bool):
         return
     logs.say.info("loading: first a trial of llama.cpp on this processor, once")
     try:
         done = _run(_CHILD, files, _TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
+        log.info("llama.cpp was not tried: %s", error)
+        return
+    except subprocess.TimeoutExpired as error:
+        tried = (error.stdout or b"").decode(errors="replace").splitlines()
+        if tried and tried[-1].startswith(OPENING):
+            raise StartError(f"{tried[-1]}: did not end in {error.timeout:.0f} s") from None
         log.info("llama.cpp was not tried: %s", error)
         return
     if done.returncode == 0:
         kept.keep("trial", key, True)
+    elif fault := _fault_of_file(done):
+        raise StartError(fault)
     elif fault := _fault("a matrix product", done):
         raise BuildError(identity.build_name(), identity.processor_name(), fault)
     else:
@@ -90,6 +105,16 @@ def own_kernels(files: Sequence[Path]) -> str:
     if not fault:
         _say_not_tried("the kernels of our own were", done)
     return fault
+
+
+def _fault_of_file(done: subprocess.CompletedProcess[str]) -> str:
+    """Which part of a file the process died of; empty where it was none."""
+    tried = (done.stdout.splitlines() or [""])[-1]
+    if done.returncode >= 0 or -done.returncode not in _FATAL or not tried.startswith(OPENING):
+        return ""
+    why = next((line for line in done.stderr.splitlines() if _GAVE_UP.search(line)), "")
+    name = signal.Signals(-done.returncode).name
+    return f"{tried}: llama.cpp ended in {name}; the file is damaged or was made badly ({why})"
 
 
 def _fault(what: str, done: subprocess.CompletedProcess[str]) -> str:

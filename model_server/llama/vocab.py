@@ -13,6 +13,8 @@ import numpy as np
 from llguidance import LLTokenizer
 from llguidance.llamacpp import lltokenizer_from_vocab
 
+from model_server.errors import StartError
+
 _CONTROL, _USER_DEFINED = 1 << 3, 1 << 4  # enum llama_token_attr
 _SPM = 1  # enum llama_vocab_type
 _NULL = -1  # LLAMA_TOKEN_NULL
@@ -36,6 +38,10 @@ class Vocab:
         for part in others:
             tokens += self._tokenize_behind(part)
         return tokens
+
+    def spells(self, text: str) -> bool:
+        """Whether all of a text has tokens; llama.cpp gives none that there is where it has not."""
+        return all(0 <= token < self.size for token in self._tokenize(text))
 
     def _broken(self, text: str) -> list[str]:
         """Parts without any text of a user-defined token, which llama.cpp finds in all text."""
@@ -123,10 +129,17 @@ class Vocab:
 
     @cached_property
     def grammar_tokenizer(self) -> LLTokenizer:
-        """The vocabulary as grammars see it. Takes about 10 microseconds a token."""
+        """The vocabulary as grammars see it. Takes about 10 microseconds a token.
+
+        Raises StartError where it is none that they can use.
+        """
         with warnings.catch_warnings():  # it asks llama.cpp by names of old
             warnings.simplefilter("ignore", DeprecationWarning)
-            return lltokenizer_from_vocab(self.pointer, eos_token=self.end_tokens.tolist())
+            try:
+                return lltokenizer_from_vocab(self.pointer, eos_token=self.end_tokens.tolist())
+            except Exception as error:  # whatever a file may say
+                problem = f"its vocabulary can't be used for grammars: {error}"
+                raise StartError(f"MODEL_PATH: {problem}") from None
 
     @cached_property
     def adds_space(self) -> bool:

@@ -7,15 +7,15 @@ known, and they are replaced by our own, which merely note where the tensor lies
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import struct
 import zipfile
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from model_server.errors import CheckpointError
 from model_server.tools.stored import DTYPES, Stored, stored
@@ -32,6 +32,11 @@ _STORAGES = {
     "ByteStorage": "U8",
     "BoolStorage": "BOOL",
 }
+_MAX_PICKLE_BYTES = 2**24  # a tensor takes about a hundred
+_NOT_FOR_TENSORS = (
+    *(pickle.DICT, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.INST, pickle.OBJ),
+    *(pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
+)
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # of a zip's entry: then its name, its extra, its data
 
 
@@ -63,15 +68,54 @@ def _rebuild_parameter(data: _Tensor, *_: object) -> _Tensor:
     return data
 
 
+def _dictionary(pairs: Iterable[tuple[object, object]] = ()) -> dict[str | int, object]:
+    return {_key(key): value for key, value in pairs}
+
+
+def _key(key: object) -> str | int:
+    if isinstance(key, str | int):
+        return key
+    raise ValueError(f"a key is a {type(key).__name__}")
+
+
 _KNOWN: Mapping[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _dictionary,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     **{("torch", name): dtype for name, dtype in _STORAGES.items()},
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Python's own, not that in C: its memo takes no more than what was put there, and its steps
+    can be left out. What is set on objects is dropped, and keys are no tuples of tuples, for which
+    a few bytes can ask for hours of hashing.
+    """
+
+    dispatch: ClassVar = {
+        code: step
+        for code, step in pickle._Unpickler.dispatch.items()
+        if chr(code).encode() not in _NOT_FOR_TENSORS
+    }
+
+    def load_build(self) -> None:
+        self.stack.pop()
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.stack[-1][_key(key)] = value
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.stack[-1][_key(key)] = value
+
+    dispatch |= {
+        pickle.BUILD[0]: load_build,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+    }
+
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _KNOWN[module, name]
@@ -114,7 +158,10 @@ class _State:
 
     def tensors(self) -> dict[str, Stored]:
         with self._archive.open(self._pickle) as file:
-            state = _Unpickler(file).load()
+            text = file.read(_MAX_PICKLE_BYTES + 1)
+        if len(text) > _MAX_PICKLE_BYTES:
+            raise self._error(f"{self._pickle} is larger than {_MAX_PICKLE_BYTES} bytes")
+        state = _Unpickler(io.BytesIO(text)).load()
         if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
             state = state["state_dict"]
         if not isinstance(state, dict):

@@ -165,7 +165,7 @@ def test_files_that_cannot_be_read_are_left_to_who_loads_them(
     assert not was_held(caplog, tmp_path / "missing.gguf")
     (tmp_path / "broken.gguf").write_bytes(b"GGUF")
     assert was_held(caplog, tmp_path / "broken.gguf")
-    assert "was not tried, exit code 1: ValueError: " in caplog.text
+    assert "was not tried, exit code 1: model_server.errors.ModelFileError: " in caplog.text
 
 
 def test_where_nothing_can_be_kept_it_is_tried_each_time(

@@ -1,0 +1,66 @@
+"""A minute of `python -m tests.fire.files`, and what ended the process before."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from model_server.errors import StartError
+from model_server.llama import trial
+from tests.fire import bad_gguf, files
+from tests.fire.gguf_layout import U32, Layout
+from tests.model_server.test_main import refused
+
+NUMBER = 64
+Spoil = Callable[[bytes], bytes]
+
+
+def twice_the_same_token(raw: bytes) -> bytes:
+    first, second = [each for each in Layout(raw).vocabulary if each.size == 3][:2]
+    return raw[: second.start] + raw[first.start : first.end] + raw[second.end :]
+
+
+def experts(raw: bytes) -> bytes:
+    """A key that is not needed, made the number of experts, of which none is used."""
+    name = b"llama.expert_count"
+    key = struct.pack("<Q", len(name)) + name + struct.pack("<II", U32, 8)
+    return bad_gguf.with_key(Layout(raw), key)
+
+
+def endless(raw: bytes) -> bytes:
+    text = b"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    return bad_gguf.with_template(Layout(raw), text)
+
+
+def test_spoiled_files_end_in_a_sentence() -> None:
+    outcomes = files.campaign(NUMBER, seed=0)
+    assert [each for each in outcomes if each.fault] == []
+    assert {each.word for each in outcomes} == {"refused", "served"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "part"),
+    [(twice_the_same_token, "its header and what it lays out"), (experts, "its header")],
+)
+def test_a_file_that_ends_llama_cpp_ends_the_server_with_a_sentence(
+    spoil: Spoil, part: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(spoil(files.BASE.read_bytes()))
+    said = refused(model_path=path)
+    assert said.startswith(f"model server: opening {path}: {part}")
+    assert "SIGABRT; the file is damaged or was made badly" in said
+    assert "GGML_ASSERT" in said
+
+
+def test_a_template_that_does_not_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "endless.gguf"
+    path.write_bytes(endless(files.BASE.read_bytes()))
+    monkeypatch.setattr(trial, "_TIMEOUT_S", 5.0)
+    with pytest.raises(StartError, match=r"endless\.gguf: its chat template: did not end in 5 s"):
+        trial.require([path])
