@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 
@@ -165,7 +166,8 @@ def _load(
 ) -> llama_cpp.llama_model_p:
     if packed:
         overrides = kernels.overrides(packed)  # llama.cpp reads them until the model is loaded
-        params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
+        address: Any = ctypes.cast(overrides, ctypes.c_void_p)
+        params.tensor_buft_overrides = address
 
     def tell(fraction: float, _user_data: ctypes.c_void_p) -> bool:
         return progress(fraction) is not False

@@ -92,7 +92,8 @@ class _Unpickler(pickle._Unpickler):
     a few bytes can ask for hours of hashing.
     """
 
-    dispatch: ClassVar = {
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Any]] = {
         code: step
         for code, step in pickle._Unpickler.dispatch.items()
         if chr(code).encode() not in _NOT_FOR_TENSORS
@@ -106,7 +107,7 @@ class _Unpickler(pickle._Unpickler):
         self.stack[-1][_key(key)] = value
 
     def load_setitems(self) -> None:
-        items = self.pop_mark()
+        items = self.pop_mark()  # type: ignore[attr-defined]  # of Python's, not of its stubs
         for key, value in zip(items[::2], items[1::2], strict=True):
             self.stack[-1][_key(key)] = value
 

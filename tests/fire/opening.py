@@ -21,8 +21,8 @@ import numpy as np
 from model_server.config import ModelServerSettings
 from model_server.contract.protocol import GenerateRequest
 from model_server.engine.attention import open_context
+from model_server.engine.layout import context_options
 from model_server.engine.prompt import PromptEncoder, choose_template
-from model_server.engine.startup import context_options
 from model_server.errors import RequestError, StartError
 from model_server.llama.batch import LlamaBatch
 from model_server.llama.context import Context

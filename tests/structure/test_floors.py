@@ -51,7 +51,7 @@ FLOORS = {
         ),
         ("engine.scheduler", "engine.runner", "engine.suspects"),
         ("engine.engine",),
-        ("engine.startup", "engine.watchdog"),
+        ("engine.startup", "engine.watchdog", "engine.rehearsal"),
         ("app", "tools", "training"),
         ("__main__",),
     ],
@@ -62,7 +62,11 @@ FLOORS["model_server"] = [
 
 # What a person runs beside the server, and what the server runs as processes of their own.
 APART = ("model_server.tools", "model_server.training")
-CHILDREN = ("model_server.llama.matmuls", "model_server.llama.own_trial")
+CHILDREN = (
+    "model_server.llama.matmuls",
+    "model_server.llama.own_trial",
+    "model_server.engine.rehearsal",
+)
 
 # Packages of others, and the only modules of ours that may import them.
 RESERVED = {
