@@ -160,7 +160,7 @@ def _sampling(header: GgufHeader) -> dict[str, float]:
 
 def _load(
     path: Path,
-    params: llama_cpp.llama_model_params,
+    params: Any,  # whose pointers' types are not those that it states
     progress: LoadProgress,
     packed: Sequence[str],
 ) -> llama_cpp.llama_model_p:
