@@ -29,6 +29,7 @@ MODELS = Path(__file__).parents[1] / "models"
 BASE, HEADS = MODELS / "stdlib-q8_0.gguf", MODELS / "stdlib-heads-q8_0.gguf"
 FIRST_S = 5  # of 30 in production
 PT_BYTES = 2**28  # a hundred times the file
+_TRIED = " weights, "  # what it says of a product
 _FIRST_MAY_DIE = ("SIGABRT", "SIGSEGV", "SIGFPE", "SIGILL", "SIGTRAP", "hang")
 
 
@@ -113,10 +114,11 @@ class _Campaign:
         return ended.what
 
     def _of_first(self, case: Case, first: Ended) -> Outcome:
-        """The process that looks first may die, at a part of a file that can be named."""
-        known = first.what in _FIRST_MAY_DIE and any(
-            line.startswith(trial.OPENING) for line in first.lines[-200:]
-        )
+        """The process that looks first may die at a part of a file that it has named, not in the
+        products behind that: for those the build would be blamed.
+        """
+        said = [line for line in first.lines if line.startswith(trial.OPENING) or _TRIED in line]
+        known = first.what in _FIRST_MAY_DIE and said and said[-1].startswith(trial.OPENING)
         return Outcome(case, "refused", "" if known else f"first: {first.what}", first.said)
 
 
