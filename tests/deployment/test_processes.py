@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ from deployment.processes import Processes
 from tests.e2e.service import wait_until
 from tests.ports import free_port
 from tests.structure.modules import ROOT
+
+
+@pytest.fixture(autouse=True)
+def _own_handlers() -> Iterator[None]:
+    """Those that stopping sets end with the test."""
+    handlers = {number: signal.getsignal(number) for number in module.STOP_SIGNALS}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def watched(folder: Path, name: str, *, was_ready: bool) -> int:
@@ -105,13 +115,10 @@ def test_kill_9_takes_the_tiers_with_it(tmp_path: Path, obeys: bool) -> None:
 
 def test_no_guard_is_left_behind(tmp_path: Path) -> None:
     (tmp_path / "lasting.py").write_text("import time\ntime.sleep(100)\n")
-    handlers = {number: signal.getsignal(number) for number in module.STOP_SIGNALS}
     processes = Processes(tmp_path)
     tier = processes.start("gateway", "lasting", dict(os.environ))
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     before = set(children.read_text().split())
     processes.stop()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     assert tier.process.returncode == -signal.SIGTERM
     assert len(before - set(children.read_text().split())) == 2
