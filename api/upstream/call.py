@@ -101,12 +101,14 @@ class BatchCall:
         name, server = choice.request.id, self.server
         del self._choices[name]
         answered = choice.done is not None
-        if isinstance(choice.failure, AnswerFailed) and not self._has_failed:
+        # Who left has no end here; its `failure` is that of an attempt elsewhere.
+        failure = None if choice.ended.cancelled() else choice.failure
+        if isinstance(failure, AnswerFailed) and not self._has_failed:
             self._has_failed = True  # a batch that fails is one failure
-            server.count_failure(choice.failure)
+            server.count_failure(failure)
             choice.blamed.append(server.url)
         server.give_back(answered=answered)
-        if isinstance(choice.failure, TryAgain):
+        if isinstance(failure, TryAgain):
             choice.failed_at.add(server.url)
         num_tokens = len(choice.token_ids) - choice.num_before
         if answered and choice.first_at is not None and num_tokens > 1:

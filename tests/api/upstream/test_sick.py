@@ -11,8 +11,15 @@ import httpx
 import pytest
 from starlette.responses import JSONResponse, Response
 
+from api.admission.rates import Admission
 from api.batcher import Batcher
+from api.errors import EngineFailed
+from api.metrics import GatewayMetrics
+from api.request import ClientRequest
 from api.upstream.breaker import IN_A_ROW
+from api.upstream.call import BatchCall
+from api.upstream.discovery import Address
+from api.upstream.server import ModelServer
 from model_server.contract.protocol import Event, Failed, GenerateRequest
 from tests.api.fleet import ANSWER, away, begin, fleet, holding, text_in
 from tests.api.scripted_server import DROP, ScriptedServer, accepted, count, done, token
@@ -248,3 +255,20 @@ async def test_a_line_without_end_is_no_answer(monkeypatch: pytest.MonkeyPatch) 
         for _ in range(10):
             assert text_in(await made.ask()) == ANSWER
         assert "more than 10000 bytes" in made.pool.servers[0].breaker.reason
+
+
+async def test_who_leaves_a_server_that_is_well_does_not_blame_it_for_another() -> None:
+    metrics = GatewayMetrics()
+    well = ModelServer(Address("http://127.0.0.1:1"), metrics, asyncio.Event())
+    asked = [GenerateRequest(id="a", prompt="a")]
+    [choice] = ClientRequest("a", asked, Admission(""), metrics).choices
+    choice.begin(now=0.0)
+    choice.finish(EngineFailed(500, "engine", "a decode failed elsewhere", None))
+    choice.begin(now=0.0)
+    well.take([])
+    call = BatchCall(well, [choice], now=0.0)
+    choice.ended.cancel()
+    call.leave(choice)
+    assert (choice.blamed, choice.failed_at) == ([], set())
+    assert well.breaker.reason == ""
+    await well.aclose()
