@@ -17,18 +17,18 @@ class RedisServer:
 
     def __init__(self, program: str) -> None:
         self._program = program
-        self._port = free_port()
+        self.port = free_port()
         self._process: asyncio.subprocess.Process | None = None
-        self.url = f"redis://127.0.0.1:{self._port}"
+        self.url = f"redis://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        options = ["--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--dir", "/tmp"]
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", "/tmp"]
         self._process = await asyncio.create_subprocess_exec(
             self._program, *options, stdout=asyncio.subprocess.DEVNULL
         )
         for _ in range(500):
             try:
-                _, writer = await asyncio.open_connection("127.0.0.1", self._port)
+                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
             except OSError:
                 await asyncio.sleep(0.01)
             else:

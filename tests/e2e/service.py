@@ -48,6 +48,10 @@ class Process:
     def log(self) -> str:
         return self._log_path.read_text()
 
+    @property
+    def log_bytes(self) -> int:
+        return self._log_path.stat().st_size
+
 
 @dataclass(frozen=True)
 class Service:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import time
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ class Crowd:
 
     def __init__(self, url: str, num_clients: int, deadline_s: float, seed: int) -> None:
         self.counts = Counts()
+        # When each request was sent, and the seconds to its exact answer; infinite: it got none.
+        self.asked: list[tuple[float, float]] = []
         self._url = url
         self._num_clients = num_clients
         self._deadline_s = deadline_s
@@ -79,7 +82,9 @@ class Crowd:
                 outcome = "lost"
                 self.counts.examples.append(f"lost: {error!r}"[:300])
             setattr(self.counts, outcome, getattr(self.counts, outcome) + 1)
-            self.counts.slowest_s = max(self.counts.slowest_s, time.monotonic() - started)
+            took_s = time.monotonic() - started
+            self.asked.append((started, took_s if outcome == "exact" else math.inf))
+            self.counts.slowest_s = max(self.counts.slowest_s, took_s)
             if outcome == "failed":
                 await asyncio.sleep(0.2)  # as one that is told to ask again
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fire.__main__ import Site, site, torture
+from tests.fire.__main__ import Plan, torture
+from tests.fire.site import Site, site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -30,6 +31,6 @@ async def made(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     ["kill -9", "stopped, then continued", "network: reset", "network: garbage", "network: flood"],
 )
 async def test_a_fault_costs_nobody_an_answer(made: Site, fault: str) -> None:
-    row = await torture(made, fault, times=1, seconds=3, rng=random.Random(7))
+    row = await torture(made, fault, Plan(times=1, seconds=3, usual_s=0), random.Random(7))
     assert row.holds, (row.cells, row.counts.examples)
     assert row.counts.exact > 0
