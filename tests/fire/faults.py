@@ -30,7 +30,7 @@ POISON = twin.EMOJI
 async def _killed(site: Site, seconds: float) -> None:
     server = site.servers[0]
     await asyncio.to_thread(server.process.stop, signal.SIGKILL)
-    await asyncio.sleep(seconds / 2)
+    await asyncio.sleep(seconds)
     server.revive()
 
 

@@ -21,6 +21,7 @@ import llama_cpp
 POLL_S = 0.02
 HANG_S = 600.0
 SLOWER = 10
+PACE_S = 0.040, 0.002  # a decode takes, and each row of it, where a server is paced
 _FAILED = -3  # what llama_decode answers when the computation failed
 
 
@@ -72,8 +73,11 @@ def spoil_decode(sickness: Sickness) -> None:
             time.sleep(HANG_S)
         started = time.perf_counter()
         code = true_decode(context, batch)
+        spent_s = time.perf_counter() - started
         if fault == "slow":
-            time.sleep((SLOWER - 1) * (time.perf_counter() - started))
+            time.sleep((SLOWER - 1) * spent_s)
+        if fault == "pace":
+            time.sleep(max(0.0, PACE_S[0] + PACE_S[1] * batch.n_tokens - spent_s))
         if fault == "nan":
             _spoil_logits(context, sum(batch.logits[: batch.n_tokens]))
         return code
