@@ -6,7 +6,7 @@ SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
 SHELL_FILES = $(wildcard deployment/*.sh) .ci/run tests/smoke.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help install model run chat test test-training fuzz check format heads bench bench-speculation bench-rows bench-peers bench-latency bench-gateway prove-faults prove-overload prove-repeat prove-strangers torture sanitize up down docker-check audit docker-test lock clean
+.PHONY: help install model run chat test test-training fuzz check format heads bench bench-full bench-speculation bench-rows bench-peers bench-latency bench-gateway prove-faults prove-overload prove-repeat prove-strangers torture sanitize up down docker-check audit docker-test lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,9 +58,13 @@ heads: ## Train Medusa heads: make heads ARGS="base.gguf heads.gguf --prompts pr
 	@$(SETUP) train
 	$(BIN)/python -m model_server.training $(ARGS)
 
-bench: ## The classic tables: F16, quantized, Medusa, dynamic batching
+bench: ## Measure what README says, in ten minutes; the report and its pictures
 	@$(SETUP) dev
-	$(BIN)/python -m tests.benchmarks.medusa $(ARGS)
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-full: ## Measure everything, for hours (ARGS="--compare OLD.json": did it get worse?)
+	@$(SETUP) dev
+	$(BIN)/python -m tests.benchmarks --full $(ARGS)
 
 bench-speculation: ## Medusa on against off under load: is it never slower?
 	@$(SETUP) dev

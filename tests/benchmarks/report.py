@@ -6,8 +6,12 @@ import csv
 import io
 import os
 import platform
+import re
+import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from model_server.tools import llama_source
@@ -43,10 +47,27 @@ def as_csv(rows: Sequence[Mapping[str, str]]) -> str:
     return out.getvalue()
 
 
+def command() -> str:
+    """What was typed; of files the names alone, since others have them elsewhere."""
+    arguments = [Path(each).name if each.startswith("/") else each for each in sys.argv[1:]]
+    module = (sys.modules["__main__"].__spec__ or ModuleSpec("?", None)).name
+    return shlex.join(["python", "-m", module.removesuffix(".__main__"), *arguments])
+
+
 def save(name: str, **contents: str) -> None:
-    """Write one file for each kind of content, named by the moment."""
+    """Write one file for each kind of content, named by the moment, in place of the one before."""
     FOLDER.mkdir(exist_ok=True)
+    for old in FOLDER.iterdir():
+        if kind(old) == name:
+            old.unlink()
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M', time.gmtime())}"
     for suffix, content in contents.items():
-        (FOLDER / f"{stem}.{suffix}").write_text(content)
+        head = f"`{command()}`\n\n" if suffix in ("md", "txt") else ""
+        (FOLDER / f"{stem}.{suffix}").write_text(head + content)
     print(f"Results: tests/benchmarks/results/{stem}.*", flush=True)
+
+
+def kind(file: Path) -> str | None:
+    """What a result file is of, without its moment; None: another file."""
+    found = re.fullmatch(r"(.+)-\d{8}-\d{4}", file.stem)
+    return found and found[1]

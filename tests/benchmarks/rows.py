@@ -236,24 +236,25 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     args = options()
     limits = Limits.measured()
-    rows = []
     for file_type in args.types:
         path = files.twin_file(args.layers, file_type)
         work = Work.of(path, args.layers, file_type)
+        rows = []
         with opened(path, args.threads) as contexts:
             for case in CASES:
                 rows.append(
                     line(file_type, case, measure(contexts, case, args.repeats), work, limits)
                 )
                 print(" ".join(rows[-1].values()), flush=True)
-    title = (
-        f"Whole decodes of {args.layers} layers of a 7B shape, by {kernels.instructions()}; "
-        f"medians of {args.repeats} rounds in turns. {limits.bytes_a_second / 1e9:.0f} GB/s read, "
-        f"{limits.macs_a_second / 1e9:.0f} G products/s in F32. "
-        f"{report.machine()}, {args.threads} threads, {report.now()}."
-    )
-    report.save("rows", csv=report.as_csv(rows), md=f"{title}\n\n{report.markdown(rows)}")
-    print(f"\n{title}\n\n{report.markdown(rows)}")
+        title = (
+            f"Whole decodes of {args.layers} layers of a 7B shape, by {kernels.instructions()}; "
+            f"medians of {args.repeats} rounds in turns. {limits.bytes_a_second / 1e9:.0f} GB/s "
+            f"read, {limits.macs_a_second / 1e9:.0f} G products/s in F32. "
+            f"{report.machine()}, {args.threads} threads, {report.now()}."
+        )
+        text = f"{title}\n\n{report.markdown(rows)}"
+        report.save(f"rows-{file_type.lower()}", csv=report.as_csv(rows), md=text)
+        print(f"\n{text}")
 
 
 if __name__ == "__main__":

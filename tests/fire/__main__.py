@@ -145,9 +145,9 @@ def main() -> int:
     # Asked to end, leave through the `with` blocks: they end the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rows = asyncio.run(run(args.only, args.times, args.seconds, args.seed))
-    how = f"{report.machine()}, {report.now()}. `python -m tests.fire --times {args.times} "
-    how += f"--seconds {args.seconds:g} --seed {args.seed}`: {CLIENTS} clients, two model servers."
-    report.save("torture", md=f"{how}\n\n{report.markdown([row.cells for row in rows])}")
+    if not args.only:
+        how = f"{report.machine()}, {report.now()}; seed {args.seed}, {CLIENTS} clients, two servers."
+        report.save("torture", md=f"{how}\n\n{report.markdown([row.cells for row in rows])}")
     return 0 if all(row.holds for row in rows) else 1
 
 

@@ -1,0 +1,92 @@
+"""The ratios of result files, each with the interval of its rounds; and those of two runs compared.
+
+A figure is worse than an old one where its interval lies outside of the old one's.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import report
+
+NOISE = 0.05  # of a ratio that was measured once; two runs on a quiet machine agree within this
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A ratio: how many times as fast, or as long; and the lowest and highest of its rounds."""
+
+    value: float
+    lowest: float
+    highest: float
+    more_is_better: bool = True
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of the rounds; of one alone, what a machine's noise makes of it."""
+        if self.lowest < self.highest:
+            return self.lowest, self.highest
+        return self.value * (1 - NOISE), self.value * (1 + NOISE)
+
+    def is_worse_than(self, old: Figure) -> bool:
+        """By more than the noise of both."""
+        if self.more_is_better:
+            return self.interval[1] < old.interval[0]
+        return self.interval[0] > old.interval[1]
+
+    def __str__(self) -> str:
+        return "{:.3f} [{:.3f}, {:.3f}]".format(self.value, *self.interval)
+
+
+def read(folder: Path = report.FOLDER) -> dict[str, Figure]:
+    """All that the result files hold, by a name that says where from."""
+    return dict(sorted(item for file in folder.iterdir() for item in _of_file(file)))
+
+
+def worse(new: Mapping[str, Figure], old: Mapping[str, Figure]) -> list[str]:
+    """A line for each that got worse by more than the noise of both runs."""
+    return [
+        f"{name}: {old[name]} -> {new[name]}"
+        for name in sorted(new.keys() & old.keys())
+        if new[name].is_worse_than(old[name])
+    ]
+
+
+def _of_file(file: Path) -> Iterator[tuple[str, Figure]]:
+    kind = report.kind(file) or ""
+    if file.suffix == ".csv" and kind.startswith(("chats-", "speculation-")):
+        for row in _rows(file):
+            if row["side"] != "off":
+                name = f"{kind}: {row['side']} of off, {row['streams']} streams"
+                yield (
+                    name,
+                    Figure(float(row["of off"]), float(row["lowest"]), float(row["highest"])),
+                )
+    elif file.suffix == ".csv" and kind.startswith("rows-"):
+        for row in _rows(file):
+            ratio = float(row["ratio"])
+            name = f"{kind}: {row['what']}, {row['rows']} rows behind {row['cells']} cells"
+            yield name, Figure(ratio, ratio, ratio, more_is_better=False)
+    elif file.suffix == ".json" and kind.startswith("peers-"):
+        yield from _of_peers(kind, json.loads(file.read_text()))
+
+
+def _of_peers(kind: str, data: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+    for context, ratios in data["ratios"].items():
+        ours, theirs = (
+            each["rounds"] for each in data["measured"] if str(each["context"]) == context
+        )
+        for what, value in ratios.items():
+            by_round = [mine[what] / other[what] for mine, other in zip(ours, theirs, strict=True)]
+            name = f"{kind}: {what} behind {context} tokens, of llama-server"
+            yield name, Figure(value, min(value, *by_round), max(value, *by_round))
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
