@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     api_keys_file: Path | Literal[""] = Field(
         "", description="File of API keys, read again when it changes; empty: no key is needed."
     )
+    shared_prefixes: bool = Field(
+        False, description="API keys share computed prefixes: faster, but its time tells of others."
+    )
     rate_limit_requests: int = Field(
         0, ge=0, le=10**9, description="Requests a minute for each key or address; 0: no limit."
     )

@@ -50,6 +50,7 @@ class Gateway:
         self.permits = Permits(settings.max_in_flight)
         self.pool = ServerPool(settings, self.metrics, network or Network())
         self.draining = False
+        self._keeps_prefixes_apart = bool(settings.api_keys_file) and not settings.shared_prefixes
         self._batcher = Batcher(settings, self.pool, self.metrics)
         self._spans = Spans(tracer_provider) if tracer_provider else None
         self._open: set[ClientRequest] = set()
@@ -80,6 +81,9 @@ class Gateway:
         if self._drained.is_set():
             raise ShuttingDown
         with self.permits.taken(len(requests)):
+            if self._keeps_prefixes_apart:
+                owned = {"prefix_owner": admission.caller}
+                requests = [each.model_copy(update=owned) for each in requests]
             if self.settings.log_prompts:
                 logs.prompts(requests)
             request = ClientRequest(request_id, requests, admission, self.metrics)

@@ -21,6 +21,7 @@ IMBALANCE = 0.5
 # smaller. What is known of its pace is forgotten after a while, so that it is tried again.
 SLOW = 3.0
 PACE_KEPT_S = 10.0
+FAST_S = 0.005  # a token; what is faster differs by chance
 
 # A server that comes (back) has cold caches, and an idle one would draw everything at once.
 SLOW_START_S = 10.0
@@ -34,7 +35,7 @@ def chunks(request: GenerateRequest) -> list[int]:
         prompt, size = tuple(request.prompt_tokens), CHUNK_TOKENS
     else:
         prompt, size = request.prompt or _chat(request), CHUNK_CHARS
-    found, before = [], 0
+    found, before = [], hash(request.prefix_owner)
     for end in range(size, min(len(prompt), MAX_CHUNKS * size) + 1, size):
         before = hash((before, prompt[end - size : end]))
         found.append(before)
@@ -94,7 +95,7 @@ class ServerLoad:
 
     def note_pace(self, seconds_a_token: float, now: float) -> None:
         """An answer came at this pace, once it had begun."""
-        known = self.pace_s(now)
+        known, seconds_a_token = self.pace_s(now), max(seconds_a_token, FAST_S)
         self._pace_s = (known + seconds_a_token) / 2 if known else seconds_a_token
         self._paced = now
 

@@ -125,6 +125,9 @@ class GenerateRequest(Wire):
     speculation: Speculation = Field(default_factory=Speculation)
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="Alternatives a token.")
     resume: Resume | None = None
+    prefix_owner: Text = Field(
+        "", max_length=128, description="Computed prefixes are shared with the same owner's alone."
+    )
     trace: dict[str, Text] = Field(
         default_factory=dict, max_length=16, description="The caller's span: traceparent, ..."
     )

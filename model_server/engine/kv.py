@@ -36,8 +36,13 @@ class Allocation:
 class _Entry:
     """What a sequence id holds: computed tokens and their cells, position by position."""
 
+    owner: str = ""
     tokens: list[int] = field(default_factory=list)
     cells: list[int] = field(default_factory=list)
+
+    def covers(self, other: _Entry) -> bool:
+        """Whether it holds all that the other does, for the same requests."""
+        return self.owner == other.owner and self.tokens[: len(other.tokens)] == other.tokens
 
 
 class KvCache:
@@ -88,27 +93,27 @@ class KvCache:
         self.leaves.clear()
         return [Clear()]
 
-    def match(self, tokens: Sequence[int]) -> int:
-        """How many leading tokens are already computed in some sequence."""
-        return self._best_match(tokens)[1]
+    def match(self, tokens: Sequence[int], owner: str = "") -> int:
+        """How many leading tokens are already computed in some sequence of the same owner."""
+        return self._best_match(tokens, owner)[1]
 
-    def match_live(self, tokens: Sequence[int]) -> int:
+    def match_live(self, tokens: Sequence[int], owner: str = "") -> int:
         """How many of those tokens' cells running requests hold: to share them takes no room."""
-        source, shared = self._best_match(tokens)
+        source, shared = self._best_match(tokens, owner)
         entry = self._live.get(source) or self._cached.get(source) or _Entry()
         return sum(self._live_holders[cell] > 0 for cell in entry.cells[:shared])
 
-    def allocate(self, tokens: Sequence[int]) -> Allocation | None:
+    def allocate(self, tokens: Sequence[int], owner: str = "") -> Allocation | None:
         """A sequence id that holds the longest known prefix, or None when all ids are live."""
-        source, shared = self._best_match(tokens)
+        source, shared = self._best_match(tokens, owner)
         ops: list[KvOp] = []
         if not self._free_seqs:
             # The source goes last: whatever its prefix gives is then already copied.
             if not self._evict_one(ops, keep=source if len(self._cached) > 1 else None):
                 return None
-            source, shared = self._best_match(tokens)
+            source, shared = self._best_match(tokens, owner)
         seq = self._free_seqs.pop()
-        entry = self._live[seq] = _Entry()
+        entry = self._live[seq] = _Entry(owner)
         if shared:
             entry.tokens, entry.cells = self._share(source, shared)
             ops.append(Copy(source, seq, shared))
@@ -184,7 +189,7 @@ class KvCache:
             pass
         return ops
 
-    def _best_match(self, tokens: Sequence[int]) -> tuple[int, int]:
+    def _best_match(self, tokens: Sequence[int], owner: str) -> tuple[int, int]:
         """The sequence with the longest useful common prefix, and that length (0: none).
 
         The last token is never matched: it is the root of the first decode.
@@ -192,6 +197,8 @@ class KvCache:
         best, longest = -1, 0
         wanted = list(tokens[:-1])
         for seq, entry in (*self._live.items(), *self._cached.items()):
+            if entry.owner != owner:
+                continue
             length = common_prefix(entry.tokens, wanted)
             if length > longest and length >= MIN_SHARED_TOKENS:
                 best, longest = seq, length
@@ -212,20 +219,15 @@ class KvCache:
 
     def _is_covered(self, entry: _Entry) -> bool:
         """Whether a cached prefix already holds all that this one would."""
-        length = len(entry.tokens)
         for seq, other in self._cached.items():
-            if other.tokens[:length] == entry.tokens:
+            if other.covers(entry):
                 self._cached.move_to_end(seq)
                 return True
         return False
 
     def _covered_by(self, entry: _Entry) -> list[int]:
         """Cached prefixes that hold nothing beyond this one."""
-        return [
-            seq
-            for seq, other in self._cached.items()
-            if entry.tokens[: len(other.tokens)] == other.tokens
-        ]
+        return [seq for seq, other in self._cached.items() if entry.covers(other)]
 
     def _evict_one(self, ops: list[KvOp], keep: int | None = None) -> bool:
         for seq in self._cached:

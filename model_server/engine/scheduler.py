@@ -121,7 +121,7 @@ class Scheduler:
                     self._start_over(ops)
                     self._admit(ops)
                 return
-            allocation = self.kv.allocate(sequence.tokens)
+            allocation = self.kv.allocate(sequence.tokens, sequence.owner)
             if allocation is None:
                 return
             ops.extend(allocation.ops)
@@ -138,10 +138,10 @@ class Scheduler:
             return num_cells >= len(sequence.tokens)
         if self.kv.ordered:
             # When it is full all are computed again: answers must find room, too.
-            needed = len(sequence.tokens) - self.kv.match(sequence.tokens)
+            needed = len(sequence.tokens) - self.kv.match(sequence.tokens, sequence.owner)
             needed += sum(other.num_pending for other in self.running)
             return num_cells >= needed + sum(map(self._answer_room, (*self.running, sequence)))
-        needed = len(sequence.tokens) - self.kv.match_live(sequence.tokens)
+        needed = len(sequence.tokens) - self.kv.match_live(sequence.tokens, sequence.owner)
         return num_cells >= needed + sum(other.num_pending for other in self.running)
 
     def _answer_room(self, sequence: Sequence) -> int:
@@ -155,12 +155,12 @@ class Scheduler:
 
     def _shares_a_running_prefill(self, sequence: Sequence) -> bool:
         """Whether to wait for a prefix that another request is computing right now."""
-        known = max(self.kv.match(sequence.tokens), MIN_SHARED_TOKENS - 1)
+        known = max(self.kv.match(sequence.tokens, sequence.owner), MIN_SHARED_TOKENS - 1)
         wanted = sequence.tokens[:-1]
         return any(
             common_prefix(other.tokens, wanted) > known
             for other in self.running
-            if other.num_pending > 1
+            if other.num_pending > 1 and other.owner == sequence.owner
         )
 
     def _fill(self, company: list[Sequence]) -> tuple[list[PrefillChunk], list[Sequence]]:

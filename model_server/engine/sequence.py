@@ -83,6 +83,11 @@ class Sequence:
         return self.request.id
 
     @property
+    def owner(self) -> str:
+        """Whose computed prefixes it may share."""
+        return self.request.prefix_owner
+
+    @property
     def num_answered(self) -> int:
         """Tokens of the answer so far; the position of the next one."""
         return len(self.tokens) - len(self.prompt)

@@ -146,7 +146,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rows = asyncio.run(run(args.only, args.times, args.seconds, args.seed))
     if not args.only:
-        how = f"{report.machine()}, {report.now()}; seed {args.seed}, {CLIENTS} clients, two servers."
+        how = (
+            f"{report.machine()}, {report.now()}; seed {args.seed}, {CLIENTS} clients, two servers."
+        )
         report.save("torture", md=f"{how}\n\n{report.markdown([row.cells for row in rows])}")
     return 0 if all(row.holds for row in rows) else 1
 

@@ -259,3 +259,24 @@ async def test_named_origins_may_call_and_read_refusals(
     assert answer.status_code == 401
     assert answer.headers["access-control-allow-origin"] == "https://example.org"
     assert "access-control-allow-origin" not in other.headers
+
+
+@pytest.mark.parametrize(
+    ("settings", "owners"),
+    [
+        ({}, ["key ann", "key bob"]),
+        ({"shared_prefixes": True}, ["", ""]),
+        ({"api_keys_file": ""}, ["", ""]),
+    ],
+)
+async def test_keys_share_computed_prefixes_only_where_a_setting_says_so(
+    server: ScriptedServer, tmp_path: Path, settings: dict[str, Any], owners: list[str]
+) -> None:
+    made = [new_key(name) for name in ("ann", "bob")]
+    path = tmp_path / "keys.txt"
+    path.write_text("".join(f"{line}\n" for _, line in made))
+    async with gateway(server, **{"api_keys_file": path, **settings}) as client:
+        for key, _ in made:
+            answer = await client.post("/generate", json=BODY, headers=bearer(key))
+            assert answer.status_code == 200
+    assert [request.prefix_owner for request in server.requests] == owners

@@ -204,3 +204,13 @@ def test_no_choice_is_far_busier_than_the_least_busy(
     assert load <= min(loads) + 0.5
     near = [each for each, load in zip(places, loads, strict=True) if load <= min(loads) + 0.5]
     assert chosen.prefixes.num_known(prompt) == max(e.prefixes.num_known(prompt) for e in near)
+
+
+def test_paces_that_differ_by_chance_make_no_server_slow() -> None:
+    fast, faster = ServerLoad(), ServerLoad()
+    for load, pace_s in ((fast, 0.004), (faster, 0.0001)):
+        load.open(slots=1, kv_cache_tokens=0, now=0)
+        load.note_pace(pace_s, LATER)
+    faster.take([], LATER - 1)  # so it is the other's turn
+    faster.give_back()
+    assert choose([fast, faster], [], LATER) == 0

@@ -202,3 +202,37 @@ def test_an_ordered_pool_does_not_use_a_cell_again_before_it_is_cleared() -> Non
     assert not kv.reserve(21, [])
     assert kv.clear() == [Clear()]
     assert kv.reserve(40, [])
+
+
+def test_a_prefix_is_shared_with_the_same_owner_alone() -> None:
+    kv = KvCache(200, 8)
+    tokens = list(range(50))
+
+    def check() -> None:
+        assert kv.match(tokens, "ann") == 49
+        assert kv.match(tokens, "bob") == kv.match(tokens) == kv.match_live(tokens, "bob") == 0
+        of_bob = kv.allocate(tokens, "bob")
+        assert of_bob is not None
+        assert of_bob.num_cached == 0
+        kv.release(of_bob.seq, keep=False)
+
+    running = kv.allocate(tokens, "ann")
+    assert running is not None
+    assert kv.reserve(50, [])
+    kv.extend(running.seq, tokens)
+    check()
+    kv.release(running.seq)
+    check()
+
+
+def test_the_same_tokens_of_two_owners_are_kept_for_both() -> None:
+    kv = KvCache(200, 8)
+    tokens = list(range(50))
+    for owner in ("ann", "bob"):
+        allocation = kv.allocate(tokens, owner)
+        assert allocation is not None
+        assert allocation.num_cached == 0
+        assert kv.reserve(50, [])
+        kv.extend(allocation.seq, tokens)
+        kv.release(allocation.seq)
+    assert kv.match(tokens, "ann") == kv.match(tokens, "bob") == 49
