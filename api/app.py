@@ -25,11 +25,11 @@ from api.errors import ClientGone, GatewayError, Problem, translate
 from api.gateway import Gateway
 from api.http.access_log import AccessLog
 from api.http.body_limit import BODY_TIMEOUT_S, BodyLimit
-from api.http.paths import PATHS, Paths
+from api.http.paths import MARKDOWN, PATHS, Paths
 from api.http.request_id import RequestId
 from api.metrics import GatewayMetrics
 from api.requests.refusal import refusal
-from api.routes import docs, generate, openai, ops, tokenize, ui
+from api.routes import docs, generate, openai, ops, page, tokenize, ui
 from api.routes.respond import gateway_of
 from api.upstream.discovery import Resolve, resolve
 from api.upstream.pool import READY_WAIT_S, Network
@@ -93,7 +93,7 @@ def create_app(
     app.state.gateway = gateway
     for router in (openai.router, generate.router, tokenize.router):
         app.include_router(router, dependencies=[BEARER] if keys else [])
-    for router in (ops.router, ui.router, docs.router):
+    for router in (ops.router, ui.router, page.router, docs.router):
         app.include_router(router)
     app.mount("/static", ui.files)
     app.mount(docs.PLACE, docs.files)
@@ -114,7 +114,7 @@ def _telemetry(provider: TracerProvider | None) -> TelemetryConfig:
         "metrics": False,
         "logs": False,
         "auto_configure": False,
-        "exclude": lambda scope: scope.get("method") != "POST",
+        "exclude": lambda scope: scope.get("method") != "POST" or scope.get("path") == MARKDOWN,
     }
 
 

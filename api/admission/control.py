@@ -13,13 +13,15 @@ from api.admission.rates import Admission, Rates
 from api.errors import GatewayError
 from api.gateway import Gateway
 from api.http.body_limit import refuse
+from api.http.paths import MARKDOWN
 
 
 class AdmissionControl:
     """Shutdown, permits, key, rates, in this order; then the budgets go into the answer's headers.
 
     Looking is free, what reaches the model is not: open is every GET outside of /v1, so the page,
-    the documentation, probes and metrics.
+    the documentation, probes and metrics. What the page shows an answer with needs the key, and
+    costs neither permit nor rate: the answer did.
     """
 
     def __init__(self, app: ASGIApp, gateway: Gateway, keys: Keys | None, rates: Rates) -> None:
@@ -33,6 +35,7 @@ class AdmissionControl:
             await self._app(scope, receive, send)
             return
         admission, num_bytes = Admission(""), _num_bytes(scope)
+        costs = scope["path"] != MARKDOWN
 
         async def send_with_budgets(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -44,14 +47,15 @@ class AdmissionControl:
 
         try:
             caller = self._enter(scope)
-            admission = await self._rates.admit(caller, num_bytes or 0)
+            if costs:
+                admission = await self._rates.admit(caller, num_bytes or 0)
             admission.check()
         except GatewayError as error:
             metrics = self._gateway.metrics
             await refuse(error, metrics, scope, receive, send_with_budgets)
             return
         scope["state"]["admission"] = admission
-        if num_bytes is None:
+        if num_bytes is None and costs:
             receive = self._charging(admission, receive)
         try:
             await self._app(scope, receive, send_with_budgets)
@@ -76,7 +80,7 @@ class AdmissionControl:
 
     def _enter(self, scope: Scope) -> str:
         """The caller's name for its budgets: the key's, or without keys the address."""
-        if scope["method"] == "POST":
+        if scope["method"] == "POST" and scope["path"] != MARKDOWN:
             self._gateway.refuse_if_full()
         if self._keys is None:
             return f"address {_network(scope)}"

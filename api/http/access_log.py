@@ -9,10 +9,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import logs
 from api.errors import STATUS, ClientGone
+from api.http.paths import MARKDOWN
 from api.metrics import GatewayMetrics
 
-# Asked for every few seconds by machines.
-PROBES = ("/health", "/ready", "/metrics")
+# Asked for every few seconds, by machines or by an open page.
+PROBES = ("/health", "/ready", "/metrics", MARKDOWN)
 LEFT = STATUS[ClientGone][0]
 
 log = logging.getLogger("api.request")

@@ -15,6 +15,8 @@ PATHS = [
     "/tokenize",
     "/detokenize",
 ]
+# Asked by the page only, while it shows an answer; no part of the interface.
+MARKDOWN = "/page/markdown"
 _SLASHES = re.compile(r"//+")
 # Base URLs are given with and without /v1, and some clients add it themselves.
 _OPENAIS = re.compile(r"(?:/v1)*(/(?:(?:chat/)?completions|responses|models)(?:/.*)?)")

@@ -1,0 +1,146 @@
+"""Markdown of an answer as nodes, of which the page makes elements: markup in it stays text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate, groupby
+
+from markdown_it import MarkdownIt
+from markdown_it.tree import SyntaxTreeNode
+from pygments import lex
+from pygments.lexers import get_lexer_by_name
+from pygments.token import Comment, Keyword, Name, Number, Operator, String, _TokenType
+from pygments.util import ClassNotFound
+from typing_extensions import NotRequired, TypedDict
+
+MAX_CHARS = 50_000  # a twentieth of a second; at the worst, half a second
+MAX_HIGHLIGHTED_CHARS = 20_000  # what some lexers do with more takes long
+
+_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+_HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
+_TABLES = frozenset({"table", "thead", "tbody", "tr", "th", "td"})
+_TAGS = _HEADINGS | _TABLES | {"p", "ul", "ol", "li", "blockquote", "em", "strong", "s"}
+_KINDS = (
+    (Comment, "comment"),
+    (Keyword, "keyword"),
+    (Operator.Word, "keyword"),
+    (String, "string"),
+    (Number, "number"),
+    (Name.Function, "name"),
+    (Name.Class, "name"),
+    (Name.Decorator, "name"),
+    (Name.Tag, "keyword"),
+    (Name.Attribute, "name"),
+)
+
+
+class Leaf(TypedDict):
+    """`at`: where it begins in the Markdown, in UTF-16 units as browsers count."""
+
+    text: str
+    at: NotRequired[int]
+    kind: NotRequired[str]
+
+
+class Element(TypedDict):
+    tag: str
+    children: list[Node]
+    href: NotRequired[str]
+    language: NotRequired[str]
+    start: NotRequired[int]
+
+
+Node = Leaf | Element
+
+
+def nodes(markdown: str) -> list[Node]:
+    """CommonMark with tables and strikethrough, code highlighted."""
+    reader = _Reader(markdown)
+    return list(reader.children(SyntaxTreeNode(_MARKDOWN.parse(markdown))))
+
+
+class _Reader:
+    """Walks the tree and the source together: what was drafted is known by its place there."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._lines = [0, *accumulate(len(line) + 1 for line in source.split("\n"))]
+        self._units = [0, *accumulate(1 + (char > "\uffff") for char in source)]
+        self._at, self._end = 0, len(source)
+
+    def children(self, node: SyntaxTreeNode) -> Iterator[Node]:
+        for child in node.children:
+            if child.map:
+                first, last = (min(line, len(self._lines) - 1) for line in child.map)
+                self._at, self._end = max(self._at, self._lines[first]), self._lines[last]
+            yield from self._nodes(child)
+
+    def _nodes(self, node: SyntaxTreeNode) -> Iterator[Node]:
+        kind = node.type
+        if kind in ("fence", "code_block"):
+            yield self._code_block(node)
+        elif kind == "text":
+            yield self._leaf(node.content)
+        elif kind == "code_inline":
+            yield {"tag": "code", "children": [self._leaf(node.content)]}
+        elif kind == "softbreak":
+            yield {"text": "\n"}
+        elif kind in ("hardbreak", "hr"):
+            yield {"tag": "br" if kind == "hardbreak" else "hr", "children": []}
+        elif kind in ("link", "image"):
+            yield self._link(node)
+        elif node.tag in _TAGS and not node.hidden:
+            yield self._element(node)
+        else:
+            yield from self.children(node)
+
+    def _element(self, node: SyntaxTreeNode) -> Element:
+        element: Element = {"tag": node.tag, "children": list(self.children(node))}
+        if "start" in node.attrs:
+            element["start"] = int(node.attrs["start"])
+        return element
+
+    def _link(self, node: SyntaxTreeNode) -> Element:
+        """A picture is a link to it: the page loads nothing from elsewhere."""
+        href = str(node.attrs.get("href") or node.attrs.get("src") or "")
+        children = list(self.children(node)) or [self._leaf(node.content or href)]
+        return {"tag": "a", "href": href, "children": children}
+
+    def _code_block(self, node: SyntaxTreeNode) -> Element:
+        words = node.info.split()
+        language = words[0] if words else ""
+        if node.type == "fence" and node.map:
+            self._at = self._lines[min(node.map[0] + 1, len(self._lines) - 1)]
+        code = self._leaf(node.content.removesuffix("\n"))
+        return {"tag": "pre", "language": language, "children": [*_highlighted(code, language)]}
+
+    def _leaf(self, text: str) -> Leaf:
+        """With its place, unless the source spells it otherwise."""
+        at = self._source.find(text, self._at, self._end)
+        if at < 0:
+            return {"text": text}
+        self._at = at + len(text)
+        return {"text": text, "at": self._units[at]}
+
+
+def _highlighted(code: Leaf, language: str) -> Iterator[Leaf]:
+    """The code as leaves, one for each run of the same kind."""
+    try:
+        if len(code["text"]) > MAX_HIGHLIGHTED_CHARS:
+            raise ClassNotFound
+        lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
+    except ClassNotFound:
+        yield code
+        return
+    at = code.get("at")
+    for kind, run in groupby(lex(code["text"], lexer), lambda token: _kind(token[0])):
+        text = "".join(value for _, value in run)
+        leaf: Leaf = {"text": text, "kind": kind} if kind else {"text": text}
+        if at is not None:
+            leaf["at"] = at
+            at += len(text.encode("utf-16-le")) // 2
+        yield leaf
+
+
+def _kind(token: _TokenType) -> str:
+    return next((name for kind, name in _KINDS if token in kind), "")

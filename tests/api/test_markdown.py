@@ -1,0 +1,126 @@
+"""Markdown as nodes: what it becomes, where each piece stands in the source, what stays text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from api.markdown import MAX_CHARS, nodes
+from tests.api.scripted_server import ScriptedServer
+from tests.api.serving import gateway
+
+ANSWER = """# A *title*
+
+Text with **bold**, `code` and 🦙 [a link](https://example.org).
+
+1. one
+
+   ```python
+   def f(): return "x"
+   ```
+
+2. two
+
+| a | b |
+|---|---|
+| 1 | 2 |
+"""
+
+
+def walk(made: Any) -> Iterator[Any]:
+    for node in made:
+        yield node
+        yield from walk(node.get("children", []))
+
+
+def tags(markdown: str) -> list[str]:
+    return [node["tag"] for node in walk(nodes(markdown)) if "tag" in node]
+
+
+def text(markdown: str) -> str:
+    return "".join(node.get("text", "") for node in walk(nodes(markdown)))
+
+
+def test_an_answer_becomes_elements() -> None:
+    made = tags(ANSWER)
+    for tag in ("h1", "em", "p", "strong", "code", "a", "ol", "li", "pre", "table", "th", "td"):
+        assert tag in made
+    assert "bold" in text(ANSWER)
+    assert "**" not in text(ANSWER)
+
+
+def test_every_piece_knows_its_place() -> None:
+    units = ANSWER.encode("utf-16-le")
+    leaves = [node for node in walk(nodes(ANSWER)) if node.get("text", "").strip()]
+    assert len(leaves) > 15
+    for leaf in leaves:
+        begin, end = 2 * leaf["at"], 2 * leaf["at"] + len(leaf["text"].encode("utf-16-le"))
+        assert units[begin:end].decode("utf-16-le") == leaf["text"]
+    places = [leaf["at"] for leaf in leaves]
+    assert places == sorted(places)
+
+
+def test_code_is_highlighted_by_the_language_it_names() -> None:
+    kinds = {node["text"]: node.get("kind") for node in walk(nodes(ANSWER)) if "text" in node}
+    assert (kinds["def"], kinds["f"], kinds['"x"']) == ("keyword", "name", "string")
+    code = [node for node in walk(nodes("```nonsense\nif\n```")) if "text" in node]
+    assert code == [{"text": "if", "at": 12}]
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "a <b onclick='x'>b</b>",
+        "[a](javascript:alert(1))",
+        "[a](data:text/html,x)",
+        "[a](vbscript:x)",
+    ],
+)
+def test_markup_stays_text(markup: str) -> None:
+    assert tags(markup) == ["p"]
+    assert text(markup) == markup
+
+
+def test_a_picture_is_a_link() -> None:
+    made = nodes("![a cat](https://example.org/cat.png)")[0]
+    assert made == {
+        "tag": "p",
+        "children": [
+            {
+                "tag": "a",
+                "href": "https://example.org/cat.png",
+                "children": [{"text": "a cat", "at": 2}],
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    "half", ["**bo", "```py\nx =", "| a |", "[x](", "- ", "", "> " * 50, "\r\n"]
+)
+def test_half_an_answer_is_no_problem(half: str) -> None:
+    assert isinstance(nodes(half), list)
+
+
+@pytest.mark.anyio
+async def test_the_page_asks_for_it(server: ScriptedServer) -> None:
+    async with gateway(server, rate_limit_requests=1, max_in_flight=1) as client:
+        for _ in range(3):  # neither of the limits counts it
+            answer = await client.post("/page/markdown", json={"text": "*a*"})
+            assert answer.json()["nodes"][0]["children"][0]["tag"] == "em"
+        large = await client.post("/page/markdown", json={"text": "a" * (MAX_CHARS + 1)})
+        document = (await client.get("/openapi.json")).json()
+    assert large.status_code == 400
+    assert "50000" in large.json()["error"]["message"]
+    assert "/page/markdown" not in document["paths"]
+
+
+@pytest.mark.anyio
+async def test_it_needs_the_key_where_there_are_keys(server: ScriptedServer, tmp_path: Any) -> None:
+    (tmp_path / "keys").write_text("me: secret-secret-secret\n")
+    async with gateway(server, api_keys_file=tmp_path / "keys") as client:
+        assert (await client.post("/page/markdown", json={"text": "a"})).status_code == 401
