@@ -1,180 +1,229 @@
-// The controls: what is asked, what runs, and what is said about it.
+// The controls: what a person does becomes the next state, and the next state is drawn.
 
-import { Answer } from "./answer.js";
+import * as chats from "./chats.js";
+import { Conversation } from "./conversation.js";
+import * as layer from "./layer.js";
 import { Player } from "./player.js";
-import { Lane, verdict } from "./race.js";
-import { ask } from "./stream.js";
-import { TextView, make } from "./text.js";
+import * as race from "./race.js";
+import * as states from "./state.js";
+import * as store from "./store.js";
+import { ask, bearer } from "./stream.js";
 import { watch } from "./tiles.js";
+import { ending, headline, summary, trouble, verdict } from "./words.js";
 
 const find = (id) => document.getElementById(id);
-const put = (id, text) => (find(id).textContent = text);
-const tasks = document.querySelectorAll("input[name=task]");
+const put = (id, text) => find(id).textContent !== text && (find(id).textContent = text);
+const prompt = find("prompt");
+const fields = { system: "value", temperature: "valueAsNumber", top_p: "valueAsNumber", length: "valueAsNumber", drafts: "value", plain: "checked", layer: "checked" };
+const newest = { controller: null, id: 0 };
+let state = states.fresh(...store.load()), frame = null;
+
+const conversation = new Conversation({
+  parse,
+  edit(index) {
+    const { text } = states.chatOf(state).messages[index];
+    go(states.edit(state, index, prompt.value));
+    type(text);
+  },
+  regenerate: () => answer(states.regenerate(state, nextId())),
+  resume: () => answer(states.resume(state, nextId())),
+});
 const player = new Player();
-let service = null, running = null, turns = []; // what is served, what can be aborted, the chat
 
-// A request for the prompt as the controls have it.
-function request(mode, seed) {
-  const prompt = find("prompt").value;
-  const messages = [...turns, { role: "user", content: prompt }];
-  return {
-    ...(find("chat").checked ? { messages } : { prompt }),
-    max_tokens: find("max-tokens").valueAsNumber,
-    temperature: find("temperature").valueAsNumber,
-    seed,
-    stream: true,
-    speculation: { mode, show_tree: true },
-  };
+// The next state: whoever answers for a run that is no more is told to stop.
+function go(next) {
+  const before = state;
+  state = next;
+  if (before.run && before.run.id !== state.run?.id) newest.controller?.abort();
+  for (const { id } of before.chats) if (!states.chatOf(state, id)) store.drop(id);
+  if (!state.run || before.current !== state.current) for (const chat of state.chats) if (states.chatOf(before, chat.id) !== chat || before.run?.chat === chat.id) store.keep(chat);
+  if (before.settings !== state.settings) store.keepSettings(state.settings);
+  frame ??= requestAnimationFrame(draw);
 }
 
-// Have a request answered; what has come is shown once a frame.
-async function run(body, view, answer, show) {
-  let frame = null;
-  const draw = () => {
-    frame = null;
-    view.show(answer.steps);
-    player.update();
-    show();
-  };
-  const path = body.messages ? "v1/chat/completions" : "v1/completions";
-  player.follow(answer, view);
-  try {
-    for await (const chunk of ask(path, body, { key: find("key").value, signal: running.signal })) {
-      answer.add(chunk);
-      frame ??= requestAnimationFrame(draw);
-    }
-  } finally {
-    cancelAnimationFrame(frame);
-    draw();
-    player.end();
+const nextId = () => (newest.id = Math.max(Date.now(), newest.id + 1));
+
+async function answer(next) {
+  if (next === state) return;
+  go(next);
+  const { id } = state.run, { current } = state;
+  prompt.focus();
+  put("status", "Answering.");
+  await follow(() => states.requested(state, id), id);
+  const message = states.chatOf(state, current)?.messages.at(-1);
+  if (message && state.current === current) put("status", [message.text, ending(message, state.service), summary(message)].filter(Boolean).join(" \n"));
+}
+
+async function startRace() {
+  if (state.run) return go(states.stop(state));
+  const id = nextId();
+  go(states.race(state, prompt.value, id, id));
+  put("status", "Racing: first without guesses, then with them.");
+  const first = await follow(() => states.raced(state), id, false);
+  if (first) {
+    go(states.secondLane(state, id));
+    await follow(() => states.raced(state), id);
   }
+  if (state.race?.done) put("status", verdict(state.race.lanes, state.service));
 }
 
-async function generate() {
-  look("single");
-  const body = request(find("mode").value, Date.now());
-  const view = body.messages ? nextTurn() : new TextView(find("transcript"), body.prompt);
-  const answer = new Answer();
+// Have the run answered to its end, and say whether it got there; `ends`: the run is over then.
+async function follow(request, id, ends = true) {
+  const controller = (newest.controller = new AbortController());
   try {
-    await run(body, view, answer, () => put("summary", answer.summary));
-  } finally {
-    if (body.messages) endTurn(body.messages, answer.text, view);
-  }
-  put("status", `Done. ${answer.summary}`);
-  if (answer.drafted || body.speculation.mode !== "auto") return;
-  put("summary", `${answer.summary} To see trees, let drafts be made always.`);
-}
-
-async function race() {
-  look("lanes");
-  put("verdict", "One after the other, on the same prompt.");
-  const seed = Date.now();
-  const lead = find("chat").checked ? "" : find("prompt").value;
-  const lanes = ["off", "on"].map((name) => new Lane(name, lead));
-  const [off, on] = lanes.map((lane) => lane.answer);
-  const show = () => lanes.forEach((lane) => lane.show(Math.max(off.rate, on.rate)));
-  put("status", "Running without Medusa, then with it.");
-  await run(request("off", seed), lanes[0].view, off, show);
-  await run(request("auto", seed), lanes[1].view, on, show);
-  for (const id of ["verdict", "status"]) put(id, verdict(off, on, service?.medusa_heads));
-}
-
-// Start or, by the same button, stop.
-async function toggle(button, work) {
-  if (running) return running.abort();
-  if (!find("form").reportValidity()) return;
-  const label = button.textContent;
-  running = new AbortController();
-  button.textContent = "Stop";
-  find("problem").hidden = true;
-  enable(button);
-  try {
-    await work();
+    const pieces = ask(request(), { key: find("key").value, signal: controller.signal, context: state.service?.context_size });
+    for await (const piece of pieces) go(states.received(state, id, piece));
+    if (ends) go(states.ended(state, id));
+    return true;
   } catch (error) {
-    report(error);
-  } finally {
-    running = null;
-    button.textContent = label;
-    enable();
+    if (error.name !== "AbortError") go(states.ended(state, id, explained(error)));
+    return false;
   }
 }
 
-// While something runs, only its own button works.
-function enable(own = null) {
-  document.body.classList.toggle("busy", Boolean(own));
-  for (const other of [find("generate"), find("race")]) other.disabled = own && other !== own;
-  for (const task of tasks) task.disabled = own || (task === find("chat") && !service?.chat);
-}
-
-function report(error) {
-  if (error.name === "AbortError") return put("status", "Stopped.");
-  put("problem", error.status ? error.message : "The connection to the gateway broke. Try again.");
-  find("problem").hidden = false;
-  if (error.status === 401) find("key-label").hidden = false;
-}
-
-function nextTurn() {
-  if (!turns.length) find("transcript").replaceChildren();
-  const reply = make("div", "turn");
-  find("transcript").append(make("div", "turn user", find("prompt").value), reply);
-  reply.scrollIntoView({ block: "nearest" });
-  return new TextView(reply);
-}
-
-// What was answered, if only in part, is part of the chat; what was refused may be sent again.
-function endTurn(messages, content, { element }) {
-  if (content) {
-    turns = [...messages, { role: "assistant", content }];
-    find("prompt").value = "";
-  } else {
-    element.previousSibling.remove();
-    element.remove();
+function explained(error) {
+  if (error.status === 401) {
+    showSettings(true);
+    find("key").focus();
   }
-  chooseTask();
+  return error.status ? error.message : "The connection to the gateway broke.";
 }
 
-function look(id) {
-  for (const each of ["single", "lanes"]) find(each).hidden = each !== id;
-  put("summary", "");
+async function parse(text) {
+  const headers = { "content-type": "application/json", ...bearer(find("key").value) };
+  const response = await fetch("page/markdown", { method: "POST", headers, body: JSON.stringify({ text }) }).catch(() => null);
+  return response?.ok ? (await response.json()).nodes : null;
 }
 
-function chooseTask() {
-  put("prompt-label", find("chat").checked ? "Your message" : "Text to continue");
-  find("clear").hidden = !find("chat").checked || !turns.length;
+// --- drawing -------------------------------------------------------------------------------------
+
+function draw() {
+  frame = null;
+  const { run, service, settings, editing, race: raceState } = state;
+  conversation.draw(state);
+  chats.draw(state, { open: (id) => (go(states.open(state, id)), closed("chats")), remove });
+  race.draw(state);
+  player.draw(state.trail, raceState && (run?.lane !== undefined || !conversation.last) ? race.lane(1) : conversation.last, Boolean(run));
+  layer.show(settings.layer);
+  document.body.classList.toggle("busy", Boolean(run));
+  document.body.classList.toggle("ready", Boolean(service?.ready));
+  find("send").hidden = Boolean(run);
+  find("stop").hidden = !run;
+  put("race", run?.lane === undefined ? "Start the race" : "Stop the race");
+  find("race").disabled = run && run.lane === undefined;
+  find("editing").hidden = !editing;
+  drawService(service, settings);
 }
 
-// The service's word on itself, every few seconds; null when it cannot be reached.
-function onService(now) {
-  service = now;
-  const heads = now?.medusa_heads ? `${now.medusa_heads} Medusa heads` : "no Medusa heads";
-  put("model-name", now?.model ? `${now.model}, ${heads}` : "no model");
-  document.body.classList.toggle("ready", now?.ready ?? false);
-  const trouble = now ? `No model server is ready: ${now.reason}.` : "The gateway cannot be reached.";
-  const words = now?.ready ? now.warnings.join(" ") : `${trouble} This page keeps looking.`;
-  if (find("banner").textContent !== words) put("banner", words);
-  find("banner").hidden = !words;
-  find("max-tokens").max = now?.context_size ?? "";
-  if (now?.chat === false) find("complete").checked = true;
-  chooseTask();
-  if (!running) enable();
+function drawService(service, { length }) {
+  const plain = states.isPlain(state);
+  put("model-name", service ? (service.name || service.model || "no model yet") : "connecting…");
+  put("how", headline(service));
+  put("trouble-text", service === undefined ? "" : trouble(service));
+  find("trouble").hidden = !looked || !trouble(service);
+  put("reason", service?.reason ?? "");
+  find("why").hidden = !service?.reason;
+  put("warnings", service?.warnings?.join(" ") ?? "");
+  find("length").placeholder = `${states.roomFor(service)}`;
+  find("length").max = service?.context_size ?? "";
+  find("length-note").textContent = length ? "" : `Empty: ${states.roomFor(service)}, so that it fits the model.`;
+  find("plain").disabled = service?.chat === false;
+  find("plain").checked = plain;
+  prompt.placeholder = plain ? "Write the beginning of a text" : "Ask anything";
+  put("prompt-label", plain ? "Text to continue" : "Your message");
+  put("title", plain ? "Which text shall go on?" : "What would you like to know?");
+  find("examples").hidden = plain;
 }
 
-find("form").addEventListener("submit", (event) => {
+// --- what a person does --------------------------------------------------------------------------
+
+function submit() {
+  if (state.run || !prompt.value.trim() || !find("composer").reportValidity()) return;
+  const next = states.send(state, prompt.value, nextId());
+  type("");
+  answer(next);
+}
+
+function type(text) {
+  prompt.value = text;
+  prompt.focus();
+}
+
+function cancelEdit() {
+  const { typed } = state.editing;
+  go(states.cancelEdit(state));
+  type(typed);
+}
+
+function remove(id, title) {
+  if (!confirm(`Delete the chat “${title}” from this browser?`)) return;
+  go(states.remove(state, id));
+  find("new-chat").focus();
+}
+
+function closed(id) {
+  const drawer = find(id);
+  if (drawer.matches(":popover-open")) drawer.hidePopover();
+  if (!matchMedia("(pointer: coarse)").matches) prompt.focus();
+}
+
+function showSettings(wanted) {
+  find("settings").hidden = !wanted;
+  find("settings-button").setAttribute("aria-expanded", wanted);
+}
+
+function configure() {
+  const changes = Object.entries(fields).map(([name, kind]) => [name, find(name)[kind]]);
+  const settings = Object.fromEntries(changes);
+  if (state.service?.chat === false) settings.plain = state.settings.plain;
+  if (!find("composer").checkValidity()) return;
+  go(states.configure(state, { ...settings, length: settings.length || null }));
+}
+
+function onKey(event) {
+  if (event.key === "Escape" && !document.querySelector(":popover-open")) {
+    if (state.run) go(states.stop(state));
+    else if (state.editing) cancelEdit();
+    else showSettings(false);
+  }
+}
+
+find("composer").addEventListener("submit", (event) => {
   event.preventDefault();
-  toggle(find("generate"), generate);
+  submit();
 });
-find("race").addEventListener("click", () => toggle(find("race"), race));
-find("clear").addEventListener("click", () => {
-  turns = [];
-  find("transcript").replaceChildren();
-  chooseTask();
-  find("prompt").focus();
+prompt.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  submit();
 });
-find("form").addEventListener("change", chooseTask);
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") running?.abort();
-  const runs = event.key === "Enter" && (event.ctrlKey || event.metaKey);
-  if (runs && !running) find("form").requestSubmit(find("generate"));
+document.addEventListener("keydown", onKey);
+find("settings").addEventListener("change", configure);
+find("layer").addEventListener("change", configure);
+find("settings-button").addEventListener("click", () => showSettings(find("settings").hidden));
+find("stop").addEventListener("click", () => {
+  go(states.stop(state));
+  put("status", "Stopped.");
+  prompt.focus();
 });
+find("new-chat").addEventListener("click", () => {
+  go(states.begin(state));
+  closed("chats");
+  prompt.focus();
+});
+find("cancel-edit").addEventListener("click", cancelEdit);
+find("race").addEventListener("click", startRace);
+for (const example of find("examples").querySelectorAll("button"))
+  example.addEventListener("click", () => (type(example.textContent), submit()));
+addEventListener("pagehide", () => state.chats.filter(({ id }) => id === state.run?.chat).forEach(store.keep));
+matchMedia("(min-width: 70rem)").addEventListener("change", () => document.querySelectorAll(":popover-open").forEach((each) => each.hidePopover()));
+
+let looked = false;
+for (const [name, kind] of Object.entries(fields)) if (state.settings[name] !== null) find(name)[kind] = state.settings[name];
+find("layer-label").hidden = !layer.supported;
 find("curl").prepend(`curl ${location.origin}`);
-watch(onService);
+draw();
+watch((service) => {
+  looked = true;
+  go(states.served(state, service));
+});

@@ -1,5 +1,6 @@
-// The panel of the draft tree: it follows a running answer, and steps through a finished one.
+// The tree of each step: it follows a running answer, and steps through a finished one.
 
+import { point } from "./layer.js";
 import { draw } from "./tree.js";
 
 const DRAW_MS = 120, CALM_MS = 1000, REPLAY_MS = 450;
@@ -14,7 +15,7 @@ const ids = ["canvas", "tree-title", "step", "step-label", "replay"];
 const [canvas, title, slider, label, button] = ids.map((id) => document.getElementById(id));
 
 export class Player {
-  #answer; #view; #drawn; #timer = null;
+  #trail = []; #text = null; #drawn = -Infinity; #runs = false; #timer = null;
 
   constructor() {
     draw(canvas, { tree: EXAMPLE, own: " table" }, "For example");
@@ -22,47 +23,57 @@ export class Player {
     button.addEventListener("click", () => (this.#timer ? this.#halt() : this.#replay(0)));
   }
 
-  // Follow another answer and its text.
-  follow(answer, view) {
+  // The steps of the latest answer, and the element that holds its text.
+  draw(trail, text, runs) {
+    if (trail === this.#trail && runs === this.#runs) return;
+    const starts = runs && !this.#runs;
+    const ended = this.#runs && !runs;
+    [this.#trail, this.#text, this.#runs] = [trail, text, runs];
+    if (starts || !trail.length) this.#clear();
+    if (trail.length) title.textContent = "How the answer was written";
+    if (runs) this.#follow();
+    else if (ended || trail.length) this.#end();
+  }
+
+  #clear() {
     this.#stop();
-    this.#view?.mark(-1);
-    [this.#answer, this.#view, this.#drawn] = [answer, view, -Infinity];
+    point(null);
     slider.disabled = button.disabled = true;
-    canvas.replaceChildren();
-    title.textContent = "The draft tree of each step";
     label.textContent = "Step";
+    this.#drawn = -Infinity;
+    if (this.#runs) canvas.replaceChildren();
   }
 
   // Draw the newest step, not so often that nobody could see it.
-  update() {
-    const { steps } = this.#answer, now = performance.now();
-    if (!steps.length || now - this.#drawn < (calm.matches ? CALM_MS : DRAW_MS)) return;
+  #follow() {
+    const now = performance.now();
+    if (!this.#trail.length || now - this.#drawn < (calm.matches ? CALM_MS : DRAW_MS)) return;
     this.#drawn = now;
-    draw(canvas, steps.at(-1), `Step ${steps.length}`);
+    draw(canvas, this.#trail.at(-1), `Step ${this.#trail.length}`);
   }
 
   // The answer has ended: show the step with most to see.
-  end() {
-    const { steps } = this.#answer;
-    const worth = steps.map(({ tree }) => (tree ? interest(tree) : 0));
+  #end() {
+    const worth = this.#trail.map(({ tree }) => (tree ? interest(tree) : 0));
     if (!worth.some(Boolean)) return;
-    slider.max = steps.length - 1;
+    slider.max = this.#trail.length - 1;
     slider.disabled = button.disabled = false;
-    this.#go(worth.indexOf(Math.max(...worth)));
+    this.#go(worth.indexOf(Math.max(...worth)), false);
   }
 
-  #go(index, replaying = false) {
-    const { steps } = this.#answer;
-    draw(canvas, steps[index], `Step ${index + 1}`);
-    this.#view.mark(index, replaying);
+  #go(index, points = true) {
+    const step = this.#trail[index];
+    draw(canvas, step, `Step ${index + 1}`);
+    const range = points ? point(this.#text, step.from, step.to) : null;
+    range?.startContainer.parentElement.scrollIntoView({ block: "nearest" });
     slider.value = index;
-    label.textContent = `Step ${index + 1} of ${steps.length}`;
+    label.textContent = `Step ${index + 1} of ${this.#trail.length}`;
   }
 
   #replay(index) {
     button.textContent = "Stop replay";
-    this.#go(index, true);
-    const next = index + 1 < this.#answer.steps.length ? () => this.#replay(index + 1) : () => this.#stop();
+    this.#go(index);
+    const next = index + 1 < this.#trail.length ? () => this.#replay(index + 1) : () => this.#stop();
     this.#timer = setTimeout(next, REPLAY_MS);
   }
 

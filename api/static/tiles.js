@@ -1,6 +1,6 @@
 // The service as it is: what it says of itself, and what its metrics said since the last look.
 
-import { shortly } from "./answer.js";
+import { shortly } from "./words.js";
 
 const EVERY_MS = 1000, SERVICE_EVERY = 3;
 

@@ -1,4 +1,4 @@
-// A step's draft tree as SVG: what came runs straight along the top, what was guessed in vain
+// A step’s draft tree as SVG: what came runs straight along the top, what was guessed and not used
 // branches off below it.
 
 const SVG = "http://www.w3.org/2000/svg";

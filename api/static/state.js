@@ -1,0 +1,169 @@
+// The page's state and every change of it: pure functions from one plain state to the next. Who calls
+// them draws the new one, and aborts a request whose run is gone. No DOM, no clock, no network here.
+
+export const SETTINGS = { system: "", temperature: 0.3, top_p: 1, length: null, drafts: "tree", plain: false, layer: true };
+const TITLE_CHARS = 60;
+
+export const fresh = (chats = [], settings = {}) => ({
+  chats, // newest first: {id, title, kind: "chat" | "text", messages}
+  current: null, // id of the chat on show; null: one that has not begun
+  run: null, // what is being answered: {id, chat} or {id, lane}
+  editing: null, // {index, typed}: which message is written anew, and what stood in the composer
+  race: null, // {request, lanes: [reply, reply], done, problem}
+  trail: [], // the steps of the latest answer, for the tree
+  problem: null, // why nothing could be asked
+  service: null, // what the service says of itself; null: not reached
+  settings: { ...SETTINGS, ...settings },
+});
+
+export const chatOf = (state, id = state.current) => state.chats.find((chat) => chat.id === id) ?? null;
+export const isPlain = ({ settings, service }) => settings.plain || service?.chat === false;
+
+// What the server would be asked for the chat on show.
+export function requested(state, seed) {
+  const { kind, messages } = chatOf(state), { settings } = state;
+  const said = messages.filter(({ text }) => text);
+  const system = settings.system.trim() ? [{ role: "system", content: settings.system }] : [];
+  const turns = said.map(({ role, text }) => ({ role, content: text }));
+  const asked = kind === "text" ? { prompt: said.map(({ text }) => text).join("") } : { messages: [...system, ...turns] };
+  return { ...asked, ...sampled(state, seed), speculation: { mode: settings.drafts, show_tree: true } };
+}
+
+function sampled({ settings, service }, seed) {
+  const { temperature, top_p } = settings;
+  const max_tokens = settings.length ?? roomFor(service);
+  return { max_tokens, temperature, top_p, seed, stream: true, stream_options: { include_usage: true } };
+}
+
+// Long enough for most answers, and half of the context stays for what is asked next.
+export const roomFor = (service) => Math.min(1024, Math.floor((service?.context_size ?? 2048) / 2));
+
+// --- answers -----------------------------------------------------------------------------------
+
+const said = (text) => ({ role: "user", text });
+const reply = () => ({ role: "assistant", text: "", marks: [], tokens: 0, steps: 0, guessed: 0, rate: 0, end: null, full: false, problem: "" });
+
+export function send(state, text, id) {
+  if (state.run || !text.trim()) return state;
+  const kind = isPlain(state) ? "text" : "chat";
+  const chat = chatOf(state) ?? { id, title: titled(text), kind, messages: [] };
+  const kept = state.editing ? chat.messages.slice(0, state.editing.index) : chat.messages;
+  const title = kept.length ? chat.title : titled(text);
+  return begun(state, { ...chat, title, messages: [...kept, said(text), reply()] }, id);
+}
+
+// Another answer in place of the last one.
+export function regenerate(state, id) {
+  const chat = chatOf(state);
+  if (state.run || !chat) return state;
+  return begun(state, { ...chat, messages: [...chat.messages.slice(0, -1), reply()] }, id);
+}
+
+// The last answer goes on where it was cut.
+export function resume(state, id) {
+  const chat = chatOf(state), last = chat?.messages.at(-1);
+  if (state.run || !last?.text || last.role !== "assistant") return state;
+  const again = { ...last, end: null, problem: "", began: undefined };
+  return begun(state, { ...chat, messages: [...chat.messages.slice(0, -1), again] }, id);
+}
+
+const begun = (state, chat, id) => ({
+  ...replaced(state, chat), current: chat.id, run: { id, chat: chat.id }, editing: null, trail: [], problem: null,
+});
+
+// What came: {text, steps, tokens, guessed, at, end, full}. A run that is no more changes nothing.
+export function received(state, id, piece) {
+  if (state.run?.id !== id) return state;
+  const { lane } = state.run;
+  const trail = lane === 0 ? [] : trailed(state, piece);
+  if (lane === undefined) return { ...onLast(state, (message) => grown(message, piece)), trail };
+  return { ...state, trail, race: { ...state.race, lanes: state.race.lanes.map((each, i) => (i === lane ? grown(each, piece) : each)) } };
+}
+
+export function ended(state, id, problem = "") {
+  if (state.run?.id !== id) return state;
+  if (state.run.lane !== undefined) return { ...state, run: null, race: { ...state.race, done: !problem, problem } };
+  const end = problem ? "failed" : null;
+  return { ...onLast(state, (message) => ({ ...message, end: end ?? message.end ?? "stopped", problem })), run: null };
+}
+
+// By the person, or because the page shows something else now.
+export const stop = (state) => {
+  if (!state.run) return state;
+  return state.run.lane === undefined ? ended(state, state.run.id) : ended(state, state.run.id, "Stopped.");
+};
+
+function grown(message, { text, steps, tokens, guessed, at, end, full }) {
+  const marks = [...message.marks];
+  let from = message.text.length;
+  for (const { draft, own } of steps) {
+    if (draft) marks.push([from, from + draft.length]);
+    from += draft.length + own.length;
+  }
+  const timed = tokens ? { began: message.began ?? { at, tokens: message.tokens + tokens } } : {};
+  const total = message.tokens + tokens, began = timed.began ?? message.began;
+  const ms = began ? at - began.at : 0;
+  return {
+    ...message, ...timed, marks, text: message.text + text, tokens: total, steps: message.steps + steps.length, end: end ?? message.end,
+    guessed: message.guessed + guessed, full: full ?? message.full, rate: ms > 0 && tokens ? (1000 * (total - began.tokens)) / ms : message.rate,
+  };
+}
+
+function trailed({ trail, run, race, chats }, { steps }) {
+  let at = (run.lane === undefined ? chatOf({ chats }, run.chat).messages.at(-1) : race.lanes[run.lane]).text.length;
+  const more = steps.map((step) => ({ ...step, from: at, to: (at += step.draft.length + step.own.length) }));
+  return [...trail, ...more];
+}
+
+// --- the race: one request without guesses, then the same with them ------------------------------
+
+export function race(state, typed, id, seed) {
+  if (state.run) return state;
+  const last = chatOf(state)?.messages.findLast(({ role }) => role === "user");
+  const asked = typed.trim() ? typed : last?.text ?? "What is a black hole?";
+  const request = { ...(isPlain(state) ? { prompt: asked } : { messages: [{ role: "user", content: asked }] }), ...sampled(state, seed) };
+  return { ...state, run: { id, lane: 0 }, race: { asked, request, lanes: [reply(), reply()], done: false, problem: "" }, trail: [], problem: null };
+}
+
+export const secondLane = (state, id) => (state.run?.id === id ? { ...state, run: { id, lane: 1 } } : state);
+
+export const raced = ({ race, run }) => ({ ...race.request, speculation: { mode: run.lane ? "auto" : "off", show_tree: true } });
+
+// --- chats ---------------------------------------------------------------------------------------
+
+export const open = (state, id) => ({ ...stop(state), current: id, editing: null, trail: [], problem: null });
+export const begin = (state) => open(state, null);
+
+export function remove(state, id) {
+  const left = state.current === id ? begin(state) : state;
+  return { ...left, chats: left.chats.filter((chat) => chat.id !== id) };
+}
+
+export const edit = (state, index, typed) => (state.run || !chatOf(state) ? state : { ...state, editing: { index, typed } });
+export const cancelEdit = (state) => ({ ...state, editing: null });
+
+// A text is no chat: where the two would mix, a new one begins, and what is shown is what is sent.
+export function configure(state, changes) {
+  const next = { ...state, settings: { ...state.settings, ...changes } };
+  return sorted(next);
+}
+
+export const served = (state, service) => sorted({ ...state, service });
+
+function sorted(state) {
+  const chat = chatOf(state);
+  return chat && !state.run && (chat.kind === "text") !== isPlain(state) ? begin(state) : state;
+}
+
+const titled = (text) => {
+  const line = text.trim().split("\n")[0];
+  return line.length > TITLE_CHARS ? `${line.slice(0, TITLE_CHARS - 1).trimEnd()}…` : line;
+};
+
+const replaced = (state, chat) => ({ ...state, chats: [chat, ...state.chats.filter((each) => each.id !== chat.id)] });
+
+function onLast(state, change) {
+  const chats = state.chats.map((chat) =>
+    chat.id === state.run.chat ? { ...chat, messages: [...chat.messages.slice(0, -1), change(chat.messages.at(-1))] } : chat);
+  return { ...state, chats };
+}

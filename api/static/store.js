@@ -1,0 +1,28 @@
+// What this browser keeps: each chat under a key of its own, so that two open pages don't undo each other.
+
+const CHAT = "medusa.chat.", SETTINGS = "medusa.settings";
+
+export function load() {
+  const chats = keys().filter((key) => key.startsWith(CHAT)).map(read).filter((chat) => chat?.messages);
+  return [chats.sort((a, b) => b.changed - a.changed).map(ended), read(SETTINGS) ?? {}];
+}
+
+// A page that was left in the middle of an answer keeps what had come.
+const ended = (chat) => ({ ...chat, messages: chat.messages.map((each) => (each.role === "assistant" ? { ...each, end: each.end ?? "stopped" } : each)) });
+
+export const keep = (chat) => write(CHAT + chat.id, { ...chat, changed: Date.now() });
+export const drop = (id) => attempt(() => localStorage.removeItem(CHAT + id));
+export const keepSettings = (settings) => write(SETTINGS, settings);
+
+const keys = () => attempt(() => Object.keys(localStorage)) ?? [];
+const read = (key) => attempt(() => JSON.parse(localStorage.getItem(key)));
+const write = (key, value) => attempt(() => localStorage.setItem(key, JSON.stringify(value)));
+
+// A browser may forbid storage, or have no room left: the page works without.
+function attempt(work) {
+  try {
+    return work();
+  } catch {
+    return null;
+  }
+}
