@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -29,13 +31,29 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
+# Puts what the browser shall remember into its storage, once: a reload finds what the page kept.
+REMEMBER = """stored => {
+    if (sessionStorage.length) return;
+    sessionStorage.setItem("remembered", "once");
+    for (const [key, value] of Object.entries(stored)) localStorage.setItem(key, value);
+}"""
+
+
 @contextmanager
-def opened(browser: Browser, url: str, width: int = 1280, **media: str) -> Iterator[Page]:
+def opened(
+    browser: Browser,
+    url: str,
+    width: int = 1280,
+    stored: Mapping[str, Any] | None = None,
+    **media: str,
+) -> Iterator[Page]:
     """The page at `url`, once it knows the model; it may report no error, nor break its policy.
 
-    `media`: color_scheme and reduced_motion.
+    `stored`: what the browser remembers, by key. `media`: color_scheme and reduced_motion.
     """
     context = browser.new_context(viewport={"width": width, "height": 800})
+    values = {key: json.dumps(value) for key, value in (stored or {}).items()}
+    context.add_init_script(f"({REMEMBER})({json.dumps(values)})")
     page = context.new_page()
     page.emulate_media(**media)  # type: ignore[arg-type]
     page.set_default_timeout(TIMEOUT_MS)

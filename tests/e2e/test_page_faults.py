@@ -1,0 +1,224 @@
+"""What went wrong on the page once, and must not again."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from api.routes.ui import FOLDER
+from tests.e2e.browser import opened
+from tests.e2e.page import (
+    LONG,
+    ask,
+    bodies,
+    composer,
+    ended,
+    grows,
+    kept,
+    press,
+    reply,
+    say,
+    stored_chat,
+    texts,
+    visit,
+)
+from tests.e2e.service import Service
+
+MARKUP = """<img src=x onerror="window.hit = 1"> <script>window.hit = 2</script>
+
+[a](javascript:window.hit=3) [b](JaVaScRiPt:window.hit=4) [c](data:text/html,x)
+
+![picture](https://example.org/pixel.png) <a href="javascript:window.hit=5">d</a>
+
+```html"><script>window.hit = 6</script>
+<b onclick="window.hit = 7">code</b>
+```
+"""
+
+
+def test_a_new_chat_during_an_answer_has_no_old_turns(chromium: Browser, drafting: Service) -> None:
+    with visit(chromium, drafting, length=LONG) as page:
+        say(page, "Old")
+        grows(page)
+        press(page, "New chat")
+        expect(page.locator(".message")).to_have_count(0)
+        expect(page.locator("#send")).to_be_visible()
+        sent = bodies(page)
+        say(page, "New")
+        grows(page)
+        press(page, "Stop")
+        assert sent[0]["messages"] == [{"role": "user", "content": "New"}]
+        expect(page.locator(".user .body")).to_have_text(["New"])
+        old = next(chat for chat in kept(page) if chat["title"] == "Old")
+        assert reply(LONG).startswith(old["messages"][1]["text"])
+        assert old["messages"][1]["end"] == "stopped"
+
+
+def test_what_is_shown_is_what_is_sent_whatever_was_switched_before(page: Page) -> None:
+    ask(page, "Hello")
+    sent = bodies(page)
+    press(page, "Settings")
+    switch = page.get_by_label("Continue my text instead of answering it")
+    switch.check()
+    expect(page.locator(".message")).to_have_count(0)
+    ask(page, "ba be")
+    ask(page, " bi")
+    switch.uncheck()
+    expect(page.locator(".message")).to_have_count(0)
+    ask(page, "Hello again")
+    first, second, third = sent
+    assert first["prompt"] == "ba be"
+    continued = texts_of(page, "ba be")
+    assert second["prompt"] == "".join(continued[:3])
+    assert third["messages"] == [{"role": "user", "content": "Hello again"}]
+
+
+def texts_of(page: Page, title: str) -> list[str]:
+    chat = next(chat for chat in kept(page) if chat["title"] == title)
+    return [message["text"] for message in chat["messages"]]
+
+
+def test_what_is_typed_while_it_answers_stays(chromium: Browser, drafting: Service) -> None:
+    with visit(chromium, drafting, length=400) as page:
+        say(page, "Hello")
+        grows(page)
+        composer(page).fill("my next thought")
+        composer(page).press("Enter")  # not while it answers
+        ended(page)
+        expect(composer(page)).to_have_value("my next thought")
+        expect(page.locator(".user .body")).to_have_text(["Hello"])
+
+
+def test_a_model_server_that_dies_is_waited_for_in_words(
+    chromium: Browser, drafting: Service
+) -> None:
+    with visit(chromium, drafting, length=LONG) as page:
+        say(page, "Hello")
+        grows(page)
+        drafting.model_server.stop(signal.SIGKILL)
+        try:
+            said = page.locator(".running .said")
+            expect(said).to_contain_text("Waiting: no model server answers.")
+            expect(page.locator("#trouble")).to_contain_text("No model server answers.")
+            assert "Errno" not in page.locator("body").inner_text()
+            page.get_by_text("Details", exact=True).last.click()
+            expect(page.locator("#reason")).to_contain_text("http://127.0.0.1:")
+        finally:
+            drafting.model_server.start()
+            drafting.wait_ready()
+        expect(page.locator("#trouble")).to_be_hidden()
+        expect(said).to_be_hidden()
+        press(page, "Stop")
+        assert reply(LONG).startswith(texts(page)[1])
+
+
+def test_what_is_said_of_guessing_is_what_is_loaded(
+    chromium: Browser, drafting: Service, service: Service
+) -> None:
+    with visit(chromium, drafting) as page:
+        expect(page.locator("#how")).to_contain_text("the 5 Medusa heads, guess")
+    with opened(chromium, service.url) as page:
+        expect(page.locator("#how")).to_contain_text("prompt lookup; no Medusa heads are loaded")
+        # Without a chat template texts are continued, and nothing else is offered.
+        expect(page.get_by_label("Text to continue")).to_be_visible()
+        expect(page.locator("#plain")).to_be_disabled()
+        sent = bodies(page)
+        ask(page, "ba be")
+        assert sent[0]["prompt"] == "ba be"
+
+
+@pytest.mark.parametrize("words", ["what pays", "in vain", "Medusa on", "Medusa off", "Errno"])
+def test_words_that_nobody_understands_are_gone(words: str) -> None:
+    for path in (*FOLDER.glob("*.html"), *FOLDER.glob("*.js")):
+        assert words not in path.read_text(), path.name
+
+
+def test_the_answers_length_fits_the_context(chromium: Browser, drafting: Service) -> None:
+    with opened(chromium, drafting.url) as page:
+        sent = bodies(page)
+        say(page, "Hello")
+        grows(page)
+        press(page, "Stop")
+        assert sent[0]["max_tokens"] == 1024  # of 4,096
+        expression = (
+            "async size => (await import('/static/state.js')).roomFor({context_size: size})"
+        )
+        assert page.evaluate(expression, 512) == 256
+
+
+def test_a_chat_that_fills_the_context_says_so(chromium: Browser, drafting: Service) -> None:
+    long = {**stored_chat("ba " * 4_040)}
+    with visit(chromium, drafting, chats=long, length=200) as page:
+        page.get_by_role("button", name="Show me", exact=True).click()
+        ask(page, "Hello")
+        expect(page.locator(".said").last).to_contain_text("fills all 4096 tokens")
+        expect(page.get_by_role("button", name="Continue")).to_have_count(0)
+
+
+@pytest.mark.parametrize("place", ["answer", "question", "title"])
+def test_markup_is_text(chromium: Browser, drafting: Service, place: str) -> None:
+    question = MARKUP if place != "answer" else "Show me"
+    with visit(chromium, drafting, chats=stored_chat(MARKUP, question)) as page:
+        elsewhere: list[str] = []
+        page.on("request", lambda request: elsewhere.append(request.url))
+        page.locator("button.chat").click()
+        expect(page.locator(".assistant .code")).to_be_visible()
+        answer = page.locator("#messages")
+        assert answer.locator("img, script, [onclick], [onerror]").count() == 0
+        links = answer.locator(".assistant a[href]")
+        assert [each.get_attribute("href") for each in links.all()] == [
+            "https://example.org/pixel.png"
+        ]
+        expect(answer).to_contain_text('<img src=x onerror="window.hit = 1">')
+        assert page.evaluate("window.hit") is None
+        assert [url for url in elsewhere if not url.startswith(drafting.url)] == []
+
+
+def test_nothing_that_nodes_say_becomes_more_than_a_known_element(page: Page) -> None:
+    """Were the gateway to say so."""
+    nodes = [
+        {"tag": "script", "children": [{"text": "window.hit = 1"}]},
+        {"tag": "a", "href": "javascript:window.hit=2", "children": [{"text": "a"}]},
+        {"tag": "img", "src": "x", "onerror": "window.hit = 3", "children": []},
+    ]
+    made = page.evaluate(
+        """async nodes => {
+            const { Prose } = await import('/static/prose.js');
+            const element = document.body.appendChild(document.createElement('div'));
+            new Prose(element, async () => nodes, () => {}).show('text');
+            await new Promise(resolve => setTimeout(resolve, 500));
+            return element.innerHTML;
+        }""",
+        nodes,
+    )
+    assert made == "<a>a</a>"
+
+
+def test_half_an_answer_is_read_while_it_grows(page: Page) -> None:
+    shown = page.evaluate(
+        """async text => {
+            const { Prose } = await import('/static/prose.js');
+            const element = document.body.appendChild(document.createElement('div'));
+            const parse = async text => (await (await fetch('page/markdown', {method: 'POST',
+                headers: {'content-type': 'application/json'}, body: JSON.stringify({text})})).json()).nodes;
+            const prose = new Prose(element, parse, () => {});
+            const seen = [];
+            for (let end = 1; end <= text.length; end += 1) {
+                prose.show(text.slice(0, end));
+                seen.push(element.textContent);
+                await new Promise(resolve => setTimeout(resolve, 30));
+            }
+            await new Promise(resolve => setTimeout(resolve, 800));
+            return [seen, element.innerHTML];
+        }""",
+        "Some **bold** words, then\n\n- one\n- two",
+    )
+    seen, html = shown
+    assert re.sub(r"\s+<", "<", html).startswith(
+        "<p>Some <strong>bold</strong> words, then</p><ul>"
+    )
+    lengths = [len(each) for each in seen]
+    assert all(after > before - 6 for before, after in zip(lengths, lengths[1:], strict=False))
