@@ -149,7 +149,7 @@ def _load(settings: ModelServerSettings, state: AppState, web: _Uvicorn) -> None
     info = state.served.info
     logs.say.info(
         "ready: %s on the %s, %d slots, context %d, %d KV cells, steps up to %.0f ms",
-        info.model_name,
+        info.title,
         "GPU" if state.served.model.uses_gpu else "CPU",
         info.slots,
         info.context_size,

@@ -54,6 +54,7 @@ class Service(TypedDict):
     ready: bool
     reason: str | None
     model: str | None
+    name: str | None
     chat: bool | None
     context_size: int | None
     slots: int | None
@@ -104,6 +105,7 @@ def _service(request: Request) -> Service:
         "ready": pool.ready,
         "reason": None if pool.ready else pool.reason,
         "model": info.model_name if info else None,
+        "name": (info.title or info.model_name) if info else None,
         "chat": info.chat if info else None,
         "context_size": info.context_size if info else None,
         "slots": info.slots if info else None,

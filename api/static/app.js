@@ -36,11 +36,12 @@ function go(next) {
   state = next;
   if (before.run && before.run.id !== state.run?.id) newest.controller?.abort();
   for (const { id } of before.chats) if (!states.chatOf(state, id)) store.drop(id);
-  if (!state.run || before.current !== state.current) for (const chat of state.chats) if (states.chatOf(before, chat.id) !== chat || before.run?.chat === chat.id) store.keep(chat);
+  for (const chat of state.chats) if (chat.id !== state.run?.chat && changed(before, chat)) store.keep(chat);
   if (before.settings !== state.settings) store.keepSettings(state.settings);
   frame ??= requestAnimationFrame(draw);
 }
 
+const changed = (before, chat) => states.chatOf(before, chat.id) !== chat || before.run?.chat === chat.id;
 const nextId = () => (newest.id = Math.max(Date.now(), newest.id + 1));
 
 async function answer(next) {
@@ -119,7 +120,7 @@ function drawService(service, { length }) {
   const plain = states.isPlain(state);
   put("model-name", service ? (service.name || service.model || "no model yet") : "connecting…");
   put("how", headline(service));
-  put("trouble-text", service === undefined ? "" : trouble(service));
+  put("trouble-text", trouble(service));
   find("trouble").hidden = !looked || !trouble(service);
   put("reason", service?.reason ?? "");
   find("why").hidden = !service?.reason;
@@ -197,6 +198,7 @@ prompt.addEventListener("keydown", (event) => {
   event.preventDefault();
   submit();
 });
+if (!CSS.supports("field-sizing", "content")) prompt.addEventListener("input", () => (prompt.rows = Math.min(prompt.value.split("\n").length, 10)));
 document.addEventListener("keydown", onKey);
 find("settings").addEventListener("change", configure);
 find("layer").addEventListener("change", configure);

@@ -52,9 +52,11 @@ async function refusal(response) {
   const said = await response.json().catch(() => null);
   const message = said?.error?.message ?? `The gateway answered with status ${response.status}.`;
   const wait = response.headers.get("retry-after");
-  return problem(wait ? `${message} It asks to wait ${wait} s.` : message, response.status);
+  const long = said?.error?.code === "context_length_exceeded" ? " Start a new chat, or edit an earlier message." : "";
+  return problem((wait ? `${message} It asks to wait ${wait} s.` : sentence(message)) + long, response.status);
 }
 
+const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`);
 const problem = (message, status) => Object.assign(new Error(message), { status });
 
 // The data of server-sent events, without the comments that keep a connection alive.

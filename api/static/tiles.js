@@ -40,7 +40,7 @@ function show(now, before, slots) {
   if (batches > 0) put("tile-batch", (since("batch_size_sum") / batches).toFixed(1));
   const { num_requests_running: running, num_requests_waiting: gathering } = now;
   put("tile-queue", Math.max(gathering, running - (slots ?? Infinity), 0));
-  put("note-queue", `${running} running${slots ? `, ${slots} slots` : ""}`);
+  put("note-queue", `${running} running${slots ? `, ${slots} at once` : ""}`);
 }
 
 const put = (id, value) => (document.getElementById(id).textContent = value);

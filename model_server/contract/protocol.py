@@ -264,7 +264,8 @@ class Info(Wire):
     """`GET /info`: the model and its limits. The gateway reads them here and keeps no copies."""
 
     model_id: str = Field(description="Same id: same weights, tokenizer and numeric mode.")
-    model_name: str
+    model_name: str = Field(description="What clients call it by; no spaces.")
+    title: str = Field("", description="Its name as people know it.")
     created: int = Field(description="When the server started, seconds since the epoch.")
     build: str
     context_size: int = Field(description="Prompt plus answer of one request, in tokens.")

@@ -109,9 +109,11 @@ def load(
         intake = _intake(settings, model, context_size)
         opened.callback(intake.close)
         scheduler = _scheduler(settings, context, costs, exact=exact, heads=heads)
+        name = settings.shown_name or model.name
         info = Info(
             model_id="-".join(_identity(settings, model, options)),
-            model_name=settings.shown_name or model.name,
+            model_name="-".join(name.split()),
+            title=name,
             created=int(time.time()),
             build=backend.build(),
             context_size=context_size,

@@ -25,7 +25,8 @@ Start = Callable[..., tuple[bool, int]]  # whether costs were measured, and ms o
 
 def test_info_states_the_limits(served: Served) -> None:
     info = served.info
-    assert (info.model_name, info.slots, info.context_size) == (twin.TINY.name, 4, 256)
+    assert (info.model_name, info.title) == ("tiny-twin", twin.TINY.name)
+    assert (info.slots, info.context_size) == (4, 256)
     assert (info.kv_cache_tokens, info.vocab_size) == (512, twin.TINY.vocab_size)
     assert info.max_step_ms >= 50
     assert not info.chat
