@@ -62,7 +62,7 @@ class Question {
     this.body = make("div", "body");
     const copied = button("quiet", "Copy", () => copy(this.body.textContent, copied));
     this.change = button("quiet", "Edit", () => acts.edit(index));
-    this.element = make("li", "message user", make("h3", "unseen", "You"), this.body, make("div", "actions", copied, this.change));
+    this.element = make("li", "message user", make("h2", "unseen", "You"), this.body, make("div", "actions", copied, this.change));
   }
 
   draw(state, { text }) {
@@ -83,7 +83,7 @@ class Reply {
     this.again = button("quiet", "Regenerate", acts.regenerate);
     this.more = button("quiet strong", "Continue", acts.resume);
     const actions = make("div", "actions", this.more, this.copied, this.again, this.figures);
-    this.element = make("li", "message assistant", make("h3", "unseen", "Answer"), this.body, this.said, actions);
+    this.element = make("li", "message assistant", make("h2", "unseen", "Answer"), this.body, this.said, actions);
   }
 
   draw(state, message, isLast) {

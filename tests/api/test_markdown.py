@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from api.admission.keys import new_key
 from api.markdown import MAX_CHARS, nodes
 from tests.api.scripted_server import ScriptedServer
 from tests.api.serving import gateway
@@ -121,6 +122,10 @@ async def test_the_page_asks_for_it(server: ScriptedServer) -> None:
 
 @pytest.mark.anyio
 async def test_it_needs_the_key_where_there_are_keys(server: ScriptedServer, tmp_path: Any) -> None:
-    (tmp_path / "keys").write_text("me: secret-secret-secret\n")
+    key, line = new_key("ann")
+    (tmp_path / "keys").write_text(line)
+    given = {"authorization": f"Bearer {key}"}
     async with gateway(server, api_keys_file=tmp_path / "keys") as client:
-        assert (await client.post("/page/markdown", json={"text": "a"})).status_code == 401
+        for headers, status in (({}, 401), (given, 200)):
+            answer = await client.post("/page/markdown", json={"text": "a"}, headers=headers)
+            assert answer.status_code == status
