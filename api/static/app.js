@@ -128,7 +128,7 @@ function drawService(service, { length }) {
   find("length").placeholder = `${states.roomFor(service)}`;
   find("length").max = service?.context_size ?? "";
   find("length-note").textContent = length ? "" : `Empty: ${states.roomFor(service)}, so that it fits the model.`;
-  find("plain").disabled = service?.chat === false;
+  find("plain").disabled = state.canChat === false;
   find("plain").checked = plain;
   prompt.placeholder = plain ? "Write the beginning of a text" : "Ask anything";
   put("prompt-label", plain ? "Text to continue" : "Your message");
@@ -176,7 +176,7 @@ function showSettings(wanted) {
 function configure() {
   const changes = Object.entries(fields).map(([name, kind]) => [name, find(name)[kind]]);
   const settings = Object.fromEntries(changes);
-  if (state.service?.chat === false) settings.plain = state.settings.plain;
+  if (find("plain").disabled) delete settings.plain;
   if (!find("composer").checkValidity()) return;
   go(states.configure(state, { ...settings, length: settings.length || null }));
 }

@@ -3,7 +3,7 @@
 
 import { button, copy, make, scrolled } from "./make.js";
 
-const CALM_MS = 300, SHARE = 20; // reading may take a twentieth of the time
+const CALM_MS = 300, SHARE = 20, MOST_KNOWN = 200; // reading may take a twentieth of the time
 const TAGS = new Set("p h1 h2 h3 h4 h5 h6 ul ol li blockquote table thead tbody tr th td em strong s code br hr a pre".split(" "));
 const LINK = /^(https?:\/\/|mailto:)/i;
 const known = new Map(); // Markdown that was read before, such as that of a chat opened again
@@ -44,6 +44,7 @@ export class Prose {
     this.#busy = false;
     if (!nodes) return;
     known.set(text, nodes);
+    if (known.size > MOST_KNOWN) known.delete(known.keys().next().value);
     if (!this.#text.startsWith(text)) return this.#refresh();
     this.#draw(text, nodes);
     this.#follow();

@@ -13,11 +13,16 @@ export const fresh = (chats = [], settings = {}) => ({
   trail: [], // the steps of the latest answer, for the tree
   problem: null, // why nothing could be asked
   service: null, // what the service says of itself; null: not reached
+  canChat: null, // whether its model has a chat template, as last heard
   settings: { ...SETTINGS, ...settings },
 });
 
 export const chatOf = (state, id = state.current) => state.chats.find((chat) => chat.id === id) ?? null;
-export const isPlain = ({ settings, service }) => settings.plain || service?.chat === false;
+// Whether what is written next is a text to continue: a chat stays what it began as.
+export function isPlain(state) {
+  const chat = chatOf(state);
+  return chat ? chat.kind === "text" : state.settings.plain || state.canChat === false;
+}
 
 // What the server would be asked for the chat on show.
 export function requested(state, seed) {
@@ -145,15 +150,10 @@ export const cancelEdit = (state) => ({ ...state, editing: null });
 // A text is no chat: where the two would mix, a new one begins, and what is shown is what is sent.
 export function configure(state, changes) {
   const next = { ...state, settings: { ...state.settings, ...changes } };
-  return sorted(next);
+  return chatOf(state) && (changes.plain ?? isPlain(state)) !== isPlain(state) ? begin(next) : next;
 }
 
-export const served = (state, service) => sorted({ ...state, service });
-
-function sorted(state) {
-  const chat = chatOf(state);
-  return chat && !state.run && (chat.kind === "text") !== isPlain(state) ? begin(state) : state;
-}
+export const served = (state, service) => ({ ...state, service, canChat: service?.chat ?? state.canChat });
 
 const titled = (text) => {
   const line = text.trim().split("\n")[0];

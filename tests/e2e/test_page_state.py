@@ -113,6 +113,17 @@ def test_what_is_asked(static: Page) -> None:
     assert static.evaluate(ask, [more])["messages"][-1] == {"role": "assistant", "content": "Hi"}
 
 
+def test_a_chat_stays_what_it_began_as(static: Page) -> None:
+    text = [["configure", {"plain": True}], *ASKED, ["ended", 1], ["begin"]]
+    back = [["configure", {"plain": False}], ["open", 1], ["served", {**SERVICE, "chat": None}]]
+    state = after(static, *text, *back, ["served", None])
+    assert (state["current"], state["chats"][0]["kind"]) == (1, "text")
+    assert after(static, *text, *back, ["configure", {"temperature": 0.5}])["current"] == 1
+    assert after(static, *text, *back, ["configure", {"plain": False}])["current"] is None
+    other = after(static, ["served", {**SERVICE, "chat": False}], ["served", None], *ASKED)
+    assert other["chats"][0]["kind"] == "text"
+
+
 WORDS = "async ([name, ...given]) => (await import('/static/words.js'))[name](...given)"
 
 
