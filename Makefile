@@ -6,7 +6,7 @@ SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
 SHELL_FILES = $(wildcard deployment/*.sh) .ci/run tests/smoke.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help install model run chat test test-training fuzz check format heads bench bench-full bench-speculation bench-rows bench-peers bench-latency bench-gateway prove-faults prove-overload prove-repeat prove-strangers torture sanitize up down docker-check audit docker-test lock clean
+.PHONY: help install model run chat test test-training fuzz check format heads bench bench-full bench-traffic bench-speculation bench-rows bench-peers bench-latency bench-gateway prove-faults prove-overload prove-repeat prove-strangers torture sanitize up down docker-check audit docker-test lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,10 @@ bench: ## Measure what README says, in ten minutes; the report and its pictures
 bench-full: ## Measure everything, for hours (ARGS="--compare OLD.json": did it get worse?)
 	@$(SETUP) dev
 	$(BIN)/python -m tests.benchmarks --full $(ARGS)
+
+bench-traffic: ## How long do people wait? ARGS="--url URL --rate 2 4 --clients 1 4", of any server
+	@$(SETUP) dev
+	$(BIN)/python -m tests.benchmarks.traffic $(ARGS)
 
 bench-speculation: ## Medusa on against off under load: is it never slower?
 	@$(SETUP) dev
