@@ -118,14 +118,15 @@ class RequestError(ModelServerError):
 
 
 class PromptTooLong(RequestError):
-    """The prompt leaves no room for an answer in the context."""
+    """The prompt leaves no room in the context, for an answer where one is wanted."""
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt_tokens: int, context_size: int) -> None:
+    def __init__(self, prompt_tokens: int, context_size: int, num_answer: int = 1) -> None:
+        answer = "with one of the answer " if num_answer else ""
         super().__init__(
-            f"prompt has {prompt_tokens} tokens: with one of the answer it must stay within the "
-            f"context of {context_size} tokens",
+            f"prompt has {prompt_tokens} tokens: {answer}it must stay within the context of "
+            f"{context_size} tokens",
             "prompt",
         )
 

@@ -22,6 +22,7 @@ SHAPES = ("json_schema", "grammar", "regex", "choices")  # of an answer: at most
 PROMPTS = ("prompt", "prompt_tokens", "messages")  # of a request: one of them
 
 FinishReason = Literal["stop", "length"]
+Pooling = Literal["mean", "last"]
 
 
 def _encodable(text: str) -> str:
@@ -117,6 +118,9 @@ class GenerateRequest(Wire):
     messages: list[Message] | None = None
     chat: ChatOptions = ChatOptions()
     parse_special: bool = Field(False, description="Special tokens' texts in `prompt` are tokens.")
+    pooling: Pooling | None = Field(
+        None, description="What is asked for is the prompt's embedding, and no answer."
+    )
     max_tokens: int | None = Field(None, ge=1, description="At most the rest of the context.")
     sampling: Sampling = Field(default_factory=Sampling)
     stop: list[Text] = Field(default_factory=list, max_length=MAX_STOP_STRINGS)
@@ -241,6 +245,9 @@ class Done(Wire):
     completion_tokens: int
     timings: Timings = Field(default_factory=Timings)
     speculation: SpeculationStats | None = Field(None, description="None: nothing was drafted.")
+    embedding: str | None = Field(
+        None, description="Where `pooling` asks for it: float32 of length 1, as base64."
+    )
 
 
 class Failed(Wire):

@@ -233,7 +233,9 @@ class Engine:
             id=sequence.id,
             attempt=sequence.request.attempt,
             prompt_tokens=len(sequence.prompt),
-            cached_tokens=self.scheduler.kv.match(sequence.prompt, sequence.owner),
+            cached_tokens=self.scheduler.kv.match(
+                sequence.prompt if sequence.reusable else [], sequence.owner
+            ),
             prompt_hash=blake2b(array("i", sequence.prompt), digest_size=12).hexdigest(),
         )
         self._emit(sequence, accepted)

@@ -58,4 +58,5 @@ def done(sequence: Sequence, now: float) -> Done:
             decode_s=now - first,
         ),
         speculation=sequence.draft_state.counts.stats,
+        embedding=sequence.embedding,
     )

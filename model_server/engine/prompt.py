@@ -91,12 +91,15 @@ class PromptEncoder:
             tokens = self._with_bos(text)
         if not tokens or request.prompt == "":
             raise PromptRefused("prompt is empty: at least one token is needed", "prompt")
-        if len(tokens) >= self._context_size:
-            raise PromptTooLong(len(tokens), self._context_size)
+        num_answer = 0 if request.pooling else 1
+        if len(tokens) + num_answer > self._context_size:
+            raise PromptTooLong(len(tokens), self._context_size, num_answer)
         return tokens
 
     def max_tokens(self, request: GenerateRequest, num_prompt: int) -> int:
         """How long the answer may get: as long as is asked for, and there is room."""
+        if request.pooling:
+            return 1  # there is none: nothing is drafted, and room is kept for no more
         room = self._context_size - num_prompt
         return min(request.max_tokens or room, room)
 

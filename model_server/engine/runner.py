@@ -62,7 +62,7 @@ class Runner:
         finite = list(map(is_finite, trees))
         if not any(finite):
             raise LogitsError
-        results = list(map(self._verified, plan.decode, trees, finite))
+        results = list(map(self._verified, plan.decode, trees, finite, rows))
         return self._propose(plan.heads, results, rows)
 
     def apply(self, ops: Iterable[KvOp]) -> None:
@@ -74,17 +74,29 @@ class Runner:
         if not plan.prefill:
             return
         self._batch.clear()
-        for chunk in plan.prefill:
-            tokens = chunk.sequence.tokens[chunk.start : chunk.end]
-            self._batch.add_span(tokens, chunk.start, chunk.sequence.seq)
-        self.context.set_embeddings(False)
-        self._timed_decode(self._costs.prefill, plan.prefill_kv_length, len(plan.prefill))
+        pooled = [chunk for chunk in plan.prefill if chunk.sequence.request.pooling == "mean"]
+        rows = {
+            chunk: self._batch.add_span(
+                chunk.sequence.tokens[chunk.start : chunk.end],
+                chunk.start,
+                chunk.sequence.seq,
+                outputs=bool(pooled),
+            )
+            for chunk in plan.prefill
+        }
+        self.context.set_embeddings(bool(pooled))
+        # The outputs of all rows take longer: no other prefill should be expected to.
+        cost = None if pooled else self._costs.prefill
+        self._timed_decode(cost, plan.prefill_kv_length, len(plan.prefill))
+        for chunk in pooled:
+            chunk.sequence.pool(self._states(rows[chunk]), chunk.start)
 
     def _decode(self, plan: Plan) -> list[range]:
         """Decode all trees; for each its nodes' rows."""
         self._batch.clear()
         rows = [self._add_tree(decoded) for decoded in plan.decode]
-        self.context.set_embeddings(bool(plan.heads.num_heads))
+        pools = any(decoded.sequence.request.pooling for decoded in plan.decode)
+        self.context.set_embeddings(bool(plan.heads.num_heads) or pools)
         self._timed_decode(self._costs.decode, plan.decode_kv_length, len(plan.decode))
         return rows
 
@@ -95,25 +107,40 @@ class Runner:
         # attention adds them up as in plain decoding.
         return self._batch.add_tree(tree.tokens, positions, tree.leaves, decoded.leaf_ids)
 
-    def _verified(self, decoded: DecodeTree, logits: Logits, finite: bool) -> Verified:
+    def _verified(self, decoded: DecodeTree, logits: Logits, finite: bool, rows: range) -> Verified:
         """What goes wrong here is one request's alone: others don't hear of it."""
         error: EngineError = LogitsError()
         if finite:
             try:
+                if decoded.sequence.request.pooling:
+                    return self._embedded(decoded.sequence, rows)
                 return self._verifier.verify(decoded, logits)
+            except LogitsError:
+                pass
             except Exception:
                 log.exception("request %s can't be sampled. This is a bug.", decoded.sequence.id)
                 error = EngineError("no token could be drawn, see the model server's log")
         return Verified(decoded.sequence, [], "", [0], [], error=error)
 
-    def _timed_decode(self, cost: CostCurve, kv_length: float, num_requests: int) -> None:
+    def _embedded(self, sequence: Sequence, rows: range) -> Verified:
+        """The state of the prompt's last token completes an embedding; nothing is drawn."""
+        sequence.pool(self._states(rows), len(sequence.tokens) - 1)
+        sequence.finish_embedding()
+        return Verified(sequence, [], "", [0], [])
+
+    def _states(self, rows: range) -> NDArray[np.float32]:
+        hidden: NDArray[np.float32] = self.context.hidden(self._batch.num_rows)
+        return hidden[rows.start : rows.stop]
+
+    def _timed_decode(self, cost: CostCurve | None, kv_length: float, num_requests: int) -> None:
         self._batch.seal()
         started = time.perf_counter()
         self.context.decode(self._batch)
         self.context.synchronize()
         seconds = time.perf_counter() - started
         self.times.decode_s += seconds
-        cost.observe(self._batch.num_rows, kv_length, seconds, num_requests)
+        if cost is not None:
+            cost.observe(self._batch.num_rows, kv_length, seconds, num_requests)
 
     def _propose(self, run: HeadRun, results: list[Verified], rows: list[range]) -> list[Verified]:
         """Run the heads on the state behind each request's last accepted row."""

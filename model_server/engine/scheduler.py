@@ -121,7 +121,7 @@ class Scheduler:
                     self._start_over(ops)
                     self._admit(ops)
                 return
-            allocation = self.kv.allocate(sequence.tokens, sequence.owner)
+            allocation = self.kv.allocate(sequence.reusable, sequence.owner)
             if allocation is None:
                 return
             ops.extend(allocation.ops)
@@ -138,10 +138,10 @@ class Scheduler:
             return num_cells >= len(sequence.tokens)
         if self.kv.ordered:
             # When it is full all are computed again: answers must find room, too.
-            needed = len(sequence.tokens) - self.kv.match(sequence.tokens, sequence.owner)
+            needed = len(sequence.tokens) - self.kv.match(sequence.reusable, sequence.owner)
             needed += sum(other.num_pending for other in self.running)
             return num_cells >= needed + sum(map(self._answer_room, (*self.running, sequence)))
-        needed = len(sequence.tokens) - self.kv.match_live(sequence.tokens, sequence.owner)
+        needed = len(sequence.tokens) - self.kv.match_live(sequence.reusable, sequence.owner)
         return num_cells >= needed + sum(other.num_pending for other in self.running)
 
     def _answer_room(self, sequence: Sequence) -> int:
@@ -155,8 +155,8 @@ class Scheduler:
 
     def _shares_a_running_prefill(self, sequence: Sequence) -> bool:
         """Whether to wait for a prefix that another request is computing right now."""
-        known = max(self.kv.match(sequence.tokens, sequence.owner), MIN_SHARED_TOKENS - 1)
-        wanted = sequence.tokens[:-1]
+        wanted = sequence.reusable[:-1]
+        known = max(self.kv.match(sequence.reusable, sequence.owner), MIN_SHARED_TOKENS - 1)
         return any(
             common_prefix(other.tokens, wanted) > known
             for other in self.running

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from model_server.contract.protocol import (
     Event,
@@ -15,7 +19,7 @@ from model_server.contract.protocol import (
     ShownTree,
 )
 from model_server.engine.detokenizer import Detokenizer
-from model_server.errors import EngineError, RequestError
+from model_server.errors import EngineError, LogitsError, RequestError
 from model_server.speculation.confidence import Proposal
 from model_server.speculation.draft_state import DraftState
 
@@ -73,6 +77,8 @@ class Sequence:
     finish_reason: FinishReason | None = None
     matched_stop: str | int | None = None
     draft_state: DraftState = field(default_factory=DraftState)
+    embedding: str | None = None
+    _states: NDArray[np.float64] | None = None  # summed up
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)
@@ -96,6 +102,31 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens not yet in the KV cache. One is the root of the next decode, more are prefill."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def reusable(self) -> list[int]:
+        """Tokens that another request may have computed: none, where each one's state is wanted."""
+        return [] if self.request.pooling == "mean" else self.tokens
+
+    def pool(self, states: NDArray[np.float32], start: int) -> None:
+        """Take the states of the tokens from `start` on, (tokens, hidden size), into the embedding.
+
+        Those of a request that was put back come again from its first token. The length of a mean
+        is 1 in the end, so that sums do.
+        """
+        wanted = np.asarray(states, np.float64).sum(axis=0)
+        is_first = self._states is None or not start or self.request.pooling == "last"
+        self._states = wanted if is_first else self._states + wanted
+
+    def finish_embedding(self) -> None:
+        """End with what was pooled. Raises LogitsError where that is no numbers."""
+        assert self._states is not None, "no state was pooled. This is a bug."
+        length = float(np.linalg.norm(self._states))
+        if not np.isfinite(length):
+            raise LogitsError
+        vector = self._states / (length or 1.0)
+        self.embedding = base64.b64encode(vector.astype("<f4").tobytes()).decode()
+        self.finish_reason = "stop"
 
     def accept(self, token: int) -> str:
         """Append a token that the sampler has accepted; the text it releases, if any."""

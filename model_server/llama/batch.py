@@ -71,12 +71,14 @@ class LlamaBatch:
         self._row_ids += [leaf_ids[leaf] for row in leaves for leaf in row]
         return self._append(tokens, positions, map(len, leaves), output=True)
 
-    def add_span(self, tokens: Sequence[int], position: int, seq: int) -> range:
-        """Append consecutive rows of one sequence, without outputs: a chunk of a prompt."""
+    def add_span(
+        self, tokens: Sequence[int], position: int, seq: int, *, outputs: bool = False
+    ) -> range:
+        """Append consecutive rows of one sequence: a chunk of a prompt, mostly without outputs."""
         num_rows = len(tokens)
         self._row_ids += [seq] * num_rows
         positions = range(position, position + num_rows)
-        return self._append(tokens, positions, [1] * num_rows, output=False)
+        return self._append(tokens, positions, [1] * num_rows, output=outputs)
 
     def seal(self) -> None:
         """Bring `struct` up to the rows so far."""
