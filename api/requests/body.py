@@ -22,8 +22,9 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from api.errors import InvalidRequest
+from api.requests import fields
 from api.requests.document import with_fates
-from api.requests.fields import Only
+from api.requests.fields import Fate, Fates
 from api.requests.refusal import printable, refusal, shown
 from api.requests.values import Int, TopK, is_empty, stops
 from model_server.contract.protocol import (
@@ -67,10 +68,9 @@ class Body(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
-    # Fields that may hold only these values, fields that change nothing about the answer, and
-    # fields of which "", [] and {} mean the default.
-    only: ClassVar[Only] = {}
-    harmless: ClassVar[frozenset[str]] = frozenset()
+    # What becomes of fields that are none of the body's, and fields of which "", [] and {} mean the
+    # default.
+    fates: ClassVar[Fates] = {}
     may_be_empty: ClassVar[frozenset[str]] = frozenset()
     # Whether fields that nobody here knows are ignored: what is replayed came from any server.
     tolerant: ClassVar[bool] = False
@@ -82,12 +82,19 @@ class Body(BaseModel):
         if not isinstance(data, dict):
             return data
         given = {name: value for name, value in data.items() if not cls._is_default(name, value)}
-        for name in given.keys() - _known(cls) - cls.harmless:
-            if cls.tolerant and (name not in cls.only or is_empty(given[name])):
-                continue
-            if given[name] not in cls.only.get(name, ()):
-                raise cls._refusal(name, given[name])
+        for name in given.keys() - _known(cls):
+            value, fate = given.pop(name), cls.fates.get(name)
+            if fate and fate.ours in _known(cls) and fate.ours not in given:
+                given[fate.ours] = value
+            elif not cls._is_ignored(value, fate):
+                raise cls._refusal(name, value, fate)
         return given
+
+    @classmethod
+    def _is_ignored(cls, value: object, fate: Fate | None) -> bool:
+        if cls.tolerant and (fate is None or is_empty(value)):
+            return True
+        return fate is not None and (fate.values is None or value in fate.values)
 
     @classmethod
     def _is_default(cls, name: str, value: object) -> bool:
@@ -98,7 +105,7 @@ class Body(BaseModel):
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         schema = handler.resolve_ref_schema(handler(core_schema))
-        schema = with_fates(schema, cls.harmless, {} if cls.tolerant else cls.only)
+        schema = with_fates(schema, cls.fates)
         if cls.tolerant:
             return {**schema, "additionalProperties": True}
         for name in cls.may_be_empty & schema["properties"].keys():
@@ -107,12 +114,14 @@ class Body(BaseModel):
         return schema
 
     @classmethod
-    def _refusal(cls, name: str, value: object) -> InvalidRequest:
+    def _refusal(cls, name: str, value: object, fate: Fate | None) -> InvalidRequest:
         param = cls.place + printable(name)
-        if name in cls.only:
-            message = f"{param} is not supported, got {shown(value)}."
-            return InvalidRequest(message, param, "unsupported_parameter")
-        return InvalidRequest(f"Unknown field {param}.", param, "unknown_parameter")
+        if fate is None:
+            return InvalidRequest(f"Unknown field {param}.", param, "unknown_parameter")
+        if fate.ours in _known(cls):
+            return InvalidRequest(f"{param} is {fate.why}: give one of them.", param)
+        message = f"{param} is not supported, got {shown(value)}: {fate.why}."
+        return InvalidRequest(message, param, "unsupported_parameter")
 
 
 @cache
@@ -135,7 +144,8 @@ class SpeculationBody(Body, Speculation):
 class GenerationBody(Body):
     """How tokens are drawn and when they end, the same for every endpoint."""
 
-    may_be_empty: ClassVar[frozenset[str]] = frozenset({"grammar", "logit_bias"})
+    fates = fields.GENERATION
+    may_be_empty = frozenset({"grammar", "logit_bias"})
 
     temperature: Finite = wire("temperature")
     top_p: Finite = wire("top_p")

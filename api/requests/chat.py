@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, model_validator
 
@@ -64,8 +64,6 @@ class ChatTemplateBody(Body):
 
 
 class ChatBody(OpenAIBody, ChatTemplateBody):
-    only: ClassVar[fields.Only] = fields.CHAT_ONLY
-
     messages: Messages
     max_tokens: MaxTokens = Field(
         None, ge=1, description="Longest answer; not given, or -1: the rest of the context."

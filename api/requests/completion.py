@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field, StrictBool, model_validator
 
 from api.errors import InvalidRequest
-from api.requests import fields
 from api.requests.body import Source
 from api.requests.openai import OpenAIBody
 from api.requests.prompts import Prompt, parse_prompts
@@ -16,8 +13,6 @@ from model_server.contract.protocol import MAX_LOGPROBS, Info
 
 
 class CompletionBody(OpenAIBody):
-    only: ClassVar[fields.Only] = fields.COMPLETION_ONLY
-
     prompt: Prompt
     parse_special: StrictBool = Field(
         True, description="Texts of special tokens in `prompt` become these tokens."

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from itertools import groupby
 from typing import Any
 
-from api.requests.fields import Only
+from api.requests.fields import Fates
 
 Schema = dict[str, Any]
 
 
-def with_fates(schema: Schema, harmless: Iterable[str], only: Only) -> Schema:
-    """The schema of an object, with the fields that are taken beside the honoured ones."""
+def with_fates(schema: Schema, fates: Fates) -> Schema:
+    """The schema of an object, with the fields that are taken beside its own: those of one fate in
+    one pattern, or a reader would lose the others among them.
+    """
     required = schema.get("required", ())
     known: Schema = schema.get("properties", {})
     properties = {
         name: each if name in required else _nullable(each) for name, each in known.items()
     }
-    for name in sorted(harmless):
-        properties[name] = {"description": "Changes nothing about the answer."}
-    for name, values in sorted(only.items()):
-        if values:
-            properties[name] = {
-                "enum": [*values, None],
-                "description": "Only what happens anyway.",
-            }
+    patterns: dict[str, Schema] = {}
+    others = [name for name in fates if name not in known]
+    for fate, names in groupby(others, fates.__getitem__):
+        pattern = f"^({'|'.join(map(re.escape, names))})$"
+        if fate.ours in known:
+            patterns[pattern] = properties[fate.ours]
+        elif fate.values is None:
+            patterns[pattern] = {"description": f"Ignored: {fate.why}."}
+        elif fate.values:
+            about = f"No other value is taken: {fate.why}."
+            patterns[pattern] = {"enum": [*fate.values, None], "description": about}
+    if patterns:
+        schema = {**schema, "patternProperties": patterns}
     return {**schema, "properties": properties, "additionalProperties": {"type": "null"}}
 
 

@@ -4,7 +4,7 @@ ignored, and what can't be honoured is refused by its place.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 from pydantic import (
     BeforeValidator,
@@ -44,9 +44,9 @@ def _part_type(value: object) -> object:
 class TextPart(Body):
     """`text` is None where a part has no words of its own."""
 
-    harmless: ClassVar[frozenset[str]] = fields.PART_HARMLESS
-    place: ClassVar[str] = "messages.content."
-    tolerant: ClassVar[bool] = True
+    fates = fields.PART
+    place = "messages.content."
+    tolerant = True
 
     type: Annotated[
         Literal["text"], BeforeValidator(_part_type), WithJsonSchema({"enum": list(WORDS)})
@@ -100,10 +100,9 @@ def _refuse(sentence: str) -> NoReturn:
 
 
 class ChatMessage(Body):
-    place: ClassVar[str] = "messages."
-    harmless: ClassVar[frozenset[str]] = fields.MESSAGE_HARMLESS
-    only: ClassVar[fields.Only] = {**fields.MESSAGE_ONLY, **fields.MESSAGE_ATTACHED}
-    tolerant: ClassVar[bool] = True
+    fates = fields.MESSAGE
+    place = "messages."
+    tolerant = True
 
     role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_role)]
     content: Content = Field(description="Text, or a list of text parts.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field, StrictBool, StrictStr, model_validator
 
@@ -14,8 +14,8 @@ from api.requests.values import Int
 
 
 class StreamOptions(Body):
-    only: ClassVar[fields.Only] = fields.STREAM_ONLY
-    place: ClassVar[str] = "stream_options."
+    fates = fields.STREAM
+    place = "stream_options."
 
     include_usage: StrictBool = Field(False, description="End with a chunk that counts tokens.")
 
@@ -23,8 +23,7 @@ class StreamOptions(Body):
 class OpenAIBody(ShapedBody):
     """What completions and chat share beyond sampling."""
 
-    harmless: ClassVar[frozenset[str]] = fields.HARMLESS
-    may_be_empty: ClassVar[frozenset[str]] = GenerationBody.may_be_empty | fields.MAY_BE_EMPTY
+    may_be_empty = GenerationBody.may_be_empty | fields.MAY_BE_EMPTY
 
     model: StrictStr = Field("", description="Any name; the answer tells the model served.")
     n: Int = Field(1, ge=1, le=MAX_CHOICES, description="Choices for each prompt.")

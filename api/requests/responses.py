@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictStr, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
@@ -22,7 +22,7 @@ from model_server.contract.protocol import MAX_LOGPROBS, Info, Message
 class InputItem(ChatMessage):
     """A message; other items are what tools did, and more, which can't be honoured."""
 
-    place: ClassVar[str] = "input."
+    place = "input."
 
     @model_validator(mode="before")
     @classmethod
@@ -56,9 +56,8 @@ Input = Annotated[
 
 
 class Reasoning(Body):
-    place: ClassVar[str] = "reasoning."
-    harmless: ClassVar[frozenset[str]] = fields.REASONING_HARMLESS
-    only: ClassVar[fields.Only] = fields.REASONING_ONLY
+    fates = fields.REASONING
+    place = "reasoning."
 
     effort: Effort | None = None
 
@@ -66,7 +65,7 @@ class Reasoning(Body):
 class TextFormat(Body):
     """A chat's response_format, in one piece."""
 
-    place: ClassVar[str] = "text.format."
+    place = "text.format."
 
     type: Literal["text", "json_object", "json_schema"]
     name: StrictStr | None = None
@@ -82,15 +81,14 @@ class TextFormat(Body):
 
 
 class TextOptions(Body):
-    place: ClassVar[str] = "text."
-    only: ClassVar[fields.Only] = fields.TEXT_ONLY
+    fates = fields.TEXT
+    place = "text."
 
     format: TextFormat = Field(default_factory=lambda: TextFormat(type="text"))
 
 
 class ResponsesBody(OpenAIBody, ChatTemplateBody):
-    harmless: ClassVar[frozenset[str]] = fields.RESPONSES_HARMLESS
-    only: ClassVar[fields.Only] = fields.RESPONSES_ONLY
+    fates = fields.RESPONSES
 
     input: Input = Field(description="Text, or messages.")
     instructions: StrictStr | None = Field(None, description="What the system says.")

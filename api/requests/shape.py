@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -67,14 +67,14 @@ Choices = Annotated[
 
 
 class JsonSchemaFormat(Body):
-    harmless: ClassVar[frozenset[str]] = fields.SCHEMA_HARMLESS
-    place: ClassVar[str] = "response_format.json_schema."
+    fates = fields.SCHEMA
+    place = "response_format.json_schema."
 
     json_schema: Schema = Field(alias="schema")
 
 
 class ResponseFormat(Body):
-    place: ClassVar[str] = "response_format."
+    place = "response_format."
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
@@ -99,8 +99,8 @@ class ResponseFormat(Body):
 class StructuredOutputs(Body):
     """vLLM's: one of these."""
 
-    place: ClassVar[str] = "structured_outputs."
-    only: ClassVar[fields.Only] = fields.STRUCTURED_ONLY
+    fates = fields.STRUCTURED
+    place = "structured_outputs."
 
     json_: SchemaOrText | None = Field(None, alias="json")
     regex: Grammar | None = None

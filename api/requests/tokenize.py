@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field, StrictBool, StrictStr, model_validator
 
 from api.errors import InvalidRequest
@@ -17,7 +15,7 @@ from model_server.contract.questions import Detokenize, Tokenize
 
 
 class TokenizeBody(ChatTemplateBody):
-    only: ClassVar[fields.Only] = fields.TOKENIZE_ONLY
+    fates = fields.TOKENIZE
 
     model: StrictStr = Field("", description="Any name.")
     prompt: StrictStr | None = Field(None, description="A text, or give messages.")

@@ -1,6 +1,6 @@
 """Every field that OpenAI's client can send has a decided fate, and no decision outlives its field.
 
-When a new version of the client fails here, decide in api/schemas/fields.py.
+When a new version of the client fails here, decide in api/requests/fields.py.
 """
 
 from __future__ import annotations
@@ -93,33 +93,36 @@ def _honoured(body: type[Body]) -> set[str]:
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.body.__name__)
 def test_every_field_of_the_client_has_one_fate(pair: Pair) -> None:
-    fates = [_honoured(pair.body), set(pair.body.harmless), set(pair.body.only)]
-    decided = set().union(*fates)
-    assert _theirs(pair) - decided == set(), "new in the client: decide in api/schemas/fields.py"
-    assert sum(map(len, fates)) == len(decided), "a field has two fates"
+    decided = _honoured(pair.body) | set(pair.body.fates)
+    assert _theirs(pair) - decided == set(), "new in the client: decide in api/requests/fields.py"
+    ours = {fate.ours for fate in pair.body.fates.values() if fate.ours}
+    assert ours - _honoured(pair.body) == set(), "another name of nothing"
 
 
 def test_no_decision_outlives_its_field() -> None:
     known = set().union(*map(_theirs, PAIRS))
     for table in (
-        fields.HARMLESS,
-        fields.COMPLETION_ONLY,
-        fields.CHAT_ONLY,
-        fields.RESPONSES_ONLY,
-        fields.RESPONSES_HARMLESS,
-        fields.REASONING_ONLY,
-        fields.REASONING_HARMLESS,
-        fields.TEXT_ONLY,
-        fields.MESSAGE_HARMLESS,
-        fields.MESSAGE_ONLY,
-        fields.PART_HARMLESS,
-        fields.STREAM_ONLY,
-        fields.SCHEMA_HARMLESS,
+        fields.OPENAI,
+        fields.RESPONSES,
+        fields.REASONING,
+        fields.TEXT,
+        fields.MESSAGE.keys() - fields.ATTACHED,
+        fields.PART,
+        fields.STREAM,
+        fields.SCHEMA,
     ):
         assert set(table) <= known
 
 
-REFUSED = [(pair.body, name) for pair in PAIRS for name in pair.body.only]
+def _with(pair: Pair, *, ignored: bool) -> list[tuple[type[Body], str]]:
+    return [
+        (pair.body, name)
+        for name, fate in pair.body.fates.items()
+        if name not in _honoured(pair.body) and not fate.ours and (fate.values is None) == ignored
+    ]
+
+
+REFUSED = [each for pair in PAIRS for each in _with(pair, ignored=False)]
 
 
 @pytest.mark.parametrize(("body", "name"), REFUSED)
@@ -131,7 +134,7 @@ def test_what_cannot_be_honoured_is_refused_by_its_name(body: type[Body], name: 
     assert refused.value.code == "unsupported_parameter"
 
 
-HARMLESS = [(pair.body, name) for pair in PAIRS for name in pair.body.harmless]
+HARMLESS = [each for pair in PAIRS for each in _with(pair, ignored=True)]
 
 
 @pytest.mark.parametrize(("body", "name"), HARMLESS)

@@ -180,7 +180,7 @@ for _ in range(1_000):
         ({"logprobs": 21}, "logprobs", "20, got 21"),
         ({"echo": True}, "echo", "not supported"),
         ({"suffix": "x"}, "suffix", "not supported"),
-        ({"tools": [1]}, "tools", "Unknown"),
+        ({"tools": [1]}, "tools", r"not supported, got \[1\]: no tools are called"),
         ({"temprature": 1}, "temprature", "Unknown field temprature"),
         ({"\ud800": 1}, r"\ud800", "Unknown"),
         ({"suffix": [DEEP]}, "suffix", "not supported"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from openapi_spec_validator import validate
 
 from api.app import create_app
 from api.config import Settings
+from api.requests import fields
 from api.requests.document import with_fates
 
 
@@ -34,7 +36,7 @@ def test_optional_fields_may_be_null_and_required_ones_may_not() -> None:
             "f": {"type": "string", "enum": ["x"]},
         },
     }
-    assert with_fates(described, (), {})["properties"] == {
+    assert with_fates(described, {})["properties"] == {
         "a": {"type": "string"},
         "b": {"type": ["integer", "null"], "minimum": 1},
         "c": {"anyOf": [{"type": "string"}, {"type": "null"}]},
@@ -48,9 +50,16 @@ def test_optional_fields_may_be_null_and_required_ones_may_not() -> None:
 
 
 def test_fields_that_are_taken_are_listed_and_refused_ones_are_not() -> None:
-    listed = schemas()["ChatBody"]["properties"]
+    patterns = schemas()["ChatBody"]["patternProperties"]
+    listed = {
+        name: about
+        for pattern, about in patterns.items()
+        for name in fields.GENERATION
+        if re.search(pattern, name)
+    }
     assert "description" in listed["user"]
     assert listed["tool_choice"]["enum"] == ["none", "auto", None]
+    assert listed["n_predict"] == schemas()["ChatBody"]["properties"]["max_tokens"]
     assert "audio" not in listed
 
 

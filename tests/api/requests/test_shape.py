@@ -80,7 +80,7 @@ def test_response_formats(body: Any, name: str) -> None:
         ({"structured_outputs": {"whitespace_pattern": " "}}, "structured_outputs.whitespace_pattern", "not supported"),  # noqa: E501
         ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag", "not supported"),  # noqa: E501
         ({"structured_outputs": {"nonsense": 1}}, "structured_outputs.nonsense", "Unknown"),
-        ({"guided_decoding_backend": "x"}, "guided_decoding_backend", "Unknown"),
+        ({"guided_by": "x"}, "guided_by", "Unknown"),
         ({"guided_json": "{"}, "guided_json", "JSON"),
         ({"guided_json": "[1]"}, "guided_json", "dictionary"),
         ({"guided_choice": []}, "guided_choice", "at least 1"),

@@ -92,7 +92,7 @@ def test_empties_of_openais_fields_are_the_default(
     body: type[GenerationBody], fields: dict[str, Any]
 ) -> None:
     known = {name: value for name, value in fields.items() if name in body.model_fields}
-    known |= {name: value for name, value in fields.items() if name in body.only}
+    known |= {name: value for name, value in fields.items() if name in body.fates}
     [request] = parse(body, **known)
     assert request.logprobs is None
     assert request.sampling.json_schema is None

@@ -1,0 +1,93 @@
+"""docs/FIELDS.md is the table of the code, and every row holds over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from api.requests.body import Body
+from api.requests.chat import ChatBody
+from api.requests.completion import CompletionBody
+from api.requests.fields import GENERATION, OTHERS, Fate
+from api.requests.generate import GenerateBody
+from model_server.contract.protocol import GenerateRequest
+from tests.api.scripted_server import ScriptedServer
+from tests.api.serving import gateway
+from tests.structure import fields as printed
+from tests.structure.modules import ROOT
+
+pytestmark = pytest.mark.anyio
+
+PATHS: dict[str, tuple[type[Body], dict[str, Any]]] = {
+    "/v1/chat/completions": (ChatBody, {"messages": [{"role": "user", "content": "a"}]}),
+    "/v1/completions": (CompletionBody, {"prompt": "a"}),
+    "/generate": (GenerateBody, {"prompt": "a"}),
+}
+ALIASES: dict[str, Any] = {"max_tokens": 2, "stop": ["x"], "guided_regex": "a+"}
+NOBODYS = {"what": "nobody asks for"}
+
+
+def test_the_document_is_the_code() -> None:
+    text = (ROOT / "docs" / "FIELDS.md").read_text()
+    assert text[text.index("## OpenAI") :] == printed.tables(), (
+        "print the tables: python -m tests.structure.fields"
+    )
+
+
+def test_each_row_says_why_and_none_is_in_two_tables() -> None:
+    assert [name for name, fate in GENERATION.items() if len(fate.why) < 5] == []
+    assert sum(map(len, printed.GROUPS.values())) == len(GENERATION)
+    assert len(OTHERS) > 80
+
+
+def rows(body: type[Body]) -> dict[str, Fate]:
+    """Those that the body has no field of its own for."""
+    own = {field.alias or name for name, field in body.model_fields.items()}
+    return {name: fate for name, fate in body.fates.items() if name not in own}
+
+
+async def _post(client: httpx.AsyncClient, path: str, field: dict[str, Any]) -> httpx.Response:
+    body = PATHS[path][1] | {"seed": 1} | field
+    answer = await client.post(path, json=body)
+    assert answer.status_code in (200, 400), answer.text
+    return answer
+
+
+def _asked(server: ScriptedServer) -> GenerateRequest:
+    """What the model server was asked last, but for its id."""
+    return server.requests[-1].model_copy(update={"id": "any"})
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_every_row_over_http(server: ScriptedServer, path: str) -> None:
+    async with gateway(server, max_wait_time=0.001) as client:
+        await _post(client, path, {})
+        plain = _asked(server)
+        for name, fate in rows(PATHS[path][0]).items():
+            if fate.ours:
+                await _post(client, path, {fate.ours: ALIASES[fate.ours]})
+                wanted = _asked(server)
+                assert wanted != plain
+                accepted = await _post(client, path, {name: ALIASES[fate.ours]})
+                assert (accepted.status_code, _asked(server)) == (200, wanted), name
+                both = {name: ALIASES[fate.ours], fate.ours: ALIASES[fate.ours]}
+                error = (await _post(client, path, both)).json()["error"]
+                assert "give one of them" in error["message"]
+                assert error["param"] == name
+                continue
+            for value in (NOBODYS,) if fate.values is None else fate.values:
+                accepted = await _post(client, path, {name: value})
+                assert (accepted.status_code, _asked(server)) == (200, plain), (name, value)
+            if fate.values is not None:
+                error = (await _post(client, path, {name: NOBODYS})).json()["error"]
+                assert (error["param"], error["code"]) == (name, "unsupported_parameter")
+                assert fate.why in error["message"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_field_in_no_table_is_unknown(server: ScriptedServer, path: str) -> None:
+    async with gateway(server) as client:
+        error = (await _post(client, path, {"temprature": 1})).json()["error"]
+    assert (error["param"], error["code"]) == ("temprature", "unknown_parameter")
