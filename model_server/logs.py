@@ -31,7 +31,7 @@ def configure(level: str, form: str) -> None:
 
 def prompt(request: GenerateRequest) -> None:
     """For LOG_PROMPTS: what a request asks, as JSON, so on one line."""
-    asked = request.model_dump(include=set(PROMPTS), exclude_none=True)
+    asked = request.model_dump(include={*PROMPTS, "infill"}, exclude_none=True)
     text = json.dumps(asked, ensure_ascii=False)
     log.info("request %s asks %s", request.id, text, extra={"request_id": request.id, **asked})
 

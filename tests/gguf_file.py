@@ -134,6 +134,29 @@ def _add_tokenizer(writer: gguf.GGUFWriter, size: int) -> None:
     writer.add_add_space_prefix(True)
 
 
+def with_infill(path: Path, target: Path, **tokens: int) -> Path:
+    """The same model with tokens for filling gaps: pre, suf, mid, and perhaps rep, sep."""
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(target, "llama")
+    _copy_metadata(reader, writer)
+    for name, token in tokens.items():
+        writer.add_uint32(f"tokenizer.ggml.fim_{name}_token_id", token)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+def _copy_metadata(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            inner = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], inner)
+
+
 def split(path: Path, folder: Path, count: int) -> Path:
     """The same model in so many files, as llama.cpp splits it; the first of them."""
     reader = gguf.GGUFReader(path)
@@ -141,10 +164,8 @@ def split(path: Path, folder: Path, count: int) -> Path:
     for number in range(count):
         shard = folder / name.format(number + 1)
         writer = gguf.GGUFWriter(shard, "llama")
-        for field in reader.fields.values() if number == 0 else ():
-            if not field.name.startswith("GGUF.") and field.name != "general.architecture":
-                inner = field.types[-1] if len(field.types) > 1 else None
-                writer.add_key_value(field.name, field.contents(), field.types[0], inner)
+        if number == 0:
+            _copy_metadata(reader, writer)
         writer.add_uint16("split.no", number)
         writer.add_uint16("split.count", count)
         writer.add_int32("split.tensors.count", len(reader.tensors))

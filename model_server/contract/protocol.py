@@ -108,6 +108,21 @@ class Resume(Wire):
     num_chars: int = Field(0, ge=0, description="Characters of text already delivered.")
 
 
+class Snippet(Wire):
+    """Text of another file."""
+
+    text: Text = ""
+    filename: Text = "tmp"
+
+
+class Infill(Wire):
+    """The prompt is what stands before the gap that is to be filled; this is around it."""
+
+    suffix: Text = Field(description="What stands behind the gap.")
+    extra: list[Snippet] = Field([], max_length=1_024, description="Farthest first.")
+    trims: bool = Field(False, description="What is far from the gap goes where it doesn't fit.")
+
+
 class GenerateRequest(Wire):
     """One prompt, one answer. Exactly one of prompt, prompt_tokens and messages is given."""
 
@@ -118,6 +133,7 @@ class GenerateRequest(Wire):
     messages: list[Message] | None = None
     chat: ChatOptions = ChatOptions()
     parse_special: bool = Field(False, description="Special tokens' texts in `prompt` are tokens.")
+    infill: Infill | None = Field(None, description="`prompt` comes before a gap.")
     pooling: Pooling | None = Field(
         None, description="What is asked for is the prompt's embedding, and no answer."
     )

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from model_server.contract.protocol import ChatOptions, GenerateRequest, Message
+from model_server.contract.protocol import ChatOptions, GenerateRequest, Infill, Message
 from model_server.contract.questions import Detokenize, Detokenized, Tokenize, Tokenized
+from model_server.engine import infilling
 from model_server.engine.chat_template import ChatTemplate
 from model_server.engine.template_source import compiled
 from model_server.errors import PromptRefused, PromptTooLong, SettingError
@@ -36,6 +37,10 @@ The assistant gives helpful, detailed, and polite answers to the user's question
 {%- if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif -%}
 """
 
+NO_INFILL = (
+    "this model has no tokens for filling gaps (fim_pre, fim_suf, fim_mid in its GGUF), so suffix "
+    "and /infill need another: leave suffix away, or serve a model for code that has them"
+)
 NO_TEMPLATE = (
     "this model has no chat template: use /v1/completions, or start the model server with "
     "CHAT_TEMPLATE=vicuna or CHAT_TEMPLATE=/path/to/template.jinja"
@@ -86,10 +91,12 @@ class PromptEncoder:
             tokens = request.prompt_tokens
         elif request.messages is not None:
             tokens = self._with_bos(self._of_messages(request.messages, request.chat))
+        elif request.infill is not None:
+            tokens = self._around_a_gap(request.prompt or "", request.infill, request.max_tokens)
         else:
             text = self._of_text(request.prompt or "", parse_special=request.parse_special)
             tokens = self._with_bos(text)
-        if not tokens or request.prompt == "":
+        if not tokens or (request.prompt == "" and request.infill is None):
             raise PromptRefused("prompt is empty: at least one token is needed", "prompt")
         num_answer = 0 if request.pooling else 1
         if len(tokens) + num_answer > self._context_size:
@@ -135,6 +142,16 @@ class PromptEncoder:
         """
         self._refuse_bytes("prompt", prompt)
         return self._vocab.tokenize(prompt, special=parse_special)
+
+    def _around_a_gap(self, prompt: str, infill: Infill, max_tokens: int | None) -> list[int]:
+        """Tokens around a gap, for models that know how to fill one. Raises PromptRefused."""
+        if not self._vocab.infill:
+            raise PromptRefused(NO_INFILL, "suffix")
+        if not infill.trims:
+            self._refuse_bytes("prompt", prompt, infill.suffix)
+        room = self._context_size - min(max_tokens or self._context_size, self._context_size // 2)
+        trimmed = room - 1 if infill.trims else None
+        return self._with_bos(infilling.tokens(self._vocab, prompt, infill, trimmed))
 
     def _of_messages(self, messages: Sequence[Message], options: ChatOptions) -> list[int]:
         """Tokens of a chat as its template writes them. Raises PromptRefused."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import llama_cpp
@@ -163,6 +163,14 @@ class Vocab:
         wanted = llama_cpp.llama_vocab_get_add_bos(self.pointer)
         return token if wanted and token != _NULL else None
 
+    @cached_property
+    def infill(self) -> dict[str, int]:
+        """Its tokens for filling gaps: pre, suf and mid, or nothing; rep and sep where they are."""
+        names = ("pre", "suf", "mid", "rep", "sep")
+        tokens = {name: _fim_token(name)(self.pointer) for name in names}
+        known = {name: int(token) for name, token in tokens.items() if token != _NULL}
+        return known if {"pre", "suf", "mid"} <= known.keys() else {}
+
     @property
     def is_spm(self) -> bool:
         """Whether this is a SentencePiece vocabulary, whose answers begin with a space."""
@@ -179,3 +187,8 @@ class Vocab:
             if count >= 0:
                 return buffer.raw[:count]
             room = -count
+
+
+def _fim_token(name: str) -> Callable[[llama_cpp.llama_vocab_p], int]:
+    found: Callable[[llama_cpp.llama_vocab_p], int] = getattr(llama_cpp, f"llama_vocab_fim_{name}")
+    return found

@@ -51,7 +51,7 @@ FLOORS = {
             *("engine.detokenizer", "engine.template_source"),
         ),
         ("speculation",),
-        ("medusa", "engine.sequence", "engine.plan", "engine.chat_template"),
+        ("medusa", "engine.sequence", "engine.plan", "engine.chat_template", "engine.infilling"),
         (
             *("speculation.drafter", "engine.prompt", "engine.intake", "engine.verifier"),
             *("engine.profiler", "engine.exactness", "engine.attention"),
