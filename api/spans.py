@@ -15,7 +15,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, TracerProvider
 
 from api.errors import Problem, translate
 from api.request import Carrier, Choice, ClientRequest
-from model_server.contract.protocol import Info
+from model_server.contract.protocol import GenerateRequest, Info
 
 
 class Spans:
@@ -100,11 +100,17 @@ def _answered(request: ClientRequest) -> dict[str, Any]:
     }
 
 
+def _operation(request: GenerateRequest) -> str:
+    if request.pooling:
+        return "embeddings"
+    return "text_completion" if request.messages is None else "chat"
+
+
 def _asked(asked: ClientRequest, model: str) -> dict[str, Any]:
     request = asked.choices[0].request
     sampling = request.sampling
     attributes = {
-        "gen_ai.operation.name": "chat" if request.messages is not None else "text_completion",
+        "gen_ai.operation.name": _operation(request),
         "gen_ai.provider.name": "llama.cpp",
         "gen_ai.request.model": model,
         "gen_ai.response.model": model,

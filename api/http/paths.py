@@ -10,8 +10,10 @@ PATHS = [
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/responses",
+    "/v1/embeddings",
     "/v1/models",
     "/generate",
+    "/infill",
     "/tokenize",
     "/detokenize",
 ]
@@ -19,7 +21,7 @@ PATHS = [
 MARKDOWN = "/page/markdown"
 _SLASHES = re.compile(r"//+")
 # Base URLs are given with and without /v1, and some clients add it themselves.
-_OPENAIS = re.compile(r"(?:/v1)*(/(?:(?:chat/)?completions|responses|models)(?:/.*)?)")
+_OPENAIS = re.compile(r"(?:/v1)*(/(?:(?:chat/)?completions|responses|embeddings|models)(?:/.*)?)")
 
 
 def plain(path: str) -> str:

@@ -24,16 +24,20 @@ class Fate(NamedTuple):
 Fates = Mapping[str, Fate]
 
 
-def _ignored(why: str, names: str) -> dict[str, Fate]:
+def _ignored(why: str, names: str) -> Fates:
     return dict.fromkeys(names.split(), Fate(None, why))
 
 
-def _another_name(ours: str, names: str) -> dict[str, Fate]:
+def _only(values: tuple[object, ...], why: str, names: str) -> Fates:
+    return dict.fromkeys(names.split(), Fate(values, why))
+
+
+def _refused(why: str, names: str) -> Fates:
+    return _only((), why, names)
+
+
+def _another_name(ours: str, names: str) -> Fates:
     return dict.fromkeys(names.split(), Fate((), f"another name of {ours}", ours))
-
-
-def _refused(why: str, names: str) -> dict[str, Fate]:
-    return dict.fromkeys(names.split(), Fate((), why))
 
 
 # Parts of a response that can be asked for; thoughts are never apart from the text, so never there.
@@ -47,194 +51,171 @@ TEMPLATE_OWN = frozenset(
 # Of these {} asks for nothing.
 MAY_BE_EMPTY = frozenset({"response_format", "stream_options"})
 
-_LABELS = _ignored("a label, a hint or billing", "metadata safety_identifier user") | _ignored(
-    "can only make the same answer come sooner",
-    "prediction prompt_cache_key prompt_cache_options prompt_cache_retention",
-)
-_NO_TOOLS = {
-    **_ignored("no tools are called", "parallel_tool_calls"),
-    "tool_choice": Fate(("none", "auto"), "no tools are called"),
-    "tools": Fate(([],), "no tools are called; describe them in messages"),
+_UNCUT = "prompts are not cut: send a shorter one"
+_NO_TOOLS = "no tools are called"
+_TEXT = "answers are text, and to text alone"
+_CACHED = "what is cached changes no answer"
+_STORED = "send the whole conversation as input"
+_AS_BEAMS = "beams are not searched"
+_NO_WAY = "it is not among the ways tokens are drawn"
+
+_EVERYWHERE: Fates = {
+    **_ignored("a label, a hint or billing", "metadata safety_identifier user"),
+    **_ignored(_CACHED, "prompt_cache_key prompt_cache_options prompt_cache_retention"),
+    **_ignored("can only make the same answer come sooner", "prediction"),
+    **_ignored(_NO_TOOLS, "parallel_tool_calls"),
+    **_only(("none", "auto"), _NO_TOOLS, "tool_choice"),
+    **_only(([],), _NO_TOOLS, "tools"),
+    **_only(("auto", "default"), "there is one tier", "service_tier"),
+    **_refused(_TEXT, "moderation"),
 }
-_AUTO = {"service_tier": Fate(("auto", "default"), "there is one tier")}
 
 OPENAI: Fates = {
-    **_LABELS,
-    **_NO_TOOLS,
-    **_AUTO,
+    **_EVERYWHERE,
     **_another_name("max_tokens", "max_completion_tokens"),
-    **_refused("answers are text alone", "audio web_search_options moderation"),
-    "best_of": Fate((1,), "use n"),
-    "echo": Fate((False,), "the prompt is not repeated"),
-    "function_call": Fate(("none", "auto"), "no tools are called"),
-    "functions": Fate(([],), "no tools are called; describe them in messages"),
-    "modalities": Fate((["text"], []), "answers are text alone"),
-    "model": Fate(None, "one model is served"),
-    "n": Fate((1,), "use /v1/completions or /v1/chat/completions"),
-    "store": Fate((False,), "nothing is stored"),
-    "stream_options": Fate(None, "the last event counts tokens anyway"),
-    "suffix": Fate(("",), "use /v1/completions"),
-    "verbosity": Fate(("medium",), "say it in messages"),
+    **_refused(_TEXT, "audio web_search_options"),
+    **_ignored("one model is served", "model"),
+    **_ignored("the last event counts tokens anyway", "stream_options"),
+    **_only((1,), "use n", "best_of"),
+    **_only((1,), "use /v1/completions or /v1/chat/completions", "n"),
+    **_only((False,), "the prompt is not repeated", "echo"),
+    **_only((False,), "nothing is stored", "store"),
+    **_only(("",), "use /v1/completions", "suffix"),
+    **_only(("none", "auto"), _NO_TOOLS, "function_call"),
+    **_only(([],), _NO_TOOLS, "functions"),
+    **_only((["text"], []), _TEXT, "modalities"),
+    **_only(("medium",), "say it in messages", "verbosity"),
 }
 
-_ONLY_1 = Fate((1,), "it is not among the ways tokens are drawn")
-_ONLY_0 = Fate((0,), "it is not among the ways tokens are drawn")
-_TOP = "give its fields at the top of the body"
-
-VLLM: Fates = {
-    **_ignored("no special tokens are in the text", "spaces_between_special_tokens"),
-    **_ignored("who waits for a slot is served in turn", "priority"),
-    **_ignored("see the x-request-id header", "request_id"),
-    **_ignored("one way of keeping to a shape is here", "guided_decoding_backend"),
-    **_ignored("nothing is cut off", "truncation_side"),
-    **_refused("use /v1/chat/completions", "reasoning_effort chat_template_kwargs"),
-    **_refused("use /v1/chat/completions", "add_generation_prompt continue_final_message"),
-    **_refused("use logit_bias", "allowed_token_ids"),
-    **_refused("the operator sets CHAT_TEMPLATE", "chat_template"),
-    **_refused("put them into messages", "documents"),
-    **_refused("prompts are text, or token ids", "prompt_embeds"),
-    **_refused("prompts are not cut: send a shorter one", "truncate_prompt_tokens"),
-    **_refused("prompts share what is cached of them", "cache_salt"),
-    **_refused("use max_tokens", "thinking_token_budget"),
-    **_refused("only of the answer: use logprobs", "prompt_logprobs logprob_token_ids"),
-    **_refused("use guided_regex or grammar", "guided_whitespace_pattern structural_tag"),
-    **_refused("use repeat_penalty", "repetition_detection"),
-    "add_special_tokens": Fate((True,), "BOS comes first where the model wants it"),
-    "bad_words": Fate(([],), "use logit_bias"),
-    "early_stopping": Fate((False,), "beams are not searched"),
-    "include_reasoning": Fate((True,), "thoughts are in the text"),
-    "include_stop_str_in_output": Fate((False,), "add it behind the text"),
-    "kv_transfer_params": Fate(({},), "the cache stays here"),
-    "length_penalty": Fate((1,), "beams are not searched"),
-    "logits_processors": Fate(([],), "use logit_bias"),
-    "mm_processor_kwargs": Fate(({},), "answers are to text alone"),
-    "min_tokens": Fate((0,), "use ignore_eos with max_tokens"),
-    "repetition_penalty": Fate((1,), "use repeat_penalty, which looks at the last 64 tokens"),
-    "response_role": Fate(("assistant",), "it is the assistant who answers"),
-    "return_token_ids": Fate((False,), "streams have token_ids; or use /tokenize"),
-    "return_tokens_as_token_ids": Fate((False,), "streams have token_ids; or use /tokenize"),
-    "skip_special_tokens": Fate((True,), "special tokens are not shown"),
-    "use_beam_search": Fate((False,), "beams are not searched"),
-    "vllm_xargs": Fate(({},), _TOP),
-}
-
-LLAMA_SERVER: Fates = {
-    **_another_name("max_tokens", "n_predict"),
-    **_ignored("what is cached changes no answer", "cache_prompt n_cache_reuse id_slot n_keep"),
-    **_ignored("drafts change no answer", "speculative.n_max speculative.n_min speculative.p_min"),
-    **_ignored("of a way to draw that is off", "mirostat_tau mirostat_eta dynatemp_exponent"),
-    **_ignored("of a way to draw that is off", "dry_base dry_allowed_length xtc_threshold"),
-    **_ignored("of a way to draw that is off", "dry_penalty_last_n dry_sequence_breakers"),
-    **_ignored("no tools are called", "parse_tool_calls"),
-    **_refused("top_k, top_p, min_p, temperature is the order", "samplers"),
-    "dry_multiplier": _ONLY_0,
-    "dynatemp_range": _ONLY_0,
-    "image_data": Fate(([],), "answers are to text alone"),
-    "lora": Fate(([],), "one model is served"),
-    "min_keep": _ONLY_0,
-    "mirostat": _ONLY_0,
-    "n_indent": Fate((0,), "use stop"),
-    "n_probs": Fate((0,), "use logprobs"),
-    "post_sampling_probs": Fate((False,), "use logprobs"),
-    "reasoning_format": Fate(("none", "auto"), "thoughts are in the text"),
-    "repeat_last_n": Fate((64,), "the last 64 tokens are looked at"),
-    "response_fields": Fate(([],), "the whole answer comes"),
-    "return_progress": Fate((False,), "use stream"),
-    "return_tokens": Fate((False,), "streams have token_ids; or use /tokenize"),
-    "t_max_predict_ms": Fate((0, -1), "use max_tokens, or close the connection"),
-    "t_max_prompt_ms": Fate((0, -1), "close the connection"),
-    "tfs_z": _ONLY_1,
-    "thinking_forced_open": Fate((False,), "use continue_final_message"),
-    "timings_per_token": Fate((False,), "/generate has timings"),
-    "top_n_sigma": Fate((-1, 0), "it is not among the ways tokens are drawn"),
-    "typical_p": _ONLY_1,
-    "xtc_probability": _ONLY_0,
-}
-
-OLLAMA: Fates = {
-    **_another_name("max_tokens", "num_predict"),
-    **_ignored("the model stays loaded, as its operator has it", "keep_alive num_ctx num_gpu"),
-    **_ignored("how it is computed is its operator's", "num_thread num_batch num_keep use_mmap"),
-    **_refused(_TOP, "options parameters"),
-    **_refused("use response_format or json_schema", "format"),
-    **_refused("use reasoning_effort or chat_template_kwargs", "think enable_thinking thinking"),
-    **_refused("use messages of /v1/chat/completions", "system context template"),
-    "images": Fate(([],), "answers are to text alone"),
-}
-
-LITELLM: Fates = {
-    **_ignored("a label", "tags litellm_metadata litellm_session_id litellm_trace_id session_id"),
-    **_ignored("of a proxy's own", "drop_params allowed_openai_params num_retries fallbacks"),
-    **_ignored("answers are not kept, so never stale", "cache caching"),
-    "guardrails": Fate(([],), "no guardrails are here"),
-}
-
-TGI: Fates = {
-    **_another_name("max_tokens", "max_new_tokens"),
+# Of vLLM and SGLang, llama-server, Ollama, LiteLLM, TGI.
+OTHERS: Fates = {
+    **_another_name("max_tokens", "n_predict num_predict max_new_tokens"),
     **_another_name("stop", "stop_sequences"),
     **_another_name("guided_regex", "regex"),
+    **_ignored("a label", "litellm_metadata litellm_session_id litellm_trace_id session_id tags"),
+    **_ignored("see the x-request-id header", "request_id"),
+    **_ignored("who waits for a slot is served in turn", "priority"),
+    **_ignored("no special tokens are in the text", "spaces_between_special_tokens"),
+    **_ignored("nothing is cut off", "truncation_side"),
+    **_ignored("there is one way of keeping to a shape", "guided_decoding_backend"),
+    **_ignored(_NO_TOOLS, "parse_tool_calls"),
+    **_ignored(_CACHED, "cache_prompt n_cache_reuse id_slot n_keep num_keep cache caching"),
+    **_ignored("drafts change no answer", "speculative.n_max speculative.n_min speculative.p_min"),
+    **_ignored("of a way to draw that is off", "mirostat_tau mirostat_eta dynatemp_exponent"),
+    **_ignored("of a way to draw that is off", "dry_base dry_allowed_length dry_penalty_last_n"),
+    **_ignored("of a way to draw that is off", "dry_sequence_breakers xtc_threshold"),
+    **_ignored("the model stays loaded, as its operator has it", "keep_alive num_ctx num_gpu"),
+    **_ignored("how it is computed is the operator's", "num_thread num_batch use_mmap"),
+    **_ignored("of a proxy's own", "drop_params allowed_openai_params num_retries fallbacks"),
+    **_only((0,), _NO_WAY, "dry_multiplier dynatemp_range min_keep mirostat xtc_probability"),
+    **_only((1,), _NO_WAY, "tfs_z typical_p"),
+    **_only((-1, 0), _NO_WAY, "top_n_sigma"),
+    **_only((True,), "use temperature 0", "do_sample"),
+    **_only((1,), "use repeat_penalty, which looks at the last 64 tokens", "repetition_penalty"),
+    **_only((64,), "the last 64 tokens are looked at", "repeat_last_n"),
+    **_only((1,), _AS_BEAMS, "length_penalty"),
+    **_only((False,), _AS_BEAMS, "early_stopping use_beam_search"),
+    **_only((0,), "use ignore_eos with max_tokens", "min_tokens min_new_tokens"),
+    **_only((0,), "use stop", "n_indent"),
+    **_only((0, -1), "use max_tokens, or close the connection", "t_max_predict_ms t_max_prompt_ms"),
+    **_only((False,), "add it behind the text", "include_stop_str_in_output"),
+    **_only((True,), "special tokens are not shown", "skip_special_tokens"),
+    **_only((True,), "BOS comes first where the model wants it", "add_special_tokens"),
+    **_only((True,), "thoughts are in the text", "include_reasoning"),
+    **_only(("none", "auto"), "thoughts are in the text", "reasoning_format"),
+    **_only((False,), "use continue_final_message", "thinking_forced_open"),
+    **_only(("assistant",), "it is the assistant who answers", "response_role"),
+    **_only((0,), "use logprobs", "n_probs top_n_tokens"),
+    **_only((False,), "use logprobs", "details post_sampling_probs decoder_input_details"),
+    **_only((False,), "streams have token_ids; or use /tokenize", "return_token_ids return_tokens"),
+    **_only((False,), "streams have token_ids; or use /tokenize", "return_tokens_as_token_ids"),
+    **_only((False,), "use stream", "return_progress"),
+    **_only((False,), "/generate has timings", "timings_per_token"),
+    **_only((False,), "the prompt is not repeated", "return_full_text"),
+    **_only((False,), "texts are not marked", "watermark"),
+    **_only(([],), "the whole answer comes", "response_fields"),
+    **_only(([],), "use logit_bias", "bad_words logits_processors"),
+    **_only(([],), "one model is served", "lora"),
+    **_only(([],), "nobody guards here", "guardrails"),
+    **_only(([],), _TEXT, "image_data images"),
+    **_only(({},), _TEXT, "mm_processor_kwargs"),
+    **_only(({},), "the cache stays here", "kv_transfer_params"),
+    **_refused("give its fields at the top of the body", "options parameters vllm_xargs"),
+    **_refused("use /v1/chat/completions", "reasoning_effort chat_template_kwargs"),
+    **_refused("use /v1/chat/completions", "add_generation_prompt continue_final_message"),
+    **_refused("use messages of /v1/chat/completions", "system context template"),
+    **_refused("the operator sets CHAT_TEMPLATE", "chat_template"),
+    **_refused("put them into messages", "documents"),
     **_refused("use prompt", "inputs"),
-    **_refused("use grammar", "ebnf"),
-    **_refused("prompts are not cut: send a shorter one", "truncate"),
+    **_refused("prompts are text, or token ids", "prompt_embeds"),
+    **_refused(_UNCUT, "truncate_prompt_tokens truncate"),
+    **_refused("what is cached of prompts is shared", "cache_salt"),
+    **_refused("use reasoning_effort or chat_template_kwargs", "think enable_thinking thinking"),
+    **_refused("use max_tokens", "thinking_token_budget"),
+    **_refused("only of the answer: use logprobs", "prompt_logprobs logprob_token_ids"),
+    **_refused("use logit_bias", "allowed_token_ids"),
+    **_refused("use response_format or json_schema", "format"),
+    **_refused("use guided_regex or grammar", "guided_whitespace_pattern structural_tag ebnf"),
+    **_refused("use repeat_penalty", "repetition_detection"),
+    **_refused("top_k, top_p, min_p, temperature is the order", "samplers"),
     **_refused("one model is served", "adapter_id lora_path"),
-    "decoder_input_details": Fate((False,), "only of the answer: use logprobs"),
-    "details": Fate((False,), "use logprobs"),
-    "do_sample": Fate((True,), "use temperature 0"),
-    "min_new_tokens": Fate((0,), "use ignore_eos with max_tokens"),
-    "return_full_text": Fate((False,), "the prompt is not repeated"),
-    "top_n_tokens": Fate((0,), "use logprobs"),
-    "watermark": Fate((False,), "texts are not marked"),
 }
-
-OTHERS: Fates = {**VLLM, **LLAMA_SERVER, **OLLAMA, **LITELLM, **TGI}
 # Of chats, completions and /generate; a body's own fields come first.
 GENERATION: Fates = {**OPENAI, **OTHERS}
-
+# What an editor hopes for: an answer may be longer than with llama-server, and come later.
+INFILL: Fates = {
+    **GENERATION,
+    **_ignored("a hint", "samplers n_indent t_max_prompt_ms t_max_predict_ms response_fields"),
+}
+EMBEDDINGS: Fates = {
+    **_EVERYWHERE,
+    **_ignored("the model stays loaded, as its operator has it", "keep_alive"),
+    **_ignored("who waits for a slot is served in turn", "priority"),
+    **_only((True,), "BOS comes first where the model wants it", "add_special_tokens"),
+    **_only((2,), "vectors have length 1", "embd_normalize"),
+    **_only((True,), "vectors have length 1", "normalize"),
+    **_refused("vectors are as long as the model's states", "dimensions"),
+    **_refused(_UNCUT, "truncate_prompt_tokens truncate"),
+}
 # Nothing is stored, whether it may be or not, and the answer says so.
 RESPONSES: Fates = {
-    **_LABELS,
-    **_NO_TOOLS,
-    **_AUTO,
+    **_EVERYWHERE,
     **_ignored("nothing is stored", "store"),
-    **_refused("send the whole conversation as input", "conversation previous_response_id prompt"),
-    **_refused("answers are text alone", "image moderation"),
-    **_refused("no tools are called", "max_tool_calls"),
-    "access_programs": Fate(([],), "no tools are called"),
-    "background": Fate((False,), "the answer comes at once"),
-    "background_options": Fate(({},), "the answer comes at once"),
-    "context_management": Fate(([],), "send the whole conversation as input"),
-    "truncation": Fate(("disabled",), "prompts are not cut: send a shorter one"),
+    **_refused(_STORED, "conversation previous_response_id prompt"),
+    **_refused(_TEXT, "image"),
+    **_refused(_NO_TOOLS, "max_tool_calls"),
+    **_only(([],), _NO_TOOLS, "access_programs"),
+    **_only(([],), _STORED, "context_management"),
+    **_only((False,), "the answer comes at once", "background"),
+    **_only(({},), "the answer comes at once", "background_options"),
+    **_only(("disabled",), _UNCUT, "truncation"),
 }
-# No thoughts are summed up.
 REASONING: Fates = {
     **_ignored("thoughts are not summed up", "generate_summary summary context"),
-    "mode": Fate(("standard",), "there is one mode"),
+    **_only(("standard",), "there is one mode", "mode"),
 }
-TEXT: Fates = {"verbosity": OPENAI["verbosity"]}
-
+TEXT: Fates = _only(("medium",), "say it in messages", "verbosity")
 # What other programs put beside a message's words.
-ATTACHED = frozenset(
-    ["attachments", "experimental_attachments", "files", "images", "audios", "videos"]
-)
+ATTACHED: Fates = _refused(_TEXT, "attachments experimental_attachments files images audios videos")
 MESSAGE: Fates = {
+    **ATTACHED,
     **_ignored("no chat template here tells people of one role apart", "annotations name"),
-    **_refused("messages are text alone", f"audio {' '.join(sorted(ATTACHED))}"),
-    **_refused("no tools are called", "function_call"),
-    "tool_calls": Fate(([],), "no tools are called"),
+    **_refused(_TEXT, "audio"),
+    **_refused(_NO_TOOLS, "function_call"),
+    **_only(([],), _NO_TOOLS, "tool_calls"),
 }
-PART: Fates = _ignored("what is cached changes no answer", "prompt_cache_breakpoint")
+PART: Fates = _ignored(_CACHED, "prompt_cache_breakpoint")
 # Padding against who counts the bytes of an encrypted stream.
-STREAM: Fates = {"include_obfuscation": Fate((False,), "nothing here pads")}
+STREAM: Fates = _only((False,), "nothing here pads", "include_obfuscation")
 SCHEMA: Fates = _ignored("every schema is kept to strictly", "name description strict")
-# How vLLM's writes JSON: here always in one line.
 STRUCTURED: Fates = {
     **_refused("use regex or grammar", "structural_tag whitespace_pattern"),
-    "disable_any_whitespace": Fate((True,), "JSON is in one line"),
-    "disable_additional_properties": Fate((False,), "say it in the schema"),
-    "disable_fallback": Fate((True, False), "there is no other way to fall back to"),
+    **_only((True,), "JSON is in one line", "disable_any_whitespace"),
+    **_only((False,), "say it in the schema", "disable_additional_properties"),
+    **_only((True, False), "there is no other way to fall back to", "disable_fallback"),
 }
-# vLLM's own: a chat's tokens are those that its answer begins behind.
+# A chat's tokens are those that its answer begins behind.
 TOKENIZE: Fates = {
-    "chat_template": VLLM["chat_template"],
-    "tools": _NO_TOOLS["tools"],
+    **_refused("the operator sets CHAT_TEMPLATE", "chat_template"),
+    **_only(([],), _NO_TOOLS, "tools"),
 }

@@ -28,28 +28,33 @@ PROMPT_SCHEMA = {
 Prompt = Annotated[Any, WithJsonSchema(PROMPT_SCHEMA)]
 
 
-def parse_prompts(prompt: object, info: Info, *, parse_special: bool) -> list[Source]:
-    """One source for each prompt; the first that is no prompt is refused by its place."""
+def parse_prompts(
+    prompt: object, info: Info, field: str = "prompt", **beside: object
+) -> list[Source]:
+    """One source for each prompt, with what is `beside` it; the first that is no prompt is refused
+    by its place.
+    """
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
         if len(prompt) > MAX_CHOICES:
-            raise InvalidRequest(f"prompt: at most {MAX_CHOICES}, got {len(prompt)}.", "prompt")
-        sources = [_parse(each, f"prompt[{i}]", info) for i, each in enumerate(prompt)]
+            raise InvalidRequest(f"{field}: at most {MAX_CHOICES}, got {len(prompt)}.", field)
+        sources = [_parse(each, f"{field}[{i}]", info) for i, each in enumerate(prompt)]
     else:
-        sources = [_parse(prompt, "prompt", info)]
-    return [{**source, "parse_special": parse_special} for source in sources]
+        sources = [_parse(prompt, field, info)]
+    return [{**source, **beside} for source in sources]
 
 
 def _parse(prompt: object, field: str, info: Info) -> Source:
+    param = field.partition("[")[0]
     if prompt == "" or prompt == []:
-        raise InvalidRequest(f"{field} is empty; it needs at least one token.", "prompt")
+        raise InvalidRequest(f"{field} is empty; it needs at least one token.", param)
     if isinstance(prompt, str):
         return {"prompt": parse_text(prompt, field, info)}
     if isinstance(prompt, list):
-        return {"prompt_tokens": _ids(prompt, field, info)}
+        return {"prompt_tokens": _ids(prompt, field, param, info)}
     raise InvalidRequest(
         f"{field} should be a string, a list of token ids, or a list of either, "
         f"got {shown(prompt)}.",
-        "prompt",
+        param,
         "invalid_type",
     )
 
@@ -60,18 +65,18 @@ def parse_text(prompt: str, field: str, info: Info) -> str:
     return prompt
 
 
-def _ids(prompt: list[Any], field: str, info: Info) -> list[int]:
+def _ids(prompt: list[Any], field: str, param: str, info: Info) -> list[int]:
     if len(prompt) > info.context_size:
         raise InvalidRequest(
             f"{field}: the model's context is {info.context_size} tokens, got {len(prompt)}.",
-            "prompt",
+            param,
             "context_length_exceeded",
         )
     prompt = list(map(whole, prompt))
     for i, token in enumerate(prompt):
         if type(token) is not int:  # a bool is an int to isinstance
             raise InvalidRequest(
-                f"{field}[{i}] should be a token id, got {shown(token)}.", "prompt", "invalid_type"
+                f"{field}[{i}] should be a token id, got {shown(token)}.", param, "invalid_type"
             )
     check_tokens(field, prompt, info)
     return prompt

@@ -77,3 +77,55 @@ class GenerateFormat(Format):
 
 def _ms(seconds: float) -> float:
     return round(1_000 * seconds, 1)
+
+
+class Infilled(TypedDict):
+    index: int
+    content: str
+    tokens: list[int]
+    stop: bool
+    model: str
+    stop_type: Literal["none", "eos", "limit", "word"]
+    stopping_word: str
+    tokens_predicted: int
+    tokens_evaluated: int
+    tokens_cached: int
+    truncated: bool
+    timings: dict[str, float]
+
+
+class InfillFormat(Format):
+    """A stream is {"content"} events; the last one has `stop`, and says everything else."""
+
+    def chunks(self, choice: Choice, event: Event) -> Iterator[Json]:
+        if isinstance(event, Done):
+            yield self._end(choice, "")
+        elif isinstance(event, Tokens) and event.text:
+            yield {"index": 0, "content": event.text, "tokens": event.ids, "stop": False}
+
+    def whole(self) -> Json:
+        [choice] = self.request.choices
+        return self._end(choice, choice.text)
+
+    def _end(self, choice: Choice, text: str) -> Infilled:
+        done = choice.end
+        word = done.matched_stop if isinstance(done.matched_stop, str) else ""
+        return {
+            "index": 0,
+            "content": text,
+            "tokens": [],
+            "stop": True,
+            "model": self.info.model_name,
+            "stop_type": "limit" if done.finish_reason == "length" else "word" if word else "eos",
+            "stopping_word": word,
+            "tokens_predicted": done.completion_tokens,
+            "tokens_evaluated": done.prompt_tokens,
+            "tokens_cached": done.cached_tokens,
+            "truncated": False,
+            "timings": {
+                "prompt_n": done.prompt_tokens - done.cached_tokens,
+                "prompt_ms": _ms(done.timings.prefill_s),
+                "predicted_n": done.completion_tokens,
+                "predicted_ms": _ms(done.timings.decode_s),
+            },
+        }

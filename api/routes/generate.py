@@ -1,4 +1,4 @@
-"""/generate: the plain endpoint, one prompt in, text and timings out."""
+"""/generate: the plain endpoint, one prompt in, text and timings out; /infill: for editors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Request, Response
 
-from api.requests.generate import GenerateBody
-from api.responses.generate import Generated, GenerateFormat
+from api.requests.completion import GenerateBody, InfillBody
+from api.responses.generate import Generated, GenerateFormat, Infilled, InfillFormat
 from api.routes.examples import EXAMPLES
 from api.routes.json_route import JsonRoute
 from api.routes.respond import answers, respond
@@ -25,3 +25,11 @@ async def generate(
     timings.
     """
     return await respond(request, body, GenerateFormat)
+
+
+@router.post("/infill", summary="Fill a gap in a text", **answers(Infilled))
+async def infill(
+    request: Request, body: Annotated[InfillBody, Body(openapi_examples=EXAMPLES["infill"])]
+) -> Response:
+    """As llama-server has it, for models with the tokens for it (fim_pre, fim_suf, fim_mid)."""
+    return await respond(request, body, InfillFormat)

@@ -1,4 +1,4 @@
-"""/v1: completions, chat, responses and models, as OpenAI's clients expect them."""
+"""/v1: completions, chat, responses, embeddings and models, as OpenAI's clients expect them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing_extensions import TypedDict
 
 from api.errors import UnknownModel
 from api.requests.chat import ChatBody
-from api.requests.completion import CompletionBody
+from api.requests.completion import CompletionBody, EmbeddingsBody
 from api.requests.responses import ResponsesBody
 from api.responses.chat import ChatCompletion, ChatFormat
 from api.responses.completion import Completion, CompletionFormat
+from api.responses.embeddings import Embeddings, EmbeddingsFormat
 from api.responses.responses import ResponseObject, ResponsesFormat
 from api.routes.examples import EXAMPLES
 from api.routes.json_route import JsonRoute
@@ -61,6 +62,20 @@ async def responses(
 ) -> Response:
     """OpenAI's newer form of a chat, text in and text out; nothing is stored."""
     return await respond(request, body, lambda opened, info: ResponsesFormat(opened, info, body))
+
+
+@router.post(
+    "/embeddings",
+    summary="Vectors of texts",
+    responses={200: {"model": Embeddings}, **REFUSALS},
+    response_class=Response,
+)
+async def embeddings(
+    request: Request,
+    body: Annotated[EmbeddingsBody, Body(openapi_examples=EXAMPLES["embeddings"])],
+) -> Response:
+    """From the served model's own states, of length 1; up to 128 texts, or lists of token ids."""
+    return await respond(request, body, lambda opened, info: EmbeddingsFormat(opened, info, body))
 
 
 NOT_YET: dict[int | str, dict[str, Any]] = {status: REFUSALS[status] for status in (401, 429, 503)}

@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
+from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
@@ -17,6 +18,7 @@ from api.errors import ClientGone
 from api.gateway import Gateway
 from api.request import ClientRequest
 from api.requests.body import GenerationBody
+from api.requests.completion import EmbeddingsBody
 from api.responses.format import Format
 from api.spans import note_answer
 from model_server.contract.protocol import GenerateRequest, Info, Tokens
@@ -75,7 +77,9 @@ def gateway_of(request: Request) -> Gateway:
     return gateway
 
 
-async def respond(request: Request, body: GenerationBody, make_format: MakeFormat) -> Response:
+async def respond(
+    request: Request, body: GenerationBody | EmbeddingsBody, make_format: MakeFormat
+) -> Response:
     """What answers a body, whole or as a stream."""
     gateway = gateway_of(request)
     info = await gateway.info()
@@ -126,7 +130,7 @@ class Answer(Response):
         note_answer(request)
         queue_s = max(choice.end.timings.queue_s for choice in request.choices)
         headers = {**_headers(request), "x-queue-ms": f"{1_000 * queue_s:.1f}"}
-        return JSONResponse(form.whole(), headers=headers)
+        return Response(to_json(form.whole()), 200, headers, "application/json")
 
 
 async def _notice_leaving(request: ClientRequest, receive: Receive) -> None:

@@ -17,6 +17,7 @@ MAX_STOP_CHARS = 1_000
 MAX_LOGPROBS = 20
 MAX_BATCH_REQUESTS = 256
 MAX_GRAMMAR_BYTES = 65_536
+MAX_SNIPPETS = 1_024
 MAX_SEED = 2**64 - 1
 SHAPES = ("json_schema", "grammar", "regex", "choices")  # of an answer: at most one of them
 PROMPTS = ("prompt", "prompt_tokens", "messages")  # of a request: one of them
@@ -119,7 +120,7 @@ class Infill(Wire):
     """The prompt is what stands before the gap that is to be filled; this is around it."""
 
     suffix: Text = Field(description="What stands behind the gap.")
-    extra: list[Snippet] = Field([], max_length=1_024, description="Farthest first.")
+    extra: list[Snippet] = Field([], max_length=MAX_SNIPPETS, description="Farthest first.")
     trims: bool = Field(False, description="What is far from the gap goes where it doesn't fit.")
 
 

@@ -8,8 +8,7 @@ from pydantic import BaseModel
 from api.app import create_app
 from api.config import Settings
 from api.requests.chat import ChatBody
-from api.requests.completion import CompletionBody
-from api.requests.generate import GenerateBody
+from api.requests.completion import CompletionBody, GenerateBody
 from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import DROP, ScriptedServer, accepted, count, token
 from tests.api.serving import gateway, gateway_over_sockets, until

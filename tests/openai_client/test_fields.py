@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, get_type_hints
 
 import pytest
-from openai.types import chat, completion_create_params
+from openai.types import chat, completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.responses import (
     response_create_params,
@@ -22,7 +22,7 @@ from api.errors import InvalidRequest
 from api.requests import fields
 from api.requests.body import Body
 from api.requests.chat import ChatBody
-from api.requests.completion import CompletionBody
+from api.requests.completion import CompletionBody, EmbeddingsBody
 from api.requests.messages import ChatMessage, TextPart
 from api.requests.openai import StreamOptions
 from api.requests.responses import Reasoning, ResponsesBody, TextOptions
@@ -58,6 +58,7 @@ PAIRS = (
             response_create_params.ResponseCreateParamsStreaming,
         ),
     ),
+    Pair(EmbeddingsBody, (embedding_create_params.EmbeddingCreateParams,)),
     Pair(TextOptions, (response_text_config_param.ResponseTextConfigParam,)),
     Pair(Reasoning, (reasoning.Reasoning,)),
     Pair(
@@ -104,9 +105,10 @@ def test_no_decision_outlives_its_field() -> None:
     for table in (
         fields.OPENAI,
         fields.RESPONSES,
+        fields.EMBEDDINGS.keys() - fields.OTHERS.keys() - {"embd_normalize", "normalize"},
         fields.REASONING,
         fields.TEXT,
-        fields.MESSAGE.keys() - fields.ATTACHED,
+        fields.MESSAGE.keys() - fields.ATTACHED.keys(),
         fields.PART,
         fields.STREAM,
         fields.SCHEMA,

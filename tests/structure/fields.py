@@ -7,14 +7,7 @@ import json
 from api.requests import fields
 from api.requests.fields import Fate
 
-GROUPS = {
-    "OpenAI": fields.OPENAI,
-    "vLLM": fields.VLLM,
-    "llama-server": fields.LLAMA_SERVER,
-    "Ollama": fields.OLLAMA,
-    "LiteLLM": fields.LITELLM,
-    "TGI and SGLang": fields.TGI,
-}
+GROUPS = {"OpenAI": fields.OPENAI, "Others": fields.OTHERS}
 
 
 def in_words(fate: Fate) -> str:

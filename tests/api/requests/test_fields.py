@@ -9,9 +9,8 @@ import pytest
 
 from api.requests.body import Body
 from api.requests.chat import ChatBody
-from api.requests.completion import CompletionBody
+from api.requests.completion import CompletionBody, GenerateBody
 from api.requests.fields import GENERATION, OTHERS, Fate
-from api.requests.generate import GenerateBody
 from model_server.contract.protocol import GenerateRequest
 from tests.api.scripted_server import ScriptedServer
 from tests.api.serving import gateway

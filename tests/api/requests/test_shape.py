@@ -9,8 +9,7 @@ import pytest
 
 from api.errors import InvalidRequest
 from api.requests.chat import ChatBody
-from api.requests.completion import CompletionBody
-from api.requests.generate import GenerateBody
+from api.requests.completion import CompletionBody, GenerateBody
 from tests.api.requests.test_body import parse, refused
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}

@@ -8,8 +8,7 @@ import pytest
 
 from api.requests.body import GenerationBody
 from api.requests.chat import ChatBody
-from api.requests.completion import CompletionBody
-from api.requests.generate import GenerateBody
+from api.requests.completion import CompletionBody, GenerateBody
 from api.requests.tokenize import DetokenizeBody
 from model_server.contract.protocol import Sampling
 from tests.api.requests.test_body import parse, refused
