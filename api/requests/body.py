@@ -15,7 +15,6 @@ from pydantic import (
     GetJsonSchemaHandler,
     StrictBool,
     ValidationError,
-    WithJsonSchema,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -41,18 +40,12 @@ MAX_CHOICES = 128
 EMPTIES: tuple[object, ...] = ("", [], {})
 
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-STOP_SCHEMA = {"type": "string", "maxLength": MAX_STOP_CHARS}
-STOPS_SCHEMA = {
-    "type": "array",
-    "items": {"anyOf": [STOP_SCHEMA, {"type": "null"}]},
-    "maxItems": MAX_STOP_STRINGS,
-}
 StopString = Annotated[str, Field(strict=True, max_length=MAX_STOP_CHARS)]
+SomeStops = Annotated[list[StopString | None], Field(max_length=MAX_STOP_STRINGS)]
 Stops = Annotated[
     list[StopString],
     Field(fail_fast=True),
-    BeforeValidator(stops),
-    WithJsonSchema({"anyOf": [STOP_SCHEMA, STOPS_SCHEMA]}),
+    BeforeValidator(stops, json_schema_input_type=StopString | SomeStops),
 ]
 TokenId = Annotated[Int, Field(ge=0)]
 Source = dict[str, Any]  # the one field of GenerateRequest that says what to continue

@@ -4,14 +4,13 @@ ignored, and what can't be honoured is refused by its place.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import (
     BeforeValidator,
     Field,
     GetJsonSchemaHandler,
     StrictStr,
-    WithJsonSchema,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -49,7 +48,7 @@ class TextPart(Body):
     tolerant = True
 
     type: Annotated[
-        Literal["text"], BeforeValidator(_part_type), WithJsonSchema({"enum": list(WORDS)})
+        Literal["text"], BeforeValidator(_part_type, json_schema_input_type=Literal[WORDS])
     ]
     text: StrictStr | None = None
 
@@ -71,21 +70,11 @@ def _parts(value: object) -> object:
     return [value] if isinstance(value, str | dict) else value
 
 
-PART_SCHEMA = {"type": "object", "description": "Like {'type': 'text', 'text': '...'}."}
+Part = Annotated[dict[str, Any], Field(description="Like {'type': 'text', 'text': '...'}.")]
 Content = Annotated[
     list[TextPart],
     Field(fail_fast=True),
-    BeforeValidator(_parts),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {"type": "array", "items": {"anyOf": [{"type": "string"}, PART_SCHEMA]}},
-                PART_SCHEMA,
-                {"type": "null"},
-            ]
-        }
-    ),
+    BeforeValidator(_parts, json_schema_input_type=str | list[str | Part] | Part | None),
 ]
 
 

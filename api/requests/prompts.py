@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import WithJsonSchema
+from pydantic import Field, TypeAdapter, WithJsonSchema
 
 from api.errors import InvalidRequest
 from api.requests.body import MAX_CHOICES, Source, check_prompt_bytes, check_tokens
@@ -12,20 +12,14 @@ from api.requests.refusal import shown
 from api.requests.values import whole
 from model_server.contract.protocol import Info
 
-IDS_SCHEMA = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-TEXT_SCHEMA = {"type": "string", "minLength": 1}
-PROMPT_SCHEMA = {
-    "anyOf": [
-        TEXT_SCHEMA,
-        {"type": "array", "items": TEXT_SCHEMA, "minItems": 1},
-        IDS_SCHEMA,
-        {"type": "array", "items": IDS_SCHEMA, "minItems": 1},
-    ],
-    "title": "Prompt",
-    "description": "Text, token ids, or a list of either.",
-}
-
-Prompt = Annotated[Any, WithJsonSchema(PROMPT_SCHEMA)]
+_Text = Annotated[str, Field(min_length=1)]
+_Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+_Many = Annotated[list[_Text], Field(min_length=1)] | Annotated[list[_Ids], Field(min_length=1)]
+Prompt = Annotated[
+    Any,
+    WithJsonSchema(TypeAdapter(_Text | _Ids | _Many).json_schema()),
+    Field(description="Text, token ids, or a list of either."),
+]
 
 
 def parse_prompts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictStr, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, StrictStr, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.errors import InvalidRequest
@@ -50,8 +50,7 @@ def _items(value: object) -> object:
 Input = Annotated[
     list[InputItem],
     Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
-    BeforeValidator(_items),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
+    BeforeValidator(_items, json_schema_input_type=str | list[dict[str, Any]]),
 ]
 
 

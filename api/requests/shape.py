@@ -10,38 +10,20 @@ from pydantic import (
     BeforeValidator,
     Field,
     StrictBool,
-    WithJsonSchema,
     model_validator,
 )
 
 from api.errors import InvalidRequest
 from api.requests import fields
 from api.requests.body import Body, GenerationBody
-from api.requests.values import check_depth
-from model_server.contract.protocol import MAX_GRAMMAR_BYTES
+from api.requests.values import bounded, check_bytes
 
 ANY_OBJECT = {"type": "object"}
 
 
-def check_size(text: str) -> str:
-    num_bytes = len(text.encode(errors="surrogatepass"))
-    if num_bytes > MAX_GRAMMAR_BYTES:
-        raise ValueError(f"at most {MAX_GRAMMAR_BYTES} bytes, got {num_bytes}")
-    return text
-
-
-def check_choices(choices: list[str]) -> list[str]:
-    num_bytes = sum(len(each.encode(errors="surrogatepass")) for each in choices)
-    if num_bytes > MAX_GRAMMAR_BYTES:
-        raise ValueError(f"at most {MAX_GRAMMAR_BYTES} bytes, got {num_bytes}")
+def _check_choices(choices: list[str]) -> list[str]:
+    check_bytes("".join(choices))
     return choices
-
-
-def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """A JSON schema that the wire can carry: bounded, finite numbers, valid Unicode."""
-    text = json.dumps(check_depth(schema), allow_nan=False, ensure_ascii=False)
-    check_size(text).encode()
-    return schema
 
 
 def _parsed(schema: object) -> object:
@@ -52,17 +34,16 @@ def _parsed(schema: object) -> object:
         raise ValueError(f"not JSON: {error}") from None
 
 
-Schema = Annotated[dict[str, Any], AfterValidator(check_schema)]
+Schema = Annotated[dict[str, Any], AfterValidator(bounded)]
 SchemaOrText = Annotated[
     dict[str, Any],
-    BeforeValidator(_parsed),
-    AfterValidator(check_schema),
-    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}]}),
+    BeforeValidator(_parsed, json_schema_input_type=dict[str, Any] | str),
+    AfterValidator(bounded),
 ]
-Grammar = Annotated[str, Field(strict=True, min_length=1), AfterValidator(check_size)]
+Grammar = Annotated[str, Field(strict=True, min_length=1), AfterValidator(check_bytes)]
 Choice = Annotated[str, Field(strict=True, min_length=1)]
 Choices = Annotated[
-    list[Choice], Field(min_length=1, fail_fast=True), AfterValidator(check_choices)
+    list[Choice], Field(min_length=1, fail_fast=True), AfterValidator(_check_choices)
 ]
 
 

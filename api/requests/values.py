@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, StrictBool, StrictInt, WithJsonSchema
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt
 
-from model_server.contract.protocol import MAX_LOGPROBS, MAX_STOP_STRINGS
+from model_server.contract.protocol import MAX_GRAMMAR_BYTES, MAX_LOGPROBS, MAX_STOP_STRINGS
 
 MAX_DEPTH = 64
-MAX_BYTES = 65_536
+MAX_BYTES = MAX_GRAMMAR_BYTES
 ALL = -1  # llama.cpp's and vLLM's way to say: as many as there are
 
 
@@ -65,38 +65,39 @@ def check_depth(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def bounded(value: dict[str, Any]) -> dict[str, Any]:
-    """In depth and in size."""
-    num_bytes = len(json.dumps(check_depth(value), allow_nan=False))
+    """JSON that the wire can carry: bounded in depth and size, finite numbers, valid Unicode."""
+    text = json.dumps(check_depth(value), allow_nan=False, ensure_ascii=False)
+    check_bytes(text).encode()
+    return value
+
+
+def check_bytes(text: str) -> str:
+    num_bytes = len(text.encode(errors="surrogatepass"))
     if num_bytes > MAX_BYTES:
         raise ValueError(f"at most {MAX_BYTES} bytes, got {num_bytes}")
-    return value
+    return text
 
 
 Int = Annotated[StrictInt, BeforeValidator(whole)]
 TopK = Annotated[
     StrictInt,
-    BeforeValidator(_top_k),
-    WithJsonSchema({"type": "integer", "minimum": ALL, "maximum": 2**31 - 1}),
+    BeforeValidator(_top_k, json_schema_input_type=Annotated[int, Field(ge=ALL, le=2**31 - 1)]),
 ]
 MaxTokens = Annotated[
     StrictInt | None,
-    BeforeValidator(_max_tokens),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": ALL}]}),
+    BeforeValidator(
+        _max_tokens, json_schema_input_type=Annotated[int, Field(ge=1)] | Literal[-1] | None
+    ),
 ]
 NumLogprobs = Annotated[
     StrictInt | None,
-    BeforeValidator(_count),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 0, "maximum": MAX_LOGPROBS},
-                {"type": "boolean"},
-            ]
-        }
+    BeforeValidator(
+        _count, json_schema_input_type=Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | bool | None
     ),
 ]
 Flag = Annotated[
     StrictBool,
-    BeforeValidator(lambda value: False if value == 0 else value),
-    WithJsonSchema({"enum": [True, False, 0]}),
+    BeforeValidator(
+        lambda value: False if value == 0 else value, json_schema_input_type=bool | Literal[0]
+    ),
 ]

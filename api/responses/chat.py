@@ -15,14 +15,11 @@ from api.responses.speculation import Metrics
 from model_server.contract.protocol import Done, Event, Info, PositionLogprobs, TokenLogprob, Tokens
 
 
-class ChatTopLogprob(TypedDict):
+class ChatTokenLogprob(TypedDict):
     token: str
     logprob: float
     bytes: list[int]
-
-
-class ChatTokenLogprob(ChatTopLogprob):
-    top_logprobs: list[ChatTopLogprob]
+    top_logprobs: NotRequired[list[ChatTokenLogprob]]
 
 
 class ChatLogprobs(TypedDict):
@@ -98,5 +95,5 @@ def logprobs(positions: Sequence[PositionLogprobs]) -> list[ChatTokenLogprob]:
     ]
 
 
-def _logprob(token: TokenLogprob) -> ChatTopLogprob:
+def _logprob(token: TokenLogprob) -> ChatTokenLogprob:
     return {"token": token.text, "logprob": token.logprob, "bytes": token.bytes}

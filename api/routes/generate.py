@@ -8,9 +8,8 @@ from fastapi import APIRouter, Body, Request, Response
 
 from api.requests.completion import GenerateBody, InfillBody
 from api.responses.generate import Generated, GenerateFormat, Infilled, InfillFormat
-from api.routes.examples import EXAMPLES
 from api.routes.json_route import JsonRoute
-from api.routes.respond import answers, respond
+from api.routes.respond import EXAMPLES, answers, respond
 
 router = APIRouter(tags=["Generate"], route_class=JsonRoute)
 

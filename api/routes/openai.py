@@ -15,9 +15,8 @@ from api.responses.chat import ChatCompletion, ChatFormat
 from api.responses.completion import Completion, CompletionFormat
 from api.responses.embeddings import Embeddings, EmbeddingsFormat
 from api.responses.responses import ResponseObject, ResponsesFormat
-from api.routes.examples import EXAMPLES
 from api.routes.json_route import JsonRoute
-from api.routes.respond import REFUSALS, ErrorBody, answers, gateway_of, respond
+from api.routes.respond import EXAMPLES, REFUSALS, ErrorBody, answers, gateway_of, respond
 from model_server.contract.protocol import Info
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)

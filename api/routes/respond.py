@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request
@@ -22,6 +24,11 @@ from api.requests.completion import EmbeddingsBody
 from api.responses.format import Format
 from api.spans import note_answer
 from model_server.contract.protocol import GenerateRequest, Info, Tokens
+
+# Bodies that /docs offers, by endpoint: short ones, that suit a small model.
+EXAMPLES: dict[str, dict[str, Any]] = json.loads(
+    Path(__file__).with_name("examples.json").read_text(encoding="utf-8")
+)
 
 MakeFormat = Callable[[ClientRequest, Info], Format]
 

@@ -7,9 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Request, Response
 
 from api.requests.tokenize import DetokenizeBody, TokenizeBody
-from api.routes.examples import EXAMPLES
 from api.routes.json_route import JsonRoute
-from api.routes.respond import REFUSALS, gateway_of
+from api.routes.respond import EXAMPLES, REFUSALS, gateway_of
 from model_server.contract.questions import Detokenized, Tokenized
 
 router = APIRouter(tags=["Tokens"], responses=REFUSALS, route_class=JsonRoute)

@@ -70,7 +70,7 @@ async def test_so_are_questions(server: ScriptedServer, path: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("path", ["/v1", "/v1/chat", "/api/generate", "/v1/embeddings", "/x/"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/chat", "/api/generate", "/v1/moderations", "/x/"])
 async def test_a_path_that_is_not_there_is_told_those_that_are(
     server: ScriptedServer, path: str
 ) -> None:
