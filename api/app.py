@@ -29,7 +29,7 @@ from api.http.paths import MARKDOWN, PATHS, Paths
 from api.http.request_id import RequestId
 from api.metrics import GatewayMetrics
 from api.requests.refusal import refusal
-from api.routes import docs, generate, openai, ops, page, tokenize, ui
+from api.routes import docs, generate, openai, ops, page, ui
 from api.routes.respond import gateway_of
 from api.upstream.discovery import Resolve, resolve
 from api.upstream.pool import READY_WAIT_S, Network
@@ -91,7 +91,7 @@ def create_app(
     )
     app.state.rates = rates
     app.state.gateway = gateway
-    for router in (openai.router, generate.router, tokenize.router):
+    for router in (openai.router, generate.router, generate.tokens):
         app.include_router(router, dependencies=[BEARER] if keys else [])
     for router in (ops.router, ui.router, page.router, docs.router):
         app.include_router(router)

@@ -45,13 +45,11 @@ class InvalidRequest(GatewayError):
 class BodyTooLarge(GatewayError):
     def __init__(self, limit: int) -> None:
         super().__init__(f"The request body is larger than {limit} bytes (MAX_BODY_BYTES).")
-        self.limit = limit
 
 
 class UnknownModel(GatewayError):
     def __init__(self, model: str, served: str) -> None:
         super().__init__(f"The model {model[:80]!r} does not exist; this server has {served!r}.")
-        self.model = model
 
 
 class InvalidKey(GatewayError):
@@ -101,7 +99,6 @@ class DeadlineExceeded(GatewayError):
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__(f"The answer took longer than {timeout_s:g} s (REQUEST_TIMEOUT).")
-        self.timeout_s = timeout_s
 
 
 class ShuttingDown(GatewayError):
@@ -146,7 +143,6 @@ class ModelServerBusy(TryAgain):
 class ModelServerLost(TryAgain):
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(f"The connection to the model server at {url} was lost: {reason}.")
-        self.url = url
 
 
 class PromptChanged(TryAgain):
@@ -177,7 +173,6 @@ class EngineFailed(AnswerFailed):
 class ModelServerFault(AnswerFailed):
     def __init__(self, url: str, detail: str) -> None:
         super().__init__(f"The model server at {url} broke the contract: {detail}. This is a bug.")
-        self.url = url
 
 
 @dataclass(frozen=True)
@@ -198,13 +193,8 @@ class Problem:
 
     @property
     def body(self) -> dict[str, Any]:
-        error = {
-            "message": self.message,
-            "type": self.type,
-            "param": self.param,
-            "code": self.code,
-        }
-        return {"error": error}
+        told = ("message", "type", "param", "code")
+        return {"error": {name: getattr(self, name) for name in told}}
 
 
 # Status and code of each error. 499 is nginx's number for a client that left: nobody reads it.

@@ -1,18 +1,22 @@
-"""Body of /v1/chat/completions: messages in; the model server turns them into a prompt."""
+"""Bodies with messages: of /v1/chat/completions, and /tokenize with its opposite. The model server
+turns messages into a prompt.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StrictBool, model_validator
+from pydantic import AfterValidator, Field, StrictBool, StrictStr, model_validator
 
 from api.errors import InvalidRequest
 from api.requests import fields
-from api.requests.body import Body, Source
+from api.requests.body import Body, Source, TokenId, check_tokens
+from api.requests.completion import parse_text
+from api.requests.generation import OpenAIBody
 from api.requests.messages import Messages, parse_messages
-from api.requests.openai import OpenAIBody
 from api.requests.values import Flag, Int, MaxTokens, bounded
 from model_server.contract.protocol import MAX_LOGPROBS, ChatOptions, Info
+from model_server.contract.questions import Detokenize, Tokenize
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -64,7 +68,7 @@ class ChatTemplateBody(Body):
 
 
 class ChatBody(OpenAIBody, ChatTemplateBody):
-    messages: Messages
+    messages: Messages = Field(description="The chat so far.")
     max_tokens: MaxTokens = Field(
         None, ge=1, description="Longest answer; not given, or -1: the rest of the context."
     )
@@ -91,3 +95,61 @@ class ChatBody(OpenAIBody, ChatTemplateBody):
 
     def _logprobs(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class TokenizeBody(ChatTemplateBody):
+    fates = fields.TOKENIZE
+
+    model: StrictStr = Field("", description="Any name.")
+    prompt: StrictStr | None = Field(None, description="A text, or give messages.")
+    messages: Messages | None = Field(None, description="A chat.")
+    add_special_tokens: StrictBool = Field(
+        True, description="Begin as an answer would: with BOS, where the model wants one."
+    )
+    parse_special: StrictBool | None = Field(
+        None, description="Texts of special tokens in `prompt` are these tokens, unless false."
+    )
+    return_token_strs: StrictBool = Field(
+        False, description="Spell the tokens out, as the vocabulary does."
+    )
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> TokenizeBody:
+        if (self.prompt is None) == (self.messages is None):
+            raise InvalidRequest("Give one of prompt and messages.", "prompt")
+        given = ChatTemplateBody.model_fields.keys() & self.model_fields_set
+        if self.prompt is not None and given:
+            name = min(given)
+            raise InvalidRequest(f"{name} is for messages, and a prompt is given.", name)
+        if self.messages is not None and self.parse_special:
+            raise InvalidRequest(
+                "parse_special is for prompt: what stands in messages stays text.", "parse_special"
+            )
+        return self
+
+    def question(self, info: Info) -> Tokenize:
+        return Tokenize(
+            **self._source(info),
+            add_special_tokens=self.add_special_tokens,
+            return_token_strs=self.return_token_strs,
+        )
+
+    def _source(self, info: Info) -> Source:
+        if self.messages is not None:
+            messages = parse_messages(self.messages, info)
+            return {"messages": messages, "chat": self.chat_options(messages[-1].role)}
+        prompt = parse_text(self.prompt or "", "prompt", info)
+        return {"prompt": prompt, "parse_special": self.parse_special is not False}
+
+
+class DetokenizeBody(Body):
+    model: StrictStr = Field("", description="Any name.")
+    tokens: list[TokenId] = Field(fail_fast=True, description="Ids of the model's tokens.")
+
+    def question(self, info: Info) -> Detokenize:
+        limit = info.context_size * info.longest_piece_bytes  # of the longest text that is taken
+        if len(self.tokens) > limit:
+            message = f"tokens: at most {limit}, got {len(self.tokens)}."
+            raise InvalidRequest(message, "tokens", "context_length_exceeded")
+        check_tokens("tokens", self.tokens, info)
+        return Detokenize(tokens=self.tokens)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictStr, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictStr,
+    TypeAdapter,
+    WithJsonSchema,
+    model_validator,
+)
 
 from api.errors import InvalidRequest
 from api.requests import fields
-from api.requests.body import Body, Source
-from api.requests.openai import OpenAIBody
-from api.requests.prompts import Prompt, parse_prompts, parse_text
-from api.requests.shape import ShapedBody
-from api.requests.values import Int, MaxTokens, NumLogprobs
+from api.requests.body import MAX_CHOICES, Body, Source, check_prompt_bytes, check_tokens
+from api.requests.generation import GenerationBody, OpenAIBody
+from api.requests.refusal import shown
+from api.requests.values import Int, MaxTokens, NumLogprobs, whole
 from model_server.contract.protocol import (
     MAX_LOGPROBS,
     MAX_SNIPPETS,
@@ -22,6 +29,70 @@ from model_server.contract.protocol import (
     Pooling,
     Snippet,
 )
+
+_Text = Annotated[str, Field(min_length=1)]
+_Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+_Many = Annotated[list[_Text], Field(min_length=1)] | Annotated[list[_Ids], Field(min_length=1)]
+Prompt = Annotated[
+    Any,
+    WithJsonSchema(TypeAdapter(_Text | _Ids | _Many).json_schema()),
+    Field(description="Text, token ids, or a list of either."),
+]
+
+
+def parse_prompts(
+    prompt: object, info: Info, field: str = "prompt", **beside: object
+) -> list[Source]:
+    """One source for each prompt, with what is `beside` it; the first that is no prompt is refused
+    by its place.
+    """
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+        if len(prompt) > MAX_CHOICES:
+            raise InvalidRequest(f"{field}: at most {MAX_CHOICES}, got {len(prompt)}.", field)
+        sources = [_parse(each, f"{field}[{i}]", info) for i, each in enumerate(prompt)]
+    else:
+        sources = [_parse(prompt, field, info)]
+    return [{**source, **beside} for source in sources]
+
+
+def _parse(prompt: object, field: str, info: Info) -> Source:
+    param = field.partition("[")[0]
+    if prompt == "" or prompt == []:
+        raise InvalidRequest(f"{field} is empty; it needs at least one token.", param)
+    if isinstance(prompt, str):
+        return {"prompt": parse_text(prompt, field, info)}
+    if isinstance(prompt, list):
+        return {"prompt_tokens": _ids(prompt, field, param, info)}
+    raise InvalidRequest(
+        f"{field} should be a string, a list of token ids, or a list of either, "
+        f"got {shown(prompt)}.",
+        param,
+        "invalid_type",
+    )
+
+
+def parse_text(prompt: str, field: str, info: Info) -> str:
+    """A text that is not certain to be too long."""
+    check_prompt_bytes(field, len(prompt.encode()), info)
+    return prompt
+
+
+def _ids(prompt: list[Any], field: str, param: str, info: Info) -> list[int]:
+    if len(prompt) > info.context_size:
+        raise InvalidRequest(
+            f"{field}: the model's context is {info.context_size} tokens, got {len(prompt)}.",
+            param,
+            "context_length_exceeded",
+        )
+    prompt = list(map(whole, prompt))
+    for i, token in enumerate(prompt):
+        if type(token) is not int:  # a bool is an int to isinstance
+            raise InvalidRequest(
+                f"{field}[{i}] should be a token id, got {shown(token)}.", param, "invalid_type"
+            )
+    check_tokens(field, prompt, info)
+    return prompt
+
 
 ParseSpecial = Annotated[
     StrictBool, Field(description="Texts of special tokens in `prompt` become these tokens.")
@@ -59,14 +130,11 @@ class CompletionBody(OpenAIBody):
         infill = Infill(suffix=parse_text(self.suffix, "suffix", info))
         return [{"prompt": parse_text(each, "prompt", info), "infill": infill} for each in texts]
 
-    def _max_tokens(self) -> int | None:
-        return self.max_tokens
-
     def _logprobs(self) -> int | None:
         return self.logprobs
 
 
-class GenerateBody(ShapedBody):
+class GenerateBody(GenerationBody):
     """One prompt, one answer, every setting by its plain name."""
 
     prompt: StrictStr = Field(description="The text to continue.")
@@ -77,9 +145,6 @@ class GenerateBody(ShapedBody):
 
     def _sources(self, info: Info) -> list[Source]:
         return parse_prompts(self.prompt, info, parse_special=self.parse_special)
-
-    def _max_tokens(self) -> int | None:
-        return self.max_tokens
 
 
 def _snippets(value: object) -> object:

@@ -49,8 +49,8 @@ class TextPart(Body):
 
     type: Annotated[
         Literal["text"], BeforeValidator(_part_type, json_schema_input_type=Literal[WORDS])
-    ]
-    text: StrictStr | None = None
+    ] = Field(description="What it is: text, by any of its names.")
+    text: StrictStr | None = Field(None, description="The words.")
 
     @model_validator(mode="before")
     @classmethod
@@ -88,12 +88,15 @@ def _refuse(sentence: str) -> NoReturn:
     raise PydanticCustomError(UNSUPPORTED, "{sentence}", {"sentence": sentence})
 
 
+Role = Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_role)]
+
+
 class ChatMessage(Body):
     fates = fields.MESSAGE
     place = "messages."
     tolerant = True
 
-    role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_role)]
+    role: Role = Field(description="Who speaks; developer is system.")
     content: Content = Field(description="Text, or a list of text parts.")
     reasoning_content: StrictStr | None = Field(
         None, description="What the assistant thought before: for templates that show it."

@@ -11,8 +11,8 @@ from api.errors import InvalidRequest
 from api.requests import fields
 from api.requests.body import Body, Source
 from api.requests.chat import ChatTemplateBody, Effort
+from api.requests.generation import OpenAIBody
 from api.requests.messages import MAX_MESSAGES, ChatMessage, few, parse_messages
-from api.requests.openai import OpenAIBody
 from api.requests.refusal import UNSUPPORTED, printable
 from api.requests.shape import ANY_OBJECT, Schema
 from api.requests.values import Int, MaxTokens
@@ -58,7 +58,7 @@ class Reasoning(Body):
     fates = fields.REASONING
     place = "reasoning."
 
-    effort: Effort | None = None
+    effort: Effort | None = Field(None, description="As reasoning_effort of a chat.")
 
 
 class TextFormat(Body):
@@ -66,10 +66,10 @@ class TextFormat(Body):
 
     place = "text.format."
 
-    type: Literal["text", "json_object", "json_schema"]
-    name: StrictStr | None = None
-    description: StrictStr | None = None
-    json_schema: Schema | None = Field(None, alias="schema")
+    type: Literal["text", "json_object", "json_schema"] = Field(description="What comes.")
+    name: StrictStr | None = Field(None, description="Comes back as it is.")
+    description: StrictStr | None = Field(None, description="Comes back as it is.")
+    json_schema: Schema | None = Field(None, alias="schema", description="Of type json_schema.")
     strict: StrictBool | None = Field(None, description="Schemas are kept to whatever it says.")
 
     @model_validator(mode="after")
@@ -83,7 +83,9 @@ class TextOptions(Body):
     fates = fields.TEXT
     place = "text."
 
-    format: TextFormat = Field(default_factory=lambda: TextFormat(type="text"))
+    format: TextFormat = Field(
+        default_factory=lambda: TextFormat(type="text"), description="What the text has to be."
+    )
 
 
 class ResponsesBody(OpenAIBody, ChatTemplateBody):
@@ -94,8 +96,8 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
     max_output_tokens: MaxTokens = Field(
         None, ge=1, description="Longest answer; not given, or -1: the rest of the context."
     )
-    text: TextOptions = Field(default_factory=TextOptions)
-    reasoning: Reasoning = Field(default_factory=Reasoning)
+    text: TextOptions = Field(default_factory=TextOptions, description="Of the answer's text.")
+    reasoning: Reasoning = Field(default_factory=Reasoning, description="For templates that know.")
     include: list[Literal[fields.RESPONSES_INCLUDE]] = Field(  # type: ignore[valid-type]
         default_factory=list, fail_fast=True, description="Parts to answer with beside the text."
     )

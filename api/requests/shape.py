@@ -13,9 +13,8 @@ from pydantic import (
     model_validator,
 )
 
-from api.errors import InvalidRequest
 from api.requests import fields
-from api.requests.body import Body, GenerationBody
+from api.requests.body import Body
 from api.requests.values import bounded, check_bytes
 
 ANY_OBJECT = {"type": "object"}
@@ -51,14 +50,14 @@ class JsonSchemaFormat(Body):
     fates = fields.SCHEMA
     place = "response_format.json_schema."
 
-    json_schema: Schema = Field(alias="schema")
+    json_schema: Schema = Field(alias="schema", description="What the answer keeps to.")
 
 
 class ResponseFormat(Body):
     place = "response_format."
 
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchemaFormat | None = None
+    type: Literal["text", "json_object", "json_schema"] = Field(description="What comes.")
+    json_schema: JsonSchemaFormat | None = Field(None, description="Of type json_schema.")
     object_schema: Schema | None = Field(
         None, alias="schema", description="llama-server's: of a json_object."
     )
@@ -83,55 +82,8 @@ class StructuredOutputs(Body):
     fates = fields.STRUCTURED
     place = "structured_outputs."
 
-    json_: SchemaOrText | None = Field(None, alias="json")
-    regex: Grammar | None = None
-    choice: Choices | None = None
-    grammar: Grammar | None = None
-    json_object: StrictBool = False
-
-    @property
-    def object_schema(self) -> dict[str, Any] | None:
-        return ANY_OBJECT if self.json_object else None
-
-
-class ShapedBody(GenerationBody):
-    """At most one of all these fields shapes the answer."""
-
-    json_schema: Schema | None = Field(None, description="JSON schema that the answer keeps to.")
-    grammar: Grammar | None = Field(
-        None, description="GBNF grammar of the answer, whose root rule is `root`, or a Lark one."
-    )
-    structured_outputs: StructuredOutputs | None = Field(
-        None, description="vLLM's: an object with json, regex, choice or grammar."
-    )
-    guided_json: SchemaOrText | None = Field(None, description="vLLM's older json_schema.")
-    guided_regex: Grammar | None = Field(None, description="Regular expression of the answer.")
-    guided_choice: Choices | None = Field(None, description="The answer is one of these texts.")
-    guided_grammar: Grammar | None = Field(None, description="vLLM's older grammar.")
-
-    @model_validator(mode="after")
-    def _one_shape(self) -> ShapedBody:
-        given = [name for name, _, value in self._shapes() if value is not None]
-        if len(given) > 1:
-            raise InvalidRequest(f"{given[0]} and {given[1]} exclude each other.", given[0])
-        return self
-
-    def _shape(self) -> dict[str, Any]:
-        return {kind: value for _, kind, value in self._shapes() if value is not None}
-
-    def _shapes(self) -> list[tuple[str, str, Any]]:
-        """Name of each field, the wire's name of what it holds, and its value."""
-        vllm = self.structured_outputs or StructuredOutputs()
-        return [
-            ("json_schema", "json_schema", self.json_schema),
-            ("grammar", "grammar", self.grammar),
-            ("guided_json", "json_schema", self.guided_json),
-            ("guided_regex", "regex", self.guided_regex),
-            ("guided_choice", "choices", self.guided_choice),
-            ("guided_grammar", "grammar", self.guided_grammar),
-            ("structured_outputs.json", "json_schema", vllm.json_),
-            ("structured_outputs.regex", "regex", vllm.regex),
-            ("structured_outputs.choice", "choices", vllm.choice),
-            ("structured_outputs.grammar", "grammar", vllm.grammar),
-            ("structured_outputs.json_object", "json_schema", vllm.object_schema),
-        ]
+    json_: SchemaOrText | None = Field(None, alias="json", description="A JSON schema.")
+    regex: Grammar | None = Field(None, description="Of the whole answer.")
+    choice: Choices | None = Field(None, description="Texts, one of them.")
+    grammar: Grammar | None = Field(None, description="GBNF, or Lark.")
+    json_object: StrictBool = Field(False, description="Any JSON object.")

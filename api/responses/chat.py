@@ -3,52 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
 from api.request import Choice, ClientRequest
 from api.requests.chat import ChatBody
-from api.responses.format import Json
+from api.requests.document import said
+from api.responses.format import Json, Metrics
 from api.responses.openai import OpenAIFormat, Usage
-from api.responses.speculation import Metrics
 from model_server.contract.protocol import Done, Event, Info, PositionLogprobs, TokenLogprob, Tokens
 
 
 class ChatTokenLogprob(TypedDict):
-    token: str
-    logprob: float
-    bytes: list[int]
-    top_logprobs: NotRequired[list[ChatTokenLogprob]]
+    token: Annotated[str, said("Its text.")]
+    logprob: Annotated[float, said("Before any filter.")]
+    bytes: Annotated[list[int], said("Of its text.")]
+    top_logprobs: NotRequired[Annotated[list[ChatTokenLogprob], said("The likeliest.")]]
 
 
 class ChatLogprobs(TypedDict):
-    content: list[ChatTokenLogprob]
-    refusal: None
+    content: Annotated[list[ChatTokenLogprob], said("One entry a token.")]
+    refusal: Annotated[None, said("Always null.")]
 
 
 class ChatReply(TypedDict):
-    role: Literal["assistant"]
-    content: str
-    refusal: None
+    role: Annotated[Literal["assistant"], said("Always assistant.")]
+    content: Annotated[str, said("The answer.")]
+    refusal: Annotated[None, said("Always null.")]
 
 
 class ChatChoice(TypedDict):
-    index: int
-    message: ChatReply
-    logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    index: Annotated[int, said("From 0.")]
+    message: Annotated[ChatReply, said("The answer.")]
+    logprobs: Annotated[ChatLogprobs | None, said("Where `logprobs` asks.")]
+    finish_reason: Annotated[Literal["stop", "length"], said("length: it was cut.")]
 
 
 class ChatCompletion(TypedDict):
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChatChoice]
-    usage: Usage
-    metrics: NotRequired[Metrics]
+    id: Annotated[str, said("Of this answer.")]
+    object: Annotated[Literal["chat.completion"], said("What this is.")]
+    created: Annotated[int, said("Seconds since 1970.")]
+    model: Annotated[str, said("The model served.")]
+    system_fingerprint: Annotated[str, said("Same: same weights and numbers.")]
+    choices: Annotated[list[ChatChoice], said("One for each prompt and n.")]
+    usage: Annotated[Usage, said("Tokens.")]
+    metrics: NotRequired[Annotated[Metrics, said("What drafting did.")]]
 
 
 class ChatFormat(OpenAIFormat):

@@ -4,39 +4,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
 from api.request import Choice
-from api.responses.format import Format, Json
-from api.responses.speculation import Metrics
+from api.requests.document import said
+from api.responses.format import Format, Json, Metrics
 from model_server.contract.protocol import Done, Event, Tokens
 
 
 class GenerateTimings(TypedDict):
-    queue_ms: float
-    batch_wait_ms: float
-    prefill_ms: float
-    decode_ms: float
-    total_ms: float
+    queue_ms: Annotated[float, said("Until a slot was free.")]
+    batch_wait_ms: Annotated[float, said("Until the batch left.")]
+    prefill_ms: Annotated[float, said("The prompt.")]
+    decode_ms: Annotated[float, said("The answer.")]
+    total_ms: Annotated[float, said("All of it, at the gateway.")]
 
 
 class GenerateBatch(TypedDict):
-    id: str
-    size: int
-    wait_ms: float
+    id: Annotated[str, said("Of the batch that carried it.")]
+    size: Annotated[int, said("Requests in it.")]
+    wait_ms: Annotated[float, said("Until it left.")]
 
 
 class Generated(TypedDict):
-    text: str
-    finish_reason: Literal["stop", "length"]
-    prompt_tokens: int
-    completion_tokens: int
-    model: str
-    timings: GenerateTimings
-    batch: GenerateBatch
-    metrics: NotRequired[Metrics]
+    text: Annotated[str, said("The answer.")]
+    finish_reason: Annotated[Literal["stop", "length"], said("length: it was cut.")]
+    prompt_tokens: Annotated[int, said("Of the prompt.")]
+    completion_tokens: Annotated[int, said("Of the answer.")]
+    model: Annotated[str, said("The model served.")]
+    timings: Annotated[GenerateTimings, said("Milliseconds.")]
+    batch: Annotated[GenerateBatch, said("How it travelled.")]
+    metrics: NotRequired[Annotated[Metrics, said("What drafting did.")]]
 
 
 class GenerateFormat(Format):
@@ -80,18 +80,18 @@ def _ms(seconds: float) -> float:
 
 
 class Infilled(TypedDict):
-    index: int
-    content: str
-    tokens: list[int]
-    stop: bool
-    model: str
-    stop_type: Literal["none", "eos", "limit", "word"]
-    stopping_word: str
-    tokens_predicted: int
-    tokens_evaluated: int
-    tokens_cached: int
-    truncated: bool
-    timings: dict[str, float]
+    index: Annotated[int, said("Always 0.")]
+    content: Annotated[str, said("What fills the gap.")]
+    tokens: Annotated[list[int], said("In a stream: those of `content`.")]
+    stop: Annotated[bool, said("Whether this is the end.")]
+    model: Annotated[str, said("The model served.")]
+    stop_type: Annotated[Literal["none", "eos", "limit", "word"], said("Why it ended.")]
+    stopping_word: Annotated[str, said("The stop string that ended it.")]
+    tokens_predicted: Annotated[int, said("Of the answer.")]
+    tokens_evaluated: Annotated[int, said("Of the prompt.")]
+    tokens_cached: Annotated[int, said("Those of them that were in the cache.")]
+    truncated: Annotated[bool, said("Always false.")]
+    timings: Annotated[dict[str, float], said("Milliseconds, and tokens.")]
 
 
 class InfillFormat(Format):

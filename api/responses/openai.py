@@ -1,24 +1,28 @@
-"""What the answers of /v1/completions and /v1/chat/completions share."""
+"""What the answers of /v1/completions and /v1/chat/completions share; those of /v1/embeddings."""
 
 from __future__ import annotations
 
 import time
+from array import array
+from base64 import b64decode
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from typing_extensions import TypedDict
 
 from api.request import Choice, ClientRequest
-from api.requests.openai import OpenAIBody
+from api.requests.completion import EmbeddingsBody
+from api.requests.document import said
+from api.requests.generation import OpenAIBody
 from api.responses.format import Format, Json
 from model_server.contract.protocol import Done, Event, Info, Tokens
 
 
 class Usage(TypedDict):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: dict[str, int]
+    prompt_tokens: Annotated[int, said("A prompt counts once, whatever n.")]
+    completion_tokens: Annotated[int, said("Of all answers.")]
+    total_tokens: Annotated[int, said("Their sum.")]
+    prompt_tokens_details: Annotated[dict[str, int], said("`cached_tokens`: in the cache already.")]
 
 
 def usage(choices: Sequence[Choice]) -> Usage:
@@ -86,3 +90,39 @@ class OpenAIFormat(Format):
     def answer(self, choice: Choice) -> Json:
         """A choice of the whole answer."""
         raise NotImplementedError
+
+
+class Embedding(TypedDict):
+    object: Annotated[Literal["embedding"], said("Always embedding.")]
+    index: Annotated[int, said("Of its input, from 0.")]
+    embedding: Annotated[list[float] | str, said("Numbers, or base64.")]
+
+
+class Embeddings(TypedDict):
+    object: Annotated[Literal["list"], said("Always list.")]
+    data: Annotated[list[Embedding], said("One entry an input.")]
+    model: Annotated[str, said("The model served.")]
+    usage: Annotated[Usage, said("Tokens of all inputs.")]
+
+
+class EmbeddingsFormat(Format):
+    def __init__(self, request: ClientRequest, info: Info, body: EmbeddingsBody) -> None:
+        super().__init__(request, info)
+        self._as_text = body.encoding_format == "base64"
+
+    def whole(self) -> Json:
+        choices = self.request.choices
+        return {
+            "object": "list",
+            "data": [
+                {"object": "embedding", "index": each.index, "embedding": self._vector(each)}
+                for each in choices
+            ],
+            "model": self.info.model_name,
+            "usage": usage(choices),
+        }
+
+    def _vector(self, choice: Choice) -> list[float] | str:
+        encoded = choice.end.embedding
+        assert encoded is not None, "it was asked for. This is a bug."
+        return encoded if self._as_text else array("f", b64decode(encoded)).tolist()

@@ -4,52 +4,52 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
 from api.request import Choice, ClientRequest
+from api.requests.document import said
 from api.requests.responses import ResponsesBody
 from api.responses.chat import ChatTokenLogprob, logprobs
-from api.responses.format import Format, Json
-from api.responses.speculation import Metrics
+from api.responses.format import Format, Json, Metrics
 from model_server.contract.protocol import Done, Event, Info, PositionLogprobs, Tokens
 
 
 class OutputText(TypedDict):
-    type: Literal["output_text"]
-    text: str
-    annotations: list[str]
-    logprobs: list[ChatTokenLogprob]
+    type: Annotated[Literal["output_text"], said("Always output_text.")]
+    text: Annotated[str, said("The answer.")]
+    annotations: Annotated[list[str], said("Always empty.")]
+    logprobs: Annotated[list[ChatTokenLogprob], said("Where `include` asks.")]
 
 
 class OutputMessage(TypedDict):
-    type: Literal["message"]
-    id: str
-    status: Literal["in_progress", "completed", "incomplete"]
-    role: Literal["assistant"]
-    content: list[OutputText]
+    type: Annotated[Literal["message"], said("Always message.")]
+    id: Annotated[str, said("Of this message.")]
+    status: Annotated[Literal["in_progress", "completed", "incomplete"], said("How far it is.")]
+    role: Annotated[Literal["assistant"], said("Always assistant.")]
+    content: Annotated[list[OutputText], said("One part.")]
 
 
 class ResponseUsage(TypedDict):
-    input_tokens: int
-    input_tokens_details: dict[str, int]
-    output_tokens: int
-    output_tokens_details: dict[str, int]
-    total_tokens: int
+    input_tokens: Annotated[int, said("Of the prompt.")]
+    input_tokens_details: Annotated[dict[str, int], said("`cached_tokens`: in the cache already.")]
+    output_tokens: Annotated[int, said("Of the answer.")]
+    output_tokens_details: Annotated[dict[str, int], said("`reasoning_tokens`: always 0.")]
+    total_tokens: Annotated[int, said("Their sum.")]
 
 
 class ResponseObject(TypedDict):
     """And every setting of the request."""
 
-    id: str
-    object: Literal["response"]
-    created_at: int
-    status: Literal["in_progress", "completed", "incomplete"]
-    model: str
-    output: list[OutputMessage]
-    usage: ResponseUsage | None
-    metrics: NotRequired[Metrics]
+    id: Annotated[str, said("Of this answer.")]
+    object: Annotated[Literal["response"], said("Always response.")]
+    created_at: Annotated[int, said("Seconds since 1970.")]
+    status: Annotated[Literal["in_progress", "completed", "incomplete"], said("How far it is.")]
+    model: Annotated[str, said("The model served.")]
+    output: Annotated[list[OutputMessage], said("One message.")]
+    usage: Annotated[ResponseUsage | None, said("Tokens, at the end.")]
+    metrics: NotRequired[Annotated[Metrics, said("What drafting did.")]]
 
 
 class ResponsesFormat(Format):

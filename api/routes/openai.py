@@ -10,10 +10,11 @@ from typing_extensions import TypedDict
 from api.errors import UnknownModel
 from api.requests.chat import ChatBody
 from api.requests.completion import CompletionBody, EmbeddingsBody
+from api.requests.document import said
 from api.requests.responses import ResponsesBody
 from api.responses.chat import ChatCompletion, ChatFormat
 from api.responses.completion import Completion, CompletionFormat
-from api.responses.embeddings import Embeddings, EmbeddingsFormat
+from api.responses.openai import Embeddings, EmbeddingsFormat
 from api.responses.responses import ResponseObject, ResponsesFormat
 from api.routes.json_route import JsonRoute
 from api.routes.respond import EXAMPLES, REFUSALS, ErrorBody, answers, gateway_of, respond
@@ -23,19 +24,19 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
 
 
 class ModelCard(TypedDict):
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-    max_model_len: int
-    medusa_heads: int
-    medusa_mode: str
-    warnings: list[str]
+    id: Annotated[str, said("Its name.")]
+    object: Annotated[Literal["model"], said("Always model.")]
+    created: Annotated[int, said("When its server started, in seconds since 1970.")]
+    owned_by: Annotated[str, said("Always local.")]
+    max_model_len: Annotated[int, said("Prompt plus answer, in tokens.")]
+    medusa_heads: Annotated[int, said("Heads loaded.")]
+    medusa_mode: Annotated[str, said("How answers are drafted.")]
+    warnings: Annotated[list[str], said("What an operator should see.")]
 
 
 class ModelList(TypedDict):
-    object: Literal["list"]
-    data: list[ModelCard]
+    object: Annotated[Literal["list"], said("Always list.")]
+    data: Annotated[list[ModelCard], said("Models served.")]
 
 
 @router.post("/completions", summary="Continue a text", **answers(Completion))
@@ -89,11 +90,7 @@ async def models(request: Request) -> ModelList:
 @router.get(
     "/models/{model:path}",
     summary="One model by its name",
-    responses={
-        404: {"model": ErrorBody, "description": "No model of this name is served."},
-        "4XX": REFUSALS["4XX"],
-        **NOT_YET,
-    },
+    responses=NOT_YET | {404: {"model": ErrorBody, "description": "No model has this name."}},
 )
 async def model(request: Request, model: str) -> ModelCard:
     served = {info.model_name: info for info in await _served(request)}

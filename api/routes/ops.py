@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from typing_extensions import TypedDict
 
+from api.requests.document import said
 from api.routes.respond import gateway_of
 from api.upstream.pool import ServerState
 
 router = APIRouter(tags=["Operation"])
 
 
-class Health(TypedDict):
-    status: Literal["alive"]
-
-
 class Readiness(TypedDict):
-    status: Literal["ready", "waiting", "draining"]
-    reason: str | None
-    servers: list[ServerState]
+    status: Annotated[Literal["ready", "waiting", "draining"], said("Whether it answers.")]
+    reason: Annotated[str | None, said("Why not.")]
+    servers: Annotated[list[ServerState], said("Model servers.")]
 
 
 @router.get("/health", summary="The gateway is alive")
-async def health() -> Health:
+async def health() -> dict[Literal["status"], Literal["alive"]]:
     return {"status": "alive"}
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -19,8 +19,9 @@ from api import sse
 from api.errors import ClientGone
 from api.gateway import Gateway
 from api.request import ClientRequest
-from api.requests.body import GenerationBody
 from api.requests.completion import EmbeddingsBody
+from api.requests.document import said
+from api.requests.generation import GenerationBody
 from api.responses.format import Format
 from api.spans import note_answer
 from model_server.contract.protocol import GenerateRequest, Info, Tokens
@@ -34,14 +35,14 @@ MakeFormat = Callable[[ClientRequest, Info], Format]
 
 
 class ErrorDetail(TypedDict):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
+    message: Annotated[str, said("What is wrong, and what to do.")]
+    type: Annotated[str, said("Whose fault it is.")]
+    param: Annotated[str | None, said("The field at fault.")]
+    code: Annotated[str | None, said("A name for programs.")]
 
 
 class ErrorBody(TypedDict):
-    error: ErrorDetail
+    error: Annotated[ErrorDetail, said("In OpenAI's shape.")]
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -65,7 +66,13 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 EVENT_SCHEMA = {
     "type": "object",
     "description": "A server-sent event.",
-    "properties": {"data": {"type": "string", "contentMediaType": "application/json"}},
+    "properties": {
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "description": "A part of the answer; of the last event [DONE].",
+        }
+    },
     "required": ["data"],
 }
 

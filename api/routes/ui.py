@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -12,6 +13,7 @@ from starlette.types import Scope
 from typing_extensions import TypedDict
 
 from api.http.paths import PATHS
+from api.requests.document import said
 from api.routes.respond import gateway_of
 from api.upstream.pool import ServerState
 
@@ -50,21 +52,21 @@ files = PageFiles(directory=FOLDER)
 
 
 class Service(TypedDict):
-    service: str
-    ready: bool
-    reason: str | None
-    model: str | None
-    name: str | None
-    chat: bool | None
-    context_size: int | None
-    slots: int | None
-    medusa_heads: int | None
-    medusa_mode: str | None
-    warnings: list[str]
-    servers: list[ServerState]
-    endpoints: list[str]
-    docs: str
-    metrics: str
+    service: Annotated[str, said("What this is.")]
+    ready: Annotated[bool, said("Whether requests are answered.")]
+    reason: Annotated[str | None, said("Why not.")]
+    model: Annotated[str | None, said("The model's id.")]
+    name: Annotated[str | None, said("As people know it.")]
+    chat: Annotated[bool | None, said("Whether it takes messages.")]
+    context_size: Annotated[int | None, said("Prompt plus answer, in tokens.")]
+    slots: Annotated[int | None, said("Requests answered at once.")]
+    medusa_heads: Annotated[int | None, said("Heads loaded.")]
+    medusa_mode: Annotated[str | None, said("How answers are drafted.")]
+    warnings: Annotated[list[str], said("What an operator should see.")]
+    servers: Annotated[list[ServerState], said("Model servers.")]
+    endpoints: Annotated[list[str], said("Paths.")]
+    docs: Annotated[str, said("Path of the documentation.")]
+    metrics: Annotated[str, said("Path of Prometheus' metrics.")]
 
 
 @router.get(

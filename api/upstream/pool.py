@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 from typing_extensions import TypedDict
@@ -17,6 +17,7 @@ from api.config import Settings
 from api.errors import GatewayError, ModelChanged, ModelServerLost, NoModelServer
 from api.metrics import GatewayMetrics
 from api.request import Choice
+from api.requests.document import said
 from api.upstream import balancer
 from api.upstream.call import BatchCall
 from api.upstream.discovery import Address, Directory, Resolve, resolve
@@ -33,11 +34,11 @@ log = logging.getLogger(__name__)
 class ServerState(TypedDict):
     """One model server. `listed`: MODEL_SERVER_URLS has its address, or its name leads there."""
 
-    url: str
-    ready: bool
-    listed: bool
-    model_id: str | None
-    outstanding: int
+    url: Annotated[str, said("Its address.")]
+    ready: Annotated[bool, said("Whether it takes requests.")]
+    listed: Annotated[bool, said("Whether MODEL_SERVER_URLS leads to it.")]
+    model_id: Annotated[str | None, said("Same id: same weights and numbers.")]
+    outstanding: Annotated[int, said("Requests it has.")]
 
 
 @dataclass(frozen=True)

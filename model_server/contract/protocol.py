@@ -63,15 +63,17 @@ class Sampling(Wire):
     """How a token is drawn. Filters run in the order top_k, top_p, min_p, temperature."""
 
     temperature: float = Field(1.0, ge=0, le=10, description="0 is greedy.")
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(1.0, gt=0, le=1, description="Of the likeliest that sum up to it; 1: off.")
     top_k: int = Field(0, ge=0, le=2**31 - 1, description="0 keeps the whole vocabulary.")
-    min_p: float = Field(0.0, ge=0, le=1)
+    min_p: float = Field(0.0, ge=0, le=1, description="Of the likeliest's probability; 0: off.")
     repeat_penalty: float = Field(1.0, ge=0.01, le=10, description="Over the last 64 tokens.")
     presence_penalty: float = Field(0.0, ge=-10, le=10, description="Over the answer.")
     frequency_penalty: float = Field(0.0, ge=-10, le=10, description="Over the answer.")
     seed: int = Field(0, ge=0, le=MAX_SEED)
     choice: int = Field(0, ge=0, le=2**32 - 1, description="Index of the choice, keys the noise.")
-    logit_bias: dict[int, Bias] = Field(default_factory=dict, max_length=1_024)
+    logit_bias: dict[int, Bias] = Field(
+        default_factory=dict, max_length=1_024, description="Added to logits, by token id."
+    )
     json_schema: dict[str, Any] | None = None
     grammar: Text | None = Field(None, description="GBNF, whose root rule is `root`, or Lark.")
     regex: Text | None = Field(None, description="Of the whole answer.")
@@ -112,8 +114,8 @@ class Resume(Wire):
 class Snippet(Wire):
     """Text of another file."""
 
-    text: Text = ""
-    filename: Text = "tmp"
+    text: Text = Field("", description="What stands in it, or in a part of it.")
+    filename: Text = Field("tmp", description="Its name.")
 
 
 class Infill(Wire):
@@ -247,7 +249,7 @@ class SpeculationStats(Wire):
     num_accepted_tokens_per_pos: list[int] = Field(description="[j]: steps that accepted draft j.")
     num_spec_steps: int = Field(description="Steps that drafted at all.")
     num_draft_tokens: int = Field(description="Tokens drafted, over all these steps.")
-    num_accepted_draft_tokens: int
+    num_accepted_draft_tokens: int = Field(description="Of these, tokens that came.")
 
 
 class Done(Wire):

@@ -30,9 +30,9 @@ class Tokenize(Wire):
 class Tokenized(Wire):
     """The answer, by the names of vLLM's."""
 
-    count: int
+    count: int = Field(description="How many tokens.")
     max_model_len: int = Field(description="Prompt plus answer of one request, in tokens.")
-    tokens: list[int]
+    tokens: list[int] = Field(description="Their ids.")
     token_strs: list[str] | None = Field(None, description="As the vocabulary spells them.")
 
 
@@ -45,4 +45,4 @@ class Detokenize(Wire):
 class Detokenized(Wire):
     """The answer, by the names of vLLM's."""
 
-    prompt: str
+    prompt: str = Field(description="Their text.")

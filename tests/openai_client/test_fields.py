@@ -23,8 +23,8 @@ from api.requests import fields
 from api.requests.body import Body
 from api.requests.chat import ChatBody
 from api.requests.completion import CompletionBody, EmbeddingsBody
+from api.requests.generation import StreamOptions
 from api.requests.messages import ChatMessage, TextPart
-from api.requests.openai import StreamOptions
 from api.requests.responses import Reasoning, ResponsesBody, TextOptions
 from api.requests.shape import JsonSchemaFormat, ResponseFormat
 

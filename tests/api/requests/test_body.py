@@ -7,9 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from api.errors import InvalidRequest
-from api.requests.body import GenerationBody
 from api.requests.chat import ChatBody
 from api.requests.completion import CompletionBody, GenerateBody
+from api.requests.generation import GenerationBody
 from api.requests.refusal import refusal
 from model_server.contract.protocol import GenerateRequest, Sampling
 from tests.api.scripted_server import INFO

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from api.requests.body import GenerationBody
-from api.requests.chat import ChatBody
+from api.requests.chat import ChatBody, DetokenizeBody
 from api.requests.completion import CompletionBody, GenerateBody
-from api.requests.tokenize import DetokenizeBody
+from api.requests.generation import GenerationBody
 from model_server.contract.protocol import Sampling
 from tests.api.requests.test_body import parse, refused
 from tests.api.scripted_server import INFO

@@ -1,0 +1,247 @@
+"""How tokens are drawn and when they end, the same for every endpoint; and what OpenAI's share."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, ClassVar
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
+
+from api.errors import InvalidRequest
+from api.requests import fields
+from api.requests.body import MAX_CHOICES, Body, Source, TokenId, check_tokens
+from api.requests.refusal import refusal
+from api.requests.shape import (
+    ANY_OBJECT,
+    Choices,
+    Grammar,
+    ResponseFormat,
+    Schema,
+    SchemaOrText,
+    StructuredOutputs,
+)
+from api.requests.values import Int, TopK, stops
+from model_server.contract.protocol import (
+    MAX_SEED,
+    MAX_STOP_CHARS,
+    MAX_STOP_STRINGS,
+    GenerateRequest,
+    Info,
+    Sampling,
+    Speculation,
+)
+
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+StopString = Annotated[str, Field(strict=True, max_length=MAX_STOP_CHARS)]
+SomeStops = Annotated[list[StopString | None], Field(max_length=MAX_STOP_STRINGS)]
+Stops = Annotated[
+    list[StopString],
+    Field(fail_fast=True),
+    BeforeValidator(stops, json_schema_input_type=StopString | SomeStops),
+]
+
+
+def wire(name: str) -> Any:
+    """A field as the wire contract has it: default, bounds and description are said there."""
+    return Sampling.model_fields[name]
+
+
+class SpeculationBody(Body, Speculation):
+    """auto: as many drafts as pay; off: plain decoding; chain: each head's best candidate only;
+    tree: drafts in every step. The text is the same whichever it is, unless acceptance is typical.
+    """
+
+    model_config = ConfigDict(strict=True)
+    place: ClassVar[str] = "speculation."
+
+    max_tokens_per_step: Int = Speculation.model_fields["max_tokens_per_step"]  # type: ignore[assignment]
+
+
+class GenerationBody(Body):
+    """How tokens are drawn and when they end, the same for every endpoint."""
+
+    fates = fields.GENERATION
+    may_be_empty = frozenset({"grammar", "logit_bias"})
+
+    temperature: Finite = wire("temperature")
+    top_p: Finite = wire("top_p")
+    top_k: TopK = wire("top_k")
+    min_p: Finite = wire("min_p")
+    repeat_penalty: Finite = wire("repeat_penalty")
+    presence_penalty: Finite = wire("presence_penalty")
+    frequency_penalty: Finite = wire("frequency_penalty")
+    logit_bias: Annotated[dict[int, Finite], Field(fail_fast=True)] = wire("logit_bias")
+    seed: Int | None = Field(
+        None, ge=-(2**63), le=MAX_SEED, description="The same seed draws the same text."
+    )
+    stop: Stops = Field(
+        default_factory=list,
+        max_length=MAX_STOP_STRINGS,
+        description="A string, or a list of strings, that end the text.",
+    )
+    stop_token_ids: list[TokenId] = Field(
+        default_factory=list,
+        max_length=MAX_STOP_STRINGS,
+        fail_fast=True,
+        description="Tokens that end the text.",
+    )
+    ignore_eos: StrictBool = Field(False, description="Go on after the model's own end.")
+    speculation: SpeculationBody = Field(
+        default_factory=SpeculationBody, description="How the answer may be drafted ahead."
+    )
+    stream: StrictBool = Field(False, description="Answer with server-sent events.")
+    # At most one of all these shapes the answer.
+    json_schema: Schema | None = Field(None, description="JSON schema that the answer keeps to.")
+    grammar: Grammar | None = Field(
+        None, description="GBNF grammar of the answer, whose root rule is `root`, or a Lark one."
+    )
+    structured_outputs: StructuredOutputs | None = Field(
+        None, description="vLLM's: an object with json, regex, choice or grammar."
+    )
+    guided_json: SchemaOrText | None = Field(None, description="vLLM's older json_schema.")
+    guided_regex: Grammar | None = Field(None, description="Regular expression of the answer.")
+    guided_choice: Choices | None = Field(None, description="The answer is one of these texts.")
+    guided_grammar: Grammar | None = Field(None, description="vLLM's older grammar.")
+
+    @model_validator(mode="after")
+    def _trees_need_a_stream(self) -> GenerationBody:
+        if self.speculation.show_tree and not self.stream:
+            name = "speculation.show_tree"
+            raise InvalidRequest(f"{name} needs stream to be true.", name)
+        return self
+
+    def requests(self, request_id: str, info: Info) -> list[GenerateRequest]:
+        """One request for each prompt and choice, in the order of the choices' indices."""
+        check_tokens("stop_token_ids", self.stop_token_ids, info)
+        check_tokens("logit_bias", self.logit_bias, info)
+        sources, num_choices = self._sources(info), self._num_choices()
+        total = len(sources) * num_choices
+        if total > MAX_CHOICES:
+            raise InvalidRequest(f"prompts x n is limited to {MAX_CHOICES}, got {total}.", "n")
+        try:
+            return [
+                self._request(
+                    f"{request_id}-{i * num_choices + choice}",
+                    source,
+                    self._drawing(info.sampling),
+                    seed=seed,
+                    choice=choice,
+                )
+                for i, source in enumerate(sources)
+                for seed in [self._seed()]
+                for choice in range(num_choices)
+            ]
+        except ValidationError as error:
+            raise refusal(error.errors()) from None
+
+    def _sources(self, info: Info) -> list[Source]:
+        raise NotImplementedError
+
+    def _num_choices(self) -> int:
+        return getattr(self, "n", 1)
+
+    def _max_tokens(self) -> int | None:
+        return getattr(self, "max_tokens", None)
+
+    def _logprobs(self) -> int | None:
+        return None
+
+    def _seed(self) -> int:
+        return secrets.randbits(63) if self.seed is None else self.seed % 2**64
+
+    def _drawing(self, defaults: Mapping[str, float]) -> dict[str, Any]:
+        """How tokens are drawn: as is asked for, else as the model's file says, else as OpenAI."""
+        own = {name: defaults[name] for name in defaults.keys() - self.model_fields_set}
+        return {name: own.get(name, getattr(self, name)) for name in _sampled()}
+
+    def _request(
+        self, request_id: str, source: Source, given: Mapping[str, Any], *, seed: int, choice: int
+    ) -> GenerateRequest:
+        shape = {kind: value for _, kind, value in self._shapes() if value is not None}
+        return GenerateRequest(
+            id=request_id,
+            max_tokens=self._max_tokens(),
+            sampling=Sampling(**given, **shape, seed=seed, choice=choice),
+            stop=list(self.stop),
+            stop_tokens=self.stop_token_ids,
+            ignore_eos=self.ignore_eos,
+            speculation=Speculation(**self.speculation.model_dump()),
+            logprobs=self._logprobs(),
+            **source,
+        )
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> GenerationBody:
+        given = [name for name, _, value in self._shapes() if value is not None]
+        if len(given) > 1:
+            raise InvalidRequest(f"{given[0]} and {given[1]} exclude each other.", given[0])
+        return self
+
+    def _shapes(self) -> list[tuple[str, str, Any]]:
+        """Name of each field, the wire's name of what it holds, and its value."""
+        vllm = self.structured_outputs or StructuredOutputs()
+        any_object = ANY_OBJECT if vllm.json_object else None
+        return [
+            ("json_schema", "json_schema", self.json_schema),
+            ("grammar", "grammar", self.grammar),
+            ("guided_json", "json_schema", self.guided_json),
+            ("guided_regex", "regex", self.guided_regex),
+            ("guided_choice", "choices", self.guided_choice),
+            ("guided_grammar", "grammar", self.guided_grammar),
+            ("structured_outputs.json", "json_schema", vllm.json_),
+            ("structured_outputs.regex", "regex", vllm.regex),
+            ("structured_outputs.choice", "choices", vllm.choice),
+            ("structured_outputs.grammar", "grammar", vllm.grammar),
+            ("structured_outputs.json_object", "json_schema", any_object),
+        ]
+
+
+class StreamOptions(Body):
+    fates = fields.STREAM
+    place = "stream_options."
+
+    include_usage: StrictBool = Field(False, description="End with a chunk that counts tokens.")
+
+
+class OpenAIBody(GenerationBody):
+    """What completions and chat share beyond sampling."""
+
+    may_be_empty = GenerationBody.may_be_empty | fields.MAY_BE_EMPTY
+
+    model: StrictStr = Field("", description="Any name; the answer tells the model served.")
+    n: Int = Field(1, ge=1, le=MAX_CHOICES, description="Choices for each prompt.")
+    stream_options: StreamOptions | None = Field(None, description="What a stream ends with.")
+    response_format: ResponseFormat | None = Field(
+        None, description="text, json_object, or json_schema with a schema."
+    )
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @model_validator(mode="after")
+    def _fields_that_belong_together(self) -> OpenAIBody:
+        if self.include_usage and not self.stream:
+            raise InvalidRequest("stream_options needs stream to be true.", "stream_options")
+        return self
+
+    def _shapes(self) -> list[tuple[str, str, Any]]:
+        form = self.response_format
+        schema = None if form is None else form.schema_of_answer()
+        return [*super()._shapes(), ("response_format", "json_schema", schema)]
+
+
+@cache
+def _sampled() -> frozenset[str]:
+    """Fields that a body and the wire's Sampling have in common, but the seed."""
+    return frozenset(Sampling.model_fields.keys() & GenerationBody.model_fields.keys() - {"seed"})
