@@ -90,7 +90,11 @@ async def models(request: Request) -> ModelList:
 @router.get(
     "/models/{model:path}",
     summary="One model by its name",
-    responses=NOT_YET | {404: {"model": ErrorBody, "description": "No model has this name."}},
+    responses={
+        404: {"model": ErrorBody, "description": "No model has this name."},
+        "4XX": REFUSALS["4XX"],
+        **NOT_YET,
+    },
 )
 async def model(request: Request, model: str) -> ModelCard:
     served = {info.model_name: info for info in await _served(request)}

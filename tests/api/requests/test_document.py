@@ -74,3 +74,28 @@ def test_statuses_are_documented_one_by_one() -> None:
     for operations in create_app(Settings()).openapi()["paths"].values():
         for operation in operations.values():
             assert all(status.isdigit() for status in operation["responses"])
+
+
+def undescribed(schema: Any, place: str) -> list[str]:
+    """Properties without a sentence on what they are."""
+    if isinstance(schema, list):
+        return [each for item in schema for each in undescribed(item, place)]
+    if not isinstance(schema, dict):
+        return []
+    found = []
+    for kind in ("properties", "patternProperties"):
+        named = schema.get(kind) or {}
+        if isinstance(named, dict) and all(isinstance(each, dict) for each in named.values()):
+            found += [f"{place}.{name}" for name, each in named.items() if not said(each)]
+    return found + [x for key, each in schema.items() for x in undescribed(each, f"{place}/{key}")]
+
+
+def said(schema: dict[str, Any]) -> bool:
+    return len(schema.get("description", "")) > 4
+
+
+def test_every_field_is_described() -> None:
+    document = create_app(Settings()).openapi()
+    assert "#.a" in undescribed({"properties": {"a": {"type": "string"}}}, "#")
+    assert undescribed(document["components"], "#") == []
+    assert undescribed(document["paths"], "#") == []
