@@ -39,9 +39,7 @@ class ChatTemplateBody(Body):
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_variables)] = Field(
         default_factory=dict, description="Variables of the chat template: enable_thinking, ..."
     )
-    reasoning_effort: Effort | None = Field(
-        None, description="For templates that know it; none: enable_thinking is false."
-    )
+    reasoning_effort: Effort | None = Field(None, description="For templates that know; none: off.")
 
     def chat_options(self, last_role: str) -> ChatOptions:
         """What the model server is told. Raises InvalidRequest."""
@@ -70,14 +68,12 @@ class ChatTemplateBody(Body):
 class ChatBody(OpenAIBody, ChatTemplateBody):
     messages: Messages = Field(description="The chat so far.")
     max_tokens: MaxTokens = Field(
-        None, ge=1, description="Longest answer; not given, or -1: the rest of the context."
+        None, ge=1, description="Longest; null, -1: to the context's end."
     )
-    max_completion_tokens: MaxTokens = Field(
-        None, ge=1, description="The newer name of max_tokens."
-    )
+    max_completion_tokens: MaxTokens = Field(None, ge=1, description="Newer name of max_tokens.")
     logprobs: Flag = Field(False, description="Report each token's log probability.")
     top_logprobs: Int | None = Field(
-        None, ge=0, le=MAX_LOGPROBS, description="Alternatives to report for each token."
+        None, ge=0, le=MAX_LOGPROBS, description="Alternatives a token."
     )
 
     @model_validator(mode="after")
@@ -103,15 +99,11 @@ class TokenizeBody(ChatTemplateBody):
     model: StrictStr = Field("", description="Any name.")
     prompt: StrictStr | None = Field(None, description="A text, or give messages.")
     messages: Messages | None = Field(None, description="A chat.")
-    add_special_tokens: StrictBool = Field(
-        True, description="Begin as an answer would: with BOS, where the model wants one."
-    )
+    add_special_tokens: StrictBool = Field(True, description="With BOS, where the model wants one.")
     parse_special: StrictBool | None = Field(
         None, description="Texts of special tokens in `prompt` are these tokens, unless false."
     )
-    return_token_strs: StrictBool = Field(
-        False, description="Spell the tokens out, as the vocabulary does."
-    )
+    return_token_strs: StrictBool = Field(False, description="Spelt as the vocabulary has them.")
 
     @model_validator(mode="after")
     def _one_prompt(self) -> TokenizeBody:

@@ -101,17 +101,11 @@ ParseSpecial = Annotated[
 
 class CompletionBody(OpenAIBody):
     prompt: Prompt
-    suffix: StrictStr = Field(
-        "", description="Text behind the gap that the answer fills, for models that can."
-    )
+    suffix: StrictStr = Field("", description="Text behind the gap to fill, if the model can.")
     parse_special: ParseSpecial = True
-    max_tokens: MaxTokens = Field(
-        16, ge=1, description="Longest answer; -1: all there is room for."
-    )
+    max_tokens: MaxTokens = Field(16, ge=1, description="Longest answer; -1: as long as fits.")
     best_of: Int | None = Field(None, description="Only the same as n.")
-    logprobs: NumLogprobs = Field(
-        None, ge=0, le=MAX_LOGPROBS, description="Alternatives to report for each token."
-    )
+    logprobs: NumLogprobs = Field(None, ge=0, le=MAX_LOGPROBS, description="Alternatives a token.")
 
     @model_validator(mode="after")
     def _best_of_is_n(self) -> CompletionBody:
@@ -139,9 +133,7 @@ class GenerateBody(GenerationBody):
 
     prompt: StrictStr = Field(description="The text to continue.")
     parse_special: ParseSpecial = True
-    max_tokens: MaxTokens = Field(
-        256, ge=1, description="Longest answer; -1: all there is room for."
-    )
+    max_tokens: MaxTokens = Field(256, ge=1, description="Longest answer; -1: as long as fits.")
 
     def _sources(self, info: Info) -> list[Source]:
         return parse_prompts(self.prompt, info, parse_special=self.parse_special)
@@ -183,12 +175,8 @@ class EmbeddingsBody(Body):
 
     input: Prompt
     model: StrictStr = Field("", description="Any name; the answer tells the model served.")
-    encoding_format: Literal["float", "base64"] = Field(
-        "float", description="Numbers, or their float32 (little endian) in base64."
-    )
-    pooling: Pooling = Field(
-        "mean", description="The mean of all tokens' states, or the last token's."
-    )
+    encoding_format: Literal["float", "base64"] = Field("float", description="base64: of float32.")
+    pooling: Pooling = Field("mean", description="Mean of all tokens' states, or the last one's.")
 
     def requests(self, request_id: str, info: Info) -> list[GenerateRequest]:
         """One request for each input, in their order."""

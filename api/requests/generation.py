@@ -35,6 +35,7 @@ from model_server.contract.protocol import (
     MAX_SEED,
     MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
+    SHAPES,
     GenerateRequest,
     Info,
     Sampling,
@@ -81,9 +82,7 @@ class GenerationBody(Body):
     presence_penalty: Finite = wire("presence_penalty")
     frequency_penalty: Finite = wire("frequency_penalty")
     logit_bias: Annotated[dict[int, Finite], Field(fail_fast=True)] = wire("logit_bias")
-    seed: Int | None = Field(
-        None, ge=-(2**63), le=MAX_SEED, description="The same seed draws the same text."
-    )
+    seed: Int | None = Field(None, ge=-(2**63), le=MAX_SEED, description="Same seed, same text.")
     stop: Stops = Field(
         default_factory=list,
         max_length=MAX_STOP_STRINGS,
@@ -96,18 +95,14 @@ class GenerationBody(Body):
         description="Tokens that end the text.",
     )
     ignore_eos: StrictBool = Field(False, description="Go on after the model's own end.")
-    speculation: SpeculationBody = Field(
-        default_factory=SpeculationBody, description="How the answer may be drafted ahead."
-    )
+    speculation: SpeculationBody = Field(default_factory=SpeculationBody, description="Drafting.")
     stream: StrictBool = Field(False, description="Answer with server-sent events.")
     # At most one of all these shapes the answer.
     json_schema: Schema | None = Field(None, description="JSON schema that the answer keeps to.")
     grammar: Grammar | None = Field(
         None, description="GBNF grammar of the answer, whose root rule is `root`, or a Lark one."
     )
-    structured_outputs: StructuredOutputs | None = Field(
-        None, description="vLLM's: an object with json, regex, choice or grammar."
-    )
+    structured_outputs: StructuredOutputs | None = Field(None, description="vLLM's shapes.")
     guided_json: SchemaOrText | None = Field(None, description="vLLM's older json_schema.")
     guided_regex: Grammar | None = Field(None, description="Regular expression of the answer.")
     guided_choice: Choices | None = Field(None, description="The answer is one of these texts.")
@@ -221,9 +216,7 @@ class OpenAIBody(GenerationBody):
     model: StrictStr = Field("", description="Any name; the answer tells the model served.")
     n: Int = Field(1, ge=1, le=MAX_CHOICES, description="Choices for each prompt.")
     stream_options: StreamOptions | None = Field(None, description="What a stream ends with.")
-    response_format: ResponseFormat | None = Field(
-        None, description="text, json_object, or json_schema with a schema."
-    )
+    response_format: ResponseFormat | None = Field(None, description="text, JSON, or a schema.")
 
     @property
     def include_usage(self) -> bool:
@@ -243,5 +236,7 @@ class OpenAIBody(GenerationBody):
 
 @cache
 def _sampled() -> frozenset[str]:
-    """Fields that a body and the wire's Sampling have in common, but the seed."""
-    return frozenset(Sampling.model_fields.keys() & GenerationBody.model_fields.keys() - {"seed"})
+    """Fields that a body and the wire's Sampling have in common, but seed and shapes."""
+    return frozenset(
+        Sampling.model_fields.keys() & GenerationBody.model_fields.keys() - {"seed", *SHAPES}
+    )

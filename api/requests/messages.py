@@ -99,7 +99,7 @@ class ChatMessage(Body):
     role: Role = Field(description="Who speaks; developer is system.")
     content: Content = Field(description="Text, or a list of text parts.")
     reasoning_content: StrictStr | None = Field(
-        None, description="What the assistant thought before: for templates that show it."
+        None, description="Earlier thoughts, for templates."
     )
     refusal: StrictStr | None = Field(None, description="What the assistant said instead.")
 

@@ -93,17 +93,13 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
 
     input: Input = Field(description="Text, or messages.")
     instructions: StrictStr | None = Field(None, description="What the system says.")
-    max_output_tokens: MaxTokens = Field(
-        None, ge=1, description="Longest answer; not given, or -1: the rest of the context."
-    )
+    max_output_tokens: MaxTokens = Field(None, ge=1, description="Null, -1: to the context's end.")
     text: TextOptions = Field(default_factory=TextOptions, description="Of the answer's text.")
     reasoning: Reasoning = Field(default_factory=Reasoning, description="For templates that know.")
     include: list[Literal[fields.RESPONSES_INCLUDE]] = Field(  # type: ignore[valid-type]
         default_factory=list, fail_fast=True, description="Parts to answer with beside the text."
     )
-    top_logprobs: Int = Field(
-        0, ge=0, le=MAX_LOGPROBS, description="Alternatives to report for each token."
-    )
+    top_logprobs: Int = Field(0, ge=0, le=MAX_LOGPROBS, description="Alternatives a token.")
 
     @model_validator(mode="before")
     @classmethod

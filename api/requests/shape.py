@@ -20,11 +20,6 @@ from api.requests.values import bounded, check_bytes
 ANY_OBJECT = {"type": "object"}
 
 
-def _check_choices(choices: list[str]) -> list[str]:
-    check_bytes("".join(choices))
-    return choices
-
-
 def _parsed(schema: object) -> object:
     """vLLM takes a schema as text, too."""
     try:
@@ -42,7 +37,9 @@ SchemaOrText = Annotated[
 Grammar = Annotated[str, Field(strict=True, min_length=1), AfterValidator(check_bytes)]
 Choice = Annotated[str, Field(strict=True, min_length=1)]
 Choices = Annotated[
-    list[Choice], Field(min_length=1, fail_fast=True), AfterValidator(_check_choices)
+    list[Choice],
+    Field(min_length=1, fail_fast=True),
+    AfterValidator(lambda texts: check_bytes("".join(texts)) and texts),
 ]
 
 
@@ -58,9 +55,7 @@ class ResponseFormat(Body):
 
     type: Literal["text", "json_object", "json_schema"] = Field(description="What comes.")
     json_schema: JsonSchemaFormat | None = Field(None, description="Of type json_schema.")
-    object_schema: Schema | None = Field(
-        None, alias="schema", description="llama-server's: of a json_object."
-    )
+    object_schema: Schema | None = Field(None, alias="schema", description="Of a json_object.")
 
     @model_validator(mode="after")
     def _schema_is_there(self) -> ResponseFormat:

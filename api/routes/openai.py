@@ -78,7 +78,9 @@ async def embeddings(
     return await respond(request, body, lambda opened, info: EmbeddingsFormat(opened, info, body))
 
 
-NOT_YET: dict[int | str, dict[str, Any]] = {status: REFUSALS[status] for status in (401, 429, 503)}
+NOT_YET: dict[int | str, dict[str, Any]] = {
+    status: REFUSALS[status] for status in (401, 429, 503, "4XX")
+}
 
 
 @router.get("/models", summary="The model served", responses=NOT_YET)
@@ -90,11 +92,7 @@ async def models(request: Request) -> ModelList:
 @router.get(
     "/models/{model:path}",
     summary="One model by its name",
-    responses={
-        404: {"model": ErrorBody, "description": "No model has this name."},
-        "4XX": REFUSALS["4XX"],
-        **NOT_YET,
-    },
+    responses=NOT_YET | {404: {"model": ErrorBody, "description": "No model has this name."}},
 )
 async def model(request: Request, model: str) -> ModelCard:
     served = {info.model_name: info for info in await _served(request)}

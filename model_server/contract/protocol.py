@@ -71,9 +71,7 @@ class Sampling(Wire):
     frequency_penalty: float = Field(0.0, ge=-10, le=10, description="Over the answer.")
     seed: int = Field(0, ge=0, le=MAX_SEED)
     choice: int = Field(0, ge=0, le=2**32 - 1, description="Index of the choice, keys the noise.")
-    logit_bias: dict[int, Bias] = Field(
-        default_factory=dict, max_length=1_024, description="Added to logits, by token id."
-    )
+    logit_bias: dict[int, Bias] = Field({}, max_length=1_024, description="Added, by token id.")
     json_schema: dict[str, Any] | None = None
     grammar: Text | None = Field(None, description="GBNF, whose root rule is `root`, or Lark.")
     regex: Text | None = Field(None, description="Of the whole answer.")
@@ -137,9 +135,7 @@ class GenerateRequest(Wire):
     chat: ChatOptions = ChatOptions()
     parse_special: bool = Field(False, description="Special tokens' texts in `prompt` are tokens.")
     infill: Infill | None = Field(None, description="`prompt` comes before a gap.")
-    pooling: Pooling | None = Field(
-        None, description="What is asked for is the prompt's embedding, and no answer."
-    )
+    pooling: Pooling | None = Field(None, description="The prompt's embedding is asked for.")
     max_tokens: int | None = Field(None, ge=1, description="At most the rest of the context.")
     sampling: Sampling = Field(default_factory=Sampling)
     stop: list[Text] = Field(default_factory=list, max_length=MAX_STOP_STRINGS)
@@ -264,9 +260,7 @@ class Done(Wire):
     completion_tokens: int
     timings: Timings = Field(default_factory=Timings)
     speculation: SpeculationStats | None = Field(None, description="None: nothing was drafted.")
-    embedding: str | None = Field(
-        None, description="Where `pooling` asks for it: float32 of length 1, as base64."
-    )
+    embedding: str | None = Field(None, description="For `pooling`: float32 of length 1, base64.")
 
 
 class Failed(Wire):
