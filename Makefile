@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
-SHELL_FILES = $(wildcard deployment/*.sh) .ci/run tests/smoke.sh
+SHELL_FILES = $(wildcard deployment/*.sh tests/deployment/*.sh) .ci/run tests/smoke.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help install model run chat test test-training fuzz check format heads bench bench-full bench-traffic bench-speculation bench-rows bench-peers bench-latency bench-gateway prove-faults prove-overload prove-repeat prove-strangers torture sanitize up down docker-check audit docker-test lock clean
+.PHONY: help install model run chat test test-training fuzz check format heads bench bench-full bench-traffic bench-speculation bench-rows bench-peers bench-latency bench-gateway prove-faults prove-overload prove-repeat prove-strangers torture sanitize dist up down docker-check audit docker-test lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -114,6 +114,10 @@ sanitize: ## Run the kernels' tests under the address and undefined-behaviour sa
 	@$(SETUP) dev
 	$(BIN)/python -m tests.benchmarks.sanitize $(ARGS)
 
+dist: ## Build the wheel that `pip install` takes, into dist/
+	@$(SETUP) dev
+	@$(BIN)/python -m hatchling build --target wheel --directory dist
+
 up: ## Serve with Docker Compose, in the background; builds the images the first time
 	docker compose up --build --detach --wait
 
@@ -140,5 +144,5 @@ lock: ## Write requirements/*.txt anew from requirements/*.in
 	@$(SETUP) lock
 
 clean: ## Remove .venv and everything that was built or cached
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist .cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

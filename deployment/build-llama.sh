@@ -2,8 +2,11 @@
 # Makes of llama-cpp-python's source, as pinned, FOLDER/lib with llama.cpp's libraries and FOLDER/wheels
 # with the Python package without them. CMAKE_ARGS are cmake's options. What lies in SOURCES from
 # before is not fetched again, and what lies in FOLDER is compiled again only where it has to be.
+# PYTHON is the interpreter, with pip.
 # Usage: build-llama.sh PIN_FILE SOURCES FOLDER
 set -eu
+
+python=${PYTHON:-python3}
 
 pin=$(grep '^llama-cpp-python==' "$1")
 mkdir -p "$2" "$3"
@@ -14,7 +17,7 @@ name=llama_cpp_python-${pin##*==}
 source=$sources/$name
 
 if [ ! -e "$source.tar.gz" ]; then
-    python3 -m pip download --no-deps --no-binary llama-cpp-python --dest "$source.part" "$pin"
+    "$python" -m pip download --no-deps --no-binary llama-cpp-python --dest "$source.part" "$pin"
     mv "$source.part/$name.tar.gz" "$sources"
     rmdir "$source.part"
 fi
@@ -26,12 +29,16 @@ fi
 
 if ! ls "$folder/wheels/$name"-*.whl >/dev/null 2>&1; then
     CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" \
-        python3 -m pip wheel --no-deps --wheel-dir "$folder/wheels" "$source"
+        "$python" -m pip wheel --no-deps --wheel-dir "$folder/wheels" "$source"
 fi
 
 if ! command -v ninja >/dev/null; then
-    [ -e "$folder/ninja/bin/ninja" ] || python3 -m pip install --target "$folder/ninja" ninja
+    [ -e "$folder/ninja/bin/ninja" ] || "$python" -m pip install --target "$folder/ninja" ninja
     PATH=$folder/ninja/bin:$PATH
+fi
+if ! command -v cmake >/dev/null; then
+    [ -e "$folder/cmake/cmake" ] || "$python" -m pip install --target "$folder/cmake" cmake
+    PATH=$folder/cmake/cmake/data/bin:$PATH
 fi
 # Options of an earlier build must not stay; xargs takes the words apart as a shell would.
 rm -f "$folder/build/CMakeCache.txt"

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from model_server import places
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_TIMEOUT_S = 40
 # A process that ends sooner after its start has died quickly; before each new start there is a
@@ -19,11 +21,11 @@ PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 # Outlives whoever holds the other end of its stdin, by as long as a tier gets to finish.
 GUARD = 'cat; kill -s TERM -- "-$0"; sleep "$1"; kill -s KILL -- "-$0"'
 WHAT_HELPS: dict[int, str] = {
-    signal.SIGILL: "llama.cpp was made for another processor: run `make clean && make run`.",
+    signal.SIGILL: f"llama.cpp was made for another processor: run {places.rebuild()}.",
     signal.SIGKILL: "Most likely the memory was full: choose a smaller model, such as QUANT=Q4_0, "
     "or a smaller KV_CACHE_TOKENS.",
     signal.SIGABRT: "llama.cpp gave up; its last lines above say why.",
-    signal.SIGSEGV: "Fetch the model file again; if that doesn't help, `make clean && make run`.",
+    signal.SIGSEGV: f"Fetch the model file again; if that doesn't help, {places.rebuild()}.",
     signal.SIGBUS: "A file that it read is cut off or its disk fails: fetch the model file again.",
 }
 

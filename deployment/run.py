@@ -13,7 +13,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 import urllib.error
@@ -27,15 +26,20 @@ from dotenv import dotenv_values
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # this file is run as a script, from anywhere
 
+from deployment import needs  # noqa: E402
+from deployment.needs import CannotStart  # noqa: E402
 from deployment.processes import (  # noqa: E402
     STOP_SIGNALS,
     Processes,
     Tier,
     what_follows,
 )
+from model_server import places  # noqa: E402
 
-MODELS = ROOT / "models"
+MODELS = places.models() if places.INSTALLED else ROOT / "models"
 HEADS_FILE = "medusa-heads.gguf"
+# Settings that name files: the processes run elsewhere than who started them.
+PATHS = ("MODEL_PATH", "MEDUSA_PATH", "CHAT_TEMPLATE", "API_KEYS_FILE")
 LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")
 TIERS = {"model-server": "model_server", "gateway": "api"}
 PROGRESS_EVERY_S = 10
@@ -44,10 +48,6 @@ ANY_HOST = ("", "0.0.0.0", "::")
 
 class Stop(Exception):
     """Someone asked to stop."""
-
-
-class CannotStart(Exception):
-    """A sentence for the person who started it."""
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -62,7 +62,11 @@ def read_env_file(path: Path) -> dict[str, str]:
 def settings() -> dict[str, str]:
     """What both processes get: `.env`, overridden by the environment."""
     given = {name: value for name, value in os.environ.items() if value}
-    env = {**read_env_file(ROOT / ".env"), **given}
+    here = Path.cwd() if places.INSTALLED else ROOT
+    env = {**read_env_file(here / ".env"), **given}
+    for name in PATHS:
+        if env.get(name) and (here / env[name]).is_file():
+            env[name] = str(here / env[name])
     env.setdefault("PORT", "8000")
     env.setdefault("MODEL_SERVER_PORT", "8001")
     env.setdefault("MODEL_SERVER_URLS", f"http://127.0.0.1:{env['MODEL_SERVER_PORT']}")
@@ -99,9 +103,14 @@ def choose_model(env: dict[str, str], model: str, quant: str) -> None:
         env["MODEL_PATH"] = str(path)
     else:
         raise CannotStart(
-            f"There is no folder models/{model}: run `make model MODEL={model}` first, "
+            f"There is no folder {_shown(MODELS / model)}: run `{places.fetch(model)}` first, "
             "or give MODEL= the path of a GGUF file."
         )
+
+
+def _shown(folder: Path) -> Path:
+    """As one would type it."""
+    return folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
 
 
 def base_in(folder: Path, quant: str) -> Path:
@@ -110,14 +119,14 @@ def base_in(folder: Path, quant: str) -> Path:
     bases = [path for path in found if not LATER_SHARD.search(path.stem)]
     names = ", ".join(path.name for path in bases)
     if not bases:
-        raise CannotStart(f"{folder} holds no base model: run `make model` first.")
+        raise CannotStart(f"{folder} holds no base model: run `{places.fetch()}` first.")
     if quant:
         word = re.compile(rf"(?<![a-z0-9]){re.escape(quant)}(?![a-z0-9_])", re.IGNORECASE)
         bases = [path for path in bases if word.search(path.stem)]
     if not bases:
         raise CannotStart(
-            f"{folder} holds no {quant}, only {names}: `make model QUANT={quant}` makes Vicuna's, "
-            "model_server.tools.quantize any other."
+            f"{folder} holds no {quant}, only {names}: `{places.fetch(quant=quant)}` makes "
+            f"Vicuna's, `{places.program('model_server.tools.quantize')}` any other."
         )
     if len(bases) > 1:
         raise CannotStart(f"{folder} holds {names}: choose one by its type, such as QUANT=Q8_0.")
@@ -156,18 +165,6 @@ def check_address(host_name: str, host: str, port_name: str, port: str) -> None:
             f"Port {port} can't be used ({error.strerror}): stop the program that uses it, "
             f"or choose another, such as {port_name}={int(port) % 65_000 + 10}."
         ) from None
-
-
-def fetch_demo(env: dict[str, str]) -> None:
-    """The model that is served, if no other is named; quick when it is there."""
-    if env.get("MODEL_PATH"):
-        return
-    setup = ["bash", str(ROOT / "deployment" / "setup.sh"), "demo"]
-    done = subprocess.run(setup, check=False, env={**os.environ, "PYTHON": sys.executable})
-    if done.returncode:
-        raise CannotStart(
-            "The demo model could not be fetched: the reason is above. MODEL= names another."
-        )
 
 
 def url_of(host: str, port: str) -> str:
@@ -234,7 +231,8 @@ def become(tier: str) -> NoReturn:
     # The gateway needs no model: its MODEL may be on another machine.
     env = settings() if tier == "gateway" else environment()
     if tier == "model-server":
-        fetch_demo(env)
+        needs.llama(env)
+        needs.demo(env)
     os.chdir(ROOT)
     os.execve(sys.executable, [sys.executable, "-m", TIERS[tier]], env)
 
@@ -247,7 +245,8 @@ def run_both() -> int:
     try:
         env = environment()
         check(env)
-        fetch_demo(env)
+        needs.llama(env)
+        needs.demo(env)
         print("Starting the model server and the gateway; a large model takes a while to load.")
         model_server = processes.start("model server", "model_server", env)
         processes.start("gateway", "api", env)

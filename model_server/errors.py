@@ -24,6 +24,8 @@ ModelServerError
 
 from __future__ import annotations
 
+from model_server import places
+
 
 class ModelServerError(Exception):
     """Root of the tree."""
@@ -48,8 +50,8 @@ class BuildError(StartError):
 
     def __init__(self, build: str, processor: str, problem: str) -> None:
         super().__init__(
-            f"{build} fails on this processor ({processor}): {problem}; build it here with "
-            "`make clean && make run`, or use another image"
+            f"{build} fails on this processor ({processor}): {problem}; "
+            f"build it here with {places.rebuild()}, or use another image"
         )
 
 

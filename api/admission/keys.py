@@ -125,8 +125,7 @@ def new_key(name: str) -> tuple[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m api.admission.keys",
-        description="Makes an API key: python -m api.admission.keys new alice >> keys.txt",
+        description="Makes an API key. `new alice >> keys.txt` adds one to a file of keys."
     )
     commands = parser.add_subparsers(required=True, metavar="new")
     new = commands.add_parser("new", help="print a line for API_KEYS_FILE, and the key on stderr")

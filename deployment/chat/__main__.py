@@ -1,4 +1,4 @@
-"""`python -m deployment.chat`: talk to the gateway in a terminal, or answer what a pipe brings."""
+"""Talk to the gateway in a terminal, or answer what a pipe brings."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from deployment.chat.client import Client, Refused
 from deployment.chat.screen import Screen, Tally, shows_colours
 from deployment.chat.talk import Question, Talk, converse
+from model_server import places
 
 URL = "http://127.0.0.1:8000"
 TEMPERATURE = 0.2  # OpenAI's default of 1 is too much for a small model
@@ -100,7 +101,7 @@ def _complain(sentence: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m deployment.chat",
+        prog=places.program("deployment.chat"),
         description="Talks to the gateway. With a pipe it answers what the pipe brings, and ends.",
     )
     key = os.environ.get("API_KEY") or os.environ.get("OPENAI_API_KEY") or ""

@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint to a base GGUF: `python -m model_server.tools.convert_base`.
+"""A Hugging Face checkpoint to a base GGUF.
 
 llama.cpp's own converter does it. A Medusa-2 model becomes a base and a file of heads. The files
 appear when they are whole.
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model_server import places
 from model_server.errors import CheckpointError, ConverterError
 from model_server.tools import checkpoint, convert_heads, converter, full_model, head_layout
 from model_server.tools.converter import Converter
@@ -105,7 +106,7 @@ def _config(path: Path) -> Mapping[str, Any]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m model_server.tools.convert_base", description=__doc__
+        prog=places.program("model_server.tools.convert_base"), description=__doc__
     )
     parser.add_argument("source", metavar="HF_DIR", type=Path, help=f"folder with {_EXPECTED}")
     parser.add_argument("target", metavar="OUT", type=Path, help="base model to write, .gguf")

@@ -1,4 +1,4 @@
-"""Medusa heads of any published layout to a GGUF: `python -m model_server.tools.convert_heads`.
+"""Medusa heads of any published layout to a GGUF.
 
 IN is a file or a folder: Medusa's own `.pt`, safetensors, full models, or vLLM's. Tensors go
 through a few rows at a time. OUT appears when it is whole.
@@ -16,6 +16,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from model_server import places
 from model_server.errors import CheckpointError
 from model_server.llama.gguf import GgufHeader, base_fingerprint
 from model_server.medusa.head_file import UNKNOWN_BASE
@@ -182,7 +183,7 @@ def _head(found: FoundHeads, number: int, kept: NDArray[np.int64] | None) -> Hea
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m model_server.tools.convert_heads", description=__doc__
+        prog=places.program("model_server.tools.convert_heads"), description=__doc__
     )
     parser.add_argument("source", metavar="IN", type=Path, help="file or folder with the heads")
     parser.add_argument("target", metavar="OUT", type=Path, help="head file to write, .gguf")

@@ -1,6 +1,6 @@
 """llama.cpp's own converter of Hugging Face checkpoints, with a venv of its own for PyTorch.
 
-Source and venv are made under `.cache` at first use, and kept.
+Source and venv are made at first use, in the cache, and kept.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models from a Hugging Face hub, ready to serve: `python -m model_server.tools.download WHAT`.
+"""Models from a Hugging Face hub, ready to serve.
 
 WHAT is a preset (vicuna-7b: base model and Medusa heads, converted) or OWNER/REPO/FILE. What is
 there is kept, what was interrupted continues. Variables: HF_TOKEN, HF_ENDPOINT.
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_server import places
 from model_server.errors import SettingError
 from model_server.tools import convert_heads, hub
 from model_server.tools.outcome import exit_code, require_space
@@ -22,7 +23,7 @@ from model_server.tools.progress import in_words
 from model_server.tools.quantize import quantize
 from model_server.tools.quantizer import TYPES
 
-MODELS = Path(os.path.relpath(Path(__file__).resolve().parents[2] / "models"))
+MODELS = places.models() if places.INSTALLED else Path(os.path.relpath(places.models()))
 HEADS_FILE = "medusa-heads.gguf"
 _FILE = re.compile(r"(?P<repo>[^/]+/[^/]+)/(?P<file>.+)")
 _PAGE = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/([^?]+)(?:\?.*)?")
@@ -130,14 +131,15 @@ def source_named(what: str, revision: str) -> HubFile:
 def next_command(target: Path) -> str:
     """What one does with a file that was fetched."""
     if target.suffix == ".gguf":
-        return f"make run MODEL={_shown(target)}"
+        return places.serve(str(_shown(target)))
     base = next(iter(_bases(target.parent)), Path("BASE.gguf"))
     heads = target.parent / HEADS_FILE
-    return f"python -m model_server.tools.convert_heads {target} {heads} --base {base}"
+    convert = places.program("model_server.tools.convert_heads")
+    return f"{convert} {target} {heads} --base {base}"
 
 
 def _shown(target: Path) -> Path:
-    """The shortest name for a base that `make run` understands."""
+    """The shortest name for a base that the service understands."""
     if _bases(target.parent) != [target]:
         return target
     return target.parent.relative_to(MODELS) if target.parent.parent == MODELS else target.parent
@@ -151,7 +153,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.what not in PRESETS:
         source = source_named(args.what, args.revision)
         if args.quant:
-            problem = f"goes with {', '.join(PRESETS)}; for other files use tools.quantize"
+            problem = f"goes with {', '.join(PRESETS)}; for other files there is `quantize`"
             raise SettingError("--quant", problem)
         folder = args.out or MODELS / source.repo.partition("/")[2]
         fetch(source, folder)
@@ -162,13 +164,13 @@ def _run(args: argparse.Namespace) -> None:
     prepare(plan)
     several = len(_bases(plan.folder)) > 1
     shown = args.what if plan.folder == MODELS / args.what else plan.folder
-    print(f"Serve them: make run MODEL={shown}{f' QUANT={plan.quant}' if several else ''}")
+    print(f"Serve them: {places.serve(str(shown), plan.quant if several else '')}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fetch. The exit code is 1, with one sentence on stderr, when that can't be done."""
     parser = argparse.ArgumentParser(
-        prog="python -m model_server.tools.download", description=__doc__
+        prog=places.program("model_server.tools.download"), description=__doc__
     )
     names = ", ".join(PRESETS)
     parser.add_argument("what", metavar="WHAT", help=f"{names}, or OWNER/REPO/FILE of a hub")

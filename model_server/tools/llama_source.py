@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from model_server import places
 from model_server.errors import ConverterError
 from model_server.tools import child
 
-CACHE = Path(__file__).resolve().parents[2] / ".cache"
+CACHE = places.sources()
 _PACKAGE = "llama-cpp-python"
 
 

@@ -1,4 +1,4 @@
-"""A base GGUF in another type: `python -m model_server.tools.quantize IN.gguf OUT.gguf --type T`.
+"""A base GGUF in another type.
 
 Done by llama.cpp's own quantizer. OUT appears when it is whole.
 """
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from model_server import places
 from model_server.tools import quantizer
 from model_server.tools.outcome import exit_code, refuse_own_source, require_space
 from model_server.tools.progress import Progress, in_words
@@ -41,7 +42,7 @@ def quantize(source: Path, target: Path, type_: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Quantize. The exit code is 1, with one sentence on stderr, when that can't be done."""
     parser = argparse.ArgumentParser(
-        prog="python -m model_server.tools.quantize", description=__doc__
+        prog=places.program("model_server.tools.quantize"), description=__doc__
     )
     parser.add_argument("source", metavar="IN", type=Path, help="base GGUF, best in F16")
     parser.add_argument("target", metavar="OUT", type=Path, help="GGUF to write")

@@ -1,4 +1,4 @@
-"""Does Medusa change the text? `python -m model_server.tools.verify`, with the server's settings.
+"""Does Medusa change the text? Asked with the server's settings.
 
 The reference is plain decoding of one request at a time. Plain decoding in a batch of 4 differs
 from it where kernels round otherwise in company; Medusa alone must not differ more often. The
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from model_server import places
 from model_server.config import ModelServerSettings, read_settings
 from model_server.contract.protocol import (
     MAX_LOGPROBS,
@@ -152,7 +153,7 @@ def _lines(path: str) -> list[str]:
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m model_server.tools.verify",
+        prog=places.program("model_server.tools.verify"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

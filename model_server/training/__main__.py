@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from model_server import places
 from model_server.config import read_settings
 from model_server.engine.layout import context_options
 from model_server.engine.prompt import PromptEncoder, choose_template
@@ -45,7 +46,9 @@ _CELL_BLOCK = 256  # a lane has whole blocks
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m model_server.training", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=places.program("model_server.training"), description=__doc__
+    )
     add = parser.add_argument
     add("base", metavar="BASE", type=Path, help="GGUF that will be served with the heads")
     add("out", metavar="OUT", type=Path, help="head file to write, .gguf")

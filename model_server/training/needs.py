@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 from collections.abc import Sequence
 
+from model_server import places
 from model_server.errors import CheckpointError, StartError
 from model_server.tools.convert_heads import Base, read_base, refuse_type
 from model_server.tools.outcome import refuse_own_source, require_space
@@ -21,7 +22,7 @@ _MEMORY_COPIES = 6  # those of a checkpoint, gradients, and room
 def check(args: argparse.Namespace) -> None:
     """Say what the training will take. Raises StartError where it would fail in the end."""
     if importlib.util.find_spec("torch") is None:  # optional: most people only serve
-        raise StartError("PyTorch is missing: `make heads` installs it")
+        raise StartError(f"PyTorch is missing: {places.install_torch()} installs it")
     if args.shared_output and not args.blocks:
         raise StartError("--blocks 0 with --shared-output leaves nothing to learn: choose one")
     if args.out.is_dir():

@@ -128,7 +128,7 @@ def test_quant_chooses_among_several(
             "vicuna-7b",
             "Q4_K",
             f"{{folder}} holds no Q4_K, only {Q4_K_M}, {Q8_0}: `make model QUANT=Q4_K` makes "
-            "Vicuna's, model_server.tools.quantize any other.",
+            "Vicuna's, `python -m model_server.tools.quantize` any other.",
         ),
         (
             [Q8_0],

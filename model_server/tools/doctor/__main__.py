@@ -1,8 +1,8 @@
 """Do Medusa heads fit a base, how good are they, and what do they win on this machine?
 
-`python -m model_server.tools.doctor BASE.gguf HEADS.gguf` lets the base answer prompts greedily and
-holds the heads' proposals against that. What it learns of their calibration is written into HEADS.
-Settings of the server (N_THREADS, N_GPU_LAYERS, CHAT_TEMPLATE, ...) hold here too.
+The base answers prompts greedily, and the heads' proposals are held against that. What is learnt of
+their calibration is written into HEADS. Settings of the server (N_THREADS, N_GPU_LAYERS,
+CHAT_TEMPLATE, ...) hold here too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from model_server import places
 from model_server.tools.arguments import at_least
 from model_server.tools.doctor import picture, text
 from model_server.tools.doctor.examine import ExamineOptions, examine
@@ -26,7 +27,7 @@ _STDOUT = Path("-")
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     defaults = ExamineOptions()
     parser = argparse.ArgumentParser(
-        prog="python -m model_server.tools.doctor",
+        prog=places.program("model_server.tools.doctor"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

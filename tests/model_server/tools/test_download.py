@@ -133,7 +133,7 @@ def test_interrupted_quantizing_leaves_no_half_file(
 
 def test_quantizing_goes_with_presets(downloader: Downloader) -> None:
     error = downloader.refused("a/b/c.gguf", "--quant", "Q4_0")
-    assert error == "--quant: goes with vicuna-7b; for other files use tools.quantize"
+    assert error == "--quant: goes with vicuna-7b; for other files there is `quantize`"
 
 
 def test_files_of_the_hub_are_named_in_two_ways() -> None:
