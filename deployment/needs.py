@@ -144,13 +144,23 @@ def _build(folder: Path) -> None:
         return
     print("Building llama.cpp from source: 77 MB to fetch and some minutes, only once.", flush=True)
     part, log = folder.with_suffix(".part"), folder.with_suffix(".log")
-    script = ["sh", ROOT / "deployment" / "build-llama.sh", REQUIREMENTS / "model-server.txt"]
-    command = ["env", f"PYTHON={sys.executable}", *script, part / "sources", part]
+    script: list[str | Path] = [
+        "sh",
+        ROOT / "deployment" / "build-llama.sh",
+        REQUIREMENTS / "model-server.txt",
+    ]
+    command: list[str | Path] = ["env", f"PYTHON={sys.executable}", *script, part / "sources", part]
     with Progress("building llama.cpp", 1) as progress:
         _run(command, log, progress)
     site = part / "site"
     shutil.rmtree(site, ignore_errors=True)
-    offline = ["--no-deps", "--no-index", "--no-compile", "--find-links", part / "wheels"]
+    offline: list[str | Path] = [
+        "--no-deps",
+        "--no-index",
+        "--no-compile",
+        "--find-links",
+        part / "wheels",
+    ]
     _run([*_PIP, "install", *offline, "--target", site, _pin()], log)
     shutil.rmtree(site / "llama_cpp" / "lib", ignore_errors=True)
     shutil.copytree(part / "lib", site / "llama_cpp" / "lib", symlinks=True)

