@@ -19,6 +19,7 @@ from model_server import logs
 from model_server.config import ModelServerSettings, read_settings
 from model_server.contract import traces, variables
 from model_server.errors import SettingError, StartError
+from model_server.medusa import head_file
 
 # A thread that waits for the others spins, by default for milliseconds. Where other processes want
 # the cores, say another model server, all wait for one that doesn't get to run: an answer of three
@@ -131,6 +132,7 @@ def _load(settings: ModelServerSettings, state: AppState, web: _Uvicorn) -> None
     try:
         files = [path for path in (settings.model_path, settings.heads_path) if path]
         trial.require(files)
+        head_file.require_roles(settings.model_path, settings.heads_path)
         fault = trial.own_kernels(files) if settings.cpu_kernels == "auto" else ""
         state.served = load(settings, state.metrics, progress, web.fail, fault)
     except StartError as error:

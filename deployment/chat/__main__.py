@@ -19,11 +19,12 @@ URL = "http://127.0.0.1:8000"
 TEMPERATURE = 0.2  # OpenAI's default of 1 is too much for a small model
 HISTORY = ".medusa_chat_history"
 MAX_HISTORY = 1_000
+USAGE_ERROR = 2
 INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
 
 
 def main() -> int:
-    """The exit code: 0, or 1 after one sentence on stderr."""
+    """The exit code: 0, or 1 after one sentence on stderr; 2 where there is nothing to ask."""
     arguments = _parser().parse_args()
     piped = not sys.stdin.isatty()
     client = Client(arguments.url, arguments.api_key)
@@ -42,7 +43,11 @@ def main() -> int:
 def _answer_pipe(talk: Talk, screen: Screen) -> int:
     try:
         # The newline that ends a line of input is none of the prompt's.
-        talk.say(sys.stdin.read().removesuffix("\n"), Tally())
+        asked = sys.stdin.read().removesuffix("\n")
+        if not asked.strip():
+            _complain("The pipe brought nothing to ask: write into it, or start without one.")
+            return USAGE_ERROR
+        talk.say(asked, Tally())
     except Refused as error:
         screen.end_line()
         _complain(str(error))

@@ -22,6 +22,7 @@ _NUM_CELLS = 512
 
 def open_files(base: Path, heads: Path | None) -> None:
     """Read all of them that a start reads. Raises StartError."""
+    head_file.require_roles(base, heads)
     _say(base, "its header and what it lays out")
     model = Model(base, 0, weights=False)
     _say(base, "its attention")

@@ -6,13 +6,14 @@ Every value and tensor is checked here, once; what comes out can be loaded as it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.errors import HeadFileError
+from model_server.errors import HeadFileError, ModelFileError
 from model_server.llama import ggml
 from model_server.llama.gguf import GgufHeader, StoredTensor
 from model_server.llama.model import Model
@@ -72,6 +73,35 @@ def read(path: Path, base: Model, *, any_base: bool = False) -> HeadFile:
         return _Reader(header, base).read(any_base)
     finally:
         header.close()
+
+
+def require_roles(base: Path, heads: Path | None) -> None:
+    """Say what was mixed up before anything is loaded: heads as a base, a base as heads, heads of
+    another size. Raises ModelFileError, HeadFileError; what can't be read is for who loads it.
+    """
+    with suppress(ValueError, OSError), closing(GgufHeader(base)) as base_header:
+        arch = base_header.string("general.architecture") or "?"
+        if arch == ARCHITECTURE:
+            problem = "holds Medusa heads, where a base model belongs: heads are for MEDUSA_PATH"
+            raise ModelFileError(str(base), problem)
+        if heads is not None:
+            with closing(GgufHeader(heads)) as header:
+                _require_heads(header, heads)
+                _require_size(header, base_header.integer(f"{arch}.embedding_length"), heads, base)
+
+
+def _require_heads(header: GgufHeader, path: Path) -> None:
+    arch = header.string("general.architecture")
+    if arch and arch != ARCHITECTURE and header.integer(f"{arch}.block_count"):
+        problem = f"holds a base model (architecture {arch}), where Medusa heads belong"
+        raise HeadFileError(str(path), problem)
+
+
+def _require_size(header: GgufHeader, wanted: int | None, path: Path, base: Path) -> None:
+    found = header.integer("medusa.embedding_length")
+    if None not in (found, wanted) and found != wanted:
+        sizes = f"its hidden size is {found}, that of {base.name} is {wanted}"
+        raise HeadFileError(str(path), f"{sizes}: these heads were made for another base")
 
 
 class _Reader:

@@ -18,6 +18,7 @@ from model_server.contract.protocol import (
 )
 from model_server.engine.startup import Served, load
 from model_server.errors import RequestError
+from model_server.medusa import head_file
 from model_server.metrics import ModelServerMetrics
 from model_server.tools.progress import Progress
 
@@ -35,6 +36,7 @@ class WholeAnswer:
 
 def loaded(settings: ModelServerSettings) -> Served:
     """Load and start it, and show how far that is. Raises StartError."""
+    head_file.require_roles(settings.model_path, settings.heads_path)
     with Progress(f"loading {settings.model_path.name}", 1) as progress:
         return load(settings, ModelServerMetrics(), progress)
 

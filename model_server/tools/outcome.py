@@ -58,6 +58,12 @@ def refuse_own_source(target: Path, *sources: Path) -> None:
         raise CheckpointError(str(target), problem)
 
 
+def refuse_no_folder(target: Path) -> None:
+    """Raises CheckpointError where a target's folder is missing: a typing error makes none."""
+    if not target.absolute().parent.is_dir():
+        raise CheckpointError(str(target), f"there is no folder {target.parent}: make it first")
+
+
 def require_space(folder: Path, num_bytes: int) -> None:
     """Raises NoSpaceError when the disk of a folder, existing or not, has less room."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())

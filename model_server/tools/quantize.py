@@ -12,7 +12,7 @@ from pathlib import Path
 
 from model_server import places
 from model_server.tools import quantizer
-from model_server.tools.outcome import exit_code, refuse_own_source, require_space
+from model_server.tools.outcome import exit_code, refuse_no_folder, refuse_own_source, require_space
 from model_server.tools.progress import Progress, in_words
 
 # Measured on normally distributed weights, against quantizing from F16.
@@ -27,6 +27,7 @@ def quantize(source: Path, target: Path, type_: str) -> None:
     """
     refuse_own_source(target, source)
     weights = quantizer.read(source)
+    refuse_no_folder(target)
     require_space(target.parent, quantizer.expected_bytes(weights.count, type_))
     print(f"Quantizing {source} to {type_}.", flush=True)
     if weights.rounded:

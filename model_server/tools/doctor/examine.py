@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server.config import ModelServerSettings, read_settings
-from model_server.engine.cost import CostCurve, HeadCosts
 from model_server.engine.leaves import leaf_blocks
 from model_server.errors import HeadFileError, PromptsError
 from model_server.llama.context import MAX_SEQS
@@ -32,6 +31,7 @@ from model_server.tools.doctor import (
 from model_server.tools.doctor.fit import Fit
 from model_server.tools.doctor.prompts import Prompt
 from model_server.tools.doctor.report import Kept, Report, Sample, Table
+from model_server.tools.doctor.speed import Speed
 from model_server.tools.doctor.track import Track
 from model_server.tools.doctor.trim import Trim
 
@@ -67,8 +67,7 @@ class _Seen:
     file: HeadFile
     tracks: Sequence[Track]
     n_threads: int
-    decode: CostCurve
-    heads: HeadCosts
+    speed: Speed
 
 
 def examine(base: Path, heads: Path, options: ExamineOptions | None = None) -> Report:
@@ -101,7 +100,7 @@ def _see(settings: ModelServerSettings, options: ExamineOptions) -> _Seen:
         requests = track.requests(served, asked, options.num_tokens)
         tracks = track.record(served, requests)
         _refuse_too_short(tracks, found.num_heads, options)
-        return _Seen(found, file, tracks, served.context.n_threads, *speed.measure(served))
+        return _Seen(found, file, tracks, served.context.n_threads, speed.measure(served))
 
 
 def _refuse_too_short(tracks: Sequence[Track], num_heads: int, options: ExamineOptions) -> None:
@@ -122,11 +121,11 @@ def _report(seen: _Seen, settings: ModelServerSettings, options: ExamineOptions)
     first, second = map(scored.score, _halves(seen.tracks))
     accuracy = scored.accuracy(everything)
     tokens = _walk(*_halves(seen.tracks), settings)[: settings.medusa_k_heads]
-    predictions = speed.predict(tokens, seen.decode, seen.heads)
+    predictions = speed.predict(tokens, seen.speed.decode, seen.speed.heads)
     num_tokens = sum(len(each.answer) for each in seen.tracks)
     own_base = seen.fit.made_for == "this base"
     return Report(
-        verdict.judge(accuracy, predictions, own_base=own_base),
+        verdict.judge(accuracy, predictions, own_base=own_base, noise=seen.speed.noise),
         seen.fit,
         Sample(options.source, options.seed, len(seen.tracks), num_tokens),
         accuracy,
@@ -154,9 +153,9 @@ def _trim(seen: _Seen, settings: ModelServerSettings, num_tokens: int) -> Trim:
         for half, tokens in zip(halves, kept, strict=True)
     ]
     tokens = _walk(restricted[0], restricted[1], settings)[: settings.medusa_k_heads]
-    costs = trim.costs(seen.file, seen.heads, num_tokens)
+    costs = trim.costs(seen.file, seen.speed.heads, num_tokens)
     shares = map(trim.covered, halves, kept)
-    return Trim(num_tokens, sum(shares) / 2, speed.predict(tokens, seen.decode, costs))
+    return Trim(num_tokens, sum(shares) / 2, speed.predict(tokens, seen.speed.decode, costs))
 
 
 def _kept(seen: _Seen, num_tokens: int) -> Kept:

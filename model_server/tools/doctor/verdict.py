@@ -16,6 +16,7 @@ USUAL_ROWS = 8
 _GOOD_TOKENS, _USEFUL_TOKENS = 1.5, 1.1  # a step, at the usual rows
 _WORTH_IT = 1.05  # the server's policy leaves plain decoding for no less
 _LATE = 0.3
+_STEADY = 1.3  # times that differ by more say nothing of gains, which are seldom more
 _AS_DEAR = 1.7  # times the first row: the second of a tree is then no bargain at any accuracy
 
 
@@ -28,14 +29,20 @@ class Verdict:
     sentence: str
 
 
-def judge(accuracy: Accuracy, predictions: Sequence[Prediction], *, own_base: bool) -> Verdict:
-    """`own_base`: whether the heads name the base they were tried on."""
+def judge(
+    accuracy: Accuracy, predictions: Sequence[Prediction], *, own_base: bool, noise: float = 1.0
+) -> Verdict:
+    """`own_base`: whether the heads name the base they were tried on. `noise`: of the times."""
     by_rows = {each.rows: each for each in predictions}
     tokens = by_rows[USUAL_ROWS].tokens_per_step
     if tokens < _USEFUL_TOKENS or _is_late(accuracy):
         return Verdict("useless", False, _useless(accuracy, own_base))
     grade: Grade = "good" if tokens >= _GOOD_TOKENS else "weak"
     won = f"{grade.capitalize()} heads: {tokens:.2f} tokens a step at {USUAL_ROWS} rows"
+    if noise > _STEADY:
+        busy = f"the same work took {noise:.1f} times as long from one try to the next"
+        unsaid = f"what they win on this machine can't be said: {busy}, so something else runs"
+        return Verdict(grade, False, f"{won}; {unsaid}. Ask again when the machine is quiet.")
     best = speed.best(predictions)
     if best.speed_up >= _WORTH_IT:
         faster = f"{best.speed_up:.2f} times as fast as plain decoding with {best.rows} rows"

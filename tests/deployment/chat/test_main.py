@@ -48,6 +48,13 @@ async def test_a_pipe_gets_the_plain_answer(server: ScriptedServer) -> None:
     assert messages == [{"role": "system", "content": "s"}, *said("a")]
 
 
+@pytest.mark.parametrize("text", ["", "\n", " \n"])
+async def test_an_empty_pipe_is_a_usage_error(text: str) -> None:
+    url = f"http://127.0.0.1:{free_port()}"  # nobody is asked
+    said = "The pipe brought nothing to ask: write into it, or start without one.\n"
+    assert await ask(url, text) == (2, "", said)
+
+
 async def test_a_key_is_given_or_asked_for(server: ScriptedServer, tmp_path: Path) -> None:
     key, line = new_key("ann")
     (tmp_path / "keys").write_text(line)

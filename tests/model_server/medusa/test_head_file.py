@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from gguf import GGUFReader, GGUFValueType
 
-from model_server.errors import HeadFileError, StartError
+from model_server.errors import HeadFileError, ModelFileError, StartError
 from model_server.llama.model import Model
 from model_server.medusa import head_file
 from tests import twin
@@ -174,3 +174,36 @@ def test_truncated_files_are_refused(write_heads: WriteHeads, base: Model) -> No
         assert "not a readable GGUF" in sentence or "cut off: head." in sentence
     path.unlink()
     assert refusal(path, base) == "no such file"
+
+
+def test_files_in_each_others_place_are_told_before_anything_is_loaded(
+    write_heads: WriteHeads, random_model_path: Path
+) -> None:
+    heads = write_heads(Kind())
+    with pytest.raises(ModelFileError) as refused:
+        head_file.require_roles(heads, None)
+    problem = "holds Medusa heads, where a base model belongs: heads are for MEDUSA_PATH"
+    assert str(refused.value) == f"MODEL_PATH {heads}: {problem}"
+    with pytest.raises(HeadFileError) as refused_heads:
+        head_file.require_roles(random_model_path, random_model_path)
+    problem = "holds a base model (architecture llama), where Medusa heads belong"
+    assert str(refused_heads.value) == f"MEDUSA_PATH {random_model_path}: {problem}"
+    head_file.require_roles(random_model_path, heads)
+
+
+def test_heads_of_another_size_are_told_before_anything_is_loaded(
+    write_heads: WriteHeads, random_model_path: Path
+) -> None:
+    heads = write_heads(Kind(hidden=2 * HIDDEN))
+    with pytest.raises(HeadFileError) as refused:
+        head_file.require_roles(random_model_path, heads)
+    assert str(refused.value) == (
+        f"MEDUSA_PATH {heads}: its hidden size is {2 * HIDDEN}, that of {random_model_path.name} "
+        f"is {HIDDEN}: these heads were made for another base"
+    )
+
+
+def test_what_cannot_be_read_is_left_to_who_loads_it(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF")
+    head_file.require_roles(broken, tmp_path / "none.gguf")

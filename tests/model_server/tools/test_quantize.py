@@ -17,6 +17,7 @@ from tests.model_server.tools.downloading import interrupt_writing, sentences
 def test_a_model_of_full_precision_is_rounded_once(
     type_: str, capsys: Capsys, random_model_path: Path, target: Path
 ) -> None:
+    target.parent.mkdir()
     assert quantize.main([str(random_model_path), str(target), "--type", type_]) == 0
     out, err = capsys.readouterr()
     assert out.startswith(f"Quantizing {random_model_path} to {type_.upper()}.\n")
@@ -36,6 +37,14 @@ def refused(capsys: Capsys, source: Path, target: Path) -> str:
 
 def test_nothing_there(capsys: Capsys, target: Path) -> None:
     assert refused(capsys, target / "none.gguf", target) == f"{target}/none.gguf: no such file"
+
+
+def test_a_folder_is_not_made_by_a_typing_error(
+    capsys: Capsys, random_model_path: Path, target: Path
+) -> None:
+    error = refused(capsys, random_model_path, target)
+    assert error == f"{target}: there is no folder {target.parent}: make it first"
+    assert not target.parent.exists()
 
 
 def test_no_gguf(capsys: Capsys, folder: Path, target: Path) -> None:

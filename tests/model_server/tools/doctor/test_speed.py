@@ -30,3 +30,12 @@ def test_the_fastest_is_plain_decoding_where_nothing_is_won() -> None:
     dear = CostCurve({1: 0.010, 64: 0.640})
     found = speed.predict(np.full((2, len(TREE_ROWS)), 1.5), dear, HEADS)
     assert speed.best(found).rows == 1
+
+
+def test_of_several_rounds_the_least_is_believed_where_two_agree() -> None:
+    """One stall is no noise; two make the third doubtful. What not all measured is left out."""
+    stalled = [{1: 1.0, 2: 1.2}, {1: 9.0, 2: 1.2}, {1: 1.1, 2: 1.5, 4: 2.0}]
+    assert speed.agree(stalled, lambda _: True) == ({1: 1.0, 2: 1.2}, pytest.approx(1.1))
+    busy = [{1: 1.0, 2: 1.2}, {1: 9.0, 2: 1.2}, {1: 3.0, 2: 1.2}]
+    assert speed.agree(busy, lambda _: True)[1] == 3
+    assert speed.agree(busy, lambda rows: rows > 1)[1] == 1

@@ -73,3 +73,18 @@ def test_heads_one_token_late_are_useless_whatever_they_win() -> None:
     assert "names the token before its own 65 % of the time" in found.sentence
     repeating = judge(accuracy(0.6, late=0.65), predictions(1.8), own_base=True)
     assert repeating.grade == "good"
+
+
+def test_a_busy_machine_is_not_judged_by() -> None:
+    found = judge(accuracy(0.56), predictions(2.04, fast=0.01), own_base=True, noise=2.4)
+    assert (found.grade, found.pays) == ("good", False)
+    assert found.sentence == (
+        "Good heads: 2.04 tokens a step at 8 rows; what they win on this machine can't be said: "
+        "the same work took 2.4 times as long from one try to the next, so something else runs. "
+        "Ask again when the machine is quiet."
+    )
+
+
+def test_heads_of_no_use_are_of_no_use_on_a_busy_machine_too() -> None:
+    found = judge(accuracy(0.02), predictions(1.02), own_base=True, noise=2.4)
+    assert found.grade == "useless"
