@@ -1,6 +1,7 @@
 """The settings of both processes as the documents show them.
 
-`python -m tests.structure.settings tables` prints README's tables, `... env` prints .env.example.
+`python -m tests.structure.settings tables` prints the tables of docs/CONFIGURATION.md, `... env`
+prints .env.example.
 """
 
 from __future__ import annotations
@@ -61,12 +62,12 @@ def rows(settings: type[BaseSettings]) -> dict[str, tuple[str, str]]:
 
 
 def in_words(value: str) -> str:
-    """A default as README says it."""
+    """A default as the document says it."""
     return f"`{value}`" if value else "empty"
 
 
 def table(settings: type[BaseSettings]) -> str:
-    """README's table of one process."""
+    """The table of one process."""
     lines = ["| Variable | Default | Meaning |", "|---|---|---|"]
     for name, (value, description) in rows(settings).items():
         lines.append(f"| `{name}` | {in_words(value)} | {description} |")

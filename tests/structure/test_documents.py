@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
-from tests.structure import metrics, settings
+from tests.structure import memory, metrics, settings
 from tests.structure.modules import ROOT, dotted, modules
 
 MAX_README_LINES = 250
+CONFIGURATION = ROOT / "docs" / "CONFIGURATION.md"
+RESULTS = "tests/benchmarks/results/"
 DESIGN = ROOT / "docs" / "DESIGN.md"
 MAX_DESIGN_LINES = 400
 MAX_CONTRIBUTING_LINES = 120
@@ -32,10 +34,10 @@ def _readme() -> str:
 
 
 def _tables() -> list[dict[str, tuple[str, str]]]:
-    """README's tables whose rows begin with a variable's name: name -> default, description."""
+    """Tables whose rows are a variable's name, default and description."""
     found: list[dict[str, tuple[str, str]]] = []
     inside = False
-    for line in _readme().splitlines():
+    for line in CONFIGURATION.read_text().splitlines():
         match = _ROW.match(line.strip())
         if match and not inside:
             found.append({})
@@ -52,7 +54,7 @@ def _targets() -> set[str]:
 
 
 @pytest.mark.parametrize("process", settings.PROCESSES)
-def test_readme_has_a_table_that_equals_the_settings(process: str) -> None:
+def test_there_is_a_table_that_equals_the_settings(process: str) -> None:
     rows = settings.rows(settings.PROCESSES[process])
     expected = {name: (settings.in_words(value), text) for name, (value, text) in rows.items()}
     tables = _tables()
@@ -77,6 +79,43 @@ def test_the_metrics_document_lists_every_metric() -> None:
     assert text[text.index("## Gateway") :] == metrics.tables(), (
         "print the tables: python -m tests.structure.metrics"
     )
+
+
+def _results() -> list[tuple[str, str, str, str]]:
+    """Document, figures, file and command of each result that is claimed."""
+    found = []
+    for name in ("README.md",):
+        for line in (ROOT / name).read_text().splitlines():
+            if (file := re.search(rf"\]\((?:\.\./)?{RESULTS}([^)]+)\)", line)) and "|" in line:
+                cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+                found.append((name, cells[-3], file[1], cells[-1]))
+    return found
+
+
+def test_every_result_is_in_a_file_and_has_a_command() -> None:
+    claimed = _results()
+    assert len(claimed) > 5
+    for name, figures, file, command in claimed:
+        text = (ROOT / RESULTS / file).read_text()
+        numbers = re.findall(r"\d[\d,]*(?:\.\d+)?", figures)
+        assert numbers, (name, file)
+        assert [each for each in numbers if each not in text] == [], (name, file)
+        if target := re.fullmatch(r"`make ([\w-]+)`", command):
+            assert target[1] in _targets()
+        elif module := re.fullmatch(r"`python -m ([\w.]+)`", command):
+            assert (ROOT / f"{module[1].replace('.', '/')}.py").exists()
+        else:
+            assert (ROOT / command.strip("`").split()[0]).exists(), command
+
+
+def test_the_number_on_top_is_among_the_results() -> None:
+    [top] = re.findall(r"^\*\*([\d.]+) times as fast", _readme(), re.MULTILINE)
+    assert any(f"{float(figure):.2f}" == top for _, text, _, _ in _results()
+               for figure in re.findall(r"\d+\.\d+", text))  # fmt: skip
+
+
+def test_what_models_take_is_computed() -> None:
+    assert memory.table() in _readme()
 
 
 def test_readme_is_short() -> None:

@@ -43,7 +43,10 @@ FLOORS = {
         ("api.__main__",),
     ],
     "model_server": [
-        ("contract.protocol", "contract.log_format", "contract.traces", "contract.variables", "places"),
+        (
+            *("contract.protocol", "contract.log_format", "contract.traces"),
+            *("contract.variables", "places"),
+        ),
         ("contract.questions", "config", "errors", "metrics", "kept"),
         ("sampling", "llama", "guide", "logs", "spans"),
         (
