@@ -17,8 +17,9 @@ MAX_CHUNKS = 512
 # elsewhere leaves the prefix there, so a prefix that many ask for spreads as far as it must.
 IMBALANCE = 0.5
 
-# One that needs so many times as long for a token as the fastest is slow: it counts as that much
-# smaller. What is known of its pace is forgotten after a while, so that it is tried again.
+# One that needs so many times as long for a token as the fastest is slow: it gets nothing while
+# another has a free slot, and then counts as that much smaller. Its pace is forgotten after a
+# while, so that it is tried again.
 SLOW = 3.0
 PACE_KEPT_S = 10.0
 FAST_S = 0.005  # a token; what is faster differs by chance
@@ -133,11 +134,15 @@ def choose(servers: Sequence[ServerLoad], prompt: Sequence[int], now: float) -> 
         (server.outstanding + 1) * slow * most / (server.slots * share)
         for server, share, slow in zip(servers, shares, slowness, strict=True)
     ]
-    limit = min(loads) + IMBALANCE
+    allowed: Sequence[int] = range(len(servers))
+    if max(slowness) > 1:
+        quick = [index for index in allowed if slowness[index] == 1]
+        allowed = [index for index in quick if servers[index].has_free_slot] or allowed
+    limit = min(loads[index] for index in allowed) + IMBALANCE
     ranks = [
-        (-server.prefixes.num_known(prompt), load, server.last_taken, index)
-        for index, (server, load) in enumerate(zip(servers, loads, strict=True))
-        if load <= limit
+        (-servers[index].prefixes.num_known(prompt), loads[index], servers[index].last_taken, index)
+        for index in allowed
+        if loads[index] <= limit
     ]
     return min(ranks)[-1]
 

@@ -214,3 +214,22 @@ def test_paces_that_differ_by_chance_make_no_server_slow() -> None:
     faster.take([], LATER - 1)  # so it is the other's turn
     faster.give_back()
     assert choose([fast, faster], [], LATER) == 0
+
+
+def test_a_slow_server_gets_nothing_while_another_has_a_free_slot() -> None:
+    slow, fast = place(slots=2), place(slots=2)
+    slow.note_pace(0.1, LATER)
+    fast.note_pace(0.02, LATER)
+    chosen = []
+    for _ in range(5):  # five times as slow: the sixth waits as long here as there
+        chosen.append(choose([slow, fast], [], LATER))
+        [slow, fast][chosen[-1]].take([], LATER)
+    assert chosen == [1, 1, 1, 1, 0]
+
+
+def test_a_slow_server_s_prefix_is_not_worth_its_pace() -> None:
+    slow, fast = place(), place()
+    slow.prefixes.remember([1, 2, 3])
+    slow.note_pace(0.1, LATER)
+    fast.note_pace(0.02, LATER)
+    assert choose([slow, fast], [1, 2, 3], LATER) == 1
