@@ -147,15 +147,12 @@ class GenerateRequest(Wire):
     prefix_owner: Text = Field(
         "", max_length=128, description="Computed prefixes are shared with the same owner's alone."
     )
-    trace: dict[str, Text] = Field(
-        default_factory=dict, max_length=16, description="The caller's span: traceparent, ..."
-    )
+    trace: dict[str, Text] = Field({}, max_length=16, description="The caller's: traceparent, ...")
 
     @model_validator(mode="after")
     def _one_prompt(self) -> GenerateRequest:
-        given = [f for f in PROMPTS if getattr(self, f) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(PROMPTS)}; got {given}")
+        if sum(getattr(self, name) is not None for name in PROMPTS) != 1:
+            raise ValueError(f"give exactly one of {', '.join(PROMPTS)}")
         return self
 
 
