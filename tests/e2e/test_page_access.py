@@ -143,7 +143,7 @@ def test_ten_things_by_keys_alone(chromium: Browser, drafting: Service) -> None:
         tab_to(page, "Show me")  # the chat with code
         keys.press("Enter")
         expect(page.locator(".assistant .code")).to_be_visible()
-        tab_to(page, "Copy code")
+        tab_to(page, "Copy code", "Shift+Tab")
         keys.press("Enter")
         expect(page.get_by_role("button", name="Copy code")).to_have_text("Copied")
         tab_to(page, "New chat", "Shift+Tab")

@@ -8,6 +8,7 @@ from playwright.sync_api import Page, expect
 
 from tests import twin, vocabulary
 from tests.e2e.page import ask, guessed, press, reply
+from tests.e2e.service import wait_until
 
 
 def test_guesses_are_coloured_and_counted(page: Page) -> None:
@@ -27,7 +28,7 @@ def test_the_layer_can_be_switched_off_and_stays_so(page: Page) -> None:
     ask(page, "Hello")
     assert guessed(page)
     page.get_by_role("switch", name="Show guesses").uncheck()
-    page.wait_for_function("!CSS.highlights.has('guessed')")
+    wait_until(lambda: not page.evaluate("CSS.highlights.has('guessed')"), "colours to go")
     page.reload()
     page.locator("body.ready").wait_for()
     expect(page.get_by_role("switch", name="Show guesses")).not_to_be_checked()
