@@ -19,7 +19,8 @@ _SHARE_BEFORE = 3 / 4
 
 def tokens(vocab: Vocab, before: str, infill: Infill, room: int | None) -> list[int]:
     """Tokens without BOS, at most `room`, which leaves away what is farthest from the gap."""
-    named, behind, extra = vocab.infill, infill.suffix, infill.extra
+    named, behind = vocab.infill, infill.suffix
+    extra: Sequence[Snippet] = infill.extra
     if room is not None:  # no more text than could fit is tokenized
         num_chars = room * vocab.longest_piece_bytes
         before, behind = before[-num_chars:], behind[:num_chars]

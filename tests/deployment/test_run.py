@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from deployment import run
+from deployment.needs import CannotStart
 from deployment.processes import Processes
-from deployment.run import CannotStart
 from model_server.tools.download import HEADS_FILE
 from tests import random_heads
 from tests.e2e.service import wait_until

@@ -51,8 +51,8 @@ def test_the_last_state_is_another_vector(openai: OpenAI) -> None:
 
 def test_answers_go_on_beside(openai: OpenAI) -> None:
     def complete(_: int) -> str:
-        given = {"model": MODEL, "prompt": PROMPT, "max_tokens": 60, "temperature": 0}
-        return openai.completions.create(**given).choices[0].text
+        answer = openai.completions.create(model=MODEL, prompt=PROMPT, max_tokens=60, temperature=0)
+        return answer.choices[0].text
 
     def embed(_: int) -> list[float]:
         return openai.embeddings.create(model=MODEL, input=PROMPT + " ba" * 200).data[0].embedding

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai as package
@@ -32,7 +33,8 @@ def infill(service: Service, **given: object) -> httpx.Response:
 
 
 def test_a_suffix_makes_a_gap(knowing: Service) -> None:
-    given = {"model": MODEL, "prompt": "ba", "suffix": "be", "max_tokens": 12, "temperature": 0}
+    given: dict[str, Any] = {"model": MODEL, "prompt": "ba", "suffix": "be"}
+    given |= {"max_tokens": 12, "temperature": 0}
     with client(knowing.url) as openai:
         whole = openai.completions.create(**given)
         stream = openai.completions.create(**given, stream=True)

@@ -109,7 +109,8 @@ def test_company_changes_neither_answers_nor_embeddings(made: Stack) -> None:
 
 
 def test_a_mean_is_over_every_token_even_of_a_cached_prompt(made: Stack) -> None:
-    _ = made.submit("first", prompt(60), max_tokens=1), made.run()
+    made.submit("first", prompt(60), max_tokens=1)
+    made.run()
     for name, pooling in (("cached", "last"), ("whole", "mean"), ("again", "mean")):
         made.submit(name, prompt(60), pooling=pooling)
         made.run()

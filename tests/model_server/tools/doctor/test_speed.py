@@ -35,7 +35,9 @@ def test_the_fastest_is_plain_decoding_where_nothing_is_won() -> None:
 def test_of_several_rounds_the_least_is_believed_where_two_agree() -> None:
     """One stall is no noise; two make the third doubtful. What not all measured is left out."""
     stalled = [{1: 1.0, 2: 1.2}, {1: 9.0, 2: 1.2}, {1: 1.1, 2: 1.5, 4: 2.0}]
-    assert speed.agree(stalled, lambda _: True) == ({1: 1.0, 2: 1.2}, pytest.approx(1.1))
+    times, spread = speed.agree(stalled, lambda _: True)
+    assert times == {1: 1.0, 2: 1.2}
+    assert spread == pytest.approx(1.1)
     busy = [{1: 1.0, 2: 1.2}, {1: 9.0, 2: 1.2}, {1: 3.0, 2: 1.2}]
     assert speed.agree(busy, lambda _: True)[1] == 3
     assert speed.agree(busy, lambda rows: rows > 1)[1] == 1
