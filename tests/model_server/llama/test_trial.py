@@ -210,7 +210,9 @@ def test_kernels_that_are_not_trusted_are_not_used(
     twin_q8_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    settings = ModelServerSettings(model_path=twin_q8_path, n_threads=1, model_context_size=64)
+    settings = ModelServerSettings(
+        model_path=twin_q8_path, n_threads=1, model_context_size=64, cpu_kernels="auto"
+    )
     served = load(settings, ModelServerMetrics(), distrust="a computation failed")
     served.close()
     assert not served.info.cpu_kernels
