@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from api.upstream.balancer import SLOW_START_S
 from tests.benchmarks import report
 from tests.fire.faults import FAULTS, STORE_FAULTS
 from tests.fire.load import Counts, Crowd
@@ -95,8 +96,9 @@ async def torture(made: Site, fault: str, plan: Plan, rng: random.Random) -> Row
     crowd = Crowd(made.url, CLIENTS, DEADLINE_S, rng.randrange(2**32))
     asking = asyncio.create_task(crowd.ask())
     lasting = []
-    for _ in range(plan.times):
-        await asyncio.sleep(rng.uniform(0.5, 1.5))
+    for number in range(plan.times):
+        # A server that came back is given little at first: it is to have its share again.
+        await asyncio.sleep(rng.uniform(0.5, SLOW_START_S + 2 if number else 1.5))
         began = time.monotonic()
         await (FAULTS | STORE_FAULTS)[fault](made, plan.seconds)
         lasting.append((began + NOTICED_S, time.monotonic()))
