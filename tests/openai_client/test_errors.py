@@ -84,7 +84,7 @@ def test_a_completions_bad_field_too(openai: OpenAI, fields: dict[str, Any]) -> 
 
 def test_a_path_that_is_not_there_is_not_found(openai: OpenAI) -> None:
     with pytest.raises(package.NotFoundError) as missing:
-        openai.embeddings.create(model=MODEL, input="a")
+        openai.moderations.create(input="a")
     assert missing.value.code == "not_found"
 
 
