@@ -282,7 +282,9 @@ def test_the_docs_have_field_example_and_metrics() -> None:
         assert described["$ref"].endswith("/SpeculationBody")
         assert null == {"type": "null"}
     for name in ("Completion", "ChatCompletion", "Generated"):
-        assert schemas[name]["properties"]["metrics"]["$ref"].endswith("/Metrics")
+        metrics = schemas[name]["properties"]["metrics"]
+        assert metrics["propertyNames"] == {"const": "speculative_decoding"}
+        assert metrics["additionalProperties"]["$ref"].endswith("/SpeculationStats")
         assert "metrics" not in schemas[name]["required"]
     for path in PATHS:
         content = docs["paths"][path]["post"]["requestBody"]["content"]["application/json"]
