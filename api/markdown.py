@@ -55,11 +55,11 @@ Node = Leaf | Element
 
 def nodes(markdown: str) -> list[Node]:
     """CommonMark with tables and strikethrough, code highlighted."""
-    reader = _Reader(markdown)
+    reader = _NodeReader(markdown)
     return list(reader.children(SyntaxTreeNode(_MARKDOWN.parse(markdown))))
 
 
-class _Reader:
+class _NodeReader:
     """Walks the tree and the source together: what was drafted is known by its place there."""
 
     def __init__(self, source: str) -> None:

@@ -140,7 +140,7 @@ def bodies(page: Page) -> list[dict[str, Any]]:
 
     def note(request: Request) -> None:
         if request.url.endswith("completions"):
-            sent.append(request.post_data_json)
+            sent.append(dict(request.post_data_json or {}))
 
     page.on("request", note)
     return sent

@@ -114,8 +114,12 @@ def test_what_is_asked(static: Page) -> None:
 
 
 def test_a_chat_stays_what_it_began_as(static: Page) -> None:
-    text = [["configure", {"plain": True}], *ASKED, ["ended", 1], ["begin"]]
-    back = [["configure", {"plain": False}], ["open", 1], ["served", {**SERVICE, "chat": None}]]
+    text: list[list[Any]] = [["configure", {"plain": True}], *ASKED, ["ended", 1], ["begin"]]
+    back: list[list[Any]] = [
+        ["configure", {"plain": False}],
+        ["open", 1],
+        ["served", {**SERVICE, "chat": None}],
+    ]
     state = after(static, *text, *back, ["served", None])
     assert (state["current"], state["chats"][0]["kind"]) == (1, "text")
     assert after(static, *text, *back, ["configure", {"temperature": 0.5}])["current"] == 1
