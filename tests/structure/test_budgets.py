@@ -19,7 +19,7 @@ MAX_GATEWAY_CLASSES = 122
 MAX_IMPORTED_LINES = 7_020
 MAX_HOOK_LINES = 15
 MAX_STEPS_UP = 12
-MAX_STEPS_DOWN = 69
+MAX_STEPS_DOWN = 67
 # Names that httptools gives to what it calls.
 HTTPTOOLS = r"on_(message_begin|url|header|headers_complete|body|message_complete)\b"
 
