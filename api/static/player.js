@@ -89,9 +89,9 @@ export class Player {
   }
 }
 
-// Some guesses that were kept, and some branches that were not.
+// Some guesses that were kept, before all, and some branches that were not.
 function interest({ parents, accepted }) {
   const kept = [0, ...accepted];
   const branches = parents.filter((parent, i) => kept.includes(parent) && !kept.includes(i));
-  return Math.min(accepted.length, 4) + Math.min(branches.length, 4);
+  return (accepted.length && 4 + Math.min(accepted.length, 4)) + Math.min(branches.length, 4);
 }
