@@ -19,7 +19,6 @@ from model_server import logs
 from model_server.config import ModelServerSettings, read_settings
 from model_server.contract import traces, variables
 from model_server.errors import SettingError, StartError
-from model_server.medusa import head_file
 
 # A thread that waits for the others spins, by default for milliseconds. Where other processes want
 # the cores, say another model server, all wait for one that doesn't get to run: an answer of three
@@ -33,6 +32,7 @@ try:
     from model_server.engine.startup import load
     from model_server.engine.watchdog import Watchdog
     from model_server.llama import trial
+    from model_server.medusa import head_file
     from model_server.spans import RequestSpans
 except (OSError, RuntimeError) as error:
     sys.exit(f"model server: llama.cpp can't be loaded: {error}")

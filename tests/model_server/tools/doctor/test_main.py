@@ -99,7 +99,8 @@ def test_heads_of_another_size_are_refused(
     random_q8_path: Path, heads: Path, capsys: Capsys
 ) -> None:
     error = refused(capsys, random_q8_path, heads)
-    assert error == f"{heads}: medusa.embedding_length is 512, must be 256"
+    sizes = f"its hidden size is 512, that of {random_q8_path.name} is 256"
+    assert error == f"{heads}: {sizes}: these heads were made for another base"
 
 
 def test_what_is_not_there_is_named(
