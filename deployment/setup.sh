@@ -49,8 +49,6 @@ check_build_tools() {
     read -ra compilers <<<"${CXX:-c++ g++ clang++}"
     command -v "${compilers[@]}" >/dev/null ||
         fail "There is no ${CXX:-C++ compiler}, and llama.cpp is built from source: install one (Debian, Ubuntu: apt install build-essential)."
-    command -v cmake >/dev/null ||
-        fail "There is no cmake, and llama.cpp is built from source: install it (Debian, Ubuntu: apt install cmake)."
 }
 
 make_venv() {
