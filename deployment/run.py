@@ -223,6 +223,9 @@ def say_ready(url: str, *, with_key: bool) -> None:
 
 
 def _ask_to_stop(number: int, frame: FrameType | None) -> None:
+    # Once: uvx and terminals may both pass it on. Who stops listens again.
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     raise Stop
 
 

@@ -175,6 +175,7 @@ def test_both_tiers_serve_from_any_folder(installed: Installed, twin_q8_path: Pa
         assert any(f"PYTHONPATH={llama}\0".encode() in each for each in paths)
     finally:
         process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)  # as uvx passes on what a terminal sent already
         assert process.wait(40) == 0, log.read_text()
 
 
