@@ -8,6 +8,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from copy import copy
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def unpacked(target: Path, parts: tuple[str, ...] = ("",), cache: Path = CACHE) 
         shutil.rmtree(part, ignore_errors=True)
         try:
             with tarfile.open(source) as tar:
-                tar.extractall(part, members=_members(tar, parts), filter="data")
+                # Python before 3.11.4, which Debian 12 has, knows no filters.
+                tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+                tar.extractall(part, members=_members(tar, parts))
         except (tarfile.TarError, EOFError, ValueError) as error:
             raise ConverterError(f"{source}: damaged ({error}), remove it") from None
         part.rename(target)
@@ -46,7 +49,9 @@ def _members(tar: tarfile.TarFile, parts: tuple[str, ...]) -> Iterator[tarfile.T
     for member in tar:
         _, found, path = member.name.partition("/vendor/llama.cpp/")
         if found and path.startswith(parts):
-            yield member.replace(name=path)
+            renamed = copy(member)
+            renamed.name = path
+            yield renamed
 
 
 def archive(cache: Path = CACHE) -> Path:

