@@ -97,7 +97,7 @@ def test_a_model_server_that_starts_is_waited_for(twin_path: Path, tmp_path: Pat
     """By the client's retries, where the gateway gives up before it is there."""
     with serve(twin_path, tmp_path, request_timeout=1) as made:
         made.model_server.stop()
-        with client(made.url, max_retries=5) as opened:
+        with client(made.url, max_retries=8) as opened:
             starting = Timer(0.3, made.model_server.start)
             starting.start()
             raw = opened.completions.with_raw_response.create(
