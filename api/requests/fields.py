@@ -146,7 +146,7 @@ OTHERS: Fates = {
     **_refused("use prompt", "inputs"),
     **_refused("prompts are text, or token ids", "prompt_embeds"),
     **_refused(_UNCUT, "truncate_prompt_tokens truncate"),
-    **_refused("what is cached of prompts is shared", "cache_salt"),
+    **_refused("API keys share nothing unless SHARED_PREFIXES is set", "cache_salt"),
     **_refused("use reasoning_effort or chat_template_kwargs", "think enable_thinking thinking"),
     **_refused("use max_tokens", "thinking_token_budget"),
     **_refused("only of the answer: use logprobs", "prompt_logprobs logprob_token_ids"),
