@@ -41,8 +41,8 @@ def ending(text: str) -> tuple[str, str]:
 def client(url: str, **options: Any) -> openai.OpenAI:
     """It tries once, unless told otherwise, and finds the service whatever proxies are set."""
     http_client = openai.DefaultHttpxClient(trust_env=False)
-    given = {"api_key": "none", "max_retries": 0, "timeout": 60, **options}
-    return openai.OpenAI(base_url=f"{url}/v1", http_client=http_client, **given)
+    given = {"api_key": "none", "max_retries": 0, "timeout": 60, "http_client": http_client}
+    return openai.OpenAI(base_url=f"{url}/v1", **{**given, **options})
 
 
 def async_client(url: str, **options: Any) -> openai.AsyncOpenAI:

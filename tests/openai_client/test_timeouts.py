@@ -5,9 +5,18 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
+import httpx
 import pytest
-from openai import APITimeoutError, AsyncOpenAI, BadRequestError, OpenAI, RateLimitError
+from openai import (
+    APITimeoutError,
+    AsyncOpenAI,
+    BadRequestError,
+    DefaultHttpxClient,
+    OpenAI,
+    RateLimitError,
+)
 
 from tests.e2e.service import Service, serve
 from tests.openai_client.serving import (
@@ -97,12 +106,16 @@ def test_a_model_server_that_starts_is_waited_for(twin_path: Path, tmp_path: Pat
     """By the client's retries, where the gateway gives up before it is there."""
     with serve(twin_path, tmp_path, request_timeout=1) as made:
         made.model_server.stop()
-        with client(made.url, max_retries=8) as opened:
-            starting = Timer(0.3, made.model_server.start)
-            starting.start()
+
+        def start_once_refused(response: httpx.Response) -> None:
+            if response.status_code == 503 and made.model_server.popen.poll() is not None:
+                made.model_server.start()
+
+        hooks: Any = {"response": [start_once_refused]}
+        http_client = DefaultHttpxClient(trust_env=False, event_hooks=hooks)
+        with client(made.url, max_retries=8, http_client=http_client) as opened:
             raw = opened.completions.with_raw_response.create(
                 model=MODEL, prompt=PROMPT, max_tokens=1, temperature=0
             )
-            starting.join()
     assert raw.parse().choices[0].text == known(num_tokens=1)
     assert int(retries(raw.http_request.headers)) >= 1
