@@ -74,6 +74,8 @@ def assemble() -> str:
     """All results in one text, the latest of each kind, pictures first."""
     parts = ["# What was measured", "", f"Put together on {report.now()}."]
     for name in plots.PLOTS:
+        if not (report.FOLDER / f"{name}-light.svg").exists():
+            continue
         dark = f'<source media="(prefers-color-scheme: dark)" srcset="{name}-dark.svg">'
         parts += ["", f'<picture>{dark}<img src="{name}-light.svg" alt="{name}"></picture>']
     for file in sorted(report.FOLDER.iterdir()):

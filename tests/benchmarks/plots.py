@@ -44,9 +44,11 @@ SPEEDS = {
 ROWS, TITLE = "rows-q4_0", "7B shape in 4 bits"
 
 
-def speed(axes: Axes, theme: Theme, found: Mapping[str, Figure]) -> None:
+def speed(axes: Axes, theme: Theme, found: Mapping[str, Figure]) -> bool:
     """How many times as fast as llama-server."""
     shown = {words: found[name] for name, words in reversed(SPEEDS.items()) if name in found}
+    if not shown:
+        return False
     values = [each.value for each in shown.values()]
     errors = [
         [max(0.0, each.value - each.lowest) for each in shown.values()],
@@ -62,11 +64,14 @@ def speed(axes: Axes, theme: Theme, found: Mapping[str, Figure]) -> None:
     axes.set_title("Tokens a second on a CPU, llama-server = 1", loc="left")
     axes.tick_params(axis="y", length=0)
     axes.set_xticks([1], ["llama-server"])
+    return True
 
 
-def rows(axes: Axes, theme: Theme, _: Mapping[str, Figure]) -> None:
+def rows(axes: Axes, theme: Theme, _: Mapping[str, Figure]) -> bool:
     """What it costs to verify a tree of so many rows, in plain steps of llama.cpp."""
-    file = next(each for each in report.FOLDER.iterdir() if report.kind(each) == ROWS)
+    file = next((each for each in report.FOLDER.iterdir() if report.kind(each) == ROWS), None)
+    if file is None:
+        return False
     with file.with_suffix(".csv").open(encoding="utf-8") as lines:
         trees = [row for row in csv.DictReader(lines) if row["what"] == "a tree"]
     short = [row for row in trees if row["cells"] == "0"]
@@ -85,25 +90,26 @@ def rows(axes: Axes, theme: Theme, _: Mapping[str, Figure]) -> None:
     axes.set_ylim(0)
     axes.set_xlim(0.5, numbers[-1] * 1.2)
     axes.grid(axis="y", color=theme.faint)
+    return True
 
 
-PLOTS: dict[str, Callable[[Axes, Theme, Mapping[str, Figure]], None]] = {
+# Each says whether there is anything to show.
+PLOTS: dict[str, Callable[[Axes, Theme, Mapping[str, Figure]], bool]] = {
     "speed": speed,
     "rows": rows,
 }
 
 
 def draw(folder: Path = report.FOLDER) -> list[Path]:
-    """All of them; the files."""
+    """All whose results are there, and none of those whose aren't; the files."""
     found = figures.read(folder)
-    return [
-        _draw(name, theme, found, folder / f"{name}-{theme}.svg")
-        for name in PLOTS
-        for theme in THEMES
-    ]
+    paths = {folder / f"{name}-{theme}.svg": (name, theme) for name in PLOTS for theme in THEMES}
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return [path for path, (name, theme) in paths.items() if _draw(name, theme, found, path)]
 
 
-def _draw(name: str, theme_name: str, found: Mapping[str, Figure], path: Path) -> Path:
+def _draw(name: str, theme_name: str, found: Mapping[str, Figure], path: Path) -> bool:
     theme = THEMES[theme_name]
     style: dict[str, Any] = {
         "font.size": 15,
@@ -122,6 +128,6 @@ def _draw(name: str, theme_name: str, found: Mapping[str, Figure], path: Path) -
     with mpl.rc_context(cast("Any", style | {"svg.hashsalt": name})):
         drawing = Drawing(figsize=(8, 4.2), layout="constrained")
         axes = drawing.add_subplot()
-        PLOTS[name](axes, theme, found)
-        drawing.savefig(path, transparent=True, metadata={"Date": None})
-    return path
+        if shown := PLOTS[name](axes, theme, found):
+            drawing.savefig(path, transparent=True, metadata={"Date": None})
+    return shown

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import figures, report
+from tests.benchmarks import figures, plots, report
+from tests.benchmarks.__main__ import assemble
+from tests.benchmarks.capacity.__main__ import options
 from tests.benchmarks.figures import Figure
 
 
@@ -65,3 +67,25 @@ def test_the_tree_has_the_latest_result_of_each_kind_alone() -> None:
     kinds = [(report.kind(file), file.suffix) for file in report.FOLDER.iterdir()]
     named = [each for each in kinds if each[0]]
     assert len(named) == len(set(named))
+
+
+def test_a_report_without_results_has_no_pictures(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(report, "FOLDER", tmp_path)
+    (tmp_path / "rows-dark.svg").touch()  # of a result that is gone
+    assert plots.draw(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+    assert "<picture>" not in assemble()
+
+
+@pytest.mark.parametrize(
+    "wrong", ["--rate 0", "--rate -1", "--rate nan", "--answer 0", "--prompt 8 --shared 9"]
+)
+def test_a_load_that_is_none_is_a_usage_error(
+    wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        options(wrong.split())
+    name, value = wrong.split()[-2:]
+    assert f"{name} is {value}" in capsys.readouterr().err.replace(".0;", ";")

@@ -36,7 +36,13 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--groups", type=int, default=16, help="different beginnings")
     add("--requests", type=int, default=2_000, help="to simulate")
     add("--model", type=Path, help="the demo model")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    for name in ("rate", "ttft", "prompt", "answer", "groups", "requests"):
+        if not getattr(args, name) > 0:
+            parser.error(f"--{name} is {getattr(args, name)}; it must be above 0")
+    if not 0 <= args.shared <= args.prompt:
+        parser.error(f"--shared is {args.shared}; it must be from 0 to --prompt, {args.prompt}")
+    return args
 
 
 def measured_machine(model: Path | None) -> Machine:
@@ -87,8 +93,6 @@ def table(outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
 
 def main() -> int:
     args = options()
-    if not 0 <= args.shared <= args.prompt:
-        sys.exit(f"--shared is {args.shared}; it must be from 0 to --prompt, {args.prompt}")
     machine = measured_machine(args.model)
     requests = min(args.requests, int(LONGEST_S * args.rate) or 1)
     traffic = Traffic(args.rate, requests, args.prompt, args.answer, args.groups, args.shared)
