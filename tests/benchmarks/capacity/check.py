@@ -67,6 +67,8 @@ class Servers:
                         kv_cache_tokens=CELLS,
                         max_step_ms=MAX_STEP_MS,
                         medusa_mode="off",
+                        # The costs of another start were kept of decodes that nobody paced.
+                        xdg_cache_home=folder / "cache",
                     )
                 )
             )
@@ -152,8 +154,8 @@ def main() -> int:
         prog="python -m tests.benchmarks.capacity.check", description=__doc__
     )
     parser.add_argument("--servers", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--rate", type=float, default=2.0, help="requests a second and server")
-    parser.add_argument("--seconds", type=float, default=60, help="of arrivals")
+    parser.add_argument("--rate", type=float, default=1.4, help="requests a second and server")
+    parser.add_argument("--seconds", type=float, default=180, help="of arrivals")
     args = parser.parse_args()
     rows, holds = [], True
     for number in args.servers:
