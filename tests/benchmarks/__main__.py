@@ -42,6 +42,9 @@ FULL = [
     "latency",
     "gateway",
     "window",
+    "window_sizes",
+    "steps",
+    "steps --type Q8_0",
     "overhead",
     "structured",
     "capacity",
@@ -67,6 +70,8 @@ def commands(args: argparse.Namespace) -> list[list[str]]:
         chats = ["chats", str(args.prompts)]
         streams = ["1", "2", "4", "8", "16"] if args.full else ["1"]
         lines += [[*chats, "--streams", *streams, *more] for more in ([], ["--lookup"])]
+        ways = (["--lookup"], ["--temperature", "0.7"], ["--exact"]) if args.full else ()
+        lines += [["acceptance", str(args.prompts), *way] for way in ([], *ways)]
     return lines
 
 
