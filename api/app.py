@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from api.admission.control import AdmissionControl
 from api.admission.keys import Keys
 from api.admission.rates import Rates
 from api.config import Settings
-from api.errors import ClientGone, GatewayError, Problem, translate
+from api.errors import GatewayError, translate
 from api.gateway import Gateway
 from api.http.access_log import AccessLog
 from api.http.body_limit import BODY_TIMEOUT_S, BodyLimit
@@ -161,14 +161,16 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 404:
         message += f"; this server has {', '.join(PATHS)}"
     code = error.detail.lower().replace(" ", "_")
-    headers = dict(error.headers or {})
-    return _response(request, Problem(error.status_code, message, code, headers=headers))
+    told = GatewayError(code, message, status=error.status_code)
+    return _response(request, told, error.headers)
 
 
-def _response(request: Request, problem: Problem) -> JSONResponse:
-    if problem.status != translate(ClientGone()).status:
-        gateway_of(request).metrics.rejections.labels(problem.code).inc()
-    headers = {"x-request-id": request.state.request_id, **problem.headers}
-    if problem.status == 500:
+def _response(
+    request: Request, error: GatewayError, others: Mapping[str, str] | None = None
+) -> JSONResponse:
+    if error.code != "client_gone":
+        gateway_of(request).metrics.rejections.labels(error.code).inc()
+    headers = {"x-request-id": request.state.request_id, **error.headers, **(others or {})}
+    if error.status == 500:
         headers["connection"] = "close"  # uvicorn does, and clients should know
-    return JSONResponse(problem.body, problem.status, headers)
+    return JSONResponse(error.body, error.status, headers)

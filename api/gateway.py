@@ -65,7 +65,7 @@ class Gateway:
 
     def refuse_if_full(self) -> None:
         """Raise what a request would be refused with whatever it asks: ShuttingDown, or
-        TooManyInFlight.
+        that too many are in flight.
         """
         if self.draining:
             raise ShuttingDown
@@ -76,7 +76,7 @@ class Gateway:
         self, request_id: str, requests: Sequence[GenerateRequest], admission: Admission
     ) -> Iterator[ClientRequest]:
         """Have requests answered together while inside; leaving it ends what still runs. Raises
-        TooManyInFlight, ShuttingDown.
+        ShuttingDown, or that too many are in flight.
         """
         if self._drained.is_set():
             raise ShuttingDown
@@ -124,12 +124,12 @@ class Gateway:
             choice.of.fail(error)
         except Exception as bug:
             log.exception("request %s failed. This is a bug.", choice.request.id)
-            choice.of.fail(GatewayError(repr(bug)))
+            choice.of.fail(translate(bug))
 
     def _count_retry(self, choice: Choice, error: GatewayError) -> None:
         if choice.token_ids:
             self.metrics.resumes.inc()
-        self.metrics.retries.labels(translate(error).code).inc()
+        self.metrics.retries.labels(error.code).inc()
         log.info("attempt %d of a request failed: %s", choice.request.attempt, error)
 
     def _too_late(self, choice: Choice) -> GatewayError:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, SpanKind, StatusCode, TracerProvider
 
-from api.errors import Problem, translate
+from api.errors import GatewayError
 from api.request import Carrier, Choice, ClientRequest
 from model_server.contract.protocol import GenerateRequest, Info
 
@@ -76,10 +76,10 @@ def note_answer(request: ClientRequest) -> None:
         span.set_attributes(_answered(request))
 
 
-def note_failure(problem: Problem) -> None:
+def note_failure(error: GatewayError) -> None:
     """A stream ended in an error, which its status, sent long before, does not tell."""
-    if problem.status >= 500:
-        _fail(trace.get_current_span(), problem.code)
+    if error.status >= 500:
+        _fail(trace.get_current_span(), error.code)
 
 
 def _answered(request: ClientRequest) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _failure(choice: Choice) -> str | None:
     """What ended an attempt. Its task may be cancelled when all is done, so that tells nothing."""
     if choice.ended.cancelled() or not choice.ended.done():
         return "cancelled"
-    return translate(choice.failure).code if choice.failure else None
+    return choice.failure.code if choice.failure else None
 
 
 def _fail(span: Span, code: str) -> None:

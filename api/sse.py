@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Send
 
-from api.errors import ClientGone, GatewayError, translate
+from api.errors import ClientGone, GatewayError
 from api.request import ClientRequest
 from api.responses.format import Format, Json
 from api.spans import note_answer, note_failure
@@ -67,10 +67,9 @@ async def _pieces(request: ClientRequest, form: Format) -> AsyncIterator[bytes]:
     except ClientGone:
         raise
     except GatewayError as error:
-        problem = translate(error)
         note_answer(request)
-        note_failure(problem)
-        yield encode([form.failure(problem.body)], form)
+        note_failure(error)
+        yield encode([form.failure(error.body)], form)
 
 
 def encode(chunks: Iterable[Json], form: Format) -> bytes:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from api.errors import InvalidKey
+from api.errors import GatewayError
 
 RELOAD_S = 1.0
 _LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):([0-9a-f]{64})")
@@ -43,16 +43,17 @@ class Keys:
         self._names = read_keys(path)
 
     def name_of(self, authorization: str) -> str:
-        """Whose key the Authorization header holds. Raises InvalidKey."""
+        """Whose key the Authorization header holds. Raises GatewayError."""
         self._reload()
         scheme, _, key = authorization.strip().partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
-            raise InvalidKey("There is no API key: send the header Authorization: Bearer KEY.")
+            message = "There is no API key: send the header Authorization: Bearer KEY."
+            raise GatewayError("invalid_api_key", message)
         given = digest(key.strip())
         # Every entry is compared, each in constant time: how long it takes tells nothing.
         names = [name for known, name in self._names.items() if hmac.compare_digest(known, given)]
         if not names:
-            raise InvalidKey("The API key is not known to this server.")
+            raise GatewayError("invalid_api_key", "The API key is not known to this server.")
         return names[0]
 
     def _reload(self) -> None:

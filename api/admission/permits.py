@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from api.errors import TooManyInFlight
+from api.errors import GatewayError
 
 
 class Permits:
@@ -17,7 +17,7 @@ class Permits:
 
     @contextmanager
     def taken(self, num_choices: int) -> Iterator[None]:
-        """Hold so many. Raises TooManyInFlight."""
+        """Hold so many. Raises GatewayError where so many are not left."""
         self.check(num_choices)
         self.in_flight += num_choices
         try:
@@ -26,6 +26,11 @@ class Permits:
             self.in_flight -= num_choices
 
     def check(self, num_choices: int = 1) -> None:
-        """Raise TooManyInFlight where so many are not left."""
+        """Raise GatewayError where so many are not left."""
         if self.in_flight and self.in_flight + num_choices > self._limit:
-            raise TooManyInFlight(self._limit, self.in_flight)
+            raise GatewayError(
+                "too_many_in_flight",
+                f"{self.in_flight} answers are in the making and the limit is {self._limit} "
+                "(MAX_IN_FLIGHT); try again in a moment.",
+                retry_after_s=1,
+            )

@@ -19,7 +19,7 @@ from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from api.errors import RateLimited
+from api.errors import GatewayError
 from api.metrics import GatewayMetrics
 
 MINUTE_S = 60
@@ -69,10 +69,14 @@ class Admission:
         return headers
 
     def check(self) -> None:
-        """Raise RateLimited if a budget did not suffice."""
+        """Raise GatewayError if a budget did not suffice."""
         for budget in self.budgets:
             if budget.unit == self.refused:
-                raise RateLimited(self._sentence(budget), _seconds_to(budget))
+                raise GatewayError(
+                    "rate_limit_exceeded",
+                    self._sentence(budget),
+                    retry_after_s=_seconds_to(budget),
+                )
 
     def _sentence(self, budget: Budget) -> str:
         variable = VARIABLES[budget.unit]

@@ -8,13 +8,13 @@ import time
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import logs
-from api.errors import STATUS, ClientGone
+from api.errors import STATUS
 from api.http.paths import MARKDOWN
 from api.metrics import GatewayMetrics
 
 # Asked for every few seconds, by machines or by an open page.
 PROBES = ("/health", "/ready", "/metrics", MARKDOWN)
-LEFT = STATUS[ClientGone][0]
+LEFT = STATUS["client_gone"]
 
 log = logging.getLogger("api.request")
 

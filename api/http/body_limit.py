@@ -6,7 +6,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import BodyTooLarge, ClientGone, GatewayError, SlowBody, TooManyBodies, translate
+from api.errors import ClientGone, GatewayError
 from api.metrics import GatewayMetrics
 from api.waiting import timeout
 
@@ -52,7 +52,9 @@ class BodyLimit:
         except ClientGone:
             self._metrics.disconnects.inc()
         except TimeoutError:
-            await refuse(SlowBody(self._timeout_s), self._metrics, scope, receive, send)
+            message = f"The request body took longer than {self._timeout_s:g} s to arrive."
+            slow = GatewayError("slow_body", message)
+            await refuse(slow, self._metrics, scope, receive, send)
         except GatewayError as error:
             await refuse(error, self._metrics, scope, receive, send)
         else:
@@ -63,8 +65,8 @@ class BodyLimit:
 
     async def _read(self, body: bytearray, headers: Headers, receive: Receive) -> None:
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._max_bytes:
-            raise BodyTooLarge(self._max_bytes)
+        if length.isdigit():
+            self._check_size(int(length))
         more = True
         while more:
             message = await receive()
@@ -72,15 +74,25 @@ class BodyLimit:
                 raise ClientGone
             piece = message.get("body", b"")
             size = len(body) + len(piece)
-            if size > self._max_bytes:
-                raise BodyTooLarge(self._max_bytes)
+            self._check_size(size)
             if size > FREE_BYTES:
                 counted = size - max(len(body), FREE_BYTES)
                 if self._total + counted > self._max_total:
-                    raise TooManyBodies(self._max_total)
+                    raise GatewayError(
+                        "too_many_bodies",
+                        f"The large bodies being received hold {self._max_total} bytes, the most "
+                        "that are kept at once (16 x MAX_BODY_BYTES, at least 64 MiB); try again "
+                        "in a moment.",
+                        retry_after_s=1,
+                    )
                 self._total += counted
             body += piece
             more = message.get("more_body", False)
+
+    def _check_size(self, num_bytes: int) -> None:
+        if num_bytes > self._max_bytes:
+            message = f"The request body is larger than {self._max_bytes} bytes (MAX_BODY_BYTES)."
+            raise GatewayError("body_too_large", message)
 
     def _release(self, body: bytearray) -> None:
         self._total -= max(len(body) - FREE_BYTES, 0)
@@ -91,9 +103,8 @@ async def refuse(
     error: GatewayError, metrics: GatewayMetrics, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Answer a request whose body was not, or not all, read."""
-    problem = translate(error)
-    metrics.rejections.labels(problem.code).inc()
-    headers = dict(problem.headers)
+    metrics.rejections.labels(error.code).inc()
+    headers = error.headers
     if "expect" in Headers(scope=scope):
         headers["connection"] = "close"  # nobody can know whether the body still comes
-    await JSONResponse(problem.body, problem.status, headers)(scope, receive, send)
+    await JSONResponse(error.body, error.status, headers)(scope, receive, send)

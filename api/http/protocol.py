@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from api.errors import Problem
+from api.errors import GatewayError
 from api.metrics import GatewayMetrics
 
 MAX_HEADER_BYTES = 65_536
@@ -21,8 +21,8 @@ LINGER_S = 1.0
 # What is read, and dropped, of a body behind its request's answer; as long as nginx does.
 MAX_DROPPED_BYTES = 64 * 1024 * 1024
 DROP_TIMEOUT_S = 30.0
-TOO_LARGE = Problem(
-    431, f"The request's headers are larger than {MAX_HEADER_BYTES} bytes.", "headers_too_large"
+TOO_LARGE = GatewayError(
+    "headers_too_large", f"The request's headers are larger than {MAX_HEADER_BYTES} bytes."
 )
 
 
@@ -151,9 +151,9 @@ class BoundedHttp(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         if not self._refused:
-            self._refuse(Problem(400, msg, "invalid_http"))
+            self._refuse(GatewayError("invalid_http", msg))
 
-    def _refuse(self, problem: Problem) -> None:
+    def _refuse(self, error: GatewayError) -> None:
         """The connection's last word. It stays open for a moment, since closing it on what the
         client still sends would take the word back.
         """
@@ -162,10 +162,10 @@ class BoundedHttp(HttpToolsProtocol):
             return
         self._refused = True
         metrics: GatewayMetrics = self.app_state["metrics"]
-        metrics.rejections.labels(problem.code).inc()
-        metrics.http_requests.labels(problem.status).inc()
-        body = json.dumps(problem.body).encode()
-        head = f"HTTP/1.1 {problem.status} \r\ncontent-type: application/json\r\n"
+        metrics.rejections.labels(error.code).inc()
+        metrics.http_requests.labels(error.status).inc()
+        body = json.dumps(error.body).encode()
+        head = f"HTTP/1.1 {error.status} \r\ncontent-type: application/json\r\n"
         head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         self.transport.write(head.encode() + body)
         self._set_alarm(LINGER_S)

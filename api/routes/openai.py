@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Request, Response
 from typing_extensions import TypedDict
 
-from api.errors import UnknownModel
+from api.errors import GatewayError
 from api.requests.chat import ChatBody
 from api.requests.completion import CompletionBody, EmbeddingsBody
 from api.requests.document import said
@@ -97,7 +97,8 @@ async def models(request: Request) -> ModelList:
 async def model(request: Request, model: str) -> ModelCard:
     served = {info.model_name: info for info in await _served(request)}
     if model not in served:
-        raise UnknownModel(model, ", ".join(served))
+        message = f"The model {model[:80]!r} does not exist; this server has {', '.join(served)!r}."
+        raise GatewayError("model_not_found", message)
     return _card(served[model])
 
 

@@ -16,17 +16,15 @@ from pydantic import ValidationError
 
 from api.errors import (
     AnswerFailed,
-    EngineFailed,
     GatewayError,
     ModelServerBusy,
     ModelServerFault,
     ModelServerLost,
-    PromptChanged,
-    Refused,
     TryAgain,
+    translate,
 )
 from api.request import Choice
-from api.upstream.server import ModelServer, busy, describe
+from api.upstream.server import ModelServer, busy, describe, refused
 from model_server.contract.protocol import EVENTS, Accepted, Batch, Event, Failed
 
 # An event has a few hundred bytes; with twenty alternatives for each token of a step some thousand.
@@ -73,7 +71,7 @@ class BatchCall:
                         self._acknowledge(event.id)
                         if choice.continues_otherwise(event):
                             self.server.cancel(event.id)
-                            choice.finish(PromptChanged(self.server.url))
+                            choice.finish(self._prompt_changed())
                             continue
                     choice.receive(event, model_id, self.server.heard)
             error = ModelServerLost(self.server.url, "it ended the answer early")
@@ -86,7 +84,7 @@ class BatchCall:
             error = lost
             self.server.lose(lost)
         except Exception as bug:
-            error = GatewayError(repr(bug))
+            error = translate(bug)
             log.exception("batch %s failed. This is a bug.", self.id)
         finally:
             self.end(error)
@@ -119,6 +117,14 @@ class BatchCall:
             elif name not in self._unaccepted:
                 server.cancel(name)
         self._acknowledge(name)
+
+    def _prompt_changed(self) -> TryAgain:
+        return TryAgain(
+            "prompt_changed",
+            f"The answer was interrupted, and the model server at {self.server.url} makes another "
+            "prompt of the same request (its chat template or its date differs), so it cannot "
+            "continue it.",
+        )
 
     def _acknowledge(self, name: str) -> None:
         self._unaccepted.discard(name)
@@ -166,5 +172,4 @@ async def _check(response: httpx.Response, url: str) -> None:
 def _failure(event: Failed) -> GatewayError:
     if event.status == 503 and event.code != "engine":
         return ModelServerBusy(event.message)
-    kind = Refused if event.status < 500 else EngineFailed
-    return kind(event.status, event.code, event.message, event.param)
+    return refused(event)

@@ -14,7 +14,7 @@ import httpx
 from typing_extensions import TypedDict
 
 from api.config import Settings
-from api.errors import GatewayError, ModelChanged, ModelServerLost, NoModelServer
+from api.errors import GatewayError, ModelServerLost, NoModelServer
 from api.metrics import GatewayMetrics
 from api.request import Choice
 from api.requests.document import said
@@ -170,8 +170,11 @@ class ServerPool:
         """Why no server takes a choice."""
         if choice.model_id is None or not self.ready:
             return NoModelServer(self.reason)
-        others = {str(server.model_id) for server in self.servers if server.ready}
-        return ModelChanged(choice.model_id, ", ".join(sorted(others)))
+        others = sorted({str(server.model_id) for server in self.servers if server.ready})
+        message = (
+            f"The answer began on model {choice.model_id} and only {', '.join(others)} is left"
+        )
+        return GatewayError("model_changed", f"{message} to continue it.")
 
     async def first_info(self, timeout_s: float) -> Info:
         """The limits last known, or those of the first server to come; or NoModelServer."""

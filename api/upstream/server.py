@@ -17,11 +17,10 @@ from pydantic import ValidationError
 
 from api.errors import (
     AnswerFailed,
-    EngineFailed,
+    GatewayError,
     ModelServerBusy,
     ModelServerFault,
     ModelServerLost,
-    Refused,
     TryAgain,
 )
 from api.metrics import GatewayMetrics
@@ -127,7 +126,7 @@ class ModelServer:
         task.add_done_callback(self._cancelling.discard)
 
     async def ask(self, path: str, question: Wire) -> bytes:
-        """The JSON that it answers to what needs no slot. Raises Refused, TryAgain and others."""
+        """The JSON that it answers to what needs no slot. Raises GatewayError."""
         try:
             content = question.model_dump_json(exclude_defaults=True)
             answer = await self.client.post(
@@ -260,14 +259,18 @@ def _is_refused(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _refusal(url: str, path: str, answer: httpx.Response) -> Exception:
+def _refusal(url: str, path: str, answer: httpx.Response) -> GatewayError:
     try:
-        failed = Failed.model_validate_json(answer.content)
+        return refused(Failed.model_validate_json(answer.content))
     except ValidationError:
         detail = f"POST {path} answered {answer.status_code} {answer.text[:200]}"
         return ModelServerFault(url, detail)
-    kind = Refused if failed.status < 500 else EngineFailed
-    return kind(failed.status, failed.code, failed.message, failed.param)
+
+
+def refused(failed: Failed) -> GatewayError:
+    """The model server's own words; only its engine's failures are worth another attempt."""
+    kind = GatewayError if failed.status < 500 else AnswerFailed
+    return kind(failed.code, failed.message, failed.param, failed.status)
 
 
 @cache

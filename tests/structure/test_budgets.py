@@ -14,9 +14,9 @@ from collections import defaultdict
 from tests.structure import hops
 from tests.structure.modules import ROOT, modules
 
-MAX_GATEWAY_LINES = 7_110
-MAX_GATEWAY_CLASSES = 122
-MAX_IMPORTED_LINES = 7_020
+MAX_GATEWAY_LINES = 7_050
+MAX_GATEWAY_CLASSES = 110
+MAX_IMPORTED_LINES = 6_960
 MAX_HOOK_LINES = 15
 MAX_STEPS_UP = 12
 MAX_STEPS_DOWN = 67

@@ -8,7 +8,7 @@ import pytest
 
 from api.admission import rates as module
 from api.admission.rates import Admission, Rates, Unit
-from api.errors import RateLimited
+from api.errors import GatewayError
 from api.metrics import GatewayMetrics
 from tests.api.redis_server import redis_server
 from tests.ports import free_port
@@ -45,10 +45,12 @@ def unchecked(metrics: GatewayMetrics) -> float:
 
 async def refusal(
     limited: Rates, caller: str = "key ann", num_bytes: int = 4
-) -> RateLimited | None:
+) -> GatewayError | None:
     try:
         (await limited.admit(caller, num_bytes)).check()
-    except RateLimited as error:
+    except GatewayError as error:
+        if error.code != "rate_limit_exceeded":
+            raise
         return error
     return None
 
@@ -66,6 +68,7 @@ async def test_requests_are_limited_for_each_caller_until_the_window_ends(storag
     assert error is not None
     assert "0 of 3 requests a minute are left (RATE_LIMIT_REQUESTS)" in str(error)
     assert await refusal(limited, "key bob") is None
+    assert error.retry_after_s is not None
     await asyncio.sleep(error.retry_after_s)
     assert await refusal(limited) is None
     assert WINDOW_S - 0.6 < time.monotonic() - began < WINDOW_S + 5
@@ -109,6 +112,7 @@ async def test_an_answer_may_go_beyond_and_then_the_next_is_refused(storage: str
     error = await refusal(limited)
     assert error is not None
     assert "0 of 100 tokens a minute are left (RATE_LIMIT_TOKENS)" in str(error)
+    assert error.retry_after_s is not None
     assert 0 < error.retry_after_s <= WINDOW_S
     await limited.aclose()
 
@@ -132,7 +136,7 @@ async def test_a_body_of_unknown_length_is_charged_when_it_is_known(storage: str
     first.check()
     assert left(first, "tokens") == 40
     await limited.charge_body(second, 200)
-    with pytest.raises(RateLimited, match=r"40 of 100 tokens a minute are left .* about 50 are"):
+    with pytest.raises(GatewayError, match=r"40 of 100 tokens a minute are left .* about 50 are"):
         second.check()
     await limited.settle(second)
     first.used = 10

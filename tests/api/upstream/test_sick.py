@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from api.admission.rates import Admission
 from api.batcher import Batcher
-from api.errors import EngineFailed
+from api.errors import AnswerFailed
 from api.metrics import GatewayMetrics
 from api.request import ClientRequest
 from api.upstream.breaker import IN_A_ROW
@@ -263,7 +263,7 @@ async def test_who_leaves_a_server_that_is_well_does_not_blame_it_for_another() 
     asked = [GenerateRequest(id="a", prompt="a")]
     [choice] = ClientRequest("a", asked, Admission(""), metrics).choices
     choice.begin(now=0.0)
-    choice.finish(EngineFailed(500, "engine", "a decode failed elsewhere", None))
+    choice.finish(AnswerFailed("engine", "a decode failed elsewhere", status=500))
     choice.begin(now=0.0)
     well.take([])
     call = BatchCall(well, [choice], now=0.0)

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from api.admission.permits import Permits
 from api.admission.rates import BYTES_PER_TOKEN, Admission, Rates
 from api.batcher import Window
-from api.errors import TooManyInFlight
+from api.errors import GatewayError
 from api.metrics import GatewayMetrics
 from api.request import Choice, ClientRequest
 from model_server.contract.protocol import GenerateRequest
@@ -89,7 +89,9 @@ class Permitting(RuleBasedStateMachine):
         stack = ExitStack()
         try:
             stack.enter_context(self.permits.taken(wanted))
-        except TooManyInFlight:
+        except GatewayError as error:
+            if error.code != "too_many_in_flight":
+                raise
             assert num_held
             assert num_held + wanted > 8
         else:
