@@ -25,8 +25,7 @@ from api.errors import GatewayError, translate
 from api.gateway import Gateway
 from api.http.access_log import AccessLog
 from api.http.body_limit import BODY_TIMEOUT_S, BodyLimit
-from api.http.paths import MARKDOWN, PATHS, Paths
-from api.http.request_id import RequestId
+from api.http.paths import MARKDOWN, PATHS
 from api.metrics import GatewayMetrics
 from api.requests.refusal import refusal
 from api.routes import docs, generate, openai, ops, page, ui
@@ -132,9 +131,7 @@ def _add_middleware(app: FastAPI, settings: Settings, keys: Keys | None, rates: 
             allow_headers=["*"],
             expose_headers=["*"],
         )
-    app.add_middleware(Paths)
     app.add_middleware(AccessLog, gateway.metrics)
-    app.add_middleware(RequestId)
 
 
 @asynccontextmanager

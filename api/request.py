@@ -157,6 +157,11 @@ class ClientRequest:
         metrics.running.inc(len(requests))
 
     @property
+    def prompts(self) -> list[Choice]:
+        """One choice of each prompt: it counts once, however many it has."""
+        return [each for each in self.choices if each.request.sampling.choice == 0]
+
+    @property
     def is_done(self) -> bool:
         return not self.inbox and all(choice.done for choice in self.choices)
 
@@ -173,9 +178,9 @@ class ClientRequest:
             self._raise_failure()
             self.arrived.clear()
             await self.arrived.wait()
-        for choice in self.choices:
-            if choice.accepted and choice.request.sampling.choice == 0:  # a prompt counts once
-                self._admission.used += choice.accepted.prompt_tokens
+        for choice in self.prompts:
+            assert choice.accepted is not None, "every choice was. This is a bug."
+            self._admission.used += choice.accepted.prompt_tokens
 
     async def bursts(
         self, quiet_s: float | None = None

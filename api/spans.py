@@ -7,7 +7,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from urllib.parse import urlsplit
 
 from opentelemetry import propagate, trace
@@ -15,7 +14,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, TracerProvider
 
 from api.errors import GatewayError
 from api.request import Carrier, Choice, ClientRequest
-from model_server.contract.protocol import GenerateRequest, Info
+from model_server.contract.protocol import Info
 
 
 class Spans:
@@ -62,70 +61,59 @@ class Spans:
                 span.add_link(linked)
 
 
-def note_request(request: ClientRequest, info: Info | None) -> None:
+def note_request(asked: ClientRequest, info: Info | None) -> None:
     """What was asked goes into the span that is current, FastAPI's."""
     span = trace.get_current_span()
-    if span.is_recording():
-        span.set_attributes(_asked(request, info.model_name if info else ""))
+    if not span.is_recording():
+        return
+    request, model = asked.choices[0].request, info.model_name if info else ""
+    sampling = request.sampling
+    operation = "text_completion" if request.messages is None else "chat"
+    span.set_attributes(
+        {
+            "gen_ai.operation.name": "embeddings" if request.pooling else operation,
+            "gen_ai.provider.name": "llama.cpp",
+            "gen_ai.request.model": model,
+            "gen_ai.response.model": model,
+            "gen_ai.request.temperature": sampling.temperature,
+            "gen_ai.request.top_p": sampling.top_p,
+            "gen_ai.request.top_k": sampling.top_k,
+            "gen_ai.request.presence_penalty": sampling.presence_penalty,
+            "gen_ai.request.frequency_penalty": sampling.frequency_penalty,
+            # Attributes are signed, seeds are not.
+            "gen_ai.request.seed": (sampling.seed + 2**63) % 2**64 - 2**63,
+            "medusa.speculation.mode": request.speculation.mode,
+        }
+    )
+    if request.max_tokens is not None:
+        span.set_attribute("gen_ai.request.max_tokens", request.max_tokens)
 
 
 def note_answer(request: ClientRequest) -> None:
     """And what came. Before the last byte is sent: then the span ends."""
     span = trace.get_current_span()
-    if span.is_recording():
-        span.set_attributes(_answered(request))
+    if not span.is_recording():
+        return
+    if request.first_token_at is not None:
+        seconds = request.first_token_at - request.started
+        span.set_attribute("gen_ai.response.time_to_first_chunk", seconds)
+    if all(choice.done for choice in request.choices):
+        prompts = [choice.end for choice in request.prompts]
+        dones = [choice.end for choice in request.choices]
+        span.set_attributes(
+            {
+                "gen_ai.usage.input_tokens": sum(each.prompt_tokens for each in prompts),
+                "gen_ai.usage.cache_read.input_tokens": sum(each.cached_tokens for each in prompts),
+                "gen_ai.usage.output_tokens": sum(each.completion_tokens for each in dones),
+                "gen_ai.response.finish_reasons": [each.finish_reason for each in dones],
+            }
+        )
 
 
 def note_failure(error: GatewayError) -> None:
     """A stream ended in an error, which its status, sent long before, does not tell."""
     if error.status >= 500:
         _fail(trace.get_current_span(), error.code)
-
-
-def _answered(request: ClientRequest) -> dict[str, Any]:
-    attributes: dict[str, Any] = {}
-    if request.first_token_at is not None:
-        seconds = request.first_token_at - request.started
-        attributes["gen_ai.response.time_to_first_chunk"] = seconds
-    dones = [choice.done for choice in request.choices if choice.done]
-    if len(dones) < len(request.choices):
-        return attributes
-    # A prompt counts once, however many choices it has.
-    prompts = [each.end for each in request.choices if each.request.sampling.choice == 0]
-    return attributes | {
-        "gen_ai.usage.input_tokens": sum(done.prompt_tokens for done in prompts),
-        "gen_ai.usage.cache_read.input_tokens": sum(done.cached_tokens for done in prompts),
-        "gen_ai.usage.output_tokens": sum(done.completion_tokens for done in dones),
-        "gen_ai.response.finish_reasons": [done.finish_reason for done in dones],
-    }
-
-
-def _operation(request: GenerateRequest) -> str:
-    if request.pooling:
-        return "embeddings"
-    return "text_completion" if request.messages is None else "chat"
-
-
-def _asked(asked: ClientRequest, model: str) -> dict[str, Any]:
-    request = asked.choices[0].request
-    sampling = request.sampling
-    attributes = {
-        "gen_ai.operation.name": _operation(request),
-        "gen_ai.provider.name": "llama.cpp",
-        "gen_ai.request.model": model,
-        "gen_ai.response.model": model,
-        "gen_ai.request.temperature": sampling.temperature,
-        "gen_ai.request.top_p": sampling.top_p,
-        "gen_ai.request.top_k": sampling.top_k,
-        "gen_ai.request.presence_penalty": sampling.presence_penalty,
-        "gen_ai.request.frequency_penalty": sampling.frequency_penalty,
-        # Attributes are signed, seeds are not.
-        "gen_ai.request.seed": sampling.seed - 2**64 if sampling.seed >= 2**63 else sampling.seed,
-        "medusa.speculation.mode": request.speculation.mode,
-    }
-    if request.max_tokens is not None:
-        attributes["gen_ai.request.max_tokens"] = request.max_tokens
-    return attributes
 
 
 def _failure(choice: Choice) -> str | None:

@@ -1,26 +1,34 @@
-"""A line and a count for each request, at its end."""
+"""A name for each request, known to both tiers and its client; a line and a count at its end."""
 
 from __future__ import annotations
 
 import logging
+import re
+import secrets
 import time
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import logs
 from api.errors import STATUS
-from api.http.paths import MARKDOWN
+from api.http.paths import MARKDOWN, plain
 from api.metrics import GatewayMetrics
 
 # Asked for every few seconds, by machines or by an open page.
 PROBES = ("/health", "/ready", "/metrics", MARKDOWN)
 LEFT = STATUS["client_gone"]
+# Also part of a path at the model server, and of ids there that have 128 characters at most.
+VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9._=-]{1,64}")
 
 log = logging.getLogger("api.request")
 
 
 class AccessLog:
-    """Logs and counts each request at its end, and keeps its id for what is logged on the way."""
+    """Sees a request first. Names it in the scope's state and in its answer's `x-request-id`, by
+    the client's own `x-request-id` if that is valid; says after how long the answer began; and puts
+    the path that is meant into the scope, before anybody asks whose it is.
+    """
 
     def __init__(self, app: ASGIApp, metrics: GatewayMetrics) -> None:
         self._app = app
@@ -30,15 +38,32 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        logs.request_id.set(scope["state"]["request_id"])
-        started, state = time.monotonic(), scope["state"]
+        started, status = time.monotonic(), 0
+        unique = secrets.token_hex(16)
+        given = Headers(scope=scope).get("x-request-id", "")
+        named = VALID_REQUEST_ID.fullmatch(given) is not None
+        request_id = given if named else unique
+        # Clients may repeat themselves; the model server takes a known id for another attempt.
+        answer_id = f"{given}.{unique}" if named else unique
+        scope.setdefault("state", {}).update(request_id=request_id, answer_id=answer_id)
+        scope["path"] = plain(scope["path"])
+        logs.request_id.set(request_id)
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["openai-processing-ms"] = f"{1_000 * (time.monotonic() - started):.0f}"
+            await send(message)
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_named)
         except Exception:
-            state.setdefault("status", 500)  # sent further out
+            status = status or 500  # sent further out
             raise
         finally:
-            status = state.get("status", 0)
             self._metrics.http_requests.labels(status or LEFT).inc()
             _log(scope, status, 1_000 * (time.monotonic() - started))
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 PATHS = [
     "/v1/chat/completions",
     "/v1/completions",
@@ -30,15 +28,3 @@ def plain(path: str) -> str:
     path = path.rstrip("/") or "/"
     match = _OPENAIS.fullmatch(path)
     return f"/v1{match[1]}" if match else path
-
-
-class Paths:
-    """Puts the plain path into the scope, before anybody asks whose it is."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope["path"] = plain(scope["path"])
-        await self._app(scope, receive, send)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from typing_extensions import TypedDict
@@ -25,11 +25,11 @@ class Usage(TypedDict):
     prompt_tokens_details: Annotated[dict[str, int], said("`cached_tokens`: in the cache already.")]
 
 
-def usage(choices: Sequence[Choice]) -> Usage:
-    """Sums over the choices; a prompt counts once, however many choices it has."""
-    prompts = [each.end for each in choices if each.request.sampling.choice == 0]
+def usage(request: ClientRequest) -> Usage:
+    """Sums over the choices."""
+    prompts = [choice.end for choice in request.prompts]
     num_prompt = sum(done.prompt_tokens for done in prompts)
-    num_answer = sum(each.end.completion_tokens for each in choices)
+    num_answer = sum(choice.end.completion_tokens for choice in request.choices)
     return {
         "prompt_tokens": num_prompt,
         "completion_tokens": num_answer,
@@ -75,12 +75,12 @@ class OpenAIFormat(Format):
 
     def closing(self) -> Iterator[Json]:
         if self.with_usage:
-            totals = {"usage": usage(self.request.choices), **self.metrics()}
+            totals = {"usage": usage(self.request), **self.metrics()}
             yield {**self.chunk_head, "choices": [], **totals}
 
     def whole(self) -> Json:
         choices = [self.answer(each) for each in self.request.choices]
-        totals = {"usage": usage(self.request.choices), **self.metrics()}
+        totals = {"usage": usage(self.request), **self.metrics()}
         return {**self._head, "object": self.whole_object, "choices": choices, **totals}
 
     def piece(self, choice: Choice, event: Event) -> dict[str, Any]:
@@ -111,15 +111,14 @@ class EmbeddingsFormat(Format):
         self._as_text = body.encoding_format == "base64"
 
     def whole(self) -> Json:
-        choices = self.request.choices
         return {
             "object": "list",
             "data": [
                 {"object": "embedding", "index": each.index, "embedding": self._vector(each)}
-                for each in choices
+                for each in self.request.choices
             ],
             "model": self.info.model_name,
-            "usage": usage(choices),
+            "usage": usage(self.request),
         }
 
     def _vector(self, choice: Choice) -> list[float] | str:

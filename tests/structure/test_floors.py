@@ -33,10 +33,7 @@ FLOORS = {
         ("api.upstream.pool",),
         ("api.batcher",),
         ("api.gateway", "api.responses"),
-        (
-            *("api.sse", "api.admission.control"),
-            *("api.http.request_id", "api.http.body_limit", "api.http.access_log"),
-        ),
+        (*("api.sse", "api.admission.control", "api.http.body_limit", "api.http.access_log"),),
         ("api.routes",),
         ("api.app",),
         ("api.http.drain", "api.http.protocol", "api.http.workers"),
