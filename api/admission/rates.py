@@ -6,13 +6,12 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any, Literal
 
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.aio.storage import Storage
-from limits.aio.strategies import FixedWindowRateLimiter
 from limits.errors import StorageError
 from limits.storage import storage_from_string
 from redis.asyncio import BlockingConnectionPool
@@ -26,7 +25,8 @@ MINUTE_S = 60
 # English text and JSON, roughly; what a prompt really has is charged once it is known.
 BYTES_PER_TOKEN = 4
 REDIS_CONNECTIONS = 32
-REDIS_TIMEOUT_S = 1.0
+# One that needs longer is as good as away: a client would feel it.
+REDIS_TIMEOUT_S = 0.25
 CROWD_TIMEOUT_S = 10.0
 # While the storage is away it is asked so often whether it is back, beside the requests.
 STORAGE_PAUSE_S = 1.0
@@ -112,7 +112,7 @@ class Rates:
             if limit
         }
         self._storage = _open(storage)
-        self._window = FixedWindowRateLimiter(self._storage)
+        self._window_s = window_s
         self._metrics = metrics
         self._watching: asyncio.Task[None] | None = None  # while the storage is away
 
@@ -139,6 +139,8 @@ class Rates:
         admission.estimate = ceil(num_bytes / BYTES_PER_TOKEN)
         try:
             await self._charge_all(admission, {"tokens": admission.estimate})
+            if admission.refused and "requests" in self._items:
+                await self._add(admission.caller, {"requests": -1})  # it was charged at the head
         except StorageError as error:
             self._went_away(error)
 
@@ -151,7 +153,7 @@ class Rates:
         if owed == 0 or (owed < 0 and _seconds_to(tokens) == 0):
             return  # a window that is over has nothing to give back to
         try:
-            await self._window.hit(self._items["tokens"], "tokens", admission.caller, cost=owed)
+            await self._add(admission.caller, {"tokens": owed})
         except StorageError as error:
             self._went_away(error)
 
@@ -165,35 +167,42 @@ class Rates:
             await bridge.storage.aclose(close_connection_pool=True)
 
     async def _charge_all(self, admission: Admission, costs: dict[Unit, int]) -> None:
-        for unit in (unit for unit in self._items if unit in costs):
-            if not await self._charge(unit, admission, costs[unit]):
-                admission.refused = unit
-                if unit == "tokens" and "requests" in self._items:
-                    await self._window.hit(
-                        self._items["requests"], "requests", admission.caller, cost=-1
-                    )
-                # Addresses would be labels without bound.
-                kind, _, name = admission.caller.partition(" ")
-                self._metrics.rate_limited.labels(name if kind == "key" else kind, unit).inc()
-                break
-        admission.budgets = [await self._budget(unit, admission.caller) for unit in self._items]
+        """What was too much is given back; what is more than a minute's is not even tried."""
+        items, caller = self._items, admission.caller
+        charged = {unit: costs[unit] for unit in items if unit in costs}
+        lacking = [unit for unit, cost in charged.items() if cost > items[unit].amount]
+        added = dict.fromkeys(items, 0) if lacking else dict.fromkeys(items, 0) | charged
+        left = await self._add(caller, added)
+        lacking = lacking or [unit for unit in charged if left[unit].remaining < 0]
+        if lacking:
+            admission.refused = lacking[0]
+            # Addresses would be labels without bound.
+            kind, _, name = caller.partition(" ")
+            self._metrics.rate_limited.labels(name if kind == "key" else kind, lacking[0]).inc()
+            if any(added.values()):
+                left = await self._add(caller, {unit: -cost for unit, cost in added.items()})
+        admission.budgets = [
+            replace(each, remaining=max(0, each.remaining)) for each in left.values()
+        ]
 
-    async def _charge(self, unit: Unit, admission: Admission, cost: int) -> bool:
-        """One atomic addition decides, so gateways that share a storage never both take the last;
-        what was too much is taken off again.
+    async def _add(self, caller: str, costs: dict[Unit, int]) -> dict[Unit, Budget]:
+        """What is left then, negative where it did not suffice. Each addition is atomic, so
+        gateways that share a storage never both take the last; all are asked for at once, since a
+        storage may be far.
         """
-        item, names = self._items[unit], (unit, admission.caller)
-        if cost > item.amount:
-            return False
-        if await self._window.hit(item, *names, cost=cost):
-            return True
-        await self._window.hit(item, *names, cost=-cost)
-        return False
-
-    async def _budget(self, unit: Unit, caller: str) -> Budget:
-        item = self._items[unit]
-        stats = await self._window.get_window_stats(item, unit, caller)
-        return Budget(unit, item.amount, min(stats.remaining, item.amount), stats.reset_time)
+        keys = {unit: self._items[unit].key_for(unit, caller) for unit in costs}
+        used = [
+            self._storage.incr(keys[unit], self._window_s, cost) for unit, cost in costs.items()
+        ]
+        ends = [self._storage.get_expiry(key) for key in keys.values()]
+        answers: list[float] = await asyncio.gather(*used, *ends)
+        budgets = {}
+        for unit, used_now, ends_at in zip(costs, answers, answers[len(costs) :], strict=False):
+            limit, is_new = self._items[unit].amount, used_now == costs[unit]
+            # Of a new window the end may have been asked for before there was one.
+            resets_at = time.time() + self._window_s if is_new else ends_at
+            budgets[unit] = Budget(unit, limit, min(limit, limit - int(used_now)), resets_at)
+        return budgets
 
     def _went_away(self, error: StorageError) -> None:
         if self._watching is None:
@@ -203,11 +212,11 @@ class Rates:
 
     async def _watch(self) -> None:
         """Until it counts again; whatever goes wrong here means that it doesn't."""
-        item, is_away = next(iter(self._items.values())), True
+        is_away = True
         while is_away:
             await asyncio.sleep(STORAGE_PAUSE_S)
             with suppress(Exception):
-                await self._window.hit(item, "watch")
+                await self._add("watch", dict.fromkeys(self._items, 1))
                 is_away = False
         self._watching = None
         log.info("RATE_LIMIT_STORAGE is back, rates are limited again")

@@ -21,8 +21,9 @@ class Proxy:
     what is open and to what comes; None: nothing.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, delay_s: float = DELAY_S) -> None:
         self._target = target
+        self._delay_s = delay_s
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._fault: Fault | None = None
@@ -81,7 +82,7 @@ class Proxy:
         with suppress(OSError):
             while data := await source.read(CHUNK_BYTES):
                 if self._fault == "delay":
-                    await asyncio.sleep(DELAY_S)
+                    await asyncio.sleep(self._delay_s)
                 elif self._fault == "garbage":
                     data = os.urandom(len(data))
                 elif self._fault == "flood":

@@ -11,6 +11,7 @@ from api.admission.rates import Admission, Rates, Unit
 from api.errors import GatewayError
 from api.metrics import GatewayMetrics
 from tests.api.redis_server import redis_server
+from tests.fire.proxy import Proxy
 from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
@@ -247,3 +248,47 @@ async def test_while_a_silent_redis_is_away_nobody_waits(monkeypatch: pytest.Mon
         assert unchecked(metrics) == 10
         await limited.aclose()
     assert asyncio.all_tasks() == tasks  # the one that watched has ended
+
+
+async def test_a_storage_is_asked_once_for_all_that_a_request_needs() -> None:
+    """Half as long again as one round trip, however many budgets there are."""
+    delay_s = module.REDIS_TIMEOUT_S / 2
+    async with redis_server() as server:
+        port = free_port()
+        network = Proxy(server.port, delay_s)
+        await network.start(port)
+        limited = rates(f"redis://127.0.0.1:{port}", window_s=60, requests=5, tokens=50)
+        await limited.admit("key ann", 4)  # connections and scripts
+        network.inject("delay")
+        began = time.monotonic()
+        admission = await limited.admit("key ann", 4)
+        assert delay_s <= time.monotonic() - began < 1.5 * delay_s
+        assert (left(admission, "requests"), left(admission, "tokens")) == (3, 48)
+        assert _seconds_left(admission) == [pytest.approx(60, abs=2)] * 2
+        await limited.aclose()
+        await network.aclose()
+        await asyncio.sleep(0.01)  # in which the network's connections end
+
+
+async def test_a_slow_redis_is_as_good_as_away() -> None:
+    async with redis_server() as server:
+        port = free_port()
+        network = Proxy(server.port, 2 * module.REDIS_TIMEOUT_S)
+        await network.start(port)
+        metrics = GatewayMetrics()
+        limited = rates(f"redis://127.0.0.1:{port}", metrics, window_s=60, requests=5, tokens=50)
+        await limited.admit("key ann", 4)
+        network.inject("delay")
+        began = time.monotonic()
+        assert await refusal(limited) is None
+        first_s = time.monotonic() - began
+        assert [await refusal(limited) for _ in range(20)] == [None] * 20
+        assert time.monotonic() - began < first_s + 0.1 < 0.5
+        assert unchecked(metrics) == 21
+        await limited.aclose()
+        await network.aclose()
+        await asyncio.sleep(0.01)  # in which the network's connections end
+
+
+def _seconds_left(admission: Admission) -> list[float]:
+    return [each.resets_at - time.time() for each in admission.budgets]
