@@ -46,7 +46,7 @@ async def stream(
             patience.deadline = anyio.current_time() + SEND_TIMEOUT_S
             await send({"type": "http.response.body", "body": data, "more_body": True})
             patience.deadline = math.inf
-        end = b"" if form.is_typed else DONE
+        end = DONE if form.says_done else b""
         await send({"type": "http.response.body", "body": end, "more_body": False})
     if patience.cancelled_caught:
         log.info("a client took nothing for %g s, so its stream was ended", SEND_TIMEOUT_S)

@@ -18,8 +18,10 @@ Metrics = dict[Literal["speculative_decoding"], SpeculationStats]
 class Format:
     """Keeps what it needs from chunk to chunk, so there is one for each client request."""
 
-    # Whether chunks are events by the names in their `type`, of which the last ends the stream.
+    # Whether chunks are events by the names in their `type`.
     is_typed: ClassVar[bool] = False
+    # Whether a stream's last line is [DONE], as OpenAI's older endpoints have it.
+    says_done: ClassVar[bool] = True
 
     def __init__(self, request: ClientRequest, info: Info) -> None:
         self.request = request

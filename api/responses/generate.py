@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
@@ -89,13 +89,15 @@ class Infilled(TypedDict):
     stopping_word: Annotated[str, said("The stop string that ended it.")]
     tokens_predicted: Annotated[int, said("Of the answer.")]
     tokens_evaluated: Annotated[int, said("Of the prompt.")]
-    tokens_cached: Annotated[int, said("Those of them that were in the cache.")]
+    tokens_cached: Annotated[int, said("Both, but for the last one: what is kept for the next.")]
     truncated: Annotated[bool, said("Always false.")]
     timings: Annotated[dict[str, float], said("Milliseconds, and tokens.")]
 
 
 class InfillFormat(Format):
     """A stream is {"content"} events; the last one has `stop`, and says everything else."""
+
+    says_done: ClassVar[bool] = False
 
     def chunks(self, choice: Choice, event: Event) -> Iterator[Json]:
         if isinstance(event, Done):
@@ -120,12 +122,21 @@ class InfillFormat(Format):
             "stopping_word": word,
             "tokens_predicted": done.completion_tokens,
             "tokens_evaluated": done.prompt_tokens,
-            "tokens_cached": done.cached_tokens,
+            "tokens_cached": done.prompt_tokens + max(done.completion_tokens - 1, 0),
             "truncated": False,
             "timings": {
-                "prompt_n": done.prompt_tokens - done.cached_tokens,
-                "prompt_ms": _ms(done.timings.prefill_s),
-                "predicted_n": done.completion_tokens,
-                "predicted_ms": _ms(done.timings.decode_s),
+                "cache_n": done.cached_tokens,
+                **_paced("prompt", done.prompt_tokens - done.cached_tokens, done.timings.prefill_s),
+                **_paced("predicted", done.completion_tokens, done.timings.decode_s),
             },
         }
+
+
+def _paced(name: str, count: int, seconds: float) -> dict[str, float]:
+    """Tokens and milliseconds, and the one by the other."""
+    return {
+        f"{name}_n": count,
+        f"{name}_ms": _ms(seconds),
+        f"{name}_per_token_ms": _ms(seconds / count) if count else 0.0,
+        f"{name}_per_second": round(count / seconds, 1) if seconds else 0.0,
+    }

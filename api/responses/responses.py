@@ -54,6 +54,7 @@ class ResponseObject(TypedDict):
 
 class ResponsesFormat(Format):
     is_typed: ClassVar[bool] = True
+    says_done: ClassVar[bool] = False
 
     def __init__(self, request: ClientRequest, info: Info, body: ResponsesBody) -> None:
         super().__init__(request, info)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from tests.api.scripted_server import ScriptedServer
-from tests.api.serving import gateway, stream_of
+from tests.api.serving import gateway
 
 pytestmark = pytest.mark.anyio
 
@@ -47,11 +48,20 @@ async def test_an_editors_request(server: ScriptedServer) -> None:
         "stopping_word": "",
         "tokens_predicted": 3,
         "tokens_evaluated": 3,
-        "tokens_cached": 0,
+        "tokens_cached": 5,
         "truncated": False,
     }
-    assert (timings["prompt_ms"], timings["predicted_ms"]) == (2, 3)
-    assert (timings["prompt_n"], timings["predicted_n"]) == (3, 3)
+    assert timings == {
+        "cache_n": 0,
+        "prompt_n": 3,
+        "prompt_ms": 2,
+        "prompt_per_token_ms": 0.7,
+        "prompt_per_second": 1500,
+        "predicted_n": 3,
+        "predicted_ms": 3,
+        "predicted_per_token_ms": 1,
+        "predicted_per_second": 1000,
+    }
     [request] = server.requests
     assert request.prompt == "def f():\n    "
     assert request.infill is not None
@@ -64,9 +74,11 @@ async def test_an_editors_request(server: ScriptedServer) -> None:
 
 
 async def test_a_stream_ends_with_stop(server: ScriptedServer) -> None:
+    """Not with [DONE], which who reads each line as JSON would stumble over."""
     async with gateway(server) as client:
         response = await client.post("/infill", json={**EDITORS, "stream": True})
-    *chunks, last = stream_of(response)
+    lines = [line for line in response.text.split("\n\n") if line]
+    *chunks, last = [json.loads(line.removeprefix("data: ")) for line in lines]
     assert chunks == [
         {"index": 0, "content": f" {i}", "tokens": [i], "stop": False} for i in range(3)
     ]
@@ -76,7 +88,17 @@ async def test_a_stream_ends_with_stop(server: ScriptedServer) -> None:
 async def test_all_of_it_may_be_left_away(server: ScriptedServer) -> None:
     async with gateway(server) as client:
         assert (await client.post("/infill", json={})).status_code == 200
-    assert server.requests[0].prompt == ""
+    [request] = server.requests
+    assert (request.prompt, request.max_tokens) == ("", None)
+
+
+@pytest.mark.parametrize(("given", "max_tokens"), [(0, 1), (0.0, 1), (1, 1), (-1, None)])
+async def test_no_tokens_are_one(server: ScriptedServer, given: float, max_tokens: int) -> None:
+    """As with llama-server: an editor that asks for none has the prompt read ahead of time."""
+    async with gateway(server) as client:
+        answer = await client.post("/infill", json={"n_predict": given})
+    assert answer.status_code == 200
+    assert server.requests[0].max_tokens == max_tokens
 
 
 @pytest.mark.parametrize(
@@ -86,7 +108,8 @@ async def test_all_of_it_may_be_left_away(server: ScriptedServer) -> None:
         ({"input_extra": [5]}, "input_extra[0]"),
         ({"input_extra": [{"text": 5}]}, "input_extra[0].text"),
         ({"input_prefix": 5}, "input_prefix"),
-        ({"n_predict": 0}, "max_tokens"),
+        ({"n_predict": -2}, "max_tokens"),
+        ({"n_predict": False}, "max_tokens"),
         ({"lora": [1]}, "lora"),
         ({"input_sufix": "a"}, "input_sufix"),
     ],

@@ -55,9 +55,18 @@ def test_infill(knowing: Service) -> None:
 
 def test_infill_as_a_stream(knowing: Service) -> None:
     lines = infill(knowing, stream=True).text.split("\n\n")
-    events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    events = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
     assert "".join(event["content"] for event in events) == KNOWN
     assert [event["stop"] for event in events].index(True) == len(events) - 1
+
+
+def test_a_prompt_is_read_ahead_of_time(knowing: Service) -> None:
+    given = {"input_prefix": "ba be bi bo " * 40, "cache_prompt": True}
+    ahead = infill(knowing, **given, n_predict=0).json()
+    then = infill(knowing, **given).json()
+    assert (ahead["tokens_predicted"], ahead["stop_type"]) == (1, "limit")
+    assert then["timings"]["cache_n"] >= ahead["tokens_evaluated"] - 1
+    assert then["tokens_cached"] == then["tokens_evaluated"] + 11
 
 
 def test_what_is_longer_than_the_context_is_cut_far_from_the_gap(knowing: Service) -> None:
