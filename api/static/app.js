@@ -87,7 +87,7 @@ function explained(error) {
     showSettings(true);
     find("key").focus();
   }
-  return error.status ? error.message : "The connection to the gateway broke.";
+  return error.status ? error.message : "The connection to the server broke.";
 }
 
 async function parse(text) {

@@ -98,6 +98,7 @@ class Reply {
     this.more.hidden = runs || !isLast || !canContinue(message);
     this.again.hidden = !isLast || runs;
     this.again.textContent = message.text ? "Regenerate" : "Try again";
+    this.again.classList.toggle("strong", !message.text);
     this.again.disabled = this.more.disabled = Boolean(state.run);
   }
 

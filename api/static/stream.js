@@ -50,7 +50,7 @@ function draftLength(text, tree) {
 
 async function refusal(response) {
   const said = await response.json().catch(() => null);
-  const message = said?.error?.message ?? `The gateway answered with status ${response.status}.`;
+  const message = said?.error?.message ?? `The server answered with status ${response.status}.`;
   const wait = response.headers.get("retry-after");
   const long = said?.error?.code === "context_length_exceeded" ? " Start a new chat, or edit an earlier message." : "";
   return problem((wait ? `${message} It asks to wait ${wait} s.` : sentence(message)) + long, response.status);

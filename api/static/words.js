@@ -34,13 +34,13 @@ export const canContinue = ({ end, full, text }) => Boolean(text) && !full && ["
 
 // What an answer waits for; the second before its first word needs none.
 export function waiting(service, { text }) {
-  if (!service) return "Waiting: the gateway cannot be reached.";
+  if (!service) return "Waiting: the server cannot be reached.";
   if (!service.ready) return "Waiting: no model server answers. The answer goes on when one is back; Stop gives up.";
   return text ? "" : "Reading your message…";
 }
 
 export function trouble(service) {
-  if (!service) return "The gateway cannot be reached. This page keeps trying.";
+  if (!service) return "The server cannot be reached. This page keeps trying.";
   return service.ready ? "" : "No model server answers. This page keeps trying.";
 }
 

@@ -74,7 +74,8 @@ def test_stop_and_continue(chromium: Browser, drafting: Service) -> None:
         assert first
         assert reply(LONG).startswith(first)
         press(page, "Continue")
-        grows(page)
+        more = re.compile(re.escape(first.rstrip()) + r"\s*\S")
+        expect(page.locator(".running .body")).to_have_text(more)
         composer(page).press("Escape")
         expect(page.locator("#send")).to_be_visible()
         expect(page.locator(".message")).to_have_count(2)

@@ -38,7 +38,7 @@ def show_chat(page: Page) -> None:
     if drawer.is_visible():
         drawer.click()
     page.get_by_role("button", name="Show me", exact=True).click()
-    expect(page.locator(".assistant .code")).to_be_visible()
+    expect(page.locator(".assistant .code").last).to_be_visible()
 
 
 def show_settings(page: Page) -> None:
@@ -73,6 +73,17 @@ def test_axe_finds_nothing_serious(
             found[view.__name__] = page.evaluate(RUN_AXE)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert {name: each for name, each in found.items() if each} == {}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_only_the_conversation_scrolls(chromium: Browser, drafting: Service, width: int) -> None:
+    """However long a chat is: what is for screen readers alone must not make the page longer."""
+    chats = stored_chat()
+    chats["medusa.chat.1"]["messages"] *= 10
+    with visit(chromium, drafting, width, chats=chats) as page:
+        show_chat(page)
+        page.locator("#conversation").evaluate("box => box.scrollTo(0, 0)")
+        assert page.evaluate("document.documentElement.scrollHeight - innerHeight") == 0
 
 
 PAIRS = [
