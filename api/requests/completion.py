@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     StrictBool,
@@ -19,7 +20,7 @@ from api.requests import fields
 from api.requests.body import MAX_CHOICES, Body, Source, check_prompt_bytes, check_tokens
 from api.requests.generation import GenerationBody, OpenAIBody
 from api.requests.refusal import shown
-from api.requests.values import ALL, Int, MaxTokens, NumLogprobs, whole
+from api.requests.values import Int, MaxTokens, NumLogprobs, whole
 from model_server.contract.protocol import (
     MAX_LOGPROBS,
     MAX_SNIPPETS,
@@ -150,24 +151,14 @@ def _snippets(value: object) -> object:
     ]
 
 
-def _at_least_one(value: object) -> object:
-    """llama-server's 0 is 1, too: the prompt is read, so that it is there for the next."""
-    return 1 if whole(value) == 0 and value is not False else value
-
-
-_Fill = Annotated[
-    MaxTokens,
-    BeforeValidator(_at_least_one, json_schema_input_type=Annotated[int, Field(ge=ALL)] | None),
-]
-
-
 class InfillBody(GenerateBody):
     """llama-server's, for editors: what is far from the gap goes where it does not fit."""
 
     fates = fields.INFILL
 
-    max_tokens: _Fill = Field(
-        None, ge=1, description="Longest fill; -1, and none: as long as fits. 0 is 1."
+    # As with llama-server none are one: the prompt is read, so that it is there for the next.
+    max_tokens: Annotated[MaxTokens, AfterValidator(lambda count: 1 if count == 0 else count)] = (
+        Field(None, ge=0, description="Longest fill; -1, and none: as long as fits. 0 is 1.")
     )
     prompt: StrictStr = Field("", description="Text between input_prefix and the gap.")
     input_prefix: StrictStr = Field("", description="Text before the gap.")

@@ -126,17 +126,9 @@ class InfillFormat(Format):
             "truncated": False,
             "timings": {
                 "cache_n": done.cached_tokens,
-                **_paced("prompt", done.prompt_tokens - done.cached_tokens, done.timings.prefill_s),
-                **_paced("predicted", done.completion_tokens, done.timings.decode_s),
+                "prompt_n": done.prompt_tokens - done.cached_tokens,
+                "prompt_ms": _ms(done.timings.prefill_s),
+                "predicted_n": done.completion_tokens,
+                "predicted_ms": _ms(done.timings.decode_s),
             },
         }
-
-
-def _paced(name: str, count: int, seconds: float) -> dict[str, float]:
-    """Tokens and milliseconds, and the one by the other."""
-    return {
-        f"{name}_n": count,
-        f"{name}_ms": _ms(seconds),
-        f"{name}_per_token_ms": _ms(seconds / count) if count else 0.0,
-        f"{name}_per_second": round(count / seconds, 1) if seconds else 0.0,
-    }

@@ -55,12 +55,8 @@ async def test_an_editors_request(server: ScriptedServer) -> None:
         "cache_n": 0,
         "prompt_n": 3,
         "prompt_ms": 2,
-        "prompt_per_token_ms": 0.7,
-        "prompt_per_second": 1500,
         "predicted_n": 3,
         "predicted_ms": 3,
-        "predicted_per_token_ms": 1,
-        "predicted_per_second": 1000,
     }
     [request] = server.requests
     assert request.prompt == "def f():\n    "
