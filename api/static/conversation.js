@@ -25,11 +25,7 @@ export class Conversation {
     this.#cut(messages.length);
     messages.forEach((message, index) => this.#row(message, index).draw(state, message, index === messages.length - 1));
     this.#welcome.hidden = messages.length > 0;
-    if (follows) this.bottom();
-  }
-
-  bottom() {
-    this.#box.scrollTop = this.#box.scrollHeight;
+    if (follows) this.#box.scrollTop = this.#box.scrollHeight;
   }
 
   // The text of the last answer.

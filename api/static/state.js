@@ -1,7 +1,7 @@
 // The page's state and every change of it: pure functions from one plain state to the next. Who calls
 // them draws the new one, and aborts a request whose run is gone. No DOM, no clock, no network here.
 
-export const SETTINGS = { system: "", temperature: 0.3, top_p: 1, length: null, drafts: "tree", plain: false, layer: true };
+const SETTINGS = { system: "", temperature: 0.3, top_p: 1, length: null, drafts: "tree", plain: false, layer: true };
 const TITLE_CHARS = 60;
 
 export const fresh = (chats = [], settings = {}) => ({
@@ -11,7 +11,6 @@ export const fresh = (chats = [], settings = {}) => ({
   editing: null, // {index, typed}: which message is written anew, and what stood in the composer
   race: null, // {request, lanes: [reply, reply], done, problem}
   trail: [], // the steps of the latest answer, for the tree
-  problem: null, // why nothing could be asked
   service: null, // what the service says of itself; null: not reached
   canChat: null, // whether its model has a chat template, as last heard
   settings: { ...SETTINGS, ...settings },
@@ -73,7 +72,7 @@ export function resume(state, id) {
 }
 
 const begun = (state, chat, id) => ({
-  ...replaced(state, chat), current: chat.id, run: { id, chat: chat.id }, editing: null, trail: [], problem: null,
+  ...replaced(state, chat), current: chat.id, run: { id, chat: chat.id }, editing: null, trail: [],
 });
 
 // What came: {text, steps, tokens, guessed, at, end, full}. A run that is no more changes nothing.
@@ -127,7 +126,7 @@ export function race(state, typed, id, seed) {
   const last = chatOf(state)?.messages.findLast(({ role }) => role === "user");
   const asked = typed.trim() ? typed : last?.text ?? "What is a black hole?";
   const request = { ...(isPlain(state) ? { prompt: asked } : { messages: [{ role: "user", content: asked }] }), ...sampled(state, seed) };
-  return { ...state, run: { id, lane: 0 }, race: { asked, request, lanes: [reply(), reply()], done: false, problem: "" }, trail: [], problem: null };
+  return { ...state, run: { id, lane: 0 }, race: { asked, request, lanes: [reply(), reply()], done: false, problem: "" }, trail: [] };
 }
 
 export const secondLane = (state, id) => (state.run?.id === id ? { ...state, run: { id, lane: 1 } } : state);
@@ -136,7 +135,7 @@ export const raced = ({ race, run }) => ({ ...race.request, speculation: { mode:
 
 // --- chats ---------------------------------------------------------------------------------------
 
-export const open = (state, id) => ({ ...stop(state), current: id, editing: null, trail: [], problem: null });
+export const open = (state, id) => ({ ...stop(state), current: id, editing: null, trail: [] });
 export const begin = (state) => open(state, null);
 
 export function remove(state, id) {
