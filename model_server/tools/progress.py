@@ -1,13 +1,24 @@
-"""How far a long piece of work is: one line on a terminal, or a line now and then in a log."""
+"""How far a long piece of work is: one line on a terminal, or a line now and then in a log.
+
+As a program, `progress.py LOG`: what pip or ninja say goes to the log, how far they are is shown.
+"""
 
 from __future__ import annotations
 
+import re
+import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 _REDRAW_S = 0.2
 _LOG_EVERY_S, _LOG_AT_LEAST_S = 5.0, 300.0
 _CLEAR_LINE = "\r\x1b[K"
+# What pip says of a download with --progress-bar=raw, and ninja of its steps.
+_FETCHED = re.compile(r"Progress (\d+) of ([1-9]\d*)$")
+_STEP = re.compile(r"\[(\d+)/(\d+)\]")
 
 
 def in_words(num_bytes: float) -> str:
@@ -60,6 +71,8 @@ class Progress:
         since = now - self._shown_s
         if self._terminal:
             return since > _REDRAW_S or done == self._total
+        if done == self._total:
+            return True
         tenth = int(10 * done // self._total)
         if since > _LOG_AT_LEAST_S or (since > _LOG_EVERY_S and tenth > self._shown_tenth):
             self._shown_tenth = tenth
@@ -83,3 +96,39 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextmanager
+def following() -> Iterator[Callable[[str], None]]:
+    """Takes lines of pip and ninja, and shows how far they are; other lines say nothing."""
+    with ExitStack() as stack:
+        shown: dict[tuple[str, int], Progress] = {}
+
+        def show(what: str, done: float, total: int, *, in_bytes: bool) -> None:
+            if (what, total) not in shown:
+                stack.close()  # what came before stays as a line of its own
+                shown.clear()
+                shown[what, total] = stack.enter_context(Progress(what, total, in_bytes=in_bytes))
+            shown[what, total](done)
+
+        def follow(line: str) -> None:
+            if found := _FETCHED.match(line):
+                show("fetching", int(found[1]), int(found[2]), in_bytes=True)
+            elif found := _STEP.match(line):  # their number grows at first
+                show("building llama.cpp", int(found[1]) / int(found[2]), 1, in_bytes=False)
+
+        yield follow
+
+
+def main() -> None:
+    """Who writes to it is interrupted by Ctrl-C, and then it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    with Path(sys.argv[1]).open("w", encoding="utf-8") as log, following() as follow:
+        for line in sys.stdin:
+            log.write(line)
+            follow(line.rstrip("\n"))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +75,46 @@ def test_a_line_of_its_own_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         heard(10, "loss 2.5")
         heard.tell("epoch 1: loss 2.4")
     assert out.getvalue() == ("\r\x1b[K  training: 10%, loss 2.5\r\x1b[K  epoch 1: loss 2.4\n\n")
+
+
+def test_what_pip_and_ninja_say_is_shown(tmp_path: Path) -> None:
+    """All of it goes to the log; what is fetched is told in bytes, what is built in steps."""
+    lines = [
+        "Collecting llama.cpp",
+        "Progress 0 of 2000000",
+        "Progress 2000000 of 2000000",
+        "Progress 5 of 0",
+        "[0/2] Scanning",
+        "[1/4] Building CXX object a.o",
+        "[4/4] Linking",
+    ]
+    done = subprocess.run(
+        [sys.executable, progress.__file__, tmp_path / "log"],
+        input="".join(f"{line}\n" for line in lines),
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    assert (tmp_path / "log").read_text().splitlines() == lines
+    shown = [line.split(", 0:")[0] for line in done.stderr.splitlines()]
+    assert shown == [
+        "  fetching: 0%, 0 bytes of 2.0 MB",
+        "  fetching: 100%, 2.0 MB of 2.0 MB",
+        "  building llama.cpp: 0%",
+        "  building llama.cpp: 100%",
+    ]
+    assert done.stdout == ""
+
+
+def test_a_download_stays_on_the_terminal_above_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Terminal()
+    monkeypatch.setattr(sys, "stderr", out)
+    with progress.following() as follow:
+        follow("Progress 10 of 10")
+        follow("[1/1] Linking")
+    assert out.getvalue() == (
+        "\r\x1b[K  fetching: 100%, 10 bytes of 10 bytes\n\r\x1b[K  building llama.cpp: 100%\n"
+    )
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(20, "0:20"), (59.9, "1:00"), (7_400, "2:03:20")])
