@@ -20,18 +20,13 @@ _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "striketh
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 _TABLES = frozenset({"table", "thead", "tbody", "tr", "th", "td"})
 _TAGS = _HEADINGS | _TABLES | {"p", "ul", "ol", "li", "blockquote", "em", "strong", "s"}
-_KINDS = (
-    (Comment, "comment"),
-    (Keyword, "keyword"),
-    (Operator.Word, "keyword"),
-    (String, "string"),
-    (Number, "number"),
-    (Name.Function, "name"),
-    (Name.Class, "name"),
-    (Name.Decorator, "name"),
-    (Name.Tag, "keyword"),
-    (Name.Attribute, "name"),
-)
+_KINDS: dict[str, tuple[_TokenType, ...]] = {
+    "comment": (Comment,),
+    "keyword": (Keyword, Operator.Word, Name.Tag),
+    "string": (String,),
+    "number": (Number,),
+    "name": (Name.Function, Name.Class, Name.Decorator, Name.Attribute),
+}
 
 
 class Leaf(TypedDict):
@@ -143,4 +138,4 @@ def _highlighted(code: Leaf, language: str) -> Iterator[Leaf]:
 
 
 def _kind(token: _TokenType) -> str:
-    return next((name for kind, name in _KINDS if token in kind), "")
+    return next((name for name, kinds in _KINDS.items() if any(token in one for one in kinds)), "")

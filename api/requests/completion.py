@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     StrictBool,
     StrictStr,
@@ -140,17 +139,6 @@ class GenerateBody(GenerationBody):
         return parse_prompts(self.prompt, info, parse_special=self.parse_special)
 
 
-def _snippets(value: object) -> object:
-    """Editors put more beside a text: when it was seen, say."""
-    known = Snippet.model_fields.keys()
-    if not isinstance(value, list):
-        return value
-    return [
-        {k: each[k] for k in each.keys() & known} if isinstance(each, dict) else each
-        for each in value
-    ]
-
-
 class InfillBody(GenerateBody):
     """llama-server's, for editors: what is far from the gap goes where it does not fit."""
 
@@ -163,10 +151,8 @@ class InfillBody(GenerateBody):
     prompt: StrictStr = Field("", description="Text between input_prefix and the gap.")
     input_prefix: StrictStr = Field("", description="Text before the gap.")
     input_suffix: StrictStr = Field("", description="Text behind the gap.")
-    input_extra: Annotated[list[Snippet], BeforeValidator(_snippets)] = Field(
-        default_factory=list,
-        max_length=MAX_SNIPPETS,
-        description="Texts of other files, the nearest last.",
+    input_extra: list[Snippet] = Field(
+        [], max_length=MAX_SNIPPETS, description="Texts of other files, the nearest last."
     )
 
     def _sources(self, info: Info) -> list[Source]:

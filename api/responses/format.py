@@ -20,8 +20,7 @@ class Format:
 
     # Whether chunks are events by the names in their `type`.
     is_typed: ClassVar[bool] = False
-    # Whether a stream's last line is [DONE], as OpenAI's older endpoints have it.
-    says_done: ClassVar[bool] = True
+    says_done: ClassVar[bool] = True  # [DONE] is a stream's last line
 
     def __init__(self, request: ClientRequest, info: Info) -> None:
         self.request = request

@@ -109,8 +109,8 @@ class Resume(Wire):
     num_chars: int = Field(0, ge=0, description="Characters of text already delivered.")
 
 
-class Snippet(Wire):
-    """Text of another file."""
+class Snippet(Wire, extra="ignore"):
+    """Text of another file. Editors put more beside it: when it was seen, say."""
 
     text: Text = Field("", description="What stands in it, or in a part of it.")
     filename: Text = Field("tmp", description="Its name.")
