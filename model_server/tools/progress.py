@@ -121,8 +121,8 @@ def following() -> Iterator[Callable[[str], None]]:
 
 
 def main() -> None:
-    """Who writes to it is interrupted by Ctrl-C, and then it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C ends it, and the script that it belongs to, without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     with Path(sys.argv[1]).open("w", encoding="utf-8") as log, following() as follow:
         for line in sys.stdin:
