@@ -19,7 +19,7 @@ from api.requests import fields
 from api.requests.body import MAX_CHOICES, Body, Source, check_prompt_bytes, check_tokens
 from api.requests.generation import GenerationBody, OpenAIBody
 from api.requests.refusal import shown
-from api.requests.values import Int, MaxTokens, NumLogprobs, whole
+from api.requests.values import ALL, Int, MaxTokens, NumLogprobs, whole
 from model_server.contract.protocol import (
     MAX_LOGPROBS,
     MAX_SNIPPETS,
@@ -144,16 +144,15 @@ class InfillBody(GenerateBody):
 
     fates = fields.INFILL
 
-    # As with llama-server none are one: the prompt is read, so that it is there for the next.
-    max_tokens: Annotated[MaxTokens, AfterValidator(lambda count: 1 if count == 0 else count)] = (
-        Field(None, ge=0, description="Longest fill; -1, and none: as long as fits. 0 is 1.")
-    )
+    max_tokens: Annotated[
+        MaxTokens,
+        AfterValidator(lambda count: 1 if count == 0 else count),
+        WithJsonSchema({"type": "integer", "minimum": ALL}),
+    ] = Field(None, ge=0, description="-1, none: as long as fits. 0 is 1: to read ahead of time.")
     prompt: StrictStr = Field("", description="Text between input_prefix and the gap.")
     input_prefix: StrictStr = Field("", description="Text before the gap.")
     input_suffix: StrictStr = Field("", description="Text behind the gap.")
-    input_extra: list[Snippet] = Field(
-        [], max_length=MAX_SNIPPETS, description="Texts of other files, the nearest last."
-    )
+    input_extra: list[Snippet] = Field([], max_length=MAX_SNIPPETS, description="The nearest last.")
 
     def _sources(self, info: Info) -> list[Source]:
         infill = Infill(suffix=self.input_suffix, extra=self.input_extra, trims=True)
