@@ -200,15 +200,47 @@ def test_ten_things_by_keys_alone(chromium: Browser, drafting: Service) -> None:
         assert [chat["title"] for chat in kept(page)] == ["Show me"]
 
 
-def test_drawers_by_keys_alone(chromium: Browser, drafting: Service) -> None:
-    with visit(chromium, drafting, 390, chats=stored_chat()) as page:
+def test_an_error_and_another_try_by_keys_alone(page: Page, drafting: Service) -> None:
+    keys = page.keyboard
+    body = {"prompt": "ba", "n": 2, "max_tokens": 4_000, "stream": True, "ignore_eos": True}
+    with drafting.client() as client, client.stream("POST", "/v1/completions", json=body):
+        composer(page).focus()
+        keys.type("Hello")
+        keys.press("Enter")
+        expect(page.locator(".said.failed")).to_be_visible()
+    tab_to(page, "Try again", "Shift+Tab")
+    keys.press("Enter")
+    ended(page)
+    assert texts(page) == ["Hello", reply()]
+
+
+def test_a_phone_by_keys_alone(chromium: Browser, drafting: Service) -> None:
+    with visit(chromium, drafting, 390, length=40, chats=stored_chat()) as page:
+        keys = page.keyboard
         for name, drawer in (("Chats", "#chats"), ("Details", "#panel")):
             tab_to(page, name)
-            page.keyboard.press("Enter")
+            keys.press("Enter")
             expect(page.locator(drawer)).to_be_visible()
-            page.keyboard.press("Escape")
+            keys.press("Escape")
             expect(page.locator(drawer)).to_be_hidden()
             assert page.evaluate(FOCUSED) == name
+        tab_to(page, "Your message")
+        keys.type("Hello")
+        keys.press("Enter")
+        ended(page)
+        tab_to(page, "Details", "Shift+Tab")
+        keys.press("Enter")
+        tab_to(page, "Start the race")
+        keys.press("Enter")
+        expect(page.locator("#verdict")).to_have_text(re.compile("identical"))
+        tab_to(page, "Close", "Shift+Tab")
+        keys.press("Enter")
+        expect(page.locator("#panel")).to_be_hidden()
+        tab_to(page, "Chats", "Shift+Tab")
+        keys.press("Enter")
+        tab_to(page, "New chat")
+        keys.press("Enter")
+        expect(page.locator("#welcome")).to_be_in_viewport()
 
 
 def test_answers_are_read_out_once_they_are_whole(page: Page) -> None:
