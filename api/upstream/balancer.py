@@ -17,12 +17,12 @@ MAX_CHUNKS = 512
 # elsewhere leaves the prefix there, so a prefix that many ask for spreads as far as it must.
 IMBALANCE = 0.5
 
-# One that needs so many times as long for a token as the fastest is slow: it gets nothing while
-# another has a free slot, and then counts as that much smaller. Its pace is forgotten after a
-# while, so that it is tried again.
+# One that needs so many times as long as the fastest, for a token or until it answers a probe, is
+# slow: it gets nothing while another has a free slot, and then counts as that much smaller. Its
+# pace is forgotten after a while, so that it is tried again.
 SLOW = 3.0
 PACE_KEPT_S = 10.0
-FAST_S = 0.005  # a token; what is faster differs by chance
+FAST_S, NEAR_S = 0.005, 0.05  # a token, a probe; what is faster differs by chance
 
 # A server that comes (back) has cold caches, and an idle one would draw everything at once.
 SLOW_START_S = 10.0
@@ -80,6 +80,7 @@ class ServerLoad:
         self.slots = 1
         self.prefixes = Prefixes(0)
         self.last_taken = 0.0
+        self.delay_s = 0.0  # until it answered the last probe
         self._opened = 0.0
         self._pace_s = 0.0  # a token; 0: not known
         self._paced = 0.0
@@ -129,7 +130,9 @@ def choose(servers: Sequence[ServerLoad], prompt: Sequence[int], now: float) -> 
         return 0
     shares = [server.share(now) for server in servers]
     most = max(shares)  # servers that all come at once need not spare each other
-    slowness = _slowness([server.pace_s(now) for server in servers])
+    paces = _slowness([server.pace_s(now) for server in servers])
+    delays = _slowness([max(server.delay_s, NEAR_S) for server in servers])
+    slowness = [max(each) for each in zip(paces, delays, strict=True)]
     loads = [
         (server.outstanding + 1) * slow * most / (server.slots * share)
         for server, share, slow in zip(servers, shares, slowness, strict=True)
@@ -147,7 +150,7 @@ def choose(servers: Sequence[ServerLoad], prompt: Sequence[int], now: float) -> 
     return min(ranks)[-1]
 
 
-def _slowness(paces: Sequence[float]) -> list[float]:
+def _slowness(times: Sequence[float]) -> list[float]:
     """1 for those that are about as fast as the fastest, or of which nothing is known."""
-    fastest = min((pace for pace in paces if pace), default=0.0)
-    return [pace / fastest if pace > SLOW * fastest > 0 else 1.0 for pace in paces]
+    fastest = min((each for each in times if each), default=0.0)
+    return [each / fastest if each > SLOW * fastest > 0 else 1.0 for each in times]

@@ -149,6 +149,7 @@ class ModelServer:
         asked = time.monotonic()
         try:
             ready = await self.client.get("/ready", timeout=PROBE_TIMEOUT_S)
+            self.load.delay_s = time.monotonic() - asked
             # One that says that it hangs is as good as silent; one that drains goes on.
             if ready.status_code == 200 or '"draining"' in ready.text:
                 self.heard = time.monotonic()

@@ -227,6 +227,15 @@ def test_a_slow_server_gets_nothing_while_another_has_a_free_slot() -> None:
     assert chosen == [1, 1, 1, 1, 0]
 
 
+def test_a_server_behind_a_slow_network_gets_nothing_while_another_has_a_free_slot() -> None:
+    far, near = place(), place()
+    far.delay_s, near.delay_s = 0.3, 0.002
+    assert spread([far, near], 8) == [0, 8]
+    assert spread([far, near], 2)[0] > 0  # better than to wait
+    far.delay_s = 0.1
+    assert spread([far, place()], 8) == [4, 4]
+
+
 def test_a_slow_server_s_prefix_is_not_worth_its_pace() -> None:
     slow, fast = place(), place()
     slow.prefixes.remember([1, 2, 3])
