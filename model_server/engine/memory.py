@@ -1,4 +1,6 @@
-"""Whether the KV pool fits the free memory: a system that runs out of it kills processes."""
+"""Whether the KV pool, and what a step gives, fit the free memory: a system that runs out of it
+kills processes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from model_server.errors import SettingError
-from model_server.llama.context import ContextOptions
+from model_server.llama.context import MAX_BATCH_ROWS, ContextOptions
 from model_server.llama.model import Model
 
 _BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
@@ -23,17 +25,25 @@ _VERSIONS = (
 
 
 def require(options: ContextOptions, model: Model) -> None:
-    """Raises SettingError where the pool is larger than the memory that is free."""
+    """Raises SettingError where pool and outputs are larger than the memory that is free."""
     if model.uses_gpu:
         return  # there llama.cpp is told by an error
     cell = sum(model.kv_values * _BYTES[each] for each in (options.kv_type_k, options.kv_type_v))
-    free = available()
-    if options.num_cells * cell > free:
+    pool, outputs, free = options.num_cells * cell, outputs_bytes(model), available()
+    if pool + outputs > free:
         raise SettingError(
             "KV_CACHE_TOKENS",
-            f"{options.num_cells} cells take {options.num_cells * cell / _GIB:.1f} GiB and "
-            f"{free / _GIB:.1f} GiB of memory are free: at most {int(free / cell)} fit",
+            f"{options.num_cells} cells take {pool / _GIB:.1f} GiB, the outputs of a step "
+            f"{outputs / _GIB:.1f} GiB, and {free / _GIB:.1f} GiB of memory are free: at most "
+            f"{max(0, int((free - outputs) / cell))} cells fit",
         )
+
+
+def outputs_bytes(model: Model) -> int:
+    """Of a step's most rows: an embedding by the mean needs the state behind every token of its
+    prompt, and llama.cpp computes the logits beside it.
+    """
+    return 4 * MAX_BATCH_ROWS * (model.vocab.size + model.hidden_size)
 
 
 def available(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> float:

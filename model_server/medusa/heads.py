@@ -74,6 +74,7 @@ class Heads:
                 self._graph = _HeadGraph(self._device, self._weights, (self.num_heads, 1, 1))
             except EngineError as error:  # found now rather than in the first step
                 raise HeadFileError(str(path), str(error)) from None
+            self._refuse_no_numbers(path, base.hidden_size)
             self._opened = opened.pop_all()
 
     @property
@@ -111,6 +112,15 @@ class Heads:
         # From the best one's probability, which unlike the others can't vanish in float32.
         log_probs = logits - logits[..., :1] + np.log(probs.max(axis=-1, keepdims=True))
         return Proposals(ids.swapaxes(0, 1), log_probs.swapaxes(0, 1))
+
+    def _refuse_no_numbers(self, path: Path, hidden_size: int) -> None:
+        """Raises HeadFileError. One spoiled weight spoils the softmax's sum, so every output."""
+        state = np.random.default_rng(0).standard_normal((1, hidden_size), np.float32)
+        with np.errstate(all="ignore"):
+            log_probs = self.propose(state, self.num_heads, 1).log_probs
+        for head in np.flatnonzero(~np.isfinite(log_probs[0, :, 0])):
+            self._graph.close()
+            raise HeadFileError(str(path), f"head {head} gives no numbers: its weights are damaged")
 
 
 def _first(table: Calibration | None, num_heads: int) -> Calibration | None:

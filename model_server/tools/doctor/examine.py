@@ -94,7 +94,6 @@ def _see(settings: ModelServerSettings, options: ExamineOptions) -> _Seen:
     # All heads are examined, though the server may use fewer.
     everything = settings.model_copy(update={"medusa_k_heads": MAX_HEADS})
     with closing(loaded(everything)) as served:
-        track.refuse_no_numbers(heads, served)
         found, file = fit.look(heads, served.model)
         _refuse_no_trim(found, options)
         requests = track.requests(served, asked, options.num_tokens)

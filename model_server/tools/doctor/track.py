@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_server.contract.protocol import GenerateRequest, Message, Sampling, Speculation
 from model_server.engine.startup import Served
-from model_server.errors import HeadFileError, RequestError
+from model_server.errors import RequestError
 from model_server.medusa.heads import NUM_RANKS, Heads
 from model_server.tools.answers import answer_all
 from model_server.tools.doctor.prompts import PIECE_TOKENS, Prompt
@@ -84,19 +83,6 @@ def requests(served: Served, prompts: Sequence[Prompt], max_tokens: int) -> list
         )
         for number, tokens in enumerate(asked)
     ]
-
-
-def refuse_no_numbers(path: Path, served: Served) -> None:
-    """Run the heads on a few states. Raises HeadFileError where NaN or infinity comes out.
-
-    Every output goes into the softmax's sum, so that one spoiled weight spoils it.
-    """
-    heads = _heads(served)
-    states = np.random.default_rng(0).standard_normal((4, served.model.hidden_size), np.float32)
-    with np.errstate(all="ignore"):
-        log_probs = heads.propose(states, heads.num_heads, 1).log_probs
-    for head in np.flatnonzero(~np.isfinite(log_probs).all(axis=(0, 2))):
-        raise HeadFileError(str(path), f"head {head} gives no numbers: its weights are damaged")
 
 
 def _tokens(served: Served, prompt: Prompt) -> list[int]:

@@ -251,3 +251,21 @@ def test_a_copied_context_is_drafted_without_heads(
     assert stats is not None
     if sampling is GREEDY:
         assert stats.mean_acceptance_length > 5
+
+
+def test_heads_without_numbers_for_one_request_cost_no_answer(
+    twin_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = replace(ROOMY, heads=heads(tmp_path, PUBLISHED))
+    with stack(twin_path, layout, drafts(rows=8)) as made:
+        hidden = made.context.hidden
+
+        def spoiled(num_rows: int) -> Any:
+            states = hidden(num_rows).copy()
+            states[0] = np.nan  # of the first request's root
+            return states
+
+        monkeypatch.setattr(made.context, "hidden", spoiled)
+        ask(made, 3, 40)
+        assert made.num_accepted() > 0
+        assert made.num_leaks() == 0

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from model_server.config import ModelServerSettings
 from model_server.engine import memory
+from model_server.engine.layout import context_options
+from model_server.errors import SettingError
+from model_server.llama.model import Model
+from tests import twin
 
 MIB = 2**20
 
@@ -61,3 +66,21 @@ def test_version_1_has_other_names(machine: Path) -> None:
 
 def test_something_is_known_here() -> None:
     assert 0 < memory.available() < 2**60
+
+
+def test_what_a_step_gives_counts_beside_the_pool(
+    twin_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(twin_path, 0)
+    options = context_options(ModelServerSettings(model_path=twin_path, n_threads=1), 256)
+    pool = options.num_cells * 4 * model.kv_values  # K and V in F16
+    outputs = 4 * 512 * (twin.TINY.vocab_size + model.hidden_size)
+    monkeypatch.setattr(memory, "available", lambda: pool + outputs)
+    memory.require(options, model)
+    monkeypatch.setattr(memory, "available", lambda: pool + outputs - 1)
+    with pytest.raises(SettingError, match=rf"at most {options.num_cells - 1} cells fit"):
+        memory.require(options, model)
+    monkeypatch.setattr(memory, "available", lambda: pool)
+    with pytest.raises(SettingError, match="the outputs of a step"):
+        memory.require(options, model)
+    model.close()

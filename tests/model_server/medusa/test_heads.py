@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from model_server.errors import HeadFileError
+from model_server.llama.gguf import GgufHeader
 from model_server.llama.model import Model
 from model_server.medusa.head_file import MATRIX_TYPES, MAX_BLOCKS, MAX_HEADS
 from model_server.medusa.heads import HeadOptions, Heads, Proposals
@@ -221,3 +223,19 @@ def test_closing_and_rebuilding_leave_no_memory_behind(tmp_path: Path, base: Mod
 def _resident_mb() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
+
+
+@pytest.mark.parametrize("name", ["head.1.output.weight", "head.1.block.0.weight"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_heads_that_give_no_numbers_are_refused(
+    write_heads: WriteHeads, open_heads: OpenHeads, name: str, value: float
+) -> None:
+    path = write_heads(Kind("F32", 2))
+    header = GgufHeader(path)
+    offset = header.tensors[name].offset
+    header.close()
+    with path.open("r+b") as file:
+        file.seek(offset + 4 * 1_000)
+        file.write(np.float32(value).tobytes())
+    with pytest.raises(HeadFileError, match="head 1 gives no numbers: its weights are damaged"):
+        open_heads(path)
