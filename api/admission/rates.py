@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Literal
 
@@ -87,8 +87,8 @@ class Admission:
             )
         wanted = f", and about {self.estimate} are needed" if budget.unit == "tokens" else ""
         return (
-            f"{budget.remaining} of {budget.limit} {budget.unit} a minute are left ({variable})"
-            f"{wanted}; try again in {ceil(_seconds_to(budget))} s."
+            f"{max(budget.remaining, 0)} of {budget.limit} {budget.unit} a minute are left "
+            f"({variable}){wanted}; try again in {ceil(_seconds_to(budget))} s."
         )
 
 
@@ -181,9 +181,7 @@ class Rates:
             self._metrics.rate_limited.labels(name if kind == "key" else kind, lacking[0]).inc()
             if any(added.values()):
                 left = await self._add(caller, {unit: -cost for unit, cost in added.items()})
-        admission.budgets = [
-            replace(each, remaining=max(0, each.remaining)) for each in left.values()
-        ]
+        admission.budgets = list(left.values())
 
     async def _add(self, caller: str, costs: dict[Unit, int]) -> dict[Unit, Budget]:
         """What is left then, negative where it did not suffice. Each addition is atomic, so
@@ -191,9 +189,7 @@ class Rates:
         storage may be far.
         """
         keys = {unit: self._items[unit].key_for(unit, caller) for unit in costs}
-        used = [
-            self._storage.incr(keys[unit], self._window_s, cost) for unit, cost in costs.items()
-        ]
+        used = [self._storage.incr(keys[each], self._window_s, costs[each]) for each in costs]
         ends = [self._storage.get_expiry(key) for key in keys.values()]
         answers: list[float] = await asyncio.gather(*used, *ends)
         budgets = {}
@@ -201,7 +197,7 @@ class Rates:
             limit, is_new = self._items[unit].amount, used_now == costs[unit]
             # Of a new window the end may have been asked for before there was one.
             resets_at = time.time() + self._window_s if is_new else ends_at
-            budgets[unit] = Budget(unit, limit, min(limit, limit - int(used_now)), resets_at)
+            budgets[unit] = Budget(unit, limit, limit - int(used_now), resets_at)
         return budgets
 
     def _went_away(self, error: StorageError) -> None:
