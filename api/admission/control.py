@@ -51,8 +51,7 @@ class AdmissionControl:
                 admission = await self._rates.admit(caller, num_bytes or 0)
             admission.check()
         except GatewayError as error:
-            metrics = self._gateway.metrics
-            await refuse(error, metrics, scope, receive, send_with_budgets)
+            await refuse(error, self._gateway.metrics, scope, receive, send_with_budgets)
             return
         scope["state"]["admission"] = admission
         if num_bytes is None and costs:

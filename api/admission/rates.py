@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Literal
@@ -25,14 +24,13 @@ MINUTE_S = 60
 # English text and JSON, roughly; what a prompt really has is charged once it is known.
 BYTES_PER_TOKEN = 4
 REDIS_CONNECTIONS = 32
-# One that needs longer is as good as away: a client would feel it.
-REDIS_TIMEOUT_S = 0.25
+REDIS_TIMEOUT_S = 1.0
+SLOW_S = 0.25  # is as good as away: a client would feel it
 CROWD_TIMEOUT_S = 10.0
 # While the storage is away it is asked so often whether it is back, beside the requests.
 STORAGE_PAUSE_S = 1.0
 
 Unit = Literal["requests", "tokens"]
-VARIABLES: dict[Unit, str] = {"requests": "RATE_LIMIT_REQUESTS", "tokens": "RATE_LIMIT_TOKENS"}
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +77,7 @@ class Admission:
                 )
 
     def _sentence(self, budget: Budget) -> str:
-        variable = VARIABLES[budget.unit]
+        variable = f"RATE_LIMIT_{budget.unit.upper()}"
         if budget.unit == "tokens" and self.estimate > budget.limit:
             return (
                 f"The request holds about {self.estimate} tokens, and {budget.limit} a minute are "
@@ -111,60 +109,50 @@ class Rates:
             for unit, limit in limits.items()
             if limit
         }
-        self._storage = _open(storage)
+        # Whether it is well is asked on a connection that no crowd waits for.
+        self._storage, self._probe = _open(storage), _open(storage)
         self._window_s = window_s
         self._metrics = metrics
-        self._watching: asyncio.Task[None] | None = None  # while the storage is away
+        self._is_away = False
+        self._watching: asyncio.Task[None] | None = None  # while it is, or seems to be
 
     async def admit(self, caller: str, num_bytes: int) -> Admission:
         """Charge one request and the tokens that its body may hold. A request that does not fit is
         not charged, and what it lacks is named in the admission.
         """
         admission = Admission(caller, ceil(num_bytes / BYTES_PER_TOKEN))
-        if not self._items:
+        if self._items and not self._is_away:
+            await self._charge_all(admission, {"requests": 1, "tokens": admission.estimate})
+        if admission.budgets or not self._items:
             return admission
-        if self._watching is None:
-            try:
-                await self._charge_all(admission, {"requests": 1, "tokens": admission.estimate})
-                return admission
-            except StorageError as error:
-                self._went_away(error)
         self._metrics.unchecked.inc()
         return Admission(caller)
 
     async def charge_body(self, admission: Admission, num_bytes: int) -> None:
         """The same for the tokens of a body whose length was not told before."""
-        if not admission.budgets or "tokens" not in self._items or self._watching:
+        if not admission.budgets or "tokens" not in self._items or self._is_away:
             return
         admission.estimate = ceil(num_bytes / BYTES_PER_TOKEN)
-        try:
-            await self._charge_all(admission, {"tokens": admission.estimate})
-            if admission.refused and "requests" in self._items:
-                await self._add(admission.caller, {"requests": -1})  # it was charged at the head
-        except StorageError as error:
-            self._went_away(error)
+        await self._charge_all(admission, {"tokens": admission.estimate})
+        if admission.refused and "requests" in self._items:
+            await self._add(admission.caller, {"requests": -1})  # it was charged at the head
 
     async def settle(self, admission: Admission) -> None:
         """Charge what was used beyond the estimate, or give back what was not."""
         tokens = next((each for each in admission.budgets if each.unit == "tokens"), None)
-        if tokens is None or admission.refused or self._watching:
+        if tokens is None or admission.refused or self._is_away:
             return
         owed = admission.used - admission.estimate
-        if owed == 0 or (owed < 0 and _seconds_to(tokens) == 0):
-            return  # a window that is over has nothing to give back to
-        try:
+        if owed > 0 or (owed < 0 and _seconds_to(tokens)):  # what is over, takes nothing back
             await self._add(admission.caller, {"tokens": owed})
-        except StorageError as error:
-            self._went_away(error)
 
     async def aclose(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watching
-        bridge = getattr(self._storage, "bridge", None)
-        if bridge is not None:
-            await bridge.storage.aclose(close_connection_pool=True)
+            await asyncio.gather(self._watching, return_exceptions=True)
+        for each in (self._storage, self._probe):
+            if bridge := getattr(each, "bridge", None):
+                await bridge.storage.aclose(close_connection_pool=True)
 
     async def _charge_all(self, admission: Admission, costs: dict[Unit, int]) -> None:
         """What was too much is given back; what is more than a minute's is not even tried."""
@@ -173,8 +161,8 @@ class Rates:
         lacking = [unit for unit, cost in charged.items() if cost > items[unit].amount]
         added = dict.fromkeys(items, 0) if lacking else dict.fromkeys(items, 0) | charged
         left = await self._add(caller, added)
-        lacking = lacking or [unit for unit in charged if left[unit].remaining < 0]
-        if lacking:
+        lacking = lacking or [unit for unit in left if unit in charged and left[unit].remaining < 0]
+        if lacking and left:
             admission.refused = lacking[0]
             # Addresses would be labels without bound.
             kind, _, name = caller.partition(" ")
@@ -184,14 +172,18 @@ class Rates:
         admission.budgets = list(left.values())
 
     async def _add(self, caller: str, costs: dict[Unit, int]) -> dict[Unit, Budget]:
-        """What is left then, negative where it did not suffice. Each addition is atomic, so
-        gateways that share a storage never both take the last; all are asked for at once, since a
-        storage may be far.
-        """
+        """What is left, maybe less than 0; nothing: it is away. At once, since it may be far."""
         keys = {unit: self._items[unit].key_for(unit, caller) for unit in costs}
         used = [self._storage.incr(keys[each], self._window_s, costs[each]) for each in costs]
         ends = [self._storage.get_expiry(key) for key in keys.values()]
-        answers: list[float] = await asyncio.gather(*used, *ends)
+        asked = time.monotonic()
+        try:
+            answers: list[float] = await asyncio.gather(*used, *ends)
+        except StorageError as error:
+            self._suspect(str(error.storage_error) or "it failed")
+            return {}
+        if time.monotonic() - asked > SLOW_S:
+            self._suspect()
         budgets = {}
         for unit, used_now, ends_at in zip(costs, answers, answers[len(costs) :], strict=False):
             limit, is_new = self._items[unit].amount, used_now == costs[unit]
@@ -200,27 +192,37 @@ class Rates:
             budgets[unit] = Budget(unit, limit, limit - int(used_now), resets_at)
         return budgets
 
-    def _went_away(self, error: StorageError) -> None:
-        if self._watching is None:
-            reason = str(error.storage_error)
+    def _suspect(self, reason: str = "") -> None:
+        if reason and not self._is_away:
             log.warning("RATE_LIMIT_STORAGE is away, so nobody is limited by rate: %s", reason)
-            self._watching = asyncio.create_task(self._watch())
+            self._is_away = True
+        self._watching = self._watching or asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
-        """Until it counts again; whatever goes wrong here means that it doesn't."""
-        is_away = True
-        while is_away:
+        while reason := await self._failure():
+            self._suspect(reason)
             await asyncio.sleep(STORAGE_PAUSE_S)
-            with suppress(Exception):
-                await self._add("watch", dict.fromkeys(self._items, 1))
-                is_away = False
         self._watching = None
-        log.info("RATE_LIMIT_STORAGE is back, rates are limited again")
+        if self._is_away:
+            self._is_away = False
+            log.info("RATE_LIMIT_STORAGE is back, rates are limited again")
+
+    async def _failure(self) -> str:
+        """Why it is left out; of three answers one must come soon, as this process may be late."""
+        for _ in range(3):
+            asked = time.monotonic()
+            try:
+                await self._probe.incr("medusa/watch", self._window_s)
+            except Exception as error:
+                return str(getattr(error, "storage_error", error)) or repr(error)
+            if (took_s := time.monotonic() - asked) <= SLOW_S:
+                return ""
+        return f"an answer takes {took_s:.2f} s"
 
 
 def _open(storage: str) -> Storage:
-    """An asynchronous storage. Redis is not asked twice, since nobody can wait for it; but a crowd
-    waits for a connection, else it would be taken for a Redis that is away, and let in.
+    """Redis is asked only once, since nobody can wait; but a crowd waits for a connection, else it
+    would be taken for a Redis that is away, and let in.
     """
     options: dict[str, Any] = {}
     if storage.startswith("redis"):
