@@ -112,7 +112,8 @@ def _counters(side: Side) -> list[float]:
 async def _round(url: str, prompts: Sequence[str], streams: int, num_tokens: int) -> float:
     """Answer tokens a second while so many clients ask one question after the other."""
     waiting = iter(prompts)
-    limits = httpx.Limits(max_connections=streams)
+    # Some servers close a connection that was kept at the moment it is used again.
+    limits = httpx.Limits(max_connections=streams, max_keepalive_connections=0)
     async with httpx.AsyncClient(
         base_url=url, timeout=TIMEOUT_S, limits=limits, trust_env=False
     ) as client:

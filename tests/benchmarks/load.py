@@ -89,7 +89,8 @@ async def run_round(url: str, prompts: Sequence[list[int]], num_tokens: int) -> 
 
 
 def _client(url: str, num_streams: int) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=num_streams)
+    # Some servers close a connection that was kept at the moment it is used again.
+    limits = httpx.Limits(max_connections=num_streams, max_keepalive_connections=0)
     return httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits, trust_env=False)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import httpx
+
 from tests.benchmarks import files
 from tests.benchmarks.servers import (
     Settings,
@@ -47,7 +49,7 @@ def best(name: str, settings: Settings, jobs: int, rate: Callable[[Side], float]
         try:
             with running(rival(name, flags, settings, jobs)) as side:
                 tried[flags] = rate(side)
-        except RuntimeError as error:
+        except (RuntimeError, httpx.HTTPError) as error:
             print(f"  {name} {flags}: {str(error).splitlines()[0]}", flush=True)
             continue
         print(f"  {name} {flags}: {tried[flags]:.1f} tokens/s", flush=True)
