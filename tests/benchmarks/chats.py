@@ -142,20 +142,22 @@ def table(measured: Sequence[Measured]) -> list[dict[str, str]]:
     """One line a side and load."""
     found = []
     for one in measured:
-        off = next(m for m in measured if m.streams == one.streams)
-        ratios = [mine / theirs for mine, theirs in zip(one.rates, off.rates, strict=True)]
-        found.append(
-            {
-                "streams": str(one.streams),
-                "side": one.side,
-                "tokens/s": f"{statistics.median(one.rates):.2f}",
-                "of off": f"{statistics.median(ratios):.3f}",
-                "lowest": f"{min(ratios):.3f}",
-                "highest": f"{max(ratios):.3f}",
-                "rows a step": f"{statistics.mean(one.rows):.2f}" if one.rows else "",
-                "tokens a step": f"{statistics.mean(one.tokens):.3f}" if one.tokens else "",
-            }
-        )
+        beside = {each.side: each.rates for each in measured if each.streams == one.streams}
+        ratios = [mine / off for mine, off in zip(one.rates, beside["off"], strict=True)]
+        row = {
+            "streams": str(one.streams),
+            "side": one.side,
+            "tokens/s": f"{statistics.median(one.rates):.2f}",
+            "of off": f"{statistics.median(ratios):.3f}",
+            "lowest": f"{min(ratios):.3f}",
+            "highest": f"{max(ratios):.3f}",
+            "rows a step": f"{statistics.mean(one.rows):.2f}" if one.rows else "",
+            "tokens a step": f"{statistics.mean(one.tokens):.3f}" if one.tokens else "",
+        }
+        if auto := beside.get("auto"):
+            times = [ours / mine for ours, mine in zip(auto, one.rates, strict=True)]
+            row["auto is as fast, times"] = f"{statistics.median(times):.3f}"
+        found.append(row)
     return found
 
 
@@ -179,6 +181,8 @@ def main() -> None:
         f"rounds. {report.machine()}, {args.threads} threads, {report.now()}."
     )
     name = f"chats-{model.stem}{'-lookup' if args.lookup else ''}".lower()
+    if not rivals.RIVALS.keys().isdisjoint(args.sides):
+        name += "-rivals"
     report.save(name, csv=report.as_csv(rows), md=f"{title}\n\n{flags}\n{report.markdown(rows)}")
     print(f"\n{title}\n\n{flags}\n{report.markdown(rows)}")
 
