@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,11 +24,12 @@ from api.config import Settings
 from api.errors import GatewayError, translate
 from api.gateway import Gateway
 from api.http.access_log import AccessLog
-from api.http.body_limit import BODY_TIMEOUT_S, BodyLimit
+from api.http.body_limit import BodyLimit
+from api.http.error_response import error_response
 from api.http.paths import MARKDOWN, PATHS
 from api.metrics import GatewayMetrics
 from api.requests.refusal import refusal
-from api.routes import docs, generate, openai, ops, page, ui
+from api.routes import generate, openai, ops, ui
 from api.routes.respond import gateway_of
 from api.upstream.discovery import Resolve, resolve
 from api.upstream.pool import READY_WAIT_S, Network
@@ -83,19 +84,20 @@ def create_app(
         title="Medusa gateway",
         description=DESCRIPTION,
         lifespan=_lifespan,
-        docs_url=None,  # routes/docs.py needs no internet
+        docs_url=None,  # routes/ui.py's needs no internet
         redoc_url=None,
         redirect_slashes=False,  # to http://, behind a proxy that speaks https
         telemetry=_telemetry(tracer_provider),
     )
     app.state.rates = rates
     app.state.gateway = gateway
+    app.state.body_limit = BodyLimit(settings, gateway.metrics)
     for router in (openai.router, generate.router, generate.tokens):
         app.include_router(router, dependencies=[BEARER] if keys else [])
-    for router in (ops.router, ui.router, page.router, docs.router):
+    for router in (ops.router, ui.router):
         app.include_router(router)
     app.mount("/static", ui.files)
-    app.mount(docs.PLACE, docs.files)
+    app.mount(ui.DOCS_FILES, ui.docs_files)
     _add_middleware(app, settings, keys, rates)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_error)
@@ -120,8 +122,6 @@ def _telemetry(provider: TracerProvider | None) -> TelemetryConfig:
 def _add_middleware(app: FastAPI, settings: Settings, keys: Keys | None, rates: Rates) -> None:
     """What is added last sees a request first."""
     gateway: Gateway = app.state.gateway
-    timeout_s = min(BODY_TIMEOUT_S, settings.request_timeout)
-    app.add_middleware(BodyLimit, settings.max_body_bytes, timeout_s, metrics=gateway.metrics)
     app.add_middleware(AdmissionControl, gateway, keys, rates)
     if settings.cors_origins:
         app.add_middleware(
@@ -148,7 +148,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, GatewayMetrics]]:
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         error = refusal(error.errors())
-    return _response(request, translate(error))
+    return error_response(translate(error), request.scope, gateway_of(request).metrics)
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
@@ -159,15 +159,4 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
         message += f"; this server has {', '.join(PATHS)}"
     code = error.detail.lower().replace(" ", "_")
     told = GatewayError(code, message, status=error.status_code)
-    return _response(request, told, error.headers)
-
-
-def _response(
-    request: Request, error: GatewayError, others: Mapping[str, str] | None = None
-) -> JSONResponse:
-    if error.code != "client_gone":
-        gateway_of(request).metrics.rejections.labels(error.code).inc()
-    headers = {"x-request-id": request.state.request_id, **error.headers, **(others or {})}
-    if error.status == 500:
-        headers["connection"] = "close"  # uvicorn does, and clients should know
-    return JSONResponse(error.body, error.status, headers)
+    return error_response(told, request.scope, gateway_of(request).metrics, error.headers)

@@ -30,29 +30,20 @@ class Window:
     def __init__(self, batch_size: int, max_wait_s: float) -> None:
         self.batch_size = batch_size
         self._max_wait_s = max_wait_s if batch_size > 1 else 0.0
-        self._queue: deque[Choice] = deque()
-
-    def __len__(self) -> int:
-        return len(self._queue)
-
-    def add(self, choice: Choice) -> None:
-        self._queue.append(choice)
+        self.queue: deque[Choice] = deque()
 
     def discard(self, choice: Choice) -> None:
         with suppress(ValueError):
-            self._queue.remove(choice)
-
-    def first(self) -> Choice | None:
-        return self._queue[0] if self._queue else None
+            self.queue.remove(choice)
 
     def closes_at(self, *, is_slot_free: bool) -> float | None:
         """When the next batch may leave: a time that has passed if it is full, the end of a silence
         where there is a free slot; None if it is empty.
         """
-        if not self._queue:
+        if not self.queue:
             return None
-        first, last = self._queue[0].arrived, self._queue[-1].arrived
-        if len(self._queue) >= self.batch_size:
+        first, last = self.queue[0].arrived, self.queue[-1].arrived
+        if len(self.queue) >= self.batch_size:
             return first
         closes_at = first + self._max_wait_s
         return min(closes_at, last + QUIET_S) if is_slot_free else closes_at
@@ -60,15 +51,15 @@ class Window:
     def pop(self) -> list[Choice]:
         """The next batch. Choices of one request stay together where they fit."""
         batch: list[Choice] = []
-        while self._queue and len(batch) < self.batch_size and self._fits_behind(batch):
-            batch.append(self._queue.popleft())
+        while self.queue and len(batch) < self.batch_size and self._fits_behind(batch):
+            batch.append(self.queue.popleft())
         return batch
 
     def _fits_behind(self, batch: list[Choice]) -> bool:
-        request = self._queue[0].of
+        request = self.queue[0].of
         if not batch or batch[-1].of is request:
             return True
-        size = sum(each.of is request for each in islice(self._queue, self.batch_size + 1))
+        size = sum(each.of is request for each in islice(self.queue, self.batch_size + 1))
         return size > self.batch_size or len(batch) + size <= self.batch_size
 
 
@@ -95,7 +86,7 @@ class Batcher:
         if choice.accepted:
             self._resuming.append(choice)
         else:
-            self._window.add(choice)
+            self._window.queue.append(choice)
         self._pool.changed.set()
         try:
             error = await choice.ended
@@ -130,14 +121,19 @@ class Batcher:
 
     def _step(self) -> float | None:
         """Send what may leave; seconds until there is more to do, None: when something changes."""
-        self._send_resuming()
-        times = [each for each in (self._send_closed(), self._turn_away()) if each is not None]
-        self._metrics.waiting.set(len(self._window) + len(self._resuming))
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        resuming, self._resuming = self._resuming, []
+        for start in range(0, len(resuming), self._window.batch_size):
+            self._send(resuming[start : start + self._window.batch_size], self._pool.free())
+        times = [self._send_closed()]
+        if num_waiting := len(self._window.queue) + len(self._resuming):
+            times.append(self._turn_away())
+        self._metrics.waiting.set(num_waiting)
+        known = [each for each in times if each is not None]
+        return max(0.0, min(known) - time.monotonic()) if known else None
 
     def _send_closed(self) -> float | None:
         """Send batches while a server has a place; when the next one closes, if that is known."""
-        while len(self._window):
+        while self._window.queue:
             free = self._pool.free()
             # What they have of other gateways is not known.
             is_slot_free = self._is_adaptive and any(each.load.has_free_slot for each in free)
@@ -148,12 +144,6 @@ class Batcher:
                 break
             self._send(self._window.pop(), free)
         return None
-
-    def _send_resuming(self) -> None:
-        """Continue those whose model's servers are there, and have a place."""
-        resuming, self._resuming = self._resuming, []
-        for start in range(0, len(resuming), self._window.batch_size):
-            self._send(resuming[start : start + self._window.batch_size], self._pool.free())
 
     def _send(self, batch: list[Choice], free: list[ModelServer]) -> None:
         """Each to its own server; those with the same server travel together."""
@@ -176,11 +166,11 @@ class Batcher:
         """End who has waited too long for a server; when the next one will have."""
         times = [self._end_if_late(each) for each in self._resuming]
         self._resuming = [each for each in self._resuming if not each.ended.done()]
-        while first := self._window.first():
-            times.append(self._end_if_late(first))
-            if not first.ended.done():
+        while queue := self._window.queue:
+            times.append(self._end_if_late(queue[0]))
+            if not queue[0].ended.done():
                 break
-            self._window.discard(first)
+            queue.popleft()
         return min((each for each in times if each is not None), default=None)
 
     def _end_if_late(self, choice: Choice) -> float | None:

@@ -63,14 +63,6 @@ class Gateway:
         with self.permits.taken(1):
             return await self.pool.first_info(self.settings.request_timeout)
 
-    def refuse_if_full(self) -> None:
-        """Raise what a request would be refused with whatever it asks: ShuttingDown, or
-        that too many are in flight.
-        """
-        if self.draining:
-            raise ShuttingDown
-        self.permits.check()
-
     @contextmanager
     def answering(
         self, request_id: str, requests: Sequence[GenerateRequest], admission: Admission
@@ -115,7 +107,9 @@ class Gateway:
                     if error is None:
                         return
                     await attempts.wait(error)
-                    self._count_retry(choice, error)
+                    self.metrics.retries.labels(error.code).inc()
+                    self.metrics.resumes.inc(bool(choice.token_ids))
+                    log.info("attempt %d of a request failed: %s", choice.request.attempt, error)
         except TimeoutError:
             choice.of.fail(self._too_late(choice))
         except GatewayError as error:
@@ -125,12 +119,6 @@ class Gateway:
         except Exception as bug:
             log.exception("request %s failed. This is a bug.", choice.request.id)
             choice.of.fail(translate(bug))
-
-    def _count_retry(self, choice: Choice, error: GatewayError) -> None:
-        if choice.token_ids:
-            self.metrics.resumes.inc()
-        self.metrics.retries.labels(error.code).inc()
-        log.info("attempt %d of a request failed: %s", choice.request.attempt, error)
 
     def _too_late(self, choice: Choice) -> GatewayError:
         if choice.accepted and not choice.is_sent:  # interrupted, and nobody came to continue it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -31,9 +30,11 @@ class GatewayMetrics:
         self.registry = CollectorRegistry()
         self._shared = shared
         ProcessCollector(registry=self.registry)
-        ours: dict[str, Any] = {"namespace": PREFIX, "registry": self.registry}
-        histogram, counter = partial(Histogram, **ours), partial(Counter, **ours)
-        gauge = partial(Gauge, multiprocess_mode="livesum", **ours)
+        histogram = partial(Histogram, namespace=PREFIX, registry=self.registry)
+        counter = partial(Counter, namespace=PREFIX, registry=self.registry)
+        gauge = partial(
+            Gauge, namespace=PREFIX, registry=self.registry, multiprocess_mode="livesum"
+        )
         self.ttft = histogram(
             "time_to_first_token_seconds", "From the request to its first token.", buckets=LATENCY_S
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
 
 import anyio
 from pydantic_core import to_json
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 async def stream(
-    request: ClientRequest, form: Format, headers: Mapping[str, str], send: Send
+    request: ClientRequest, form: Format[Any], headers: Mapping[str, str], send: Send
 ) -> None:
     """Send all of an answer; events that are there at the same time go out in one piece."""
     head = Response(headers={**headers, **HEADERS}, media_type="text/event-stream")
@@ -52,7 +53,7 @@ async def stream(
         log.info("a client took nothing for %g s, so its stream was ended", SEND_TIMEOUT_S)
 
 
-async def _pieces(request: ClientRequest, form: Format) -> AsyncIterator[bytes]:
+async def _pieces(request: ClientRequest, form: Format[Any]) -> AsyncIterator[bytes]:
     """What can be sent at once, each time. Raises ClientGone."""
     try:
         if opening := encode(form.opening(), form):
@@ -72,7 +73,7 @@ async def _pieces(request: ClientRequest, form: Format) -> AsyncIterator[bytes]:
         yield encode([form.failure(error.body)], form)
 
 
-def encode(chunks: Iterable[Json], form: Format) -> bytes:
+def encode(chunks: Iterable[Json], form: Format[Any]) -> bytes:
     """An event for each chunk."""
     events = []
     for chunk in chunks:

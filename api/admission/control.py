@@ -10,9 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.admission.keys import Keys
 from api.admission.rates import Admission, Rates
-from api.errors import GatewayError
+from api.errors import GatewayError, ShuttingDown
 from api.gateway import Gateway
-from api.http.body_limit import refuse
+from api.http.error_response import error_response
 from api.http.paths import MARKDOWN
 
 
@@ -31,10 +31,12 @@ class AdmissionControl:
         self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _is_open(scope["method"], scope["path"]):
+        if scope["type"] != "http" or (
+            scope["method"] in ("GET", "HEAD", "OPTIONS") and not scope["path"].startswith("/v1/")
+        ):
             await self._app(scope, receive, send)
             return
-        admission, num_bytes = Admission(""), _num_bytes(scope)
+        admission = Admission("")
         costs = scope["path"] != MARKDOWN
 
         async def send_with_budgets(message: Message) -> None:
@@ -48,39 +50,24 @@ class AdmissionControl:
         try:
             caller = self._enter(scope)
             if costs:
-                admission = await self._rates.admit(caller, num_bytes or 0)
+                admission = await self._rates.admit(caller, _num_bytes(scope))
             admission.check()
         except GatewayError as error:
-            await refuse(error, self._gateway.metrics, scope, receive, send_with_budgets)
+            refusal = error_response(error, scope, self._gateway.metrics)
+            await refusal(scope, receive, send_with_budgets)
             return
         scope["state"]["admission"] = admission
-        if num_bytes is None and costs:
-            receive = self._charging(admission, receive)
         try:
             await self._app(scope, receive, send_with_budgets)
         finally:
             await self._rates.settle(admission)
 
-    def _charging(self, admission: Admission, receive: Receive) -> Receive:
-        """A body whose length nobody told is charged, or refused, at its end."""
-        num_bytes = 0
-
-        async def received() -> Message:
-            nonlocal num_bytes
-            message = await receive()
-            if message["type"] == "http.request":
-                num_bytes += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    await self._rates.charge_body(admission, num_bytes)
-                    admission.check()
-            return message
-
-        return received
-
     def _enter(self, scope: Scope) -> str:
         """The caller's name for its budgets: the key's, or without keys the address."""
         if scope["method"] == "POST" and scope["path"] != MARKDOWN:
-            self._gateway.refuse_if_full()
+            if self._gateway.draining:
+                raise ShuttingDown
+            self._gateway.permits.check()
         if self._keys is None:
             return f"address {_network(scope)}"
         name = self._keys.name_of(Headers(scope=scope).get("authorization", ""))
@@ -88,16 +75,10 @@ class AdmissionControl:
         return f"key {name}"
 
 
-def _is_open(method: str, path: str) -> bool:
-    return method in ("GET", "HEAD", "OPTIONS") and not path.startswith("/v1/")
-
-
-def _num_bytes(scope: Scope) -> int | None:
-    """Of the body; None where that is not told before."""
-    if scope["method"] != "POST":
-        return 0
+def _num_bytes(scope: Scope) -> int:
+    """Of the body; one whose length nobody tells is charged when it has been read."""
     length = Headers(scope=scope).get("content-length", "")
-    return int(length) if length.isdecimal() else None
+    return int(length) if length.isdecimal() and scope["method"] == "POST" else 0
 
 
 def _network(scope: Scope) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from api.errors import GatewayError
 
 RELOAD_S = 1.0
+_HOW = "make one with `python -m api.admission.keys new NAME`"
 _LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):([0-9a-f]{64})")
 
 Stamp = tuple[int, int, int]
@@ -92,22 +93,16 @@ def read_keys(path: Path) -> Mapping[bytes, str]:
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if text and not text.startswith("#"):
-            name, known = _entry(path, number, text)
-            names[known] = name
+            match = _LINE.fullmatch(text)
+            if match is None:
+                # The line is not shown: somebody may have written a key into it.
+                raise BadKeyFile(
+                    f"API_KEYS_FILE {path}, line {number}, is not NAME:SHA256: {_HOW}."
+                )
+            names[bytes.fromhex(match[2])] = match[1]
     if not names:
         raise BadKeyFile(f"API_KEYS_FILE {path} holds no key: {_HOW}.")
     return names
-
-
-_HOW = "make one with `python -m api.admission.keys new NAME`"
-
-
-def _entry(path: Path, number: int, text: str) -> tuple[str, bytes]:
-    match = _LINE.fullmatch(text)
-    if match is None:
-        # The line is not shown: somebody may have written a key into it.
-        raise BadKeyFile(f"API_KEYS_FILE {path}, line {number}, is not NAME:SHA256: {_HOW}.")
-    return match.group(1), bytes.fromhex(match.group(2))
 
 
 def _stamp(path: Path) -> Stamp | None:

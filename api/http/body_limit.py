@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+from starlette.requests import ClientDisconnect, Request
+
+from api.config import Settings
 from api.errors import ClientGone, GatewayError
 from api.metrics import GatewayMetrics
 from api.waiting import timeout
@@ -21,60 +23,42 @@ FREE_BYTES = 65_536
 
 
 class BodyLimit:
-    """Reads the body before the app does, so that a refusal is sent however the size shows."""
+    """One for all bodies of a process."""
 
-    def __init__(
-        self, app: ASGIApp, max_bytes: int, timeout_s: float, metrics: GatewayMetrics
-    ) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-        self._timeout_s = timeout_s
+    def __init__(self, settings: Settings, metrics: GatewayMetrics) -> None:
+        self._max_bytes = settings.max_body_bytes
+        self._timeout_s = min(BODY_TIMEOUT_S, settings.request_timeout)
         self._metrics = metrics
-        self._max_total = max(LARGEST_AT_ONCE * max_bytes, MIN_TOTAL_BYTES)
+        self._max_total = max(LARGEST_AT_ONCE * self._max_bytes, MIN_TOTAL_BYTES)
         self._total = 0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
-            await self._app(scope, receive, send)
-            return
-        body, whole = bytearray(), list[Message]()
-
-        async def replayed() -> Message:
-            """The body as one message. Who asks for more is done with it."""
-            if whole:
-                return whole.pop()
-            self._release(body)
-            return await receive()
-
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """The whole body, which is counted while inside. Raises GatewayError."""
+        body = bytearray()
         try:
-            async with timeout(self._timeout_s):
-                await self._read(body, Headers(scope=scope), receive)
-        except ClientGone:
-            self._metrics.disconnects.inc()
-        except TimeoutError:
-            message = f"The request body took longer than {self._timeout_s:g} s to arrive."
-            slow = GatewayError("slow_body", message)
-            await refuse(slow, self._metrics, scope, receive, send)
-        except GatewayError as error:
-            await refuse(error, self._metrics, scope, receive, send)
-        else:
-            whole.append({"type": "http.request", "body": bytes(body), "more_body": False})
-            await self._app(scope, replayed, send)
+            try:
+                async with timeout(self._timeout_s):
+                    await self._fill(body, request)
+            except TimeoutError:
+                message = f"The request body took longer than {self._timeout_s:g} s to arrive."
+                raise GatewayError("slow_body", message) from None
+            except ClientDisconnect:
+                self._metrics.disconnects.inc()
+                raise ClientGone from None
+            request.state.is_read = True
+            yield bytes(body)
         finally:
-            self._release(body)
+            self._total -= max(len(body) - FREE_BYTES, 0)
 
-    async def _read(self, body: bytearray, headers: Headers, receive: Receive) -> None:
-        length = headers.get("content-length", "")
-        if length.isdigit():
-            self._check_size(int(length))
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            piece = message.get("body", b"")
+    async def _fill(self, body: bytearray, request: Request) -> None:
+        length = request.headers.get("content-length", "")
+        if length.isdigit() and int(length) > self._max_bytes:
+            raise self._too_large()
+        async for piece in request.stream():
             size = len(body) + len(piece)
-            self._check_size(size)
+            if size > self._max_bytes:
+                raise self._too_large()
             if size > FREE_BYTES:
                 counted = size - max(len(body), FREE_BYTES)
                 if self._total + counted > self._max_total:
@@ -87,24 +71,7 @@ class BodyLimit:
                     )
                 self._total += counted
             body += piece
-            more = message.get("more_body", False)
 
-    def _check_size(self, num_bytes: int) -> None:
-        if num_bytes > self._max_bytes:
-            message = f"The request body is larger than {self._max_bytes} bytes (MAX_BODY_BYTES)."
-            raise GatewayError("body_too_large", message)
-
-    def _release(self, body: bytearray) -> None:
-        self._total -= max(len(body) - FREE_BYTES, 0)
-        body.clear()
-
-
-async def refuse(
-    error: GatewayError, metrics: GatewayMetrics, scope: Scope, receive: Receive, send: Send
-) -> None:
-    """Answer a request whose body was not, or not all, read."""
-    metrics.rejections.labels(error.code).inc()
-    headers = error.headers
-    if "expect" in Headers(scope=scope):
-        headers["connection"] = "close"  # nobody can know whether the body still comes
-    await JSONResponse(error.body, error.status, headers)(scope, receive, send)
+    def _too_large(self) -> GatewayError:
+        message = f"The request body is larger than {self._max_bytes} bytes (MAX_BODY_BYTES)."
+        return GatewayError("body_too_large", message)

@@ -5,13 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Annotated, Any, ClassVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -20,9 +14,7 @@ from api.requests.document import with_fates
 from api.requests.fields import Fate, Fates
 from api.requests.refusal import printable, shown
 from api.requests.values import Int, is_empty
-from model_server.contract.protocol import (
-    Info,
-)
+from model_server.contract.protocol import Info
 
 MAX_CHOICES = 128
 EMPTIES: tuple[object, ...] = ("", [], {})

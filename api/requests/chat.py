@@ -15,7 +15,7 @@ from api.requests.completion import parse_text
 from api.requests.generation import OpenAIBody
 from api.requests.messages import Messages, parse_messages
 from api.requests.values import Flag, Int, MaxTokens, bounded
-from model_server.contract.protocol import MAX_LOGPROBS, ChatOptions, Info
+from model_server.contract.protocol import MAX_LOGPROBS, ChatOptions, Info, Message
 from model_server.contract.questions import Detokenize, Tokenize
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -41,7 +41,7 @@ class ChatTemplateBody(Body):
     )
     reasoning_effort: Effort | None = Field(None, description="For templates that know; none: off.")
 
-    def chat_options(self, last_role: str) -> ChatOptions:
+    def chat(self, messages: list[Message]) -> Source:
         """What the model server is told. Raises InvalidRequest."""
         continued = self.continue_final_message
         if continued and self.add_generation_prompt:
@@ -50,19 +50,18 @@ class ChatTemplateBody(Body):
                 "continue_final_message",
             )
         if continued is None:
-            continued = last_role == "assistant" and not self.add_generation_prompt
-        begun = self.add_generation_prompt is not False and not continued
-        return ChatOptions(
-            add_generation_prompt=begun,
-            continue_final_message=continued,
-            variables={**self._effort(), **self.chat_template_kwargs},
-        )
-
-    def _effort(self) -> dict[str, Any]:
+            continued = messages[-1].role == "assistant" and not self.add_generation_prompt
+        effort: dict[str, Any] = {}
         if self.reasoning_effort == "none":
-            return {"enable_thinking": False}
-        effort = self.reasoning_effort
-        return {} if effort is None else {"reasoning_effort": effort}
+            effort = {"enable_thinking": False}
+        elif self.reasoning_effort is not None:
+            effort = {"reasoning_effort": self.reasoning_effort}
+        options = ChatOptions(
+            add_generation_prompt=self.add_generation_prompt is not False and not continued,
+            continue_final_message=continued,
+            variables={**effort, **self.chat_template_kwargs},
+        )
+        return {"messages": messages, "chat": options}
 
 
 class ChatBody(OpenAIBody, ChatTemplateBody):
@@ -83,8 +82,7 @@ class ChatBody(OpenAIBody, ChatTemplateBody):
         return self
 
     def _sources(self, info: Info) -> list[Source]:
-        messages = parse_messages(self.messages, info)
-        return [{"messages": messages, "chat": self.chat_options(messages[-1].role)}]
+        return [self.chat(parse_messages(self.messages, info))]
 
     def _max_tokens(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
@@ -128,8 +126,7 @@ class TokenizeBody(ChatTemplateBody):
 
     def _source(self, info: Info) -> Source:
         if self.messages is not None:
-            messages = parse_messages(self.messages, info)
-            return {"messages": messages, "chat": self.chat_options(messages[-1].role)}
+            return self.chat(parse_messages(self.messages, info))
         prompt = parse_text(self.prompt or "", "prompt", info)
         return {"prompt": prompt, "parse_special": self.parse_special is not False}
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from functools import cache
 from typing import Annotated, Any, ClassVar
 
 from pydantic import (
@@ -119,61 +117,43 @@ class GenerationBody(Body):
         """One request for each prompt and choice, in the order of the choices' indices."""
         check_tokens("stop_token_ids", self.stop_token_ids, info)
         check_tokens("logit_bias", self.logit_bias, info)
-        sources, num_choices = self._sources(info), self._num_choices()
+        sources, num_choices = self._sources(info), getattr(self, "n", 1)
         total = len(sources) * num_choices
         if total > MAX_CHOICES:
             raise InvalidRequest(f"prompts x n is limited to {MAX_CHOICES}, got {total}.", "n")
+        # As is asked for, else as the model's file says, else as OpenAI.
+        own = {name: info.sampling[name] for name in info.sampling.keys() - self.model_fields_set}
+        drawing = {name: own.get(name, getattr(self, name)) for name in _SAMPLED}
+        drawing |= {kind: value for _, kind, value in self._shapes() if value is not None}
+        requests: list[GenerateRequest] = []
         try:
-            return [
-                self._request(
-                    f"{request_id}-{i * num_choices + choice}",
-                    source,
-                    self._drawing(info.sampling),
-                    seed=seed,
-                    choice=choice,
-                )
-                for i, source in enumerate(sources)
-                for seed in [self._seed()]
-                for choice in range(num_choices)
-            ]
+            for source in sources:
+                seed = secrets.randbits(63) if self.seed is None else self.seed % 2**64
+                for choice in range(num_choices):
+                    made = GenerateRequest(
+                        id=f"{request_id}-{len(requests)}",
+                        max_tokens=self._max_tokens(),
+                        sampling=Sampling(**drawing, seed=seed, choice=choice),
+                        stop=list(self.stop),
+                        stop_tokens=self.stop_token_ids,
+                        ignore_eos=self.ignore_eos,
+                        speculation=Speculation(**self.speculation.model_dump()),
+                        logprobs=self._logprobs(),
+                        **source,
+                    )
+                    requests.append(made)
         except ValidationError as error:
             raise refusal(error.errors()) from None
+        return requests
 
     def _sources(self, info: Info) -> list[Source]:
         raise NotImplementedError
-
-    def _num_choices(self) -> int:
-        return getattr(self, "n", 1)
 
     def _max_tokens(self) -> int | None:
         return getattr(self, "max_tokens", None)
 
     def _logprobs(self) -> int | None:
         return None
-
-    def _seed(self) -> int:
-        return secrets.randbits(63) if self.seed is None else self.seed % 2**64
-
-    def _drawing(self, defaults: Mapping[str, float]) -> dict[str, Any]:
-        """How tokens are drawn: as is asked for, else as the model's file says, else as OpenAI."""
-        own = {name: defaults[name] for name in defaults.keys() - self.model_fields_set}
-        return {name: own.get(name, getattr(self, name)) for name in _sampled()}
-
-    def _request(
-        self, request_id: str, source: Source, given: Mapping[str, Any], *, seed: int, choice: int
-    ) -> GenerateRequest:
-        shape = {kind: value for _, kind, value in self._shapes() if value is not None}
-        return GenerateRequest(
-            id=request_id,
-            max_tokens=self._max_tokens(),
-            sampling=Sampling(**given, **shape, seed=seed, choice=choice),
-            stop=list(self.stop),
-            stop_tokens=self.stop_token_ids,
-            ignore_eos=self.ignore_eos,
-            speculation=Speculation(**self.speculation.model_dump()),
-            logprobs=self._logprobs(),
-            **source,
-        )
 
     @model_validator(mode="after")
     def _one_shape(self) -> GenerationBody:
@@ -199,6 +179,12 @@ class GenerationBody(Body):
             ("structured_outputs.grammar", "grammar", vllm.grammar),
             ("structured_outputs.json_object", "json_schema", any_object),
         ]
+
+
+# What a body and the wire's Sampling have in common, but seed and shapes.
+_SAMPLED = frozenset(
+    Sampling.model_fields.keys() & GenerationBody.model_fields.keys() - {"seed", *SHAPES}
+)
 
 
 class StreamOptions(Body):
@@ -232,11 +218,3 @@ class OpenAIBody(GenerationBody):
         form = self.response_format
         schema = None if form is None else form.schema_of_answer()
         return [*super()._shapes(), ("response_format", "json_schema", schema)]
-
-
-@cache
-def _sampled() -> frozenset[str]:
-    """Fields that a body and the wire's Sampling have in common, but seed and shapes."""
-    return frozenset(
-        Sampling.model_fields.keys() & GenerationBody.model_fields.keys() - {"seed", *SHAPES}
-    )

@@ -4,22 +4,16 @@ ignored, and what can't be honoured is refused by its place.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    GetJsonSchemaHandler,
-    StrictStr,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, StrictStr, model_validator
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import CoreSchema
 
 from api.errors import InvalidRequest
 from api.requests import fields
 from api.requests.body import EMPTIES, Body, check_prompt_bytes
-from api.requests.refusal import UNSUPPORTED, shown
+from api.requests.refusal import shown, unsupported
 from api.requests.values import is_empty
 from model_server.contract.protocol import Info, Message
 
@@ -36,7 +30,8 @@ ABOUT = ("type", "id", "cache_control", "prompt_cache_breakpoint", "detail", "fo
 
 def _part_type(value: object) -> object:
     if value != "text":
-        _refuse(f"parts of the kind {shown(value)} are not supported, only 'text' is read here")
+        kind = shown(value)
+        raise unsupported(f"parts of the kind {kind} are not supported, only 'text' is read here")
     return value
 
 
@@ -80,12 +75,8 @@ Content = Annotated[
 
 def _role(value: object) -> object:
     if value in ("tool", "function"):
-        _refuse(f"results of tools are not supported, got {shown(value)}")
+        raise unsupported(f"results of tools are not supported, got {shown(value)}")
     return value
-
-
-def _refuse(sentence: str) -> NoReturn:
-    raise PydanticCustomError(UNSUPPORTED, "{sentence}", {"sentence": sentence})
 
 
 Role = Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_role)]

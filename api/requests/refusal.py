@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from pydantic_core import PydanticCustomError
+
 from api.errors import InvalidRequest
 
 MAX_SHOWN_CHARS = 60
@@ -37,6 +39,11 @@ def refusal(errors: Sequence[Any]) -> InvalidRequest:
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
     code = "unsupported_parameter" if kind == UNSUPPORTED else code
     return InvalidRequest(f"{param}: {sentence}.", param, code)
+
+
+def unsupported(sentence: str) -> PydanticCustomError:
+    """For a validator to raise."""
+    return PydanticCustomError(UNSUPPORTED, "{sentence}", {"sentence": sentence})
 
 
 def refuse_half_characters(body: object) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictStr, model_validator
-from pydantic_core import PydanticCustomError
 
 from api.errors import InvalidRequest
 from api.requests import fields
@@ -13,7 +12,7 @@ from api.requests.body import Body, Source
 from api.requests.chat import ChatTemplateBody, Effort
 from api.requests.generation import OpenAIBody
 from api.requests.messages import MAX_MESSAGES, ChatMessage, few, parse_messages
-from api.requests.refusal import UNSUPPORTED, printable
+from api.requests.refusal import printable, unsupported
 from api.requests.shape import ANY_OBJECT, Schema
 from api.requests.values import Int, MaxTokens
 from model_server.contract.protocol import MAX_LOGPROBS, Info, Message
@@ -29,10 +28,8 @@ class InputItem(ChatMessage):
     def _is_message(cls, data: object) -> object:
         kind = data.get("type") or "message" if isinstance(data, dict) else "message"
         if kind != "message":
-            sentence = (
-                f"items of the kind {printable(str(kind))!r} are not supported, only messages"
-            )
-            raise PydanticCustomError(UNSUPPORTED, "{sentence}", {"sentence": sentence})
+            kind = printable(str(kind))
+            raise unsupported(f"items of the kind {kind!r} are not supported, only messages")
         return data
 
 
@@ -123,7 +120,7 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
         said = parse_messages(list(self.input), info)
         if self.instructions:
             said = [Message(role="system", content=self.instructions), *said]
-        return [{"messages": said, "chat": self.chat_options(said[-1].role)}]
+        return [self.chat(said)]
 
     def _shapes(self) -> list[tuple[str, str, Any]]:
         form = self.text.format

@@ -5,13 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    StrictBool,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_validator
 
 from api.requests import fields
 from api.requests.body import Body

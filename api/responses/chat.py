@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
-from api.request import Choice, ClientRequest
+from api.request import Choice
 from api.requests.chat import ChatBody
 from api.requests.document import said
 from api.responses.format import Json, Metrics
 from api.responses.openai import OpenAIFormat, Usage
-from model_server.contract.protocol import Done, Event, Info, PositionLogprobs, TokenLogprob, Tokens
+from model_server.contract.protocol import Done, Event, PositionLogprobs, TokenLogprob, Tokens
 
 
 class ChatTokenLogprob(TypedDict):
@@ -51,14 +51,10 @@ class ChatCompletion(TypedDict):
     metrics: NotRequired[Annotated[Metrics, said("What drafting did.")]]
 
 
-class ChatFormat(OpenAIFormat):
+class ChatFormat(OpenAIFormat[ChatBody]):
     prefix: ClassVar[str] = "chatcmpl"
     whole_object: ClassVar[str] = "chat.completion"
     chunk_object: ClassVar[str] = "chat.completion.chunk"
-
-    def __init__(self, request: ClientRequest, info: Info, body: ChatBody) -> None:
-        super().__init__(request, info, body)
-        self._with_logprobs = body.logprobs
 
     def opening(self) -> Iterator[Json]:
         for choice in self.request.choices:
@@ -85,7 +81,7 @@ class ChatFormat(OpenAIFormat):
         }
 
     def _logprobs(self, positions: Sequence[PositionLogprobs]) -> ChatLogprobs | None:
-        return {"content": logprobs(positions), "refusal": None} if self._with_logprobs else None
+        return {"content": logprobs(positions), "refusal": None} if self.body.logprobs else None
 
 
 def logprobs(positions: Sequence[PositionLogprobs]) -> list[ChatTokenLogprob]:

@@ -41,14 +41,13 @@ class Completion(TypedDict):
     metrics: NotRequired[Annotated[Metrics, said("What drafting did.")]]
 
 
-class CompletionFormat(OpenAIFormat):
+class CompletionFormat(OpenAIFormat[CompletionBody]):
     prefix: ClassVar[str] = "cmpl"
     whole_object: ClassVar[str] = "text_completion"
     chunk_object: ClassVar[str] = "text_completion"
 
     def __init__(self, request: ClientRequest, info: Info, body: CompletionBody) -> None:
         super().__init__(request, info, body)
-        self._with_logprobs = body.logprobs is not None
         self._decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in request.choices]
         self._num_chars = [0 for _ in request.choices]
 
@@ -72,7 +71,7 @@ class CompletionFormat(OpenAIFormat):
     def _logprobs(
         self, index: int, positions: Sequence[PositionLogprobs]
     ) -> CompletionLogprobs | None:
-        if not self._with_logprobs:
+        if self.body.logprobs is None:
             return None
         return {
             "tokens": [spelled(each) for each in positions],

@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import zip_longest
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from api.request import Choice, ClientRequest
 from model_server.contract.protocol import Event, Info, SpeculationStats, Tokens
 
+B = TypeVar("B")  # the body that asked
 Json = Mapping[str, Any]
 # Summed over all choices. An answer that was resumed on another model server counts from there.
 Metrics = dict[Literal["speculative_decoding"], SpeculationStats]
 
 
-class Format:
+class Format(Generic[B]):
     """Keeps what it needs from chunk to chunk, so there is one for each client request."""
 
     # Whether chunks are events by the names in their `type`.
     is_typed: ClassVar[bool] = False
     says_done: ClassVar[bool] = True  # [DONE] is a stream's last line
 
-    def __init__(self, request: ClientRequest, info: Info) -> None:
+    def __init__(self, request: ClientRequest, info: Info, body: B) -> None:
         self.request = request
         self.info = info
+        self.body = body
         self._unsent: dict[int, dict[str, Any]] = {}
 
     def opening(self) -> Iterable[Json]:

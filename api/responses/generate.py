@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from typing_extensions import NotRequired, TypedDict
 
 from api.request import Choice
+from api.requests.completion import GenerateBody
 from api.requests.document import said
 from api.responses.format import Format, Json, Metrics
 from model_server.contract.protocol import Done, Event, Tokens
@@ -39,7 +40,7 @@ class Generated(TypedDict):
     metrics: NotRequired[Annotated[Metrics, said("What drafting did.")]]
 
 
-class GenerateFormat(Format):
+class GenerateFormat(Format[GenerateBody]):
     """A stream is {"text"} events with their tokens; the last one says everything else."""
 
     def chunks(self, choice: Choice, event: Event) -> Iterator[Json]:
@@ -94,7 +95,7 @@ class Infilled(TypedDict):
     timings: Annotated[dict[str, float], said("Milliseconds, and tokens.")]
 
 
-class InfillFormat(Format):
+class InfillFormat(Format[GenerateBody]):
     """A stream is {"content"} events; the last one has `stop`, and says everything else."""
 
     says_done: ClassVar[bool] = False

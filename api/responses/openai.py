@@ -8,7 +8,7 @@ from base64 import b64decode
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict, TypeVar
 
 from api.request import Choice, ClientRequest
 from api.requests.completion import EmbeddingsBody
@@ -16,6 +16,8 @@ from api.requests.document import said
 from api.requests.generation import OpenAIBody
 from api.responses.format import Format, Json
 from model_server.contract.protocol import Done, Event, Info, Tokens
+
+B = TypeVar("B", bound=OpenAIBody)
 
 
 class Usage(TypedDict):
@@ -38,15 +40,15 @@ def usage(request: ClientRequest) -> Usage:
     }
 
 
-class OpenAIFormat(Format):
+class OpenAIFormat(Format[B]):
     """A chunk for each event with something to show, and one for each choice's end."""
 
     prefix: ClassVar[str]
     whole_object: ClassVar[str]
     chunk_object: ClassVar[str]
 
-    def __init__(self, request: ClientRequest, info: Info, body: OpenAIBody) -> None:
-        super().__init__(request, info)
+    def __init__(self, request: ClientRequest, info: Info, body: B) -> None:
+        super().__init__(request, info, body)
         self.with_usage = body.include_usage
         self._num_ended = 0
         self._head = {
@@ -105,11 +107,7 @@ class Embeddings(TypedDict):
     usage: Annotated[Usage, said("Tokens of all inputs.")]
 
 
-class EmbeddingsFormat(Format):
-    def __init__(self, request: ClientRequest, info: Info, body: EmbeddingsBody) -> None:
-        super().__init__(request, info)
-        self._as_text = body.encoding_format == "base64"
-
+class EmbeddingsFormat(Format[EmbeddingsBody]):
     def whole(self) -> Json:
         return {
             "object": "list",
@@ -124,4 +122,5 @@ class EmbeddingsFormat(Format):
     def _vector(self, choice: Choice) -> list[float] | str:
         encoded = choice.end.embedding
         assert encoded is not None, "it was asked for. This is a bug."
-        return encoded if self._as_text else array("f", b64decode(encoded)).tolist()
+        as_text = self.body.encoding_format == "base64"
+        return encoded if as_text else array("f", b64decode(encoded)).tolist()

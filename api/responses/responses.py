@@ -52,13 +52,12 @@ class ResponseObject(TypedDict):
     metrics: NotRequired[Annotated[Metrics, said("What drafting did.")]]
 
 
-class ResponsesFormat(Format):
+class ResponsesFormat(Format[ResponsesBody]):
     is_typed: ClassVar[bool] = True
     says_done: ClassVar[bool] = False
 
     def __init__(self, request: ClientRequest, info: Info, body: ResponsesBody) -> None:
-        super().__init__(request, info)
-        self._body = body
+        super().__init__(request, info, body)
         self._created = int(time.time())
         self._sent = 0
 
@@ -121,7 +120,7 @@ class ResponsesFormat(Format):
         return {**response, "usage": usage, **self.metrics()}
 
     def _response(self, status: str, output: Sequence[Json]) -> dict[str, Any]:
-        body = self._body
+        body = self.body
         return {
             "id": f"resp_{self.request.id}",
             "object": "response",
@@ -167,7 +166,7 @@ class ResponsesFormat(Format):
         }
 
     def _logprobs(self, positions: Sequence[PositionLogprobs]) -> list[ChatTokenLogprob]:
-        return logprobs(positions) if self._body.with_logprobs else []
+        return logprobs(positions) if self.body.with_logprobs else []
 
     def _place(self) -> dict[str, Any]:
         return {"item_id": f"msg_{self.request.id}", "output_index": 0, "content_index": 0}

@@ -13,7 +13,10 @@ from api.requests.completion import GenerateBody, InfillBody
 from api.responses.generate import Generated, GenerateFormat, Infilled, InfillFormat
 from api.routes.json_route import JsonRoute
 from api.routes.respond import EXAMPLES, REFUSALS, answers, gateway_of, respond
+from model_server.contract.protocol import Wire
 from model_server.contract.questions import Detokenized, Tokenized
+
+JSON = "application/json"
 
 router = APIRouter(tags=["Generate"], route_class=JsonRoute)
 tokens = APIRouter(tags=["Tokens"], responses=REFUSALS, route_class=JsonRoute)
@@ -44,7 +47,7 @@ async def tokenize(
     request: Request, body: Annotated[TokenizeBody, Body(openapi_examples=EXAMPLES["tokenize"])]
 ) -> Response:
     """Exactly those that a completion or a chat of the same would begin with."""
-    return _json(Tokenized.model_validate_json(await _ask(request, "/tokenize", body)))
+    return await _ask(request, "/tokenize", body, Tokenized)
 
 
 @tokens.post("/detokenize", summary="Text of tokens", response_model=Detokenized)
@@ -52,13 +55,12 @@ async def detokenize(
     request: Request, body: Annotated[DetokenizeBody, Body(openapi_examples=EXAMPLES["detokenize"])]
 ) -> Response:
     """What /tokenize gave comes back as it was; other special tokens by their texts."""
-    return _json(Detokenized.model_validate_json(await _ask(request, "/detokenize", body)))
+    return await _ask(request, "/detokenize", body, Detokenized)
 
 
-async def _ask(request: Request, path: str, body: TokenizeBody | DetokenizeBody) -> bytes:
+async def _ask(
+    request: Request, path: str, body: TokenizeBody | DetokenizeBody, kind: type[Wire]
+) -> Response:
     gateway = gateway_of(request)
-    return await gateway.ask(path, body.question(await gateway.info()))
-
-
-def _json(answer: Tokenized | Detokenized) -> Response:
-    return Response(answer.model_dump_json(), media_type="application/json")
+    answer = await gateway.ask(path, body.question(await gateway.info()))
+    return Response(kind.model_validate_json(answer).model_dump_json(), media_type=JSON)

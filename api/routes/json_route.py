@@ -20,6 +20,8 @@ from api.requests.refusal import NO_OBJECT, refusal, refuse_half_characters
 # How half a surrogate pair can come into a body, which is UTF-8 itself; pairs look like it, too.
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
+JSON_TYPE = re.compile(r"\s*application/(json|[^;]*\+json)\s*(;.*)?", re.IGNORECASE)
+
 # A larger body may take longer than others should wait for it.
 LARGE_BYTES = 128 * 1024
 # One thread: parsing holds the interpreter anyway, and with two the event loop would wait for both.
@@ -42,14 +44,18 @@ class JsonRoute(APIRoute):
         assert issubclass(model, BaseModel), "the body is one model. This is a bug."
 
         async def handle(request: Request) -> Response:
+            app, admission = request.app.state, request.state.admission
             # Not request.body(): that is kept for as long as the answer takes.
-            raw = b"".join([piece async for piece in request.stream()])
-            if len(raw) > LARGE_BYTES:
-                loop = asyncio.get_running_loop()
-                body = await loop.run_in_executor(ASIDE, parse, model, request.headers, raw)
-            else:
-                body = parse(model, request.headers, raw)
-            del raw
+            async with app.body_limit.read(request) as raw:
+                if "content-length" not in request.headers:
+                    await app.rates.charge_body(admission, len(raw))
+                    admission.check()
+                if len(raw) > LARGE_BYTES:
+                    loop = asyncio.get_running_loop()
+                    body = await loop.run_in_executor(ASIDE, parse, model, request.headers, raw)
+                else:
+                    body = parse(model, request.headers, raw)
+                del raw
             response: Response = await endpoint(request=request, body=body)
             return response
 
@@ -58,7 +64,7 @@ class JsonRoute(APIRoute):
 
 def parse(model: type[BaseModel], headers: Headers, body: bytes) -> BaseModel:
     """Raises InvalidRequest with one sentence."""
-    if not body or not _is_json(headers.get("content-type", "")):
+    if not body or not JSON_TYPE.fullmatch(headers.get("content-type", "")):
         raise InvalidRequest(NO_OBJECT, code="invalid_json")
     try:
         fields = json.loads(body)
@@ -71,10 +77,3 @@ def parse(model: type[BaseModel], headers: Headers, body: bytes) -> BaseModel:
         return model.model_validate(fields)
     except ValidationError as error:
         raise refusal(error.errors()) from None
-
-
-def _is_json(content_type: str) -> bool:
-    kind = content_type.partition(";")[0].strip().lower()
-    return kind == "application/json" or (
-        kind.startswith("application/") and kind.endswith("+json")
-    )

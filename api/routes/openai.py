@@ -45,7 +45,7 @@ async def completions(
     body: Annotated[CompletionBody, Body(openapi_examples=EXAMPLES["completion"])],
 ) -> Response:
     """Prompts as text or token ids, several at once, `n` choices each; whole or as a stream."""
-    return await respond(request, body, lambda opened, info: CompletionFormat(opened, info, body))
+    return await respond(request, body, CompletionFormat)
 
 
 @router.post("/chat/completions", summary="Answer a chat", **answers(ChatCompletion))
@@ -53,7 +53,7 @@ async def chat_completions(
     request: Request, body: Annotated[ChatBody, Body(openapi_examples=EXAMPLES["chat"])]
 ) -> Response:
     """Messages become a prompt by the model's own template; a model without one refuses."""
-    return await respond(request, body, lambda opened, info: ChatFormat(opened, info, body))
+    return await respond(request, body, ChatFormat)
 
 
 @router.post("/responses", summary="Answer an input", **answers(ResponseObject))
@@ -61,7 +61,7 @@ async def responses(
     request: Request, body: Annotated[ResponsesBody, Body(openapi_examples=EXAMPLES["responses"])]
 ) -> Response:
     """OpenAI's newer form of a chat, text in and text out; nothing is stored."""
-    return await respond(request, body, lambda opened, info: ResponsesFormat(opened, info, body))
+    return await respond(request, body, ResponsesFormat)
 
 
 @router.post(
@@ -75,7 +75,7 @@ async def embeddings(
     body: Annotated[EmbeddingsBody, Body(openapi_examples=EXAMPLES["embeddings"])],
 ) -> Response:
     """From the served model's own states, of length 1; up to 128 texts, or lists of token ids."""
-    return await respond(request, body, lambda opened, info: EmbeddingsFormat(opened, info, body))
+    return await respond(request, body, EmbeddingsFormat)
 
 
 NOT_YET: dict[int | str, dict[str, Any]] = {

@@ -31,7 +31,7 @@ EXAMPLES: dict[str, dict[str, Any]] = json.loads(
     Path(__file__).with_name("examples.json").read_text(encoding="utf-8")
 )
 
-MakeFormat = Callable[[ClientRequest, Info], Format]
+MakeFormat = Callable[[ClientRequest, Info, Any], Format[Any]]
 
 
 class ErrorDetail(TypedDict):
@@ -98,7 +98,7 @@ async def respond(
     gateway = gateway_of(request)
     info = await gateway.info()
     requests = body.requests(request.state.answer_id, info)
-    return Answer(gateway, requests, body.stream, lambda opened: make_format(opened, info))
+    return Answer(gateway, requests, body.stream, lambda opened: make_format(opened, info, body))
 
 
 class Answer(Response):
@@ -109,7 +109,7 @@ class Answer(Response):
         gateway: Gateway,
         requests: Sequence[GenerateRequest],
         is_stream: bool,
-        make_format: Callable[[ClientRequest], Format],
+        make_format: Callable[[ClientRequest], Format[Any]],
     ) -> None:
         self._gateway = gateway
         self._requests = requests

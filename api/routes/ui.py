@@ -1,23 +1,31 @@
-"""`/`: a page for browsers, the same facts as JSON for programs; and the page's own files."""
+"""For browsers: the page at `/`, which tells programs the same facts as JSON, with its files; /docs
+without the internet, from a package, where FastAPI's page asks a CDN.
+"""
 
 from __future__ import annotations
 
-import os
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, Field
 from starlette.types import Scope
 from typing_extensions import TypedDict
 
-from api.http.paths import PATHS
+from api.http.paths import MARKDOWN, PATHS
+from api.markdown import MAX_CHARS, nodes
 from api.requests.document import said
+from api.routes.json_route import JsonRoute
 from api.routes.respond import gateway_of
 from api.upstream.pool import ServerState
 
-router = APIRouter(tags=["Operation"])
+router = APIRouter(tags=["Operation"], route_class=JsonRoute)
 
 FOLDER = Path(__file__).parents[1] / "static"
 HEADERS = {
@@ -36,19 +44,18 @@ VARY = {"vary": "accept"}
 class PageFiles(StaticFiles):
     """The page's files, each with the headers that keep it to itself."""
 
-    def file_response(
-        self,
-        full_path: str | os.PathLike[str],
-        stat_result: os.stat_result,
-        scope: Scope,
-        status_code: int = 200,
-    ) -> Response:
-        response = super().file_response(full_path, stat_result, scope, status_code)
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
         response.headers.update(HEADERS)
         return response
 
 
 files = PageFiles(directory=FOLDER)
+DOCS_FILES = "/docs/files"
+docs_files = StaticFiles(directory=Path(str(package_files("fastapi_swagger"))) / "resources")
+
+# One thread, for the same reason as large bodies have one.
+ASIDE = ThreadPoolExecutor(1, thread_name_prefix="markdown")
 
 
 class Service(TypedDict):
@@ -119,3 +126,27 @@ def _service(request: Request) -> Service:
         "docs": "/docs",
         "metrics": "/metrics",
     }
+
+
+class MarkdownBody(BaseModel):
+    text: str = Field(max_length=MAX_CHARS)
+
+
+@router.post(MARKDOWN, include_in_schema=False)
+async def markdown(request: Request, body: MarkdownBody) -> JSONResponse:
+    """Highlighted code needs a library, and the page has no build step that could bring one."""
+    made = await asyncio.get_running_loop().run_in_executor(ASIDE, nodes, body.text)
+    return JSONResponse({"nodes": made})
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> HTMLResponse:
+    """Every endpoint with its fields, and examples that run."""
+    prefix = request.scope.get("root_path", "").rstrip("/")  # of a proxy
+    return get_swagger_ui_html(
+        openapi_url=f"{prefix}/openapi.json",
+        title=request.app.title,
+        swagger_js_url=f"{prefix}{DOCS_FILES}/swagger-ui-bundle.js",
+        swagger_css_url=f"{prefix}{DOCS_FILES}/swagger-ui.css",
+        swagger_favicon_url=f"{prefix}/static/icon.svg",
+    )

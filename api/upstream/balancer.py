@@ -108,7 +108,8 @@ class ServerLoad:
     def take(self, prompt: Sequence[int], now: float) -> None:
         self.outstanding += 1
         self.last_taken = now
-        self.prefixes.remember(prompt)
+        if prompt:
+            self.prefixes.remember(prompt)
 
     def give_back(self) -> None:
         self.outstanding -= 1

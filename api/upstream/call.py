@@ -17,14 +17,13 @@ from pydantic import ValidationError
 from api.errors import (
     AnswerFailed,
     GatewayError,
-    ModelServerBusy,
     ModelServerFault,
     ModelServerLost,
     TryAgain,
     translate,
 )
 from api.request import Choice
-from api.upstream.server import ModelServer, busy, describe, refused
+from api.upstream.server import JSON, ModelServer, busy, describe, refused
 from model_server.contract.protocol import EVENTS, Accepted, Batch, Event, Failed
 
 # An event has a few hundred bytes; with twenty alternatives for each token of a step some thousand.
@@ -65,7 +64,7 @@ class BatchCall:
                     if isinstance(event, Accepted):  # left before the model server knew of it
                         self.server.cancel(event.id)
                 elif isinstance(event, Failed):
-                    choice.finish(_failure(event))
+                    choice.finish(refused(event))
                 else:
                     if isinstance(event, Accepted):
                         self._acknowledge(event.id)
@@ -136,10 +135,9 @@ class BatchCall:
         server, rest = self.server, b""
         batch = Batch(id=self.id, requests=self.requests)
         body = batch.model_dump_json(exclude_defaults=True).encode()
-        headers = {"content-type": "application/json"}
         try:
             async with server.client.stream(
-                "POST", "/batch", content=body, headers=headers
+                "POST", "/batch", content=body, headers=JSON
             ) as response:
                 await _check(response, server.url)
                 async for chunk in response.aiter_bytes():
@@ -167,9 +165,3 @@ async def _check(response: httpx.Response, url: str) -> None:
         raise busy(url, body, response.headers.get("retry-after", ""))
     text = body.decode(errors="replace")
     raise ModelServerFault(url, f"POST /batch answered {response.status_code} {text}")
-
-
-def _failure(event: Failed) -> GatewayError:
-    if event.status == 503 and event.code != "engine":
-        return ModelServerBusy(event.message)
-    return refused(event)

@@ -58,7 +58,6 @@ class ServerPool:
         self.leaving: list[ModelServer] = []
         # Set whenever servers may take more, or less, than before.
         self.changed = asyncio.Event()
-        self._empty_since = time.monotonic()
         self._max_concurrent_batches = settings.max_concurrent_batches
         self._metrics = metrics
         self._network = network
@@ -113,7 +112,7 @@ class ServerPool:
             for server in self.servers
             if server.ready
             and server.full_until <= now
-            and sum(not call.is_acknowledged for call in self._calls_of(server)) < limit
+            and sum(c.server is server and not c.is_acknowledged for c in self._calls) < limit
         ]
 
     def take(self, free: Sequence[ModelServer], choice: Choice) -> ModelServer | None:
@@ -163,7 +162,7 @@ class ServerPool:
             return None
         if choice.accepted:
             return 0.0 if self.ready and not own else None
-        down_since = max((server.down_since for server in own), default=self._empty_since)
+        down_since = max((server.down_since for server in own), default=0.0)
         return max(choice.arrived, down_since) + self.ready_wait_s
 
     def refusal(self, choice: Choice) -> GatewayError:
@@ -224,24 +223,15 @@ class ServerPool:
 
     def _adopt(self) -> None:
         """Take in who is new in the directory; who is no longer in it may finish what it has."""
+        before = self.servers
+        known = {server.address: server for server in before + self.leaving}
         listed = self._directory.addresses
-        for server in [each for each in self.servers if each.address not in listed]:
+        self.servers = [known.get(address) or self._new(address) for address in listed]
+        self.leaving = [each for each in known.values() if each not in self.servers]
+        for server in [each for each in before if each in self.leaving]:
             log.info("model server %s is no longer listed", server.url)
-            self.servers.remove(server)
-            self.leaving.append(server)
             server.suspected.set()
-        known = {server.address for server in self.servers}
-        for address in [each for each in listed if each not in known]:
-            self.servers.append(self._returned(address) or self._new(address))
-        if not self.servers and known:
-            self._empty_since = time.monotonic()
         self.changed.set()
-
-    def _returned(self, address: Address) -> ModelServer | None:
-        server = next((each for each in self.leaving if each.address == address), None)
-        if server is not None:
-            self.leaving.remove(server)
-        return server
 
     def _new(self, address: Address) -> ModelServer:
         server = ModelServer(address, self._metrics, self.changed, self._network.transport)

@@ -229,23 +229,14 @@ class ModelServer:
 
 def busy(url: str, body: bytes, retry_after: str) -> ModelServerBusy:
     """What a 503 means: in its body it says whether it is "ready", and so only full."""
+    words, is_full, wait_s = "takes no requests right now", False, 0.0
     with suppress(ValueError, KeyError, TypeError):
         status = json.loads(body)["status"]
         is_full = status == "ready"
         words = "has as many requests as it keeps" if is_full else f"is {status}"
-        return ModelServerBusy(
-            f"The model server at {url} {words}.", _seconds(retry_after), is_full=is_full
-        )
-    return ModelServerBusy(
-        f"The model server at {url} takes no requests right now.", _seconds(retry_after)
-    )
-
-
-def _seconds(retry_after: str) -> float:
-    try:
-        return min(max(0.0, float(retry_after)), LONGEST_RETRY_AFTER_S)
-    except ValueError:
-        return 0.0
+    with suppress(ValueError):
+        wait_s = min(max(0.0, float(retry_after)), LONGEST_RETRY_AFTER_S)
+    return ModelServerBusy(f"The model server at {url} {words}.", wait_s, is_full=is_full)
 
 
 def describe(error: Exception) -> str:
@@ -269,7 +260,9 @@ def _refusal(url: str, path: str, answer: httpx.Response) -> GatewayError:
 
 
 def refused(failed: Failed) -> GatewayError:
-    """The model server's own words; only its engine's failures are worth another attempt."""
+    """In the model server's own words. TryAgain where it is busy, or its engine failed."""
+    if failed.status == 503 and failed.code != "engine":
+        return ModelServerBusy(failed.message)
     kind = GatewayError if failed.status < 500 else AnswerFailed
     return kind(failed.code, failed.message, failed.param, failed.status)
 

@@ -26,13 +26,13 @@ def window(requests: str, size: int = 4) -> Window:
         of = opened.setdefault(name, ClientRequest(name, asked, Admission(""), GatewayMetrics()))
         choice = Choice(at, asked[0], of)
         choice.arrived = at / 100
-        filled.add(choice)
+        filled.queue.append(choice)
     return filled
 
 
 def batches(filled: Window) -> list[str]:
     popped = []
-    while len(filled):
+    while filled.queue:
         popped.append("".join(each.of.id for each in filled.pop()))
     return popped
 
@@ -63,8 +63,7 @@ def test_the_next_batch_counts_from_its_own_first_request() -> None:
 
 def test_who_left_makes_room() -> None:
     filled = window("abc")
-    leaving = filled.first()
-    assert leaving is not None
+    leaving = filled.queue[0]
     filled.discard(leaving)
     filled.discard(leaving)
     assert filled.closes_at(is_slot_free=False) == pytest.approx(0.01 + 0.1)

@@ -21,6 +21,7 @@ FLOORS = {
             "api.logs",
             "api.waiting",
             "api.http.paths",
+            "api.http.error_response",
             "api.markdown",
         ),
         (

@@ -223,7 +223,7 @@ async def test_the_batcher_goes_on_after_a_bug(
     step, bugs = Batcher._step, [ZeroDivisionError("once")]
 
     def broken_once(self: Batcher) -> float | None:
-        if bugs and len(self._window):
+        if bugs and self._window.queue:
             raise bugs.pop()
         return step(self)
 

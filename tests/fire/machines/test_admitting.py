@@ -40,7 +40,7 @@ class Gathering(RuleBasedStateMachine):
         for index, one in enumerate(asked):
             choice = Choice(index, one, of)
             choice.arrived = self.now
-            self.window.add(choice)
+            self.window.queue.append(choice)
             self.waiting.append(choice)
 
     @precondition(lambda self: self.waiting)
@@ -64,8 +64,7 @@ class Gathering(RuleBasedStateMachine):
 
     @invariant()
     def the_window_is_the_list(self) -> None:
-        assert len(self.window) == len(self.waiting)
-        assert self.window.first() is (self.waiting[0] if self.waiting else None)
+        assert list(self.window.queue) == list(self.waiting)
 
     @invariant()
     def nobody_waits_longer(self) -> None:
