@@ -157,12 +157,12 @@ class Rates:
     async def _charge_all(self, admission: Admission, costs: dict[Unit, int]) -> None:
         """What was too much is given back; what is more than a minute's is not even tried."""
         items, caller = self._items, admission.caller
-        charged = {unit: costs[unit] for unit in items if unit in costs}
-        lacking = [unit for unit, cost in charged.items() if cost > items[unit].amount]
-        added = dict.fromkeys(items, 0) if lacking else dict.fromkeys(items, 0) | charged
+        wanted = {unit: costs.get(unit, 0) for unit in items}
+        fits = all(cost <= items[unit].amount for unit, cost in wanted.items())
+        added = wanted if fits else dict.fromkeys(items, 0)
         left = await self._add(caller, added)
-        lacking = lacking or [unit for unit in left if unit in charged and left[unit].remaining < 0]
-        if lacking and left:
+        lacking = [u for u in left if u in costs and left[u].remaining + added[u] < wanted[u]]
+        if lacking:
             admission.refused = lacking[0]
             # Addresses would be labels without bound.
             kind, _, name = caller.partition(" ")

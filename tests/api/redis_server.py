@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from tests.fire.proxy import Proxy
 from tests.ports import free_port
 
 
@@ -55,3 +56,14 @@ async def redis_server() -> AsyncIterator[RedisServer]:
         yield server
     finally:
         await server.stop()
+
+
+@asynccontextmanager
+async def redis_far_away(delay_s: float) -> AsyncIterator[tuple[Proxy, str]]:
+    """Behind a network that can be told to delay, and where it is reached."""
+    async with redis_server() as server:
+        network, port = Proxy(server.port, delay_s), free_port()
+        await network.start(port)
+        yield network, f"redis://127.0.0.1:{port}"
+        await network.aclose()
+        await asyncio.sleep(0.01)  # in which the network's connections end

@@ -10,8 +10,7 @@ from api.admission import rates as module
 from api.admission.rates import Admission, Rates, Unit
 from api.errors import GatewayError
 from api.metrics import GatewayMetrics
-from tests.api.redis_server import redis_server
-from tests.fire.proxy import Proxy
+from tests.api.redis_server import redis_far_away, redis_server
 from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
@@ -29,13 +28,14 @@ async def storage(request: pytest.FixtureRequest) -> AsyncIterator[str]:
 
 
 def rates(
-    storage: str, metrics: GatewayMetrics | None = None, window_s: int = WINDOW_S, **amounts: int
+    storage: str,
+    metrics: GatewayMetrics | None = None,
+    window_s: int = WINDOW_S,
+    requests: int = 0,
+    tokens: int = 0,
 ) -> Rates:
-    units: dict[Unit, int] = {
-        "requests": amounts.get("requests", 0),
-        "tokens": amounts.get("tokens", 0),
-    }
-    return Rates(units, storage, metrics or GatewayMetrics(), window_s=window_s)
+    limits: dict[Unit, int] = {"requests": requests, "tokens": tokens}
+    return Rates(limits, storage, metrics or GatewayMetrics(), window_s=window_s)
 
 
 def unchecked(metrics: GatewayMetrics) -> float:
@@ -253,11 +253,8 @@ async def test_while_a_silent_redis_is_away_nobody_waits(monkeypatch: pytest.Mon
 async def test_a_storage_is_asked_once_for_all_that_a_request_needs() -> None:
     """Half as long again as one round trip, however many budgets there are."""
     delay_s = module.SLOW_S / 2
-    async with redis_server() as server:
-        port = free_port()
-        network = Proxy(server.port, delay_s)
-        await network.start(port)
-        limited = rates(f"redis://127.0.0.1:{port}", window_s=60, requests=5, tokens=50)
+    async with redis_far_away(delay_s) as (network, url):
+        limited = rates(url, window_s=60, requests=5, tokens=50)
         await limited.admit("key ann", 4)  # connections and scripts
         network.inject("delay")
         began = time.monotonic()
@@ -266,17 +263,12 @@ async def test_a_storage_is_asked_once_for_all_that_a_request_needs() -> None:
         assert (left(admission, "requests"), left(admission, "tokens")) == (3, 48)
         assert _seconds_left(admission) == [pytest.approx(60, abs=2)] * 2
         await limited.aclose()
-        await network.aclose()
-        await asyncio.sleep(0.01)  # in which the network's connections end
 
 
 async def test_a_slow_redis_is_as_good_as_away() -> None:
-    async with redis_server() as server:
-        port = free_port()
-        network = Proxy(server.port, 1.5 * module.SLOW_S)
-        await network.start(port)
+    async with redis_far_away(1.5 * module.SLOW_S) as (network, url):
         metrics = GatewayMetrics()
-        limited = rates(f"redis://127.0.0.1:{port}", metrics, window_s=60, requests=50, tokens=500)
+        limited = rates(url, metrics, window_s=60, requests=50, tokens=500)
         await limited.admit("key ann", 4)
         network.inject("delay")
         gave_up = time.monotonic() + 5  # of new connections each greeting is slow, too
@@ -284,17 +276,14 @@ async def test_a_slow_redis_is_as_good_as_away() -> None:
             assert time.monotonic() < gave_up
             await limited.admit("key ann", 4)
         began, before = time.monotonic(), unchecked(metrics)
-        assert [await refusal(limited) for _ in range(20)] == [None] * 20
+        assert not any([await refusal(limited) for _ in range(20)])
         assert time.monotonic() - began < module.SLOW_S
         assert unchecked(metrics) == before + 20
         network.inject(None)
         await asyncio.sleep(module.STORAGE_PAUSE_S + 1.5)
-        counted = await limited.admit("key ann", 4)
-        assert left(counted, "requests") < 49
+        assert left(await limited.admit("key ann", 4), "requests") < 49
         assert unchecked(metrics) == before + 20
         await limited.aclose()
-        await network.aclose()
-        await asyncio.sleep(0.01)  # in which the network's connections end
 
 
 def _seconds_left(admission: Admission) -> list[float]:
