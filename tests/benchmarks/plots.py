@@ -35,6 +35,9 @@ SPEEDS = {
     "peers-32l-q4_0-medusa: decode_rate behind 200 tokens, of llama-server": (
         "one person,\nwith Medusa"
     ),
+    "chats-smollm2-135m-instruct.q4_1-lookup-rivals: auto, of llama-server, 1 streams": (
+        "a small model's\nreal chats"
+    ),
     "peers-8l-q4_0: decode_rate behind 100 tokens, of llama-server": "four people at once",
     "peers-8l-q4_0: decode_rate behind 1500 tokens, of llama-server": (
         "four people behind\n1,500 tokens each"
