@@ -17,11 +17,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from io import StringIO
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # this file is run as a script, from anywhere
@@ -51,11 +53,26 @@ class Stop(Exception):
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """As Docker Compose reads it: comments behind values, `export`, quotes, a byte-order mark."""
+    """As Docker Compose reads it: comments behind values, `export`, quotes, a byte-order mark,
+    `${NAME}` but between single quotes. Raises CannotStart over what the two would read apart.
+    """
+    if not path.exists():
+        return {}
     try:
-        found = dotenv_values(path, encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise CannotStart(f"{path} is not text in UTF-8.") from None
+    found = dotenv_values(stream=StringIO(text))
+    for each in parse_stream(StringIO(text)):
+        if each.key is None or each.value is None:
+            continue
+        if each.original.string.partition("=")[2].lstrip().startswith("'"):
+            found[each.key] = each.value
+        elif re.search(r"\$(?!\{)", each.value):
+            raise CannotStart(
+                f"{path}, line {each.original.line}: {each.key} holds a $, with which a variable "
+                "begins for Docker Compose. Put the value in single quotes."
+            )
     return {name: value for name, value in found.items() if value is not None}
 
 
