@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +18,7 @@ from model_server.metrics import ModelServerMetrics
 from tests import twin
 from tests.e2e.service import wait_until
 from tests.model_server.engine.stack import Stack, stack
+from tests.structure.modules import ROOT
 
 
 @pytest.fixture
@@ -80,3 +84,44 @@ def test_a_slow_step_is_no_hang(made: Stack, monkeypatch: pytest.MonkeyPatch) ->
     engine.stop()
     watchdog.stop()
     assert not given_up.is_set()
+
+
+SLOW_ENGINE = """
+import sys, threading, time
+from pathlib import Path
+from model_server.contract.protocol import Done, GenerateRequest
+from model_server.engine.engine import Engine
+from model_server.engine.watchdog import Watchdog
+from model_server.metrics import ModelServerMetrics
+from tests import twin
+from tests.model_server.engine.stack import stack
+
+with stack(Path(sys.argv[1])) as made:
+    given_up, heard, decode = threading.Event(), [], made.context.decode
+    made.context.decode = lambda batch: (time.sleep(0.2), decode(batch))
+    engine = Engine(made.scheduler, made.runner, ModelServerMetrics())
+    watchdog = Watchdog(engine, given_up.set, longest_s=1.0)
+    engine.start()
+    request = GenerateRequest(id="a", prompt_tokens=twin.prompt(5), max_tokens=10)
+    engine.submit(made.intake.make(request), heard.extend)
+    print("it runs", flush=True)
+    while not (heard and isinstance(heard[-1], Done)):
+        time.sleep(0.05)
+    engine.stop()
+    watchdog.stop()
+    print("given up" if given_up.is_set() else "answered")
+"""
+
+
+def test_a_process_that_stood_still_is_no_hang(twin_path: Path) -> None:
+    """Stopped for longer than it takes to give up; none of that is the engine's time."""
+    command = [sys.executable, "-c", SLOW_ENGINE, str(twin_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "it runs\n"
+        time.sleep(0.3)
+        child.send_signal(signal.SIGSTOP)
+        time.sleep(4)
+        child.send_signal(signal.SIGCONT)
+        assert child.stdout.read() == "answered\n"
+    assert child.returncode == 0
