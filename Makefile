@@ -6,7 +6,7 @@ SETUP := PYTHON="$(PYTHON)" bash deployment/setup.sh
 SHELL_FILES = $(wildcard deployment/*.sh tests/deployment/*.sh) .ci/run tests/smoke.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help install model run chat test test-training fuzz check format heads bench bench-full bench-traffic bench-speculation bench-rows bench-peers bench-latency bench-gateway prove-faults prove-overload prove-repeat prove-strangers torture sanitize dist up down docker-check audit docker-test lock clean
+.PHONY: help install model run chat test test-training fuzz check format heads bench bench-full bench-traffic bench-speculation bench-rows bench-peers bench-latency bench-gateway prove-faults prove-overload prove-repeat prove-strangers torture soak sanitize dist up down docker-check audit docker-test lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -109,6 +109,10 @@ prove-strangers: ## Slow, silent and half-closed clients beside others: do these
 torture: ## Faults of processes and of the network under load, for an hour: what is lost?
 	@$(SETUP) dev
 	$(BIN)/python -m tests.fire $(ARGS)
+
+soak: ## 45 minutes of mixed traffic: is it at the end what it was at the start?
+	@$(SETUP) dev
+	$(BIN)/python -m tests.fire.soak $(ARGS)
 
 sanitize: ## Run the kernels' tests under the address and undefined-behaviour sanitizers
 	@$(SETUP) dev
