@@ -67,25 +67,17 @@ def parse(model: type[BaseModel], headers: Headers, body: bytes) -> BaseModel:
     """Raises InvalidRequest with one sentence."""
     if not body or not JSON_TYPE.fullmatch(headers.get("content-type", "")):
         raise InvalidRequest(NO_OBJECT, code="invalid_json")
+    gc.disable()  # collections walk all lists so far, again and again, and nobody runs meanwhile
     try:
-        fields = _loads(body)
+        fields = json.loads(body)
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise InvalidRequest(f"The body is not JSON: {reason}.", code="invalid_json") from None
+    finally:
+        gc.enable()
     if SURROGATE.search(body):
         refuse_half_characters(fields)
     try:
         return model.model_validate(fields)
     except ValidationError as error:
         raise refusal(error.errors()) from None
-
-
-def _loads(body: bytes) -> Any:
-    """Without garbage collection: it would walk every list and object again and again while they
-    come, nine tenths of the time that a body full of them takes, and nobody else may run meanwhile.
-    """
-    gc.disable()
-    try:
-        return json.loads(body)
-    finally:
-        gc.enable()
