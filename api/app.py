@@ -30,9 +30,10 @@ from api.http.paths import MARKDOWN, PATHS
 from api.metrics import GatewayMetrics
 from api.requests.refusal import refusal
 from api.routes import generate, openai, ops, ui
-from api.routes.respond import gateway_of
+from api.routes.respond import ANSWERS, gateway_of
 from api.upstream.discovery import Resolve, resolve
 from api.upstream.pool import READY_WAIT_S, Network
+from model_server.contract.protocol import SpeculationStats
 
 DESCRIPTION = """Text generation on llama.cpp with Medusa speculative decoding.
 
@@ -52,10 +53,14 @@ log = logging.getLogger(__name__)
 
 
 class _Gateway(FastAPI):
-    """Documents the statuses of its answers one by one; "4XX" only keeps 422 from the list."""
+    """Documents its answers by their own schemas, and their statuses one by one; "4XX" only keeps
+    422 from the list.
+    """
 
     def openapi(self) -> dict[str, Any]:
         document = super().openapi()
+        stats = SpeculationStats.model_json_schema()
+        document["components"]["schemas"] |= {**ANSWERS["schemas"], "SpeculationStats": stats}
         for operations in document["paths"].values():
             for operation in operations.values():
                 operation["responses"].pop("4XX", None)

@@ -4,41 +4,13 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
-
-from typing_extensions import NotRequired, TypedDict
+from typing import Any, ClassVar
 
 from api.request import Choice, ClientRequest
 from api.requests.completion import CompletionBody
-from api.requests.document import said
-from api.responses.format import Metrics
-from api.responses.openai import OpenAIFormat, Usage
+from api.responses.format import Json
+from api.responses.openai import OpenAIFormat
 from model_server.contract.protocol import Done, Event, Info, PositionLogprobs, TokenLogprob, Tokens
-
-
-class CompletionLogprobs(TypedDict):
-    tokens: Annotated[list[str], said("Their texts.")]
-    token_logprobs: Annotated[list[float], said("Before any filter.")]
-    top_logprobs: Annotated[list[dict[str, float]], said("The likeliest, by text.")]
-    text_offset: Annotated[list[int], said("Characters before each token.")]
-
-
-class CompletionChoice(TypedDict):
-    index: Annotated[int, said("Prompt times n plus choice, from 0.")]
-    text: Annotated[str, said("The answer.")]
-    logprobs: Annotated[CompletionLogprobs | None, said("Where `logprobs` asks.")]
-    finish_reason: Annotated[Literal["stop", "length"] | None, said("length: it was cut.")]
-
-
-class Completion(TypedDict):
-    id: Annotated[str, said("Of this answer.")]
-    object: Annotated[Literal["text_completion"], said("What this is.")]
-    created: Annotated[int, said("Seconds since 1970.")]
-    model: Annotated[str, said("The model served.")]
-    system_fingerprint: Annotated[str, said("Same: same weights and numbers.")]
-    choices: Annotated[list[CompletionChoice], said("One for each prompt and n.")]
-    usage: Annotated[Usage, said("Tokens.")]
-    metrics: NotRequired[Annotated[Metrics, said("What drafting did.")]]
 
 
 class CompletionFormat(OpenAIFormat[CompletionBody]):
@@ -60,7 +32,7 @@ class CompletionFormat(OpenAIFormat[CompletionBody]):
             "finish_reason": event.finish_reason if isinstance(event, Done) else None,
         }
 
-    def answer(self, choice: Choice) -> CompletionChoice:
+    def answer(self, choice: Choice) -> Json:
         return {
             "index": choice.index,
             "text": choice.text,
@@ -68,9 +40,7 @@ class CompletionFormat(OpenAIFormat[CompletionBody]):
             "finish_reason": choice.end.finish_reason,
         }
 
-    def _logprobs(
-        self, index: int, positions: Sequence[PositionLogprobs]
-    ) -> CompletionLogprobs | None:
+    def _logprobs(self, index: int, positions: Sequence[PositionLogprobs]) -> Json | None:
         if self.body.logprobs is None:
             return None
         return {

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import zip_longest
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from api.request import Choice, ClientRequest
 from model_server.contract.protocol import Event, Info, SpeculationStats, Tokens
 
 B = TypeVar("B")  # the body that asked
 Json = Mapping[str, Any]
-# Summed over all choices. An answer that was resumed on another model server counts from there.
-Metrics = dict[Literal["speculative_decoding"], SpeculationStats]
 
 
 class Format(Generic[B]):
@@ -76,7 +74,9 @@ class Format(Generic[B]):
 
 
 def speculative_decoding(choices: Sequence[Choice]) -> dict[str, Any]:
-    """`metrics`, as Metrics has it, once every choice is done."""
+    """`metrics` once every choice is done, summed over all of them. An answer that was resumed on
+    another model server counts from there.
+    """
     if not all(choice.done for choice in choices):
         return {}
     stats = [choice.end.speculation for choice in choices if choice.end.speculation is not None]

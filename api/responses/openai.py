@@ -6,13 +6,10 @@ import time
 from array import array
 from base64 import b64decode
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
-
-from typing_extensions import TypedDict, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from api.request import Choice, ClientRequest
 from api.requests.completion import EmbeddingsBody
-from api.requests.document import said
 from api.requests.generation import OpenAIBody
 from api.responses.format import Format, Json
 from model_server.contract.protocol import Done, Event, Info, Tokens
@@ -20,14 +17,7 @@ from model_server.contract.protocol import Done, Event, Info, Tokens
 B = TypeVar("B", bound=OpenAIBody)
 
 
-class Usage(TypedDict):
-    prompt_tokens: Annotated[int, said("A prompt counts once, whatever n.")]
-    completion_tokens: Annotated[int, said("Of all answers.")]
-    total_tokens: Annotated[int, said("Their sum.")]
-    prompt_tokens_details: Annotated[dict[str, int], said("`cached_tokens`: in the cache already.")]
-
-
-def usage(request: ClientRequest) -> Usage:
+def usage(request: ClientRequest) -> Json:
     """Sums over the choices."""
     prompts = [choice.end for choice in request.prompts]
     num_prompt = sum(done.prompt_tokens for done in prompts)
@@ -92,19 +82,6 @@ class OpenAIFormat(Format[B]):
     def answer(self, choice: Choice) -> Json:
         """A choice of the whole answer."""
         raise NotImplementedError
-
-
-class Embedding(TypedDict):
-    object: Annotated[Literal["embedding"], said("Always embedding.")]
-    index: Annotated[int, said("Of its input, from 0.")]
-    embedding: Annotated[list[float] | str, said("Numbers, or base64.")]
-
-
-class Embeddings(TypedDict):
-    object: Annotated[Literal["list"], said("Always list.")]
-    data: Annotated[list[Embedding], said("One entry an input.")]
-    model: Annotated[str, said("The model served.")]
-    usage: Annotated[Usage, said("Tokens of all inputs.")]
 
 
 class EmbeddingsFormat(Format[EmbeddingsBody]):

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Request, Response
 
 from api.requests.chat import DetokenizeBody, TokenizeBody
 from api.requests.completion import GenerateBody, InfillBody
-from api.responses.generate import Generated, GenerateFormat, Infilled, InfillFormat
+from api.responses.generate import GenerateFormat, InfillFormat
 from api.routes.json_route import JsonRoute
 from api.routes.respond import EXAMPLES, REFUSALS, answers, gateway_of, respond
 from model_server.contract.protocol import Wire
@@ -23,7 +23,7 @@ tokens = APIRouter(tags=["Tokens"], responses=REFUSALS, route_class=JsonRoute)
 
 
 @router.post(
-    "/generate", summary="Continue a text, and say where the time went", **answers(Generated)
+    "/generate", summary="Continue a text, and say where the time went", **answers("Generated")
 )
 async def generate(
     request: Request, body: Annotated[GenerateBody, Body(openapi_examples=EXAMPLES["generate"])]
@@ -34,7 +34,7 @@ async def generate(
     return await respond(request, body, GenerateFormat)
 
 
-@router.post("/infill", summary="Fill a gap in a text", **answers(Infilled))
+@router.post("/infill", summary="Fill a gap in a text", **answers("Infilled"))
 async def infill(
     request: Request, body: Annotated[InfillBody, Body(openapi_examples=EXAMPLES["infill"])]
 ) -> Response:

@@ -8,16 +8,14 @@ import random
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
-from typing_extensions import TypedDict
 
 from api.config import Settings
 from api.errors import GatewayError, ModelServerLost, NoModelServer
 from api.metrics import GatewayMetrics
 from api.request import Choice
-from api.requests.document import said
 from api.upstream import balancer
 from api.upstream.call import BatchCall
 from api.upstream.discovery import Address, Directory, Resolve, resolve
@@ -29,16 +27,6 @@ READY_WAIT_S = 10.0
 LOOK_UP_INTERVAL_S = 5.0
 
 log = logging.getLogger(__name__)
-
-
-class ServerState(TypedDict):
-    """One model server. `listed`: MODEL_SERVER_URLS has its address, or its name leads there."""
-
-    url: Annotated[str, said("Its address.")]
-    ready: Annotated[bool, said("Whether it takes requests.")]
-    listed: Annotated[bool, said("Whether MODEL_SERVER_URLS leads to it.")]
-    model_id: Annotated[str | None, said("Same id: same weights and numbers.")]
-    outstanding: Annotated[int, said("Requests it has.")]
 
 
 @dataclass(frozen=True)
@@ -91,7 +79,7 @@ class ServerPool:
         return list(known.values())
 
     @property
-    def states(self) -> list[ServerState]:
+    def states(self) -> list[dict[str, Any]]:
         """What an operator is shown, those that finish what they have at the end."""
         return [
             {
