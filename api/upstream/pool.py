@@ -119,8 +119,9 @@ class ServerPool:
     def send(self, server: ModelServer, choices: Sequence[Choice]) -> None:
         """Send a batch, whose choices the server was charged with; its events go into them."""
         call = BatchCall(server, choices, time.monotonic())
+        call.task = asyncio.create_task(call.run())
         self._calls.add(call)
-        call.task = self._spawn(self._run(call))
+        call.task.add_done_callback(self._end)
 
     async def ask(self, path: str, question: Any) -> bytes:
         """The least busy server's answer to what needs no slot. Raises NoModelServer, too."""
@@ -181,21 +182,20 @@ class ServerPool:
 
     async def aclose(self) -> None:
         self._closing = True
-        for task in self._tasks:
+        tasks = [*self._tasks, *(call.task for call in self._calls if call.task is not None)]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for server in self.servers + self.leaving:
             await server.aclose()
 
     def _calls_of(self, server: ModelServer) -> list[BatchCall]:
         return [call for call in self._calls if call.server is server]
 
-    async def _run(self, call: BatchCall) -> None:
-        try:
-            await call.run()
-        finally:
-            self._calls.discard(call)
-            self.changed.set()
+    def _end(self, task: asyncio.Task[None]) -> None:
+        """Forget a call, also one that was left before it began."""
+        self._calls = {call for call in self._calls if call.task is not task}
+        self.changed.set()
 
     async def _follow(self, name: str) -> None:
         while not self._closing:
