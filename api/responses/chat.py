@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from api.request import Choice
 from api.requests.chat import ChatBody
 from api.responses.format import Json
 from api.responses.openai import OpenAIFormat
-from model_server.contract.protocol import Done, Event, PositionLogprobs, TokenLogprob, Tokens
+from model_server.contract.protocol import PositionLogprobs, TokenLogprob, Tokens
 
 
 class ChatFormat(OpenAIFormat[ChatBody]):
@@ -23,23 +23,15 @@ class ChatFormat(OpenAIFormat[ChatBody]):
             shown = {"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": None}
             yield {**self.chunk_head, "choices": [shown]}
 
-    def piece(self, choice: Choice, event: Event) -> dict[str, Any]:
-        said = event if isinstance(event, Tokens) else None
-        positions = said.logprobs if said else None
-        return {
-            "index": choice.index,
-            "delta": {"content": said.text} if said else {},
-            "logprobs": self._logprobs(positions) if positions else None,
-            "finish_reason": event.finish_reason if isinstance(event, Done) else None,
-        }
+    def piece(self, choice: Choice, said: Tokens | None) -> Json:
+        if said is None:
+            return {"delta": {}, "logprobs": None}
+        chances = self._logprobs(said.logprobs) if said.logprobs else None
+        return {"delta": {"content": said.text}, "logprobs": chances}
 
     def answer(self, choice: Choice) -> Json:
-        return {
-            "index": choice.index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": self._logprobs(choice.logprobs),
-            "finish_reason": choice.end.finish_reason,
-        }
+        message = {"role": "assistant", "content": choice.text, "refusal": None}
+        return {"message": message, "logprobs": self._logprobs(choice.logprobs)}
 
     def _logprobs(self, positions: Sequence[PositionLogprobs]) -> Json | None:
         return {"content": logprobs(positions), "refusal": None} if self.body.logprobs else None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from api.request import Choice, ClientRequest
 from api.requests.completion import CompletionBody
 from api.responses.format import Json
 from api.responses.openai import OpenAIFormat
-from model_server.contract.protocol import Done, Event, Info, PositionLogprobs, TokenLogprob, Tokens
+from model_server.contract.protocol import Info, PositionLogprobs, TokenLogprob, Tokens
 
 
 class CompletionFormat(OpenAIFormat[CompletionBody]):
@@ -23,22 +23,13 @@ class CompletionFormat(OpenAIFormat[CompletionBody]):
         self._decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in request.choices]
         self._num_chars = [0 for _ in request.choices]
 
-    def piece(self, choice: Choice, event: Event) -> dict[str, Any]:
-        said = event if isinstance(event, Tokens) else None
-        return {
-            "index": choice.index,
-            "text": said.text if said else "",
-            "logprobs": self._logprobs(choice.index, said.logprobs or ()) if said else None,
-            "finish_reason": event.finish_reason if isinstance(event, Done) else None,
-        }
+    def piece(self, choice: Choice, said: Tokens | None) -> Json:
+        if said is None:
+            return {"text": "", "logprobs": None}
+        return {"text": said.text, "logprobs": self._logprobs(choice.index, said.logprobs or ())}
 
     def answer(self, choice: Choice) -> Json:
-        return {
-            "index": choice.index,
-            "text": choice.text,
-            "logprobs": self._logprobs(choice.index, choice.logprobs),
-            "finish_reason": choice.end.finish_reason,
-        }
+        return {"text": choice.text, "logprobs": self._logprobs(choice.index, choice.logprobs)}
 
     def _logprobs(self, index: int, positions: Sequence[PositionLogprobs]) -> Json | None:
         if self.body.logprobs is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import reduce
 from itertools import zip_longest
 from typing import Any, ClassVar, Generic, TypeVar
@@ -48,8 +48,15 @@ class Format(Generic[B]):
         return body
 
     def metrics(self) -> dict[str, Any]:
-        """`metrics` once every choice is done; nothing before, or when nothing was drafted."""
-        return speculative_decoding(self.request.choices)
+        """`metrics` once every choice is done, summed over all of them; nothing before, or when
+        nothing was drafted. What was resumed on another model server counts from there.
+        """
+        choices = self.request.choices
+        if not all(choice.done for choice in choices):
+            return {}
+        stats = [each.end.speculation for each in choices if each.end.speculation is not None]
+        total = reduce(_sum, stats).model_dump() if stats else None
+        return {"metrics": {"speculative_decoding": total}} if total else {}
 
     def tokens(self, choice: Choice, event: Event, *, sent: bool = True) -> dict[str, Any]:
         """What a chunk of an event says of tokens, by where they came from: `token_ids` and
@@ -71,16 +78,6 @@ class Format(Generic[B]):
         if not sent:
             self._unsent[choice.index] = fields
         return fields if fields.get("token_ids") else {}
-
-
-def speculative_decoding(choices: Sequence[Choice]) -> dict[str, Any]:
-    """`metrics` once every choice is done, summed over all of them. An answer that was resumed on
-    another model server counts from there.
-    """
-    if not all(choice.done for choice in choices):
-        return {}
-    stats = [choice.end.speculation for choice in choices if choice.end.speculation is not None]
-    return {"metrics": {"speculative_decoding": reduce(_sum, stats).model_dump()}} if stats else {}
 
 
 def _sum(a: SpeculationStats, b: SpeculationStats) -> SpeculationStats:

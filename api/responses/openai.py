@@ -6,7 +6,7 @@ import time
 from array import array
 from base64 import b64decode
 from collections.abc import Iterator
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from api.request import Choice, ClientRequest
 from api.requests.completion import EmbeddingsBody
@@ -58,8 +58,11 @@ class OpenAIFormat(Format[B]):
         tokens = self.tokens(choice, event, sent=is_shown)
         if not is_shown:
             return
-        chunk = {**self.chunk_head, "choices": [{**self.piece(choice, event), **tokens}]}
-        if isinstance(event, Done):
+        shown = self.piece(choice, event if isinstance(event, Tokens) else None)
+        end = event.finish_reason if isinstance(event, Done) else None
+        piece = {"index": choice.index, **shown, "finish_reason": end, **tokens}
+        chunk = {**self.chunk_head, "choices": [piece]}
+        if end:
             self._num_ended += 1
             if self._num_ended == len(self.request.choices) and not self.with_usage:
                 chunk |= self.metrics()
@@ -71,16 +74,19 @@ class OpenAIFormat(Format[B]):
             yield {**self.chunk_head, "choices": [], **totals}
 
     def whole(self) -> Json:
-        choices = [self.answer(each) for each in self.request.choices]
+        choices = [
+            {"index": each.index, **self.answer(each), "finish_reason": each.end.finish_reason}
+            for each in self.request.choices
+        ]
         totals = {"usage": usage(self.request), **self.metrics()}
         return {**self._head, "object": self.whole_object, "choices": choices, **totals}
 
-    def piece(self, choice: Choice, event: Event) -> dict[str, Any]:
-        """A choice of a chunk: what an event shows of it."""
+    def piece(self, choice: Choice, said: Tokens | None) -> Json:
+        """Words and log probabilities of a choice in a chunk; None: its end."""
         raise NotImplementedError
 
     def answer(self, choice: Choice) -> Json:
-        """A choice of the whole answer."""
+        """And in the whole answer."""
         raise NotImplementedError
 
 
