@@ -30,7 +30,7 @@ from api.http.paths import MARKDOWN, PATHS
 from api.metrics import GatewayMetrics
 from api.requests.refusal import refusal
 from api.routes import generate, openai, ops, ui
-from api.routes.respond import ANSWERS, gateway_of
+from api.routes.respond import ANSWERS
 from api.upstream.discovery import Resolve, resolve
 from api.upstream.pool import READY_WAIT_S, Network
 from model_server.contract.protocol import SpeculationStats
@@ -153,7 +153,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, GatewayMetrics]]:
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         error = refusal(error.errors())
-    return error_response(translate(error), request.scope, gateway_of(request).metrics)
+    return error_response(translate(error), request.scope, request.app.state.gateway.metrics)
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
@@ -164,4 +164,4 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
         message += f"; this server has {', '.join(PATHS)}"
     code = error.detail.lower().replace(" ", "_")
     told = GatewayError(code, message, status=error.status_code)
-    return error_response(told, request.scope, gateway_of(request).metrics, error.headers)
+    return error_response(told, request.scope, request.app.state.gateway.metrics, error.headers)

@@ -8,11 +8,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Request, Response
 
+from api.gateway import Gateway
 from api.requests.chat import DetokenizeBody, TokenizeBody
 from api.requests.completion import GenerateBody, InfillBody
 from api.responses.generate import GenerateFormat, InfillFormat
 from api.routes.json_route import JsonRoute
-from api.routes.respond import EXAMPLES, REFUSALS, answers, gateway_of, respond
+from api.routes.respond import EXAMPLES, REFUSALS, Answer, answers
 from model_server.contract.protocol import Wire
 from model_server.contract.questions import Detokenized, Tokenized
 
@@ -31,7 +32,7 @@ async def generate(
     """With `stream`, {"text", "token_ids", "from_draft"} events; the last one has the counts and
     timings.
     """
-    return await respond(request, body, GenerateFormat)
+    return Answer(body, GenerateFormat)
 
 
 @router.post("/infill", summary="Fill a gap in a text", **answers("Infilled"))
@@ -39,7 +40,7 @@ async def infill(
     request: Request, body: Annotated[InfillBody, Body(openapi_examples=EXAMPLES["infill"])]
 ) -> Response:
     """As llama-server has it, for models with the tokens for it (fim_pre, fim_suf, fim_mid)."""
-    return await respond(request, body, InfillFormat)
+    return Answer(body, InfillFormat)
 
 
 @tokens.post("/tokenize", summary="Tokens of a text or a chat", response_model=Tokenized)
@@ -61,6 +62,7 @@ async def detokenize(
 async def _ask(
     request: Request, path: str, body: TokenizeBody | DetokenizeBody, kind: type[Wire]
 ) -> Response:
-    gateway = gateway_of(request)
-    answer = await gateway.ask(path, body.question(await gateway.info()))
+    gateway: Gateway = request.app.state.gateway
+    info = gateway.pool.info or await gateway.first_info()
+    answer = await gateway.ask(path, body.question(info))
     return Response(kind.model_validate_json(answer).model_dump_json(), media_type=JSON)

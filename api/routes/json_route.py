@@ -50,7 +50,8 @@ class JsonRoute(APIRoute):
             async with app.body_limit.read(request) as raw:
                 if "content-length" not in request.headers:
                     await app.rates.charge_body(admission, len(raw))
-                    admission.check()
+                    if admission.refused:
+                        raise admission.refusal()
                 if len(raw) > LARGE_BYTES:
                     loop = asyncio.get_running_loop()
                     body = await loop.run_in_executor(ASIDE, parse, model, request.headers, raw)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, Request, Response
 from fastapi.responses import JSONResponse
 
 from api.errors import GatewayError
+from api.gateway import Gateway
 from api.requests.chat import ChatBody
 from api.requests.completion import CompletionBody, EmbeddingsBody
 from api.requests.responses import ResponsesBody
@@ -16,7 +17,7 @@ from api.responses.completion import CompletionFormat
 from api.responses.openai import EmbeddingsFormat
 from api.responses.responses import ResponsesFormat
 from api.routes.json_route import JsonRoute
-from api.routes.respond import EXAMPLES, REFUSALS, answers, described, gateway_of, respond
+from api.routes.respond import EXAMPLES, REFUSALS, Answer, answers, described
 from model_server.contract.protocol import Info
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
@@ -28,7 +29,7 @@ async def completions(
     body: Annotated[CompletionBody, Body(openapi_examples=EXAMPLES["completion"])],
 ) -> Response:
     """Prompts as text or token ids, several at once, `n` choices each; whole or as a stream."""
-    return await respond(request, body, CompletionFormat)
+    return Answer(body, CompletionFormat)
 
 
 @router.post("/chat/completions", summary="Answer a chat", **answers("ChatCompletion"))
@@ -36,7 +37,7 @@ async def chat_completions(
     request: Request, body: Annotated[ChatBody, Body(openapi_examples=EXAMPLES["chat"])]
 ) -> Response:
     """Messages become a prompt by the model's own template; a model without one refuses."""
-    return await respond(request, body, ChatFormat)
+    return Answer(body, ChatFormat)
 
 
 @router.post("/responses", summary="Answer an input", **answers("ResponseObject"))
@@ -44,7 +45,7 @@ async def responses(
     request: Request, body: Annotated[ResponsesBody, Body(openapi_examples=EXAMPLES["responses"])]
 ) -> Response:
     """OpenAI's newer form of a chat, text in and text out; nothing is stored."""
-    return await respond(request, body, ResponsesFormat)
+    return Answer(body, ResponsesFormat)
 
 
 @router.post(
@@ -58,7 +59,7 @@ async def embeddings(
     body: Annotated[EmbeddingsBody, Body(openapi_examples=EXAMPLES["embeddings"])],
 ) -> Response:
     """From the served model's own states, of length 1; up to 128 texts, or lists of token ids."""
-    return await respond(request, body, EmbeddingsFormat)
+    return Answer(body, EmbeddingsFormat)
 
 
 # Of what needs no body.
@@ -94,8 +95,9 @@ async def model(request: Request, model: str) -> JSONResponse:
 
 
 async def _served(request: Request) -> list[Info]:
-    gateway = gateway_of(request)
-    await gateway.info()
+    gateway: Gateway = request.app.state.gateway
+    if not gateway.pool.models:
+        await gateway.first_info()
     return gateway.pool.models
 
 

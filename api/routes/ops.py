@@ -8,7 +8,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from api.routes.respond import described, gateway_of
+from api.gateway import Gateway
+from api.routes.respond import described
 
 router = APIRouter(tags=["Operation"])
 
@@ -27,7 +28,7 @@ async def health() -> dict[Literal["status"], Literal["alive"]]:
     },
 )
 async def ready(request: Request) -> JSONResponse:
-    gateway = gateway_of(request)
+    gateway: Gateway = request.app.state.gateway
     pool = gateway.pool
     answer: dict[str, Any] = {"status": "ready", "reason": None, "servers": pool.states}
     if gateway.draining:
@@ -39,4 +40,5 @@ async def ready(request: Request) -> JSONResponse:
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
-    return Response(gateway_of(request).metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    rendered = request.app.state.gateway.metrics.render()
+    return Response(rendered, media_type=CONTENT_TYPE_LATEST)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fastapi import Request
 from fastapi.responses import Response
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
@@ -22,7 +21,7 @@ from api.requests.completion import EmbeddingsBody
 from api.requests.generation import GenerationBody
 from api.responses.format import Format, Json
 from api.spans import note_answer
-from model_server.contract.protocol import GenerateRequest, Info, Tokens
+from model_server.contract.protocol import Info, Tokens
 
 
 def _read(name: str) -> dict[str, dict[str, Any]]:
@@ -60,65 +59,44 @@ def answers(name: str) -> dict[str, Any]:
     return {"response_class": Response, "responses": {200: whole, **REFUSALS}}
 
 
-def gateway_of(request: Request) -> Gateway:
-    gateway: Gateway = request.app.state.gateway
-    return gateway
-
-
-async def respond(
-    request: Request, body: GenerationBody | EmbeddingsBody, make_format: MakeFormat
-) -> Response:
-    """What answers a body, whole or as a stream."""
-    gateway = gateway_of(request)
-    info = await gateway.info()
-    requests = body.requests(request.state.answer_id, info)
-    return Answer(gateway, requests, body.stream, lambda opened: make_format(opened, info, body))
-
-
 class Answer(Response):
-    """Nothing is sent before every choice has been accepted, so that a refusal has its status."""
+    """Of a body, whole or as a stream. Nothing is sent before every choice has been accepted, so
+    that a refusal has its status.
+    """
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        requests: Sequence[GenerateRequest],
-        is_stream: bool,
-        make_format: Callable[[ClientRequest], Format[Any]],
-    ) -> None:
-        self._gateway = gateway
-        self._requests = requests
-        self._is_stream = is_stream
-        self._make_format = make_format
+    def __init__(self, body: GenerationBody | EmbeddingsBody, form: MakeFormat) -> None:
+        self._body = body
+        self._form = form
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        state = scope["state"]
-        opened = self._gateway.answering(state["answer_id"], self._requests, state["admission"])
-        with opened as request:
+        gateway: Gateway = scope["app"].state.gateway
+        name, admission = scope["state"]["answer_id"], scope["state"]["admission"]
+        info = gateway.pool.info or await gateway.first_info()
+        with gateway.answering(name, self._body.requests(name, info), admission) as request:
             watching = asyncio.create_task(_notice_leaving(request, receive))
             try:
                 await request.accepted()
-                if self._is_stream:
+                form = self._form(request, info, self._body)
+                if self._body.stream:
                     with suppress(ClientGone):
-                        await sse.stream(
-                            request, self._make_format(request), _headers(request), send
-                        )
+                        await sse.stream(request, form, _headers(request), send)
                     return
-                response = await self._whole(request)
+                response = await _whole(request, form)
             finally:
                 watching.cancel()
         await response(scope, receive, send)
 
-    async def _whole(self, request: ClientRequest) -> Response:
-        form = self._make_format(request)
-        async for burst in request.bursts():
-            for choice, event in burst:
-                if isinstance(event, Tokens):
-                    choice.logprobs += event.logprobs or ()
-        note_answer(request)
-        queue_s = max(choice.end.timings.queue_s for choice in request.choices)
-        headers = {**_headers(request), "x-queue-ms": f"{1_000 * queue_s:.1f}"}
-        return Response(to_json(form.whole()), 200, headers, "application/json")
+
+async def _whole(request: ClientRequest, form: Format[Any]) -> Response:
+    async for burst in request.bursts():
+        for choice, event in burst:
+            if isinstance(event, Tokens):
+                choice.logprobs += event.logprobs or ()
+    note_answer(request)
+    queue_s = max(choice.end.timings.queue_s for choice in request.choices)
+    headers = {**_headers(request), "x-queue-ms": f"{1_000 * queue_s:.1f}"}
+    return Response(to_json(form.whole()), 200, headers, "application/json")
 
 
 async def _notice_leaving(request: ClientRequest, receive: Receive) -> None:

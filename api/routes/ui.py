@@ -20,7 +20,8 @@ from starlette.types import Scope
 from api.http.paths import MARKDOWN, PATHS
 from api.markdown import MAX_CHARS, nodes
 from api.routes.json_route import JsonRoute
-from api.routes.respond import described, gateway_of
+from api.routes.respond import described
+from api.upstream.pool import ServerPool
 
 router = APIRouter(tags=["Operation"], route_class=JsonRoute)
 
@@ -86,7 +87,7 @@ def _quality(media_range: str) -> tuple[str, float]:
 
 
 def _service(request: Request) -> dict[str, Any]:
-    pool = gateway_of(request).pool
+    pool: ServerPool = request.app.state.gateway.pool
     info = pool.info
     return {
         "service": "Medusa on llama.cpp",
