@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
 from fastapi import FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
@@ -31,8 +30,7 @@ from api.metrics import GatewayMetrics
 from api.requests.refusal import refusal
 from api.routes import generate, openai, ops, ui
 from api.routes.respond import ANSWERS
-from api.upstream.discovery import Resolve, resolve
-from api.upstream.pool import READY_WAIT_S, Network
+from api.upstream.pool import Network
 from model_server.contract.protocol import SpeculationStats
 
 DESCRIPTION = """Text generation on llama.cpp with Medusa speculative decoding.
@@ -59,8 +57,9 @@ class _Gateway(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         document = super().openapi()
-        stats = SpeculationStats.model_json_schema()
-        document["components"]["schemas"] |= {**ANSWERS["schemas"], "SpeculationStats": stats}
+        schemas = document["components"]["schemas"] | ANSWERS["schemas"]
+        schemas["SpeculationStats"] = SpeculationStats.model_json_schema()
+        document["components"]["schemas"] = dict(sorted(schemas.items()))
         for operations in document["paths"].values():
             for operation in operations.values():
                 operation["responses"].pop("4XX", None)
@@ -70,15 +69,11 @@ class _Gateway(FastAPI):
 def create_app(
     settings: Settings,
     *,
-    transport: httpx.AsyncBaseTransport | None = None,
-    resolve: Resolve = resolve,
-    ready_wait_s: float = READY_WAIT_S,
+    network: Network | None = None,
     tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
-    """`transport` takes the place of the network to the model servers, `resolve` that of DNS, for
-    tests.
-    """
-    gateway = Gateway(settings, Network(transport, resolve, ready_wait_s), tracer_provider)
+    """`network`: tests bring their own."""
+    gateway = Gateway(settings, network, tracer_provider)
     keys = Keys(settings.api_keys_file) if settings.api_keys_file else None
     rates = Rates(
         {"requests": settings.rate_limit_requests, "tokens": settings.rate_limit_tokens},

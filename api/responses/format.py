@@ -81,21 +81,15 @@ class Format(Generic[B]):
 
 
 def _sum(a: SpeculationStats, b: SpeculationStats) -> SpeculationStats:
-    num_steps = a.num_spec_steps + b.num_spec_steps
-    num_drafted = a.num_draft_tokens + b.num_draft_tokens
-    num_accepted = a.num_accepted_draft_tokens + b.num_accepted_draft_tokens
-    return SpeculationStats(
-        mean_acceptance_length=1 + num_accepted / num_steps,
-        draft_acceptance_rate=num_accepted / num_drafted,
-        acceptance_histogram=_add(a.acceptance_histogram, b.acceptance_histogram),
-        num_accepted_tokens_per_pos=_add(
-            a.num_accepted_tokens_per_pos, b.num_accepted_tokens_per_pos
-        ),
-        num_spec_steps=num_steps,
-        num_draft_tokens=num_drafted,
-        num_accepted_draft_tokens=num_accepted,
-    )
-
-
-def _add(a: list[int], b: list[int]) -> list[int]:
-    return [x + y for x, y in zip_longest(a, b, fillvalue=0)]
+    """Counts add up, also by position; the two means follow from them."""
+    total: dict[str, Any] = {}
+    for name, one in a:
+        other = getattr(b, name)
+        if isinstance(one, list):
+            total[name] = [x + y for x, y in zip_longest(one, other, fillvalue=0)]
+        else:
+            total[name] = one + other
+    num_accepted = total["num_accepted_draft_tokens"]
+    total["mean_acceptance_length"] = 1 + num_accepted / total["num_spec_steps"]
+    total["draft_acceptance_rate"] = num_accepted / total["num_draft_tokens"]
+    return SpeculationStats(**total)

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from api.gateway import Gateway
 from api.requests.chat import DetokenizeBody, TokenizeBody
 from api.requests.completion import GenerateBody, InfillBody
 from api.responses.generate import GenerateFormat, InfillFormat
 from api.routes.json_route import JsonRoute
-from api.routes.respond import EXAMPLES, REFUSALS, Answer, answers
+from api.routes.respond import REFUSALS, Answer, answers, example
 from model_server.contract.protocol import Wire
 from model_server.contract.questions import Detokenized, Tokenized
 
@@ -26,9 +26,7 @@ tokens = APIRouter(tags=["Tokens"], responses=REFUSALS, route_class=JsonRoute)
 @router.post(
     "/generate", summary="Continue a text, and say where the time went", **answers("Generated")
 )
-async def generate(
-    request: Request, body: Annotated[GenerateBody, Body(openapi_examples=EXAMPLES["generate"])]
-) -> Response:
+async def generate(body: Annotated[GenerateBody, example("generate")]) -> Response:
     """With `stream`, {"text", "token_ids", "from_draft"} events; the last one has the counts and
     timings.
     """
@@ -36,16 +34,14 @@ async def generate(
 
 
 @router.post("/infill", summary="Fill a gap in a text", **answers("Infilled"))
-async def infill(
-    request: Request, body: Annotated[InfillBody, Body(openapi_examples=EXAMPLES["infill"])]
-) -> Response:
+async def infill(body: Annotated[InfillBody, example("infill")]) -> Response:
     """As llama-server has it, for models with the tokens for it (fim_pre, fim_suf, fim_mid)."""
     return Answer(body, InfillFormat)
 
 
 @tokens.post("/tokenize", summary="Tokens of a text or a chat", response_model=Tokenized)
 async def tokenize(
-    request: Request, body: Annotated[TokenizeBody, Body(openapi_examples=EXAMPLES["tokenize"])]
+    request: Request, body: Annotated[TokenizeBody, example("tokenize")]
 ) -> Response:
     """Exactly those that a completion or a chat of the same would begin with."""
     return await _ask(request, "/tokenize", body, Tokenized)
@@ -53,7 +49,7 @@ async def tokenize(
 
 @tokens.post("/detokenize", summary="Text of tokens", response_model=Detokenized)
 async def detokenize(
-    request: Request, body: Annotated[DetokenizeBody, Body(openapi_examples=EXAMPLES["detokenize"])]
+    request: Request, body: Annotated[DetokenizeBody, example("detokenize")]
 ) -> Response:
     """What /tokenize gave comes back as it was; other special tokens by their texts."""
     return await _ask(request, "/detokenize", body, Detokenized)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from api.errors import GatewayError
@@ -17,33 +17,26 @@ from api.responses.completion import CompletionFormat
 from api.responses.openai import EmbeddingsFormat
 from api.responses.responses import ResponsesFormat
 from api.routes.json_route import JsonRoute
-from api.routes.respond import EXAMPLES, REFUSALS, Answer, answers, described
+from api.routes.respond import REFUSALS, Answer, answers, described, example
 from model_server.contract.protocol import Info
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
 
 
 @router.post("/completions", summary="Continue a text", **answers("Completion"))
-async def completions(
-    request: Request,
-    body: Annotated[CompletionBody, Body(openapi_examples=EXAMPLES["completion"])],
-) -> Response:
+async def completions(body: Annotated[CompletionBody, example("completion")]) -> Response:
     """Prompts as text or token ids, several at once, `n` choices each; whole or as a stream."""
     return Answer(body, CompletionFormat)
 
 
 @router.post("/chat/completions", summary="Answer a chat", **answers("ChatCompletion"))
-async def chat_completions(
-    request: Request, body: Annotated[ChatBody, Body(openapi_examples=EXAMPLES["chat"])]
-) -> Response:
+async def chat_completions(body: Annotated[ChatBody, example("chat")]) -> Response:
     """Messages become a prompt by the model's own template; a model without one refuses."""
     return Answer(body, ChatFormat)
 
 
 @router.post("/responses", summary="Answer an input", **answers("ResponseObject"))
-async def responses(
-    request: Request, body: Annotated[ResponsesBody, Body(openapi_examples=EXAMPLES["responses"])]
-) -> Response:
+async def responses(body: Annotated[ResponsesBody, example("responses")]) -> Response:
     """OpenAI's newer form of a chat, text in and text out; nothing is stored."""
     return Answer(body, ResponsesFormat)
 
@@ -54,10 +47,7 @@ async def responses(
     responses={200: described("Embeddings"), **REFUSALS},
     response_class=Response,
 )
-async def embeddings(
-    request: Request,
-    body: Annotated[EmbeddingsBody, Body(openapi_examples=EXAMPLES["embeddings"])],
-) -> Response:
+async def embeddings(body: Annotated[EmbeddingsBody, example("embeddings")]) -> Response:
     """From the served model's own states, of length 1; up to 128 texts, or lists of token ids."""
     return Answer(body, EmbeddingsFormat)
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fastapi.responses import Response
+from fastapi import Body, Response
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
@@ -32,11 +32,16 @@ def _read(name: str) -> dict[str, dict[str, Any]]:
 
 
 # Bodies that /docs offers, by endpoint: short ones, that suit a small model.
-EXAMPLES = _read("examples.json")
+_EXAMPLES = _read("examples.json")
 # What OpenAPI says of answers: their schemas, refusals by status, an event of a stream.
 ANSWERS = _read("answers.json")
 
 MakeFormat = Callable[[ClientRequest, Info, Any], Format[Any]]
+
+
+def example(endpoint: str) -> Any:
+    """Of the body that an endpoint takes."""
+    return Body(openapi_examples=_EXAMPLES[endpoint])
 
 
 def described(name: str, about: str = "", beside: Json | None = None) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class MarkdownBody(BaseModel):
 
 
 @router.post(MARKDOWN, include_in_schema=False)
-async def markdown(request: Request, body: MarkdownBody) -> JSONResponse:
+async def markdown(body: MarkdownBody) -> JSONResponse:
     """Highlighted code needs a library, and the page has no build step that could bring one."""
     made = await asyncio.get_running_loop().run_in_executor(ASIDE, nodes, body.text)
     return JSONResponse({"nodes": made})
