@@ -54,6 +54,14 @@ def test_spoiled_files_end_in_a_sentence() -> None:
     assert f"{NUMBER} files, 0 ended otherwise" in ended.stdout
 
 
+def test_the_whole_server_ends_in_a_sentence_or_serves() -> None:
+    command = [sys.executable, "-m", "tests.fire.whole_files", "--num", "3", "--seed", "9"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "3 starts, 0 ended otherwise" in ended.stdout
+    assert {"refused", "served"} <= set(ended.stdout.split())
+
+
 @pytest.mark.parametrize(
     ("spoil", "part"),
     [(twice_the_same_token, "its header and what it lays out"), (experts, "its header")],
