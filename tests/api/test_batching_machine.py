@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from api.admission.rates import Admission
+from api.batcher import QUIET_S
 from api.config import Settings
 from api.errors import ClientGone, GatewayError
 from api.gateway import Gateway
@@ -41,6 +42,7 @@ from tests.api.wire import Machine, Wire
 
 HEARTBEAT_S = 2.0
 ATTEMPTS = 3
+MAX_WAIT_S = 0.1
 SETTLED_S = 0.001
 LONGEST_S = 120.0  # that anybody waits once all servers are well
 FAILURES = {"engine": (500, 503), "overloaded": (503,), "invalid_prompt": (400,)}
@@ -178,6 +180,7 @@ class Batching(RuleBasedStateMachine):
             Settings(
                 model_server_urls=("http://10.0.0.1", "http://10.0.0.2"),
                 batch_size=batch_size,
+                max_wait_time=MAX_WAIT_S,
                 max_concurrent_batches=most,
                 adaptive_batching=adaptive,
                 retry_attempts=ATTEMPTS,
@@ -194,16 +197,28 @@ class Batching(RuleBasedStateMachine):
             return Client(self.gateway, str(next(self.names)), num_choices, max_tokens)
 
         self.clients.append(self.loop.run_until_complete(ask()))
-        self.pass_time(SETTLED_S)
 
     @precondition(lambda self: self.waiting)
-    @rule(which=st.integers(0, 99), notices=st.booleans())
-    def a_client_leaves(self, which: int, notices: bool) -> None:
+    @rule(
+        which=st.integers(0, 99),
+        notices=st.booleans(),
+        seconds=st.sampled_from([0.0, QUIET_S, MAX_WAIT_S]),
+        num_turns=st.integers(0, 9),
+    )
+    def a_client_leaves(self, which: int, notices: bool, seconds: float, num_turns: int) -> None:
+        """Also at the very moment at which its batch goes."""
         client = self.waiting[which % len(self.waiting)]
-        if notices and client.request:
-            client.request.fail(ClientGone())
-        else:
-            client.task.cancel()
+
+        async def leave() -> None:
+            await asyncio.sleep(seconds)
+            for _ in range(num_turns):
+                await asyncio.sleep(0)
+            if notices and client.request:
+                client.request.fail(ClientGone())
+            else:
+                client.task.cancel()
+
+        self.loop.run_until_complete(leave())
         self.pass_time(SETTLED_S)
 
     @precondition(lambda self: self.playing)
