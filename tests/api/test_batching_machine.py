@@ -169,6 +169,7 @@ class Batching(RuleBasedStateMachine):
         self.servers = [Server(), Server()]
         self.machines = [Machine(each) for each in self.servers]
         self.none_ready_at: list[float] = []
+        self.has_other_model = False
 
     @initialize(batch_size=st.integers(1, 3), most=st.integers(1, 2), adaptive=st.booleans())
     def opened(self, batch_size: int, most: int, adaptive: bool) -> None:
@@ -253,12 +254,14 @@ class Batching(RuleBasedStateMachine):
             JSONResponse({"status": "ready"}, 503, full) for _ in range(number)
         ]
 
-    @rule(which=st.integers(0, 1), is_new=st.booleans())
-    def a_server_returns(self, which: int, is_new: bool) -> None:
+    @rule(which=st.integers(0, 1), how=st.sampled_from(["as it was", "restarted", "other model"]))
+    def a_server_returns(self, which: int, how: str) -> None:
         server = self.servers[which]
-        if is_new:
-            created = server.info.created + 1
-            server.info = server.info.model_copy(update={"created": created})
+        changed: dict[str, object] = {"created": server.info.created + (how != "as it was")}
+        if how == "other model":
+            self.has_other_model = True
+            [changed["model_id"]] = {"scripted-1", "scripted-2"} - {server.info.model_id}
+        server.info = server.info.model_copy(update=changed)
         server.refusals = []
         self.machines[which].start()
         self.pass_time(SETTLED_S)
@@ -309,7 +312,7 @@ class Batching(RuleBasedStateMachine):
     def _end_all(self) -> None:
         """Have all servers well, and all answers go on to their ends."""
         for which in (0, 1):
-            self.a_server_returns(which, is_new=False)
+            self.a_server_returns(which, "as it was")
         give_up = self.loop.time() + LONGEST_S
         while self.waiting and self.loop.time() < give_up:
             for play in self.playing:
@@ -339,6 +342,8 @@ class Batching(RuleBasedStateMachine):
         if end == "no_model_server":
             assert client.request is not None
             return any(at >= client.request.started for at in self.none_ready_at)
+        if end == "model_changed":
+            return self.has_other_model and any(client.read)
         return end in ("model_server_lost", "model_server_busy") and in_vain
 
     def _check_nothing_is_held(self) -> None:
