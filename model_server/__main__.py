@@ -29,6 +29,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 try:
     from model_server.app import AppState, create_app
+    from model_server.engine import memory
     from model_server.engine.startup import load
     from model_server.engine.watchdog import Watchdog
     from model_server.llama import trial
@@ -131,7 +132,7 @@ def _load(settings: ModelServerSettings, state: AppState, web: _Uvicorn) -> None
 
     try:
         files = [path for path in (settings.model_path, settings.heads_path) if path]
-        trial.require(files)
+        trial.require(files, memory.available())
         head_file.require_roles(settings.model_path, settings.heads_path)
         fault = trial.own_kernels(files) if settings.cpu_kernels == "auto" else ""
         state.served = load(settings, state.metrics, progress, web.fail, fault)

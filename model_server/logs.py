@@ -14,6 +14,10 @@ from model_server.contract.protocol import PROMPTS, SHAPES, Done, Failed, Genera
 TEXT = "%(levelname)s %(name)s: %(message)s"
 FIELDS = ("asctime", "levelname", "name", "message")
 
+# What begins a line or moves a terminal's cursor.
+_CONTROLS = (*range(32), *range(127, 160), 0x2028, 0x2029)
+_SHOWN = {code: ascii(chr(code))[1:-1] for code in _CONTROLS}
+
 # What a person who starts it wants to see, whatever LOG_LEVEL is.
 say = logging.getLogger("model server")
 log = logging.getLogger("model_server.requests")
@@ -22,9 +26,9 @@ log = logging.getLogger("model_server.requests")
 def configure(level: str, form: str) -> None:
     """Log to stderr, as text or as one JSON object a line."""
     as_json = json_lines(FIELDS) if form == "json" else None
-    log_as = as_json or TextLines(TEXT, "trace")
+    log_as = as_json or _Lines(TEXT, "trace")
     logging.basicConfig(level=level.upper(), handlers=[_handler(log_as)])
-    say.addHandler(_handler(as_json or logging.Formatter("%(name)s: %(message)s")))
+    say.addHandler(_handler(as_json or _Lines("%(name)s: %(message)s")))
     say.setLevel(logging.INFO)
     say.propagate = False
 
@@ -69,6 +73,13 @@ def ended(event: Done | Failed) -> None:
 def cancelled(request_id: str) -> None:
     """A request that nobody waits for any more."""
     log.info("request %s was cancelled", request_id, extra={"request_id": request_id})
+
+
+class _Lines(TextLines):
+    """A line each, whatever it says: texts of a file may hold anything."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, logging's own name
+        return super().formatMessage(record).translate(_SHOWN)
 
 
 def _handler(formatter: logging.Formatter) -> logging.Handler:

@@ -121,8 +121,10 @@ class ServerLoad:
         return 1.0 if age_s >= SLOW_START_S else max(FIRST_SHARE, age_s / SLOW_START_S)
 
 
-def choose(servers: Sequence[ServerLoad], prompt: Sequence[int], now: float) -> int:
-    """Index of the server for one more request, whose prompt has these chunks."""
+def choose(
+    servers: Sequence[ServerLoad], prompt: Sequence[int], now: float, free: Sequence[object] = ()
+) -> int:
+    """Index of the server for one more request of these chunks: a free one, if it is as good."""
     if len(servers) == 1:
         return 0
     shares = [server.share(now) for server in servers]
@@ -137,8 +139,9 @@ def choose(servers: Sequence[ServerLoad], prompt: Sequence[int], now: float) -> 
     allowed: Sequence[int] = range(len(servers))
     if max(slowness) > 1:
         quick = [index for index in allowed if slowness[index] == 1]
-        free = [index for index in quick if servers[index].outstanding < servers[index].slots]
-        allowed = free or allowed
+        idle = [index for index in quick if servers[index].outstanding < servers[index].slots]
+        allowed = idle or allowed
+    allowed = [index for index in allowed if servers[index] in free] or allowed
     limit = min(loads[index] for index in allowed) + IMBALANCE
     ranks = [
         (-servers[index].prefixes.num_known(prompt), loads[index], servers[index].last_taken, index)

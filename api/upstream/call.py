@@ -47,11 +47,7 @@ class BatchCall:
         self._unaccepted = set(self._choices)
         for each in choices:
             each.carrier, each.is_sent, each.wait_s = self, True, now - each.arrived
-
-    @property
-    def is_acknowledged(self) -> bool:
-        """Whether the model server has taken, or refused, every one of its requests."""
-        return not self._unaccepted
+        server.unacknowledged[self.id] = now
 
     async def run(self) -> None:
         """Until each choice has ended. What goes wrong is told to the choices and the server."""
@@ -128,6 +124,7 @@ class BatchCall:
     def _acknowledge(self, name: str) -> None:
         self._unaccepted.discard(name)
         if not self._unaccepted:
+            self.server.unacknowledged.pop(self.id, None)
             self.server.changed.set()
 
     async def _events(self) -> AsyncIterator[Event]:

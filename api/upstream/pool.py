@@ -25,6 +25,7 @@ from model_server.contract.protocol import Info
 
 READY_WAIT_S = 10.0
 LOOK_UP_INTERVAL_S = 5.0
+SOON_S = 0.5  # in which a batch is taken, unless something is wrong
 
 log = logging.getLogger(__name__)
 
@@ -92,29 +93,29 @@ class ServerPool:
             for each in self.servers + self.leaving
         ]
 
-    def free(self) -> list[ModelServer]:
-        """Those that may be sent another batch."""
+    def free(self, soon_s: float = 0.0) -> list[ModelServer]:
+        """Those that may be sent a batch once they have taken what was sent within `soon_s`."""
         limit, now = self._max_concurrent_batches, time.monotonic()
         return [
             server
             for server in self.servers
-            if server.ready
-            and server.full_until <= now
-            and sum(c.server is server and not c.is_acknowledged for c in self._calls) < limit
+            if server.ready and server.full_until <= now
+            if sum(sent <= now - soon_s for sent in server.unacknowledged.values()) < limit
         ]
 
     def take(self, free: Sequence[ModelServer], choice: Choice) -> ModelServer | None:
         """The one of these that gets a choice, and is charged with it. None may continue an answer
-        that began on another model.
+        that began on another model, or one that will soon be free is worth the wait.
         """
-        fit = [each for each in free if choice.model_id in (None, each.model_id)]
-        if not fit:
-            return None
-        fit = [each for each in fit if each.url not in choice.failed_at] or fit
+        able = [each for each in self.free(SOON_S) if choice.model_id in (None, each.model_id)]
+        able = [each for each in able if each.url not in choice.failed_at] or able
+        loads, places = [each.load for each in able], [each.load for each in free]
         prompt = balancer.chunks(choice.request) if len(self.servers) > 1 else []
-        chosen = fit[balancer.choose([each.load for each in fit], prompt, time.monotonic())]
-        chosen.take(prompt)
-        return chosen
+        best = able[balancer.choose(loads, prompt, time.monotonic(), places)] if able else None
+        if best is None or best not in free:
+            return None
+        best.take(prompt)
+        return best
 
     def send(self, server: ModelServer, choices: Sequence[Choice]) -> None:
         """Send a batch, whose choices the server was charged with; its events go into them."""
@@ -158,10 +159,8 @@ class ServerPool:
         """Why no server takes a choice."""
         if choice.model_id is None or not self.ready:
             return NoModelServer(self.reason)
-        others = sorted({str(server.model_id) for server in self.servers if server.ready})
-        message = (
-            f"The answer began on model {choice.model_id} and only {', '.join(others)} is left"
-        )
+        others = ", ".join(sorted({str(each.model_id) for each in self.servers if each.ready}))
+        message = f"The answer began on model {choice.model_id} and only {others} is left"
         return GatewayError("model_changed", f"{message} to continue it.")
 
     async def first_info(self, timeout_s: float) -> Info:

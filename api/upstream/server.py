@@ -70,6 +70,7 @@ class ModelServer:
         self.breaker = Breaker()
         self.down_since = self.heard = time.monotonic()
         self.full_until = 0.0
+        self.unacknowledged = dict[str, float]()  # by batch: when it was sent
         self.client = _connect(address, transport)
         self._metrics = metrics
         self._shown_ready = metrics.server_ready.labels(self.url)

@@ -129,12 +129,14 @@ def all_right(device: Device, found: Sequence[Matrix], places: Sequence[int]) ->
     return True
 
 
-def leave_no_core() -> None:
-    """This process may die: of a fault that is looked for."""
+def may_die() -> None:
+    """This process may: of a fault that is looked for, and where memory runs out before others."""
     with suppress(OSError, ValueError):  # some sandboxes allow no limits
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 if __name__ == "__main__":
-    leave_no_core()
+    may_die()
     sys.exit(main(*sys.argv[1:]))

@@ -7,12 +7,15 @@ nonsense. So a child of each tries first, once for each build, processor and fil
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from model_server import kept, logs
@@ -25,6 +28,12 @@ _ROOT = Path(__file__).resolve().parents[2]
 _CHILD, _OWN_CHILD = "model_server.engine.rehearsal", "model_server.llama.own_trial"
 OPENING = "opening "  # what the child says before it opens a part of a file
 _TIMEOUT_S, _OWN_TIMEOUT_S = 30.0, 15.0  # on a quiet machine each takes one
+
+# Of the free memory, what a child may take: it reads no weights, so who serves the file needs more.
+# It is looked at from outside. RLIMIT_AS counts mapped files and threads' stacks, which take none;
+# and where any limit makes an allocation fail, llama.cpp or a template may catch that, and the file
+# would go on to who loads it.
+_MEMORY_SHARE, _LOOK_EVERY_S = 0.5, 0.02
 
 # What only faulty code dies of. Others come from outside: SIGKILL when memory is short, SIGBUS when
 # the disk fails.
@@ -44,9 +53,10 @@ _ENVIRONMENT = {
 }
 
 
-def require(files: Sequence[Path]) -> None:
+def require(files: Sequence[Path], free_bytes: float = math.inf) -> None:
     """Try what serving a model needs, and the heads behind it. Raises BuildError when the build
-    fails at it, StartError when a file can't be opened without that process dying of it.
+    fails at it, StartError when a file can't be opened without that process dying of it, or taking
+    half of the free memory.
 
     Where the trial itself can't be held, it is left out; what can be said of a file otherwise is
     said by who loads it.
@@ -58,7 +68,7 @@ def require(files: Sequence[Path]) -> None:
         return
     logs.say.info("loading: first a trial of llama.cpp on this processor, once")
     try:
-        done = _run(_CHILD, files, _TIMEOUT_S)
+        done = _run(_CHILD, files, _TIMEOUT_S, _MEMORY_SHARE * free_bytes)
     except OSError as error:
         log.info("llama.cpp was not tried: %s", error)
         return
@@ -110,7 +120,11 @@ def own_kernels(files: Sequence[Path]) -> str:
 def _fault_of_file(done: subprocess.CompletedProcess[str]) -> str:
     """Which part of a file the process died of; empty where it was none."""
     tried = (done.stdout.splitlines() or [""])[-1]
-    if done.returncode >= 0 or -done.returncode not in _FATAL or not tried.startswith(OPENING):
+    if not tried.startswith(OPENING):
+        return ""
+    if done.returncode == -signal.SIGKILL:
+        return f"{tried}: it took too much memory, at most half of what is free, and was ended"
+    if -done.returncode not in _FATAL:
         return ""
     why = next((line for line in done.stderr.splitlines() if _GAVE_UP.search(line)), "")
     name = signal.Signals(-done.returncode).name
@@ -142,15 +156,39 @@ def _key(files: Sequence[Path]) -> kept.Key:
     }
 
 
-def _run(child: str, files: Sequence[Path], timeout_s: float) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def _run(
+    child: str, files: Sequence[Path], timeout_s: float, most_bytes: float = math.inf
+) -> subprocess.CompletedProcess[str]:
+    """Ended by SIGKILL where it takes more than so much memory. Raises TimeoutExpired, OSError."""
+    give_up = time.monotonic() + timeout_s
+    with subprocess.Popen(
         [sys.executable, "-m", child, *(str(path.absolute()) for path in files)],
         cwd=_ROOT,
         env={**os.environ, **_ENVIRONMENT},
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        timeout=timeout_s,
-        check=False,
-    )
+    ) as process:
+        try:
+            while True:
+                try:
+                    said = process.communicate(timeout=_LOOK_EVERY_S)
+                    return subprocess.CompletedProcess(process.args, process.returncode, *said)
+                except subprocess.TimeoutExpired as waited:
+                    if time.monotonic() > give_up:
+                        raise subprocess.TimeoutExpired(child, timeout_s, waited.stdout) from None
+                if _memory_bytes(process.pid) > most_bytes:
+                    process.kill()
+        finally:
+            process.kill()
+
+
+def _memory_bytes(pid: int) -> int:
+    """What a process has of its own, in memory and swapped out; 0 where nothing says so."""
+    status = ""
+    with suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    sizes = re.findall(r"^(?:RssAnon|RssShmem|VmSwap):\s+(\d+) kB$", status, re.M)
+    return 1_024 * sum(map(int, sizes))

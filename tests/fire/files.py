@@ -64,7 +64,7 @@ def cases(seed: int) -> Iterator[Case]:
         number += 1
 
 
-class _Campaign:
+class Spoiler:
     """Spoils files in a folder, and opens them."""
 
     def __init__(self, folder: Path) -> None:
@@ -140,7 +140,7 @@ def campaign(number: int, seed: int) -> list[Outcome]:
     """So many spoiled files, the same for the same seed."""
     os.environ.update(GGML_NO_BACKTRACE="1", OMP_WAIT_POLICY="passive")
     with tempfile.TemporaryDirectory() as name:
-        runner = _Campaign(Path(name))
+        runner = Spoiler(Path(name))
         return [runner.run(case) for case in islice(cases(seed), number)]
 
 

@@ -33,8 +33,16 @@ def experts(raw: bytes) -> bytes:
     return bad_gguf.with_key(Layout(raw), key)
 
 
+ENDLESS = b"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
 def endless(raw: bytes) -> bytes:
-    text = b"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    return bad_gguf.with_template(Layout(raw), ENDLESS)
+
+
+def large(raw: bytes) -> bytes:
+    """Its template holds 500 MB for as long as it is let."""
+    text = b"{% for a in range(50) %}{{ 'a' * (9999999 + a) }}{% endfor %}" + ENDLESS
     return bad_gguf.with_template(Layout(raw), text)
 
 
@@ -44,6 +52,14 @@ def test_spoiled_files_end_in_a_sentence() -> None:
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f"{NUMBER} files, 0 ended otherwise" in ended.stdout
+
+
+def test_the_whole_server_ends_in_a_sentence_or_serves() -> None:
+    command = [sys.executable, "-m", "tests.fire.whole_files", "--num", "3", "--seed", "9"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "3 starts, 0 ended otherwise" in ended.stdout
+    assert {"refused", "served"} <= set(ended.stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -69,3 +85,29 @@ def test_a_template_that_does_not_end_is_refused(
     monkeypatch.setattr(trial, "_TIMEOUT_S", 5.0)
     with pytest.raises(StartError, match=r"endless\.gguf: its chat template: did not end in 5 s"):
         trial.require([path])
+
+
+def test_a_file_that_takes_much_memory_to_open_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large.gguf"
+    path.write_bytes(large(files.BASE.read_bytes()))
+    monkeypatch.setattr(trial, "_TIMEOUT_S", 300.0)
+    with pytest.raises(
+        StartError, match=r"large\.gguf: its chat template: it took too much memory"
+    ):
+        trial.require([path], free_bytes=2**29)
+
+
+def test_a_good_file_takes_little_memory_to_open(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        trial.require([files.BASE, files.HEADS], free_bytes=2**29)
+    assert "was not tried" not in caplog.text
+
+
+def test_the_kernel_ends_that_process_first() -> None:
+    """Where memory runs out before anybody looks."""
+    code = "from model_server.llama import matmuls; matmuls.may_die()"
+    code += "; print(open('/proc/self/oom_score_adj').read())"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout.split() == ["1000"], ended.stderr

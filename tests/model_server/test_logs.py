@@ -61,3 +61,12 @@ def test_what_is_said_at_start_is_said_at_every_level_and_once(
     with logging_as(level, "json"):
         logs.say.info("ready")
     assert json.loads(capsys.readouterr().err)["message"] == "ready"
+
+
+def test_what_a_file_says_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_as("info", "text"):
+        logs.say.error("MODEL_PATH a.gguf: its kind is %s", "\n\x1b[2Jllamé\u2028\x9b")
+        logging.warning("two\nlines")
+    said, logged = capsys.readouterr().err.splitlines()
+    assert said == r"model server: MODEL_PATH a.gguf: its kind is \n\x1b[2Jllamé\u2028\x9b"
+    assert logged == r"WARNING root: two\nlines"

@@ -236,6 +236,17 @@ def test_a_server_behind_a_slow_network_gets_nothing_while_another_has_a_free_sl
     assert spread([far, place()], 8) == [4, 4]
 
 
+def test_of_those_as_good_a_free_one_is_chosen() -> None:
+    slow, busier, idle = place(), place(4), place()
+    slow.note_pace(0.1, LATER)
+    for load in (busier, idle):
+        load.note_pace(0.02, LATER)
+    assert choose([slow, busier, idle], [], LATER, [slow, busier]) == 1
+    assert choose([slow, busier, idle], [], LATER, [slow]) == 2
+    idle.outstanding = busier.outstanding = 8
+    assert choose([slow, busier, idle], [], LATER, [slow]) == 0
+
+
 def test_a_slow_server_s_prefix_is_not_worth_its_pace() -> None:
     slow, fast = place(), place()
     slow.prefixes.remember([1, 2, 3])

@@ -1,17 +1,20 @@
 """Several model servers: who gets what, who comes and who goes."""
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
 
 import pytest
 from starlette.responses import Response
 
 from api.admission.rates import Admission
 from api.metrics import GatewayMetrics
-from api.request import ClientRequest
+from api.request import Choice, ClientRequest
 from api.upstream.balancer import CHUNK_CHARS
-from model_server.contract.protocol import GenerateRequest
-from tests.api.fleet import ANSWER, NAME, OTHER, away, fleet, holding, named_fleet
-from tests.api.scripted_server import INFO, ScriptedServer
+from api.upstream.breaker import FIRST_HOLD_S, IN_A_ROW
+from model_server.contract.protocol import Event, GenerateRequest
+from tests.api.fleet import ANSWER, NAME, OTHER, Fleet, away, fleet, holding, named_fleet
+from tests.api.scripted_server import INFO, Script, ScriptedServer, count
 from tests.api.serving import gateway_over_sockets, listening, until
 from tests.api.upstream.test_discovery import Names
 
@@ -51,6 +54,91 @@ async def test_those_gathered_go_to_their_own_servers() -> None:
         answers = [await ask for ask in asks]
     assert {answer.headers["x-batch-size"] for answer in answers} == {"2"}
     assert len({answer.headers["x-batch-id"] for answer in answers}) == 2
+
+
+def taking_when(told: asyncio.Event) -> Script:
+    """Takes a request when it is told to."""
+
+    async def script(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        await told.wait()
+        async for event in count(request):
+            yield event
+
+    return script
+
+
+def note_paces(made: Fleet, *seconds_a_token: float) -> None:
+    for server, seconds in zip(made.pool.servers, seconds_a_token, strict=True):
+        server.load.note_pace(seconds, time.monotonic())
+
+
+def some_choices(number: int) -> list[Choice]:
+    asked = [GenerateRequest(id=f"{i}", prompt="a") for i in range(number)]
+    return ClientRequest("a", asked, Admission(""), GatewayMetrics()).choices
+
+
+async def test_a_slow_server_gets_nothing_while_the_quick_one_has_yet_to_take_its_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.upstream.pool.SOON_S", 60.0)
+    told = asyncio.Event()
+    slow, quick = ScriptedServer(), ScriptedServer(taking_when(told))
+    async with fleet(slow, quick, batch_size=1, max_concurrent_batches=2) as made:
+        note_paces(made, 0.1, 0.02)
+        asks = [made.ask() for _ in range(2)]
+        await until(lambda: len(quick.requests) == 2)
+        asks += [made.ask() for _ in range(4)]
+        await until(lambda: made.app.state.gateway.permits.in_flight == 6)
+        await asyncio.sleep(0.1)
+        assert (len(slow.requests), len(quick.requests)) == (0, 2)
+        told.set()
+        assert {(await ask).status_code for ask in asks} == {200}
+    assert (len(slow.requests), len(quick.requests)) == (0, 6)
+
+
+async def test_a_quick_server_that_takes_no_batch_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.upstream.pool.SOON_S", 0.05)
+    slow, quick = ScriptedServer(), ScriptedServer(taking_when(asyncio.Event()))
+    async with fleet(slow, quick, batch_size=1, max_concurrent_batches=1) as made:
+        note_paces(made, 0.1, 0.02)
+        stuck = made.ask()
+        await until(lambda: quick.requests)
+        assert (await made.ask()).json()["text"] == ANSWER
+        assert (len(slow.requests), len(quick.requests)) == (1, 1)
+        quick.drop()
+        assert (await stuck).json()["text"] == ANSWER
+
+
+async def test_who_may_not_go_to_the_quick_server_does_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.upstream.pool.SOON_S", 60.0)
+    told = asyncio.Event()
+    slow, quick = ScriptedServer(info=OTHER), ScriptedServer(taking_when(told))
+    async with fleet(slow, quick, batch_size=1, max_concurrent_batches=1) as made:
+        note_paces(made, 0.1, 0.02)
+        ask = made.ask()
+        await until(lambda: quick.requests)
+        choices = some_choices(3)
+        choices[1].model_id = OTHER.model_id
+        choices[2].failed_at.add(made.pool.servers[1].url)
+        free = made.pool.free()
+        took = [made.pool.take(free, each) for each in choices]
+        assert took == [None, made.pool.servers[0], made.pool.servers[0]]
+        told.set()
+        assert (await ask).status_code == 200
+
+
+async def test_one_request_of_a_batch_is_a_sick_server_s_trial(server: ScriptedServer) -> None:
+    async with fleet(server) as made:
+        [sick] = made.pool.servers
+        for _ in range(IN_A_ROW):
+            sick.breaker.fail("a decode failed", now=time.monotonic() - FIRST_HOLD_S)
+        free = made.pool.free()
+        took = [made.pool.take(free, each) for each in some_choices(3)]
+        assert took == [sick, None, None]
 
 
 async def test_what_begins_alike_goes_to_the_server_that_has_it() -> None:
