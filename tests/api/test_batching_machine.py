@@ -208,15 +208,19 @@ class Batching(RuleBasedStateMachine):
         return made
 
     @rule(
+        num_clients=st.integers(1, 3),
         num_choices=st.integers(1, 3),
         max_tokens=st.integers(1, 12),
-        seconds=st.sampled_from([0.0, 2 * MAX_WAIT_S, 2 * MAX_WAIT_S]),
+        seconds=st.sampled_from([0.0, 2 * MAX_WAIT_S]),
     )
-    def a_client_asks(self, num_choices: int, max_tokens: int, seconds: float) -> None:
-        async def ask() -> Client:
-            return Client(self.gateway, str(next(self.names)), num_choices, max_tokens)
+    def clients_ask(
+        self, num_clients: int, num_choices: int, max_tokens: int, seconds: float
+    ) -> None:
+        async def ask() -> list[Client]:
+            names = [str(next(self.names)) for _ in range(num_clients)]
+            return [Client(self.gateway, name, num_choices, max_tokens) for name in names]
 
-        self.clients.append(self.loop.run_until_complete(ask()))
+        self.clients += self.loop.run_until_complete(ask())
         self.pass_time(seconds)
 
     @precondition(lambda self: self.waiting)
@@ -379,5 +383,5 @@ class Batching(RuleBasedStateMachine):
 
 TestBatching = Batching.TestCase
 TestBatching.settings = settings(
-    max_examples=60, stateful_step_count=50, deadline=None, derandomize=True
+    max_examples=50, stateful_step_count=50, deadline=None, derandomize=True
 )
