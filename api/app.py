@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
 from fastapi import FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
@@ -30,9 +29,9 @@ from api.http.paths import MARKDOWN, PATHS
 from api.metrics import GatewayMetrics
 from api.requests.refusal import refusal
 from api.routes import generate, openai, ops, ui
-from api.routes.respond import gateway_of
-from api.upstream.discovery import Resolve, resolve
-from api.upstream.pool import READY_WAIT_S, Network
+from api.routes.respond import ANSWERS
+from api.upstream.pool import Network
+from model_server.contract.protocol import SpeculationStats
 
 DESCRIPTION = """Text generation on llama.cpp with Medusa speculative decoding.
 
@@ -52,10 +51,15 @@ log = logging.getLogger(__name__)
 
 
 class _Gateway(FastAPI):
-    """Documents the statuses of its answers one by one; "4XX" only keeps 422 from the list."""
+    """Documents its answers by their own schemas, and their statuses one by one; "4XX" only keeps
+    422 from the list.
+    """
 
     def openapi(self) -> dict[str, Any]:
         document = super().openapi()
+        schemas = document["components"]["schemas"] | ANSWERS["schemas"]
+        schemas["SpeculationStats"] = SpeculationStats.model_json_schema()
+        document["components"]["schemas"] = dict(sorted(schemas.items()))
         for operations in document["paths"].values():
             for operation in operations.values():
                 operation["responses"].pop("4XX", None)
@@ -65,15 +69,11 @@ class _Gateway(FastAPI):
 def create_app(
     settings: Settings,
     *,
-    transport: httpx.AsyncBaseTransport | None = None,
-    resolve: Resolve = resolve,
-    ready_wait_s: float = READY_WAIT_S,
+    network: Network | None = None,
     tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
-    """`transport` takes the place of the network to the model servers, `resolve` that of DNS, for
-    tests.
-    """
-    gateway = Gateway(settings, Network(transport, resolve, ready_wait_s), tracer_provider)
+    """`network`: tests bring their own."""
+    gateway = Gateway(settings, network, tracer_provider)
     keys = Keys(settings.api_keys_file) if settings.api_keys_file else None
     rates = Rates(
         {"requests": settings.rate_limit_requests, "tokens": settings.rate_limit_tokens},
@@ -148,7 +148,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, GatewayMetrics]]:
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         error = refusal(error.errors())
-    return error_response(translate(error), request.scope, gateway_of(request).metrics)
+    return error_response(translate(error), request.scope, request.app.state.gateway.metrics)
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
@@ -159,4 +159,4 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
         message += f"; this server has {', '.join(PATHS)}"
     code = error.detail.lower().replace(" ", "_")
     told = GatewayError(code, message, status=error.status_code)
-    return error_response(told, request.scope, gateway_of(request).metrics, error.headers)
+    return error_response(told, request.scope, request.app.state.gateway.metrics, error.headers)

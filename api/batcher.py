@@ -51,16 +51,14 @@ class Window:
     def pop(self) -> list[Choice]:
         """The next batch. Choices of one request stay together where they fit."""
         batch: list[Choice] = []
-        while self.queue and len(batch) < self.batch_size and self._fits_behind(batch):
+        while self.queue and len(batch) < self.batch_size:
+            request = self.queue[0].of
+            if batch and batch[-1].of is not request:
+                size = sum(each.of is request for each in islice(self.queue, self.batch_size + 1))
+                if len(batch) + size > self.batch_size >= size:
+                    break
             batch.append(self.queue.popleft())
         return batch
-
-    def _fits_behind(self, batch: list[Choice]) -> bool:
-        request = self.queue[0].of
-        if not batch or batch[-1].of is request:
-            return True
-        size = sum(each.of is request for each in islice(self.queue, self.batch_size + 1))
-        return size > self.batch_size or len(batch) + size <= self.batch_size
 
 
 class Batcher:
@@ -124,28 +122,25 @@ class Batcher:
         for start in range(0, len(resuming), self._window.batch_size):
             batch = resuming[start : start + self._window.batch_size]
             self._resuming += self._send(batch, self._pool.free())
-        times = [self._send_closed()]
-        if num_waiting := len(self._window.queue) + len(self._resuming):
-            times.append(self._turn_away())
-        self._metrics.waiting.set(num_waiting)
-        known = [each for each in times if each is not None]
-        return max(0.0, min(known) - time.monotonic()) if known else None
-
-    def _send_closed(self) -> float | None:
-        """Send batches while a server has a place; when the next one closes, if that is known."""
+        times: list[float | None] = []
         while self._window.queue:
             free = self._pool.free()
             # What they have of other gateways is not known.
-            is_slot_free = self._is_adaptive and any(each.load.has_free_slot for each in free)
-            closes_at = self._window.closes_at(is_slot_free=is_slot_free)
+            has_slot = any(each.load.outstanding < each.load.slots for each in free)
+            closes_at = self._window.closes_at(is_slot_free=has_slot and self._is_adaptive)
             if closes_at is not None and closes_at > time.monotonic():
-                return closes_at
+                times.append(closes_at)
+                break
             if not free:
                 break
             if rest := self._send(self._window.pop(), free):
                 self._window.queue.extendleft(reversed(rest))
                 break
-        return None
+        if num_waiting := len(self._window.queue) + len(self._resuming):
+            times.append(self._turn_away())
+        self._metrics.waiting.set(num_waiting)
+        known = [each for each in times if each is not None]
+        return max(0.0, min(known) - time.monotonic()) if known else None
 
     def _send(self, batch: list[Choice], free: list[ModelServer]) -> list[Choice]:
         """Each to its own server; those with the same server travel together; the rest."""

@@ -56,10 +56,8 @@ class Gateway:
         self._open: set[ClientRequest] = set()
         self._drained = asyncio.Event()
 
-    async def info(self) -> Info:
-        """The model and its limits: the last ones known, or those of the first server to come."""
-        if (info := self.pool.info) is not None:
-            return info
+    async def first_info(self) -> Info:
+        """The model and its limits, where none are known yet: of the first server to come."""
         with self.permits.taken(1):
             return await self.pool.first_info(self.settings.request_timeout)
 
@@ -79,7 +77,8 @@ class Gateway:
             if self.settings.log_prompts:
                 logs.prompts(requests)
             request = ClientRequest(request_id, requests, admission, self.metrics)
-            note_request(request, self.pool.info)
+            if self._spans:
+                note_request(request, self.pool.info)
             request.tasks += [asyncio.create_task(self._carry(each)) for each in request.choices]
             self._open.add(request)
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate, groupby
+from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
@@ -11,7 +12,6 @@ from pygments import lex
 from pygments.lexers import get_lexer_by_name
 from pygments.token import Comment, Keyword, Name, Number, Operator, String, _TokenType
 from pygments.util import ClassNotFound
-from typing_extensions import NotRequired, TypedDict
 
 MAX_CHARS = 50_000  # a twentieth of a second; at the worst, half a second
 MAX_HIGHLIGHTED_CHARS = 20_000  # what some lexers do with more takes long
@@ -29,23 +29,9 @@ _KINDS: dict[str, tuple[_TokenType, ...]] = {
 }
 
 
-class Leaf(TypedDict):
-    """`at`: where it begins in the Markdown, in UTF-16 units as browsers count."""
-
-    text: str
-    at: NotRequired[int]
-    kind: NotRequired[str]
-
-
-class Element(TypedDict):
-    tag: str
-    children: list[Node]
-    href: NotRequired[str]
-    language: NotRequired[str]
-    start: NotRequired[int]
-
-
-Node = Leaf | Element
+# A leaf has its `text`; `at`, where that begins in the Markdown, in UTF-16 units as browsers count;
+# and the `kind` of code that it is. An element has `tag` and `children`, and what its tag asks for.
+Node = dict[str, Any]
 
 
 def nodes(markdown: str) -> list[Node]:
@@ -89,19 +75,19 @@ class _NodeReader:
         else:
             yield from self.children(node)
 
-    def _element(self, node: SyntaxTreeNode) -> Element:
-        element: Element = {"tag": node.tag, "children": list(self.children(node))}
+    def _element(self, node: SyntaxTreeNode) -> Node:
+        element: Node = {"tag": node.tag, "children": list(self.children(node))}
         if "start" in node.attrs:
             element["start"] = int(node.attrs["start"])
         return element
 
-    def _link(self, node: SyntaxTreeNode) -> Element:
+    def _link(self, node: SyntaxTreeNode) -> Node:
         """A picture is a link to it: the page loads nothing from elsewhere."""
         href = str(node.attrs.get("href") or node.attrs.get("src") or "")
         children = list(self.children(node)) or [self._leaf(node.content or href)]
         return {"tag": "a", "href": href, "children": children}
 
-    def _code_block(self, node: SyntaxTreeNode) -> Element:
+    def _code_block(self, node: SyntaxTreeNode) -> Node:
         words = node.info.split()
         language = words[0] if words else ""
         if node.type == "fence" and node.map:
@@ -109,7 +95,7 @@ class _NodeReader:
         code = self._leaf(node.content.removesuffix("\n"))
         return {"tag": "pre", "language": language, "children": [*_highlighted(code, language)]}
 
-    def _leaf(self, text: str) -> Leaf:
+    def _leaf(self, text: str) -> Node:
         """With its place, unless the source spells it otherwise."""
         at = self._source.find(text, self._at, self._end)
         if at < 0:
@@ -118,7 +104,7 @@ class _NodeReader:
         return {"text": text, "at": self._units[at]}
 
 
-def _highlighted(code: Leaf, language: str) -> Iterator[Leaf]:
+def _highlighted(code: Node, language: str) -> Iterator[Node]:
     """The code as leaves, one for each run of the same kind."""
     try:
         if len(code["text"]) > MAX_HIGHLIGHTED_CHARS:
@@ -130,7 +116,7 @@ def _highlighted(code: Leaf, language: str) -> Iterator[Leaf]:
     at = code.get("at")
     for kind, run in groupby(lex(code["text"], lexer), lambda token: _kind(token[0])):
         text = "".join(value for _, value in run)
-        leaf: Leaf = {"text": text, "kind": kind} if kind else {"text": text}
+        leaf: Node = {"text": text, "kind": kind} if kind else {"text": text}
         if at is not None:
             leaf["at"] = at
             at += len(text.encode("utf-16-le")) // 2

@@ -175,7 +175,8 @@ class ClientRequest:
     async def accepted(self) -> None:
         """Wait until the model server has accepted every choice; raise what refuses one."""
         while not all(choice.accepted for choice in self.choices):
-            self._raise_failure()
+            if self.failure is not None:
+                raise self._noted(self.failure)
             self.arrived.clear()
             await self.arrived.wait()
         for choice in self.prompts:
@@ -187,12 +188,11 @@ class ClientRequest:
     ) -> AsyncIterator[list[tuple[Choice, Event]]]:
         """What has come meanwhile, in order; nothing, where nothing has for `quiet_s`."""
         while not self.is_done:
-            if not self.inbox:
-                self._raise_failure()
+            if not self.inbox and self.failure is None:
                 self.arrived.clear()
                 await wait(self.arrived, quiet_s)
-            if not self.inbox:
-                self._raise_failure()
+            if not self.inbox and self.failure is not None:
+                raise self._noted(self.failure)
             burst: list[tuple[Choice, Event]] = []
             while self.inbox and len(burst) < MAX_BURST:
                 choice, event, now = self.inbox.popleft()
@@ -211,10 +211,9 @@ class ClientRequest:
             yield burst
         self.outcome = "done"
 
-    def _raise_failure(self) -> None:
-        if self.failure is not None:
-            self.outcome = "disconnected" if isinstance(self.failure, ClientGone) else "failed"
-            raise self.failure
+    def _noted(self, failure: GatewayError) -> GatewayError:
+        self.outcome = "disconnected" if isinstance(failure, ClientGone) else "failed"
+        return failure
 
     def close(self) -> None:
         """Cancel what still runs, and charge what was made and nobody read."""

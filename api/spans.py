@@ -16,6 +16,9 @@ from api.errors import GatewayError
 from api.request import Carrier, Choice, ClientRequest
 from model_server.contract.protocol import Info
 
+# Of a request's sampling, what the conventions have by the same name.
+SAMPLING = ("temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty")
+
 
 class Spans:
     """Each attempt's context goes with its request to the model server, whatever the batch."""
@@ -75,11 +78,7 @@ def note_request(asked: ClientRequest, info: Info | None) -> None:
             "gen_ai.provider.name": "llama.cpp",
             "gen_ai.request.model": model,
             "gen_ai.response.model": model,
-            "gen_ai.request.temperature": sampling.temperature,
-            "gen_ai.request.top_p": sampling.top_p,
-            "gen_ai.request.top_k": sampling.top_k,
-            "gen_ai.request.presence_penalty": sampling.presence_penalty,
-            "gen_ai.request.frequency_penalty": sampling.frequency_penalty,
+            **{f"gen_ai.request.{name}": getattr(sampling, name) for name in SAMPLING},
             # Attributes are signed, seeds are not.
             "gen_ai.request.seed": (sampling.seed + 2**63) % 2**64 - 2**63,
             "medusa.speculation.mode": request.speculation.mode,

@@ -48,10 +48,18 @@ class AdmissionControl:
             await send(message)
 
         try:
-            caller = self._enter(scope)
+            if costs and scope["method"] == "POST":
+                if self._gateway.draining:
+                    raise ShuttingDown
+                self._gateway.permits.check()
+            caller = self._caller(scope)
             if costs:
-                admission = await self._rates.admit(caller, _num_bytes(scope))
-            admission.check()
+                # A body whose length nobody tells is charged when it has been read.
+                length = Headers(scope=scope).get("content-length", "")
+                is_known = length.isdecimal() and scope["method"] == "POST"
+                admission = await self._rates.admit(caller, int(length) if is_known else 0)
+            if admission.refused:
+                raise admission.refusal()
         except GatewayError as error:
             refusal = error_response(error, scope, self._gateway.metrics)
             await refusal(scope, receive, send_with_budgets)
@@ -62,31 +70,18 @@ class AdmissionControl:
         finally:
             await self._rates.settle(admission)
 
-    def _enter(self, scope: Scope) -> str:
-        """The caller's name for its budgets: the key's, or without keys the address."""
-        if scope["method"] == "POST" and scope["path"] != MARKDOWN:
-            if self._gateway.draining:
-                raise ShuttingDown
-            self._gateway.permits.check()
-        if self._keys is None:
-            return f"address {_network(scope)}"
-        name = self._keys.name_of(Headers(scope=scope).get("authorization", ""))
-        scope["state"]["key"] = name
-        return f"key {name}"
-
-
-def _num_bytes(scope: Scope) -> int:
-    """Of the body; one whose length nobody tells is charged when it has been read."""
-    length = Headers(scope=scope).get("content-length", "")
-    return int(length) if length.isdecimal() and scope["method"] == "POST" else 0
-
-
-def _network(scope: Scope) -> str:
-    """The address, of IPv6 its /64: that much one caller has to choose from."""
-    host = str(scope["client"][0]) if scope.get("client") else "unknown"
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        if address.version == 6 and address.ipv4_mapped is None:
-            return str(ipaddress.ip_network((address, 64), strict=False))
-        return str(getattr(address, "ipv4_mapped", None) or address)
-    return host
+    def _caller(self, scope: Scope) -> str:
+        """Its name for its budgets: the key's, or without keys the address, of IPv6 its /64: that
+        much one caller has to choose from.
+        """
+        if self._keys is not None:
+            name = self._keys.name_of(Headers(scope=scope).get("authorization", ""))
+            scope["state"]["key"] = name
+            return f"key {name}"
+        host = str(scope["client"][0]) if scope.get("client") else "unknown"
+        with suppress(ValueError):
+            address = ipaddress.ip_address(host)
+            host = str(getattr(address, "ipv4_mapped", None) or address)
+            if address.version == 6 and address.ipv4_mapped is None:
+                host = str(ipaddress.ip_network((address, 64), strict=False))
+        return f"address {host}"

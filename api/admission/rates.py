@@ -53,7 +53,7 @@ class Admission:
     estimate: int = 0
     used: int = 0
     budgets: list[Budget] = field(default_factory=list)
-    refused: Unit | None = None
+    refused: Unit | None = None  # the budget that did not suffice
 
     def headers(self) -> dict[str, str]:
         """OpenAI's x-ratelimit headers, with what has been used up to now."""
@@ -66,28 +66,21 @@ class Admission:
             headers[f"x-ratelimit-reset-{budget.unit}"] = f"{_seconds_to(budget):.3f}s"
         return headers
 
-    def check(self) -> None:
-        """Raise GatewayError if a budget did not suffice."""
-        for budget in self.budgets:
-            if budget.unit == self.refused:
-                raise GatewayError(
-                    "rate_limit_exceeded",
-                    self._sentence(budget),
-                    retry_after_s=_seconds_to(budget),
-                )
-
-    def _sentence(self, budget: Budget) -> str:
-        variable = f"RATE_LIMIT_{budget.unit.upper()}"
+    def refusal(self) -> GatewayError:
+        """Of a request that was `refused`."""
+        [budget] = [each for each in self.budgets if each.unit == self.refused]
+        variable, wait_s = f"RATE_LIMIT_{budget.unit.upper()}", _seconds_to(budget)
+        wanted = f", and about {self.estimate} are needed" if budget.unit == "tokens" else ""
+        sentence = (
+            f"{max(budget.remaining, 0)} of {budget.limit} {budget.unit} a minute are left "
+            f"({variable}){wanted}; try again in {ceil(wait_s)} s."
+        )
         if budget.unit == "tokens" and self.estimate > budget.limit:
-            return (
+            sentence = (
                 f"The request holds about {self.estimate} tokens, and {budget.limit} a minute are "
                 f"allowed ({variable}); make it shorter."
             )
-        wanted = f", and about {self.estimate} are needed" if budget.unit == "tokens" else ""
-        return (
-            f"{max(budget.remaining, 0)} of {budget.limit} {budget.unit} a minute are left "
-            f"({variable}){wanted}; try again in {ceil(_seconds_to(budget))} s."
-        )
+        return GatewayError("rate_limit_exceeded", sentence, retry_after_s=wait_s)
 
 
 class Rates:
@@ -163,12 +156,12 @@ class Rates:
         left = await self._add(caller, added)
         lacking = [u for u in left if u in costs and left[u].remaining + added[u] < wanted[u]]
         if lacking:
-            admission.refused = lacking[0]
             # Addresses would be labels without bound.
             kind, _, name = caller.partition(" ")
             self._metrics.rate_limited.labels(name if kind == "key" else kind, lacking[0]).inc()
             if any(added.values()):
                 left = await self._add(caller, {unit: -cost for unit, cost in added.items()})
+            admission.refused = lacking[0] if left else None  # else the storage went away
         admission.budgets = list(left.values())
 
     async def _add(self, caller: str, costs: dict[Unit, int]) -> dict[Unit, Budget]:

@@ -36,10 +36,21 @@ class BodyLimit:
     async def read(self, request: Request) -> AsyncIterator[bytes]:
         """The whole body, which is counted while inside. Raises GatewayError."""
         body = bytearray()
+        length = request.headers.get("content-length", "")
+        if length.isdigit() and int(length) > self._max_bytes:
+            raise self._too_large()
         try:
             try:
                 async with timeout(self._timeout_s):
-                    await self._fill(body, request)
+                    async for piece in request.stream():
+                        size = len(body) + len(piece)
+                        if size > self._max_bytes:
+                            raise self._too_large()
+                        counted = max(size - max(len(body), FREE_BYTES), 0)
+                        if counted and self._total + counted > self._max_total:
+                            raise self._too_many()
+                        self._total += counted
+                        body += piece
             except TimeoutError:
                 message = f"The request body took longer than {self._timeout_s:g} s to arrive."
                 raise GatewayError("slow_body", message) from None
@@ -51,27 +62,14 @@ class BodyLimit:
         finally:
             self._total -= max(len(body) - FREE_BYTES, 0)
 
-    async def _fill(self, body: bytearray, request: Request) -> None:
-        length = request.headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._max_bytes:
-            raise self._too_large()
-        async for piece in request.stream():
-            size = len(body) + len(piece)
-            if size > self._max_bytes:
-                raise self._too_large()
-            if size > FREE_BYTES:
-                counted = size - max(len(body), FREE_BYTES)
-                if self._total + counted > self._max_total:
-                    raise GatewayError(
-                        "too_many_bodies",
-                        f"The large bodies being received hold {self._max_total} bytes, the most "
-                        "that are kept at once (16 x MAX_BODY_BYTES, at least 64 MiB); try again "
-                        "in a moment.",
-                        retry_after_s=1,
-                    )
-                self._total += counted
-            body += piece
-
     def _too_large(self) -> GatewayError:
         message = f"The request body is larger than {self._max_bytes} bytes (MAX_BODY_BYTES)."
         return GatewayError("body_too_large", message)
+
+    def _too_many(self) -> GatewayError:
+        return GatewayError(
+            "too_many_bodies",
+            f"The large bodies being received hold {self._max_total} bytes, the most that are kept "
+            "at once (16 x MAX_BODY_BYTES, at least 64 MiB); try again in a moment.",
+            retry_after_s=1,
+        )

@@ -9,20 +9,24 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, StrictBool, StrictStr, model_validator
 
 from api.errors import InvalidRequest
-from api.requests import fields
 from api.requests.body import Body, Source, TokenId, check_tokens
 from api.requests.completion import parse_text
+from api.requests.fields import FATES
 from api.requests.generation import OpenAIBody
 from api.requests.messages import Messages, parse_messages
 from api.requests.values import Flag, Int, MaxTokens, bounded
 from model_server.contract.protocol import MAX_LOGPROBS, ChatOptions, Info, Message
 from model_server.contract.questions import Detokenize, Tokenize
 
+# Variables of a chat template that hold what the request says elsewhere.
+TEMPLATE_OWN = frozenset(
+    {"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"}
+)
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 def _variables(given: dict[str, Any]) -> dict[str, Any]:
-    for name in fields.TEMPLATE_OWN & given.keys():
+    for name in TEMPLATE_OWN & given.keys():
         raise ValueError(f"{name} is not for clients to set")
     return bounded(given)
 
@@ -92,7 +96,7 @@ class ChatBody(OpenAIBody, ChatTemplateBody):
 
 
 class TokenizeBody(ChatTemplateBody):
-    fates = fields.TOKENIZE
+    fates = FATES["tokenize"]
 
     model: StrictStr = Field("", description="Any name.")
     prompt: StrictStr | None = Field(None, description="A text, or give messages.")

@@ -15,8 +15,8 @@ from pydantic import (
 )
 
 from api.errors import InvalidRequest
-from api.requests import fields
 from api.requests.body import MAX_CHOICES, Body, Source, check_prompt_bytes, check_tokens
+from api.requests.fields import FATES
 from api.requests.generation import GenerationBody, OpenAIBody
 from api.requests.refusal import shown
 from api.requests.values import ALL, Int, MaxTokens, NumLogprobs, whole
@@ -142,7 +142,7 @@ class GenerateBody(GenerationBody):
 class InfillBody(GenerateBody):
     """llama-server's, for editors: what is far from the gap goes where it does not fit."""
 
-    fates = fields.INFILL
+    fates = FATES["infill"]
 
     max_tokens: Annotated[
         MaxTokens,
@@ -160,7 +160,7 @@ class InfillBody(GenerateBody):
 
 
 class EmbeddingsBody(Body):
-    fates = fields.EMBEDDINGS
+    fates = FATES["embeddings"]
     stream: ClassVar[bool] = False
 
     input: Prompt

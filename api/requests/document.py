@@ -6,16 +6,9 @@ import re
 from itertools import groupby
 from typing import Any
 
-from pydantic import Field
-
 from api.requests.fields import Fates
 
 Schema = dict[str, Any]
-
-
-def said(text: str) -> Any:
-    """Of an answer's field."""
-    return Field(description=text)
 
 
 def with_fates(schema: Schema, fates: Fates) -> Schema:

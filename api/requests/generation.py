@@ -16,8 +16,8 @@ from pydantic import (
 )
 
 from api.errors import InvalidRequest
-from api.requests import fields
 from api.requests.body import MAX_CHOICES, Body, Source, TokenId, check_tokens
+from api.requests.fields import FATES
 from api.requests.refusal import refusal
 from api.requests.shape import (
     ANY_OBJECT,
@@ -69,7 +69,7 @@ class SpeculationBody(Body, Speculation):
 class GenerationBody(Body):
     """How tokens are drawn and when they end, the same for every endpoint."""
 
-    fates = fields.GENERATION
+    fates = FATES["generation"]
     may_be_empty = frozenset({"grammar", "logit_bias"})
 
     temperature: Finite = wire("temperature")
@@ -188,7 +188,7 @@ _SAMPLED = frozenset(
 
 
 class StreamOptions(Body):
-    fates = fields.STREAM
+    fates = FATES["stream"]
     place = "stream_options."
 
     include_usage: StrictBool = Field(False, description="End with a chunk that counts tokens.")
@@ -197,7 +197,8 @@ class StreamOptions(Body):
 class OpenAIBody(GenerationBody):
     """What completions and chat share beyond sampling."""
 
-    may_be_empty = GenerationBody.may_be_empty | fields.MAY_BE_EMPTY
+    # Of these {} asks for nothing.
+    may_be_empty = GenerationBody.may_be_empty | {"response_format", "stream_options"}
 
     model: StrictStr = Field("", description="Any name; the answer tells the model served.")
     n: Int = Field(1, ge=1, le=MAX_CHOICES, description="Choices for each prompt.")

@@ -11,8 +11,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from api.errors import InvalidRequest
-from api.requests import fields
 from api.requests.body import EMPTIES, Body, check_prompt_bytes
+from api.requests.fields import FATES
 from api.requests.refusal import shown, unsupported
 from api.requests.values import is_empty
 from model_server.contract.protocol import Info, Message
@@ -38,7 +38,7 @@ def _part_type(value: object) -> object:
 class TextPart(Body):
     """`text` is None where a part has no words of its own."""
 
-    fates = fields.PART
+    fates = FATES["part"]
     place = "messages.content."
     tolerant = True
 
@@ -83,7 +83,7 @@ Role = Annotated[Literal["system", "developer", "user", "assistant"], BeforeVali
 
 
 class ChatMessage(Body):
-    fates = fields.MESSAGE
+    fates = FATES["message"]
     place = "messages."
     tolerant = True
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, StrictBool, StrictStr, model_validator
 
 from api.errors import InvalidRequest
-from api.requests import fields
 from api.requests.body import Body, Source
 from api.requests.chat import ChatTemplateBody, Effort
+from api.requests.fields import FATES
 from api.requests.generation import OpenAIBody
 from api.requests.messages import MAX_MESSAGES, ChatMessage, few, parse_messages
 from api.requests.refusal import printable, unsupported
@@ -44,6 +44,8 @@ def _items(value: object) -> object:
     )
 
 
+# What can be asked for; thoughts are never apart from the text, so never there.
+Included = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
 Input = Annotated[
     list[InputItem],
     Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
@@ -52,7 +54,7 @@ Input = Annotated[
 
 
 class Reasoning(Body):
-    fates = fields.REASONING
+    fates = FATES["reasoning"]
     place = "reasoning."
 
     effort: Effort | None = Field(None, description="As reasoning_effort of a chat.")
@@ -77,7 +79,7 @@ class TextFormat(Body):
 
 
 class TextOptions(Body):
-    fates = fields.TEXT
+    fates = FATES["text"]
     place = "text."
 
     format: TextFormat = Field(
@@ -86,14 +88,14 @@ class TextOptions(Body):
 
 
 class ResponsesBody(OpenAIBody, ChatTemplateBody):
-    fates = fields.RESPONSES
+    fates = FATES["responses"]
 
     input: Input = Field(description="Text, or messages.")
     instructions: StrictStr | None = Field(None, description="What the system says.")
     max_output_tokens: MaxTokens = Field(None, ge=1, description="Null, -1: to the context's end.")
     text: TextOptions = Field(default_factory=TextOptions, description="Of the answer's text.")
     reasoning: Reasoning = Field(default_factory=Reasoning, description="For templates that know.")
-    include: list[Literal[fields.RESPONSES_INCLUDE]] = Field(  # type: ignore[valid-type]
+    include: list[Included] = Field(
         default_factory=list, fail_fast=True, description="Parts to answer with beside the text."
     )
     top_logprobs: Int = Field(0, ge=0, le=MAX_LOGPROBS, description="Alternatives a token.")

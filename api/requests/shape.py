@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_validator
 
-from api.requests import fields
 from api.requests.body import Body
+from api.requests.fields import FATES
 from api.requests.values import bounded, check_bytes
 
 ANY_OBJECT = {"type": "object"}
@@ -38,7 +38,7 @@ Choices = Annotated[
 
 
 class JsonSchemaFormat(Body):
-    fates = fields.SCHEMA
+    fates = FATES["schema"]
     place = "response_format.json_schema."
 
     json_schema: Schema = Field(alias="schema", description="What the answer keeps to.")
@@ -68,7 +68,7 @@ class ResponseFormat(Body):
 class StructuredOutputs(Body):
     """vLLM's: one of these."""
 
-    fates = fields.STRUCTURED
+    fates = FATES["structured"]
     place = "structured_outputs."
 
     json_: SchemaOrText | None = Field(None, alias="json", description="A JSON schema.")

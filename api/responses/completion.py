@@ -4,41 +4,13 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
-
-from typing_extensions import NotRequired, TypedDict
+from typing import ClassVar
 
 from api.request import Choice, ClientRequest
 from api.requests.completion import CompletionBody
-from api.requests.document import said
-from api.responses.format import Metrics
-from api.responses.openai import OpenAIFormat, Usage
-from model_server.contract.protocol import Done, Event, Info, PositionLogprobs, TokenLogprob, Tokens
-
-
-class CompletionLogprobs(TypedDict):
-    tokens: Annotated[list[str], said("Their texts.")]
-    token_logprobs: Annotated[list[float], said("Before any filter.")]
-    top_logprobs: Annotated[list[dict[str, float]], said("The likeliest, by text.")]
-    text_offset: Annotated[list[int], said("Characters before each token.")]
-
-
-class CompletionChoice(TypedDict):
-    index: Annotated[int, said("Prompt times n plus choice, from 0.")]
-    text: Annotated[str, said("The answer.")]
-    logprobs: Annotated[CompletionLogprobs | None, said("Where `logprobs` asks.")]
-    finish_reason: Annotated[Literal["stop", "length"] | None, said("length: it was cut.")]
-
-
-class Completion(TypedDict):
-    id: Annotated[str, said("Of this answer.")]
-    object: Annotated[Literal["text_completion"], said("What this is.")]
-    created: Annotated[int, said("Seconds since 1970.")]
-    model: Annotated[str, said("The model served.")]
-    system_fingerprint: Annotated[str, said("Same: same weights and numbers.")]
-    choices: Annotated[list[CompletionChoice], said("One for each prompt and n.")]
-    usage: Annotated[Usage, said("Tokens.")]
-    metrics: NotRequired[Annotated[Metrics, said("What drafting did.")]]
+from api.responses.format import Json
+from api.responses.openai import OpenAIFormat
+from model_server.contract.protocol import Info, PositionLogprobs, TokenLogprob, Tokens
 
 
 class CompletionFormat(OpenAIFormat[CompletionBody]):
@@ -51,26 +23,15 @@ class CompletionFormat(OpenAIFormat[CompletionBody]):
         self._decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in request.choices]
         self._num_chars = [0 for _ in request.choices]
 
-    def piece(self, choice: Choice, event: Event) -> dict[str, Any]:
-        said = event if isinstance(event, Tokens) else None
-        return {
-            "index": choice.index,
-            "text": said.text if said else "",
-            "logprobs": self._logprobs(choice.index, said.logprobs or ()) if said else None,
-            "finish_reason": event.finish_reason if isinstance(event, Done) else None,
-        }
+    def piece(self, choice: Choice, said: Tokens | None) -> Json:
+        if said is None:
+            return {"text": "", "logprobs": None}
+        return {"text": said.text, "logprobs": self._logprobs(choice.index, said.logprobs or ())}
 
-    def answer(self, choice: Choice) -> CompletionChoice:
-        return {
-            "index": choice.index,
-            "text": choice.text,
-            "logprobs": self._logprobs(choice.index, choice.logprobs),
-            "finish_reason": choice.end.finish_reason,
-        }
+    def answer(self, choice: Choice) -> Json:
+        return {"text": choice.text, "logprobs": self._logprobs(choice.index, choice.logprobs)}
 
-    def _logprobs(
-        self, index: int, positions: Sequence[PositionLogprobs]
-    ) -> CompletionLogprobs | None:
+    def _logprobs(self, index: int, positions: Sequence[PositionLogprobs]) -> Json | None:
         if self.body.logprobs is None:
             return None
         return {

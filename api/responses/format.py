@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import reduce
 from itertools import zip_longest
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from api.request import Choice, ClientRequest
 from model_server.contract.protocol import Event, Info, SpeculationStats, Tokens
 
 B = TypeVar("B")  # the body that asked
 Json = Mapping[str, Any]
-# Summed over all choices. An answer that was resumed on another model server counts from there.
-Metrics = dict[Literal["speculative_decoding"], SpeculationStats]
 
 
 class Format(Generic[B]):
@@ -50,8 +48,15 @@ class Format(Generic[B]):
         return body
 
     def metrics(self) -> dict[str, Any]:
-        """`metrics` once every choice is done; nothing before, or when nothing was drafted."""
-        return speculative_decoding(self.request.choices)
+        """`metrics` once every choice is done, summed over all of them; nothing before, or when
+        nothing was drafted. What was resumed on another model server counts from there.
+        """
+        choices = self.request.choices
+        if not all(choice.done for choice in choices):
+            return {}
+        stats = [each.end.speculation for each in choices if each.end.speculation is not None]
+        total = reduce(_sum, stats).model_dump() if stats else None
+        return {"metrics": {"speculative_decoding": total}} if total else {}
 
     def tokens(self, choice: Choice, event: Event, *, sent: bool = True) -> dict[str, Any]:
         """What a chunk of an event says of tokens, by where they came from: `token_ids` and
@@ -75,30 +80,16 @@ class Format(Generic[B]):
         return fields if fields.get("token_ids") else {}
 
 
-def speculative_decoding(choices: Sequence[Choice]) -> dict[str, Any]:
-    """`metrics`, as Metrics has it, once every choice is done."""
-    if not all(choice.done for choice in choices):
-        return {}
-    stats = [choice.end.speculation for choice in choices if choice.end.speculation is not None]
-    return {"metrics": {"speculative_decoding": reduce(_sum, stats).model_dump()}} if stats else {}
-
-
 def _sum(a: SpeculationStats, b: SpeculationStats) -> SpeculationStats:
-    num_steps = a.num_spec_steps + b.num_spec_steps
-    num_drafted = a.num_draft_tokens + b.num_draft_tokens
-    num_accepted = a.num_accepted_draft_tokens + b.num_accepted_draft_tokens
-    return SpeculationStats(
-        mean_acceptance_length=1 + num_accepted / num_steps,
-        draft_acceptance_rate=num_accepted / num_drafted,
-        acceptance_histogram=_add(a.acceptance_histogram, b.acceptance_histogram),
-        num_accepted_tokens_per_pos=_add(
-            a.num_accepted_tokens_per_pos, b.num_accepted_tokens_per_pos
-        ),
-        num_spec_steps=num_steps,
-        num_draft_tokens=num_drafted,
-        num_accepted_draft_tokens=num_accepted,
-    )
-
-
-def _add(a: list[int], b: list[int]) -> list[int]:
-    return [x + y for x, y in zip_longest(a, b, fillvalue=0)]
+    """Counts add up, also by position; the two means follow from them."""
+    total: dict[str, Any] = {}
+    for name, one in a:
+        other = getattr(b, name)
+        if isinstance(one, list):
+            total[name] = [x + y for x, y in zip_longest(one, other, fillvalue=0)]
+        else:
+            total[name] = one + other
+    num_accepted = total["num_accepted_draft_tokens"]
+    total["mean_acceptance_length"] = 1 + num_accepted / total["num_spec_steps"]
+    total["draft_acceptance_rate"] = num_accepted / total["num_draft_tokens"]
+    return SpeculationStats(**total)

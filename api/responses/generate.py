@@ -4,40 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
-
-from typing_extensions import NotRequired, TypedDict
+from typing import ClassVar
 
 from api.request import Choice
 from api.requests.completion import GenerateBody
-from api.requests.document import said
-from api.responses.format import Format, Json, Metrics
+from api.responses.format import Format, Json
 from model_server.contract.protocol import Done, Event, Tokens
-
-
-class GenerateTimings(TypedDict):
-    queue_ms: Annotated[float, said("Until a slot was free.")]
-    batch_wait_ms: Annotated[float, said("Until the batch left.")]
-    prefill_ms: Annotated[float, said("The prompt.")]
-    decode_ms: Annotated[float, said("The answer.")]
-    total_ms: Annotated[float, said("All of it, at the gateway.")]
-
-
-class GenerateBatch(TypedDict):
-    id: Annotated[str, said("Of the batch that carried it.")]
-    size: Annotated[int, said("Requests in it.")]
-    wait_ms: Annotated[float, said("Until it left.")]
-
-
-class Generated(TypedDict):
-    text: Annotated[str, said("The answer.")]
-    finish_reason: Annotated[Literal["stop", "length"], said("length: it was cut.")]
-    prompt_tokens: Annotated[int, said("Of the prompt.")]
-    completion_tokens: Annotated[int, said("Of the answer.")]
-    model: Annotated[str, said("The model served.")]
-    timings: Annotated[GenerateTimings, said("Milliseconds.")]
-    batch: Annotated[GenerateBatch, said("How it travelled.")]
-    metrics: NotRequired[Annotated[Metrics, said("What drafting did.")]]
 
 
 class GenerateFormat(Format[GenerateBody]):
@@ -80,21 +52,6 @@ def _ms(seconds: float) -> float:
     return round(1_000 * seconds, 1)
 
 
-class Infilled(TypedDict):
-    index: Annotated[int, said("Always 0.")]
-    content: Annotated[str, said("What fills the gap.")]
-    tokens: Annotated[list[int], said("In a stream: those of `content`.")]
-    stop: Annotated[bool, said("Whether this is the end.")]
-    model: Annotated[str, said("The model served.")]
-    stop_type: Annotated[Literal["none", "eos", "limit", "word"], said("Why it ended.")]
-    stopping_word: Annotated[str, said("The stop string that ended it.")]
-    tokens_predicted: Annotated[int, said("Of the answer.")]
-    tokens_evaluated: Annotated[int, said("Of the prompt.")]
-    tokens_cached: Annotated[int, said("Both, but for the last one: what is kept for the next.")]
-    truncated: Annotated[bool, said("Always false.")]
-    timings: Annotated[dict[str, float], said("Milliseconds, and tokens.")]
-
-
 class InfillFormat(Format[GenerateBody]):
     """A stream is {"content"} events; the last one has `stop`, and says everything else."""
 
@@ -110,7 +67,7 @@ class InfillFormat(Format[GenerateBody]):
         [choice] = self.request.choices
         return self._end(choice, choice.text)
 
-    def _end(self, choice: Choice, text: str) -> Infilled:
+    def _end(self, choice: Choice, text: str) -> Json:
         done = choice.end
         word = done.matched_stop if isinstance(done.matched_stop, str) else ""
         return {

@@ -6,13 +6,10 @@ import time
 from array import array
 from base64 import b64decode
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
-
-from typing_extensions import TypedDict, TypeVar
+from typing import ClassVar, TypeVar
 
 from api.request import Choice, ClientRequest
 from api.requests.completion import EmbeddingsBody
-from api.requests.document import said
 from api.requests.generation import OpenAIBody
 from api.responses.format import Format, Json
 from model_server.contract.protocol import Done, Event, Info, Tokens
@@ -20,14 +17,7 @@ from model_server.contract.protocol import Done, Event, Info, Tokens
 B = TypeVar("B", bound=OpenAIBody)
 
 
-class Usage(TypedDict):
-    prompt_tokens: Annotated[int, said("A prompt counts once, whatever n.")]
-    completion_tokens: Annotated[int, said("Of all answers.")]
-    total_tokens: Annotated[int, said("Their sum.")]
-    prompt_tokens_details: Annotated[dict[str, int], said("`cached_tokens`: in the cache already.")]
-
-
-def usage(request: ClientRequest) -> Usage:
+def usage(request: ClientRequest) -> Json:
     """Sums over the choices."""
     prompts = [choice.end for choice in request.prompts]
     num_prompt = sum(done.prompt_tokens for done in prompts)
@@ -68,8 +58,11 @@ class OpenAIFormat(Format[B]):
         tokens = self.tokens(choice, event, sent=is_shown)
         if not is_shown:
             return
-        chunk = {**self.chunk_head, "choices": [{**self.piece(choice, event), **tokens}]}
-        if isinstance(event, Done):
+        shown = self.piece(choice, event if isinstance(event, Tokens) else None)
+        end = event.finish_reason if isinstance(event, Done) else None
+        piece = {"index": choice.index, **shown, "finish_reason": end, **tokens}
+        chunk = {**self.chunk_head, "choices": [piece]}
+        if end:
             self._num_ended += 1
             if self._num_ended == len(self.request.choices) and not self.with_usage:
                 chunk |= self.metrics()
@@ -81,30 +74,20 @@ class OpenAIFormat(Format[B]):
             yield {**self.chunk_head, "choices": [], **totals}
 
     def whole(self) -> Json:
-        choices = [self.answer(each) for each in self.request.choices]
+        choices = [
+            {"index": each.index, **self.answer(each), "finish_reason": each.end.finish_reason}
+            for each in self.request.choices
+        ]
         totals = {"usage": usage(self.request), **self.metrics()}
         return {**self._head, "object": self.whole_object, "choices": choices, **totals}
 
-    def piece(self, choice: Choice, event: Event) -> dict[str, Any]:
-        """A choice of a chunk: what an event shows of it."""
+    def piece(self, choice: Choice, said: Tokens | None) -> Json:
+        """Words and log probabilities of a choice in a chunk; None: its end."""
         raise NotImplementedError
 
     def answer(self, choice: Choice) -> Json:
-        """A choice of the whole answer."""
+        """And in the whole answer."""
         raise NotImplementedError
-
-
-class Embedding(TypedDict):
-    object: Annotated[Literal["embedding"], said("Always embedding.")]
-    index: Annotated[int, said("Of its input, from 0.")]
-    embedding: Annotated[list[float] | str, said("Numbers, or base64.")]
-
-
-class Embeddings(TypedDict):
-    object: Annotated[Literal["list"], said("Always list.")]
-    data: Annotated[list[Embedding], said("One entry an input.")]
-    model: Annotated[str, said("The model served.")]
-    usage: Annotated[Usage, said("Tokens of all inputs.")]
 
 
 class EmbeddingsFormat(Format[EmbeddingsBody]):

@@ -4,52 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Literal
-
-from typing_extensions import NotRequired, TypedDict
+from typing import Any, ClassVar
 
 from api.request import Choice, ClientRequest
-from api.requests.document import said
 from api.requests.responses import ResponsesBody
-from api.responses.chat import ChatTokenLogprob, logprobs
-from api.responses.format import Format, Json, Metrics
+from api.responses.chat import logprobs
+from api.responses.format import Format, Json
 from model_server.contract.protocol import Done, Event, Info, PositionLogprobs, Tokens
-
-
-class OutputText(TypedDict):
-    type: Annotated[Literal["output_text"], said("Always output_text.")]
-    text: Annotated[str, said("The answer.")]
-    annotations: Annotated[list[str], said("Always empty.")]
-    logprobs: Annotated[list[ChatTokenLogprob], said("Where `include` asks.")]
-
-
-class OutputMessage(TypedDict):
-    type: Annotated[Literal["message"], said("Always message.")]
-    id: Annotated[str, said("Of this message.")]
-    status: Annotated[Literal["in_progress", "completed", "incomplete"], said("How far it is.")]
-    role: Annotated[Literal["assistant"], said("Always assistant.")]
-    content: Annotated[list[OutputText], said("One part.")]
-
-
-class ResponseUsage(TypedDict):
-    input_tokens: Annotated[int, said("Of the prompt.")]
-    input_tokens_details: Annotated[dict[str, int], said("`cached_tokens`: in the cache already.")]
-    output_tokens: Annotated[int, said("Of the answer.")]
-    output_tokens_details: Annotated[dict[str, int], said("`reasoning_tokens`: always 0.")]
-    total_tokens: Annotated[int, said("Their sum.")]
-
-
-class ResponseObject(TypedDict):
-    """And every setting of the request."""
-
-    id: Annotated[str, said("Of this answer.")]
-    object: Annotated[Literal["response"], said("Always response.")]
-    created_at: Annotated[int, said("Seconds since 1970.")]
-    status: Annotated[Literal["in_progress", "completed", "incomplete"], said("How far it is.")]
-    model: Annotated[str, said("The model served.")]
-    output: Annotated[list[OutputMessage], said("One message.")]
-    usage: Annotated[ResponseUsage | None, said("Tokens, at the end.")]
-    metrics: NotRequired[Annotated[Metrics, said("What drafting did.")]]
 
 
 class ResponsesFormat(Format[ResponsesBody]):
@@ -105,9 +66,9 @@ class ResponsesFormat(Format[ResponsesBody]):
         yield self._event("response.output_item.done", output_index=0, item=message)
         yield self._event(f"response.{response['status']}", response=response)
 
-    def _finished(self, done: Done, part: OutputText) -> dict[str, Any]:
+    def _finished(self, done: Done, part: Json) -> dict[str, Any]:
         status = "completed" if done.finish_reason == "stop" else "incomplete"
-        usage: ResponseUsage = {
+        usage = {
             "input_tokens": done.prompt_tokens,
             "input_tokens_details": {"cached_tokens": done.cached_tokens},
             "output_tokens": done.completion_tokens,
@@ -148,7 +109,7 @@ class ResponsesFormat(Format[ResponsesBody]):
             "usage": None,
         }
 
-    def _message(self, status: str, content: list[OutputText]) -> dict[str, Any]:
+    def _message(self, status: str, content: list[Json]) -> dict[str, Any]:
         return {
             "type": "message",
             "id": f"msg_{self.request.id}",
@@ -157,7 +118,7 @@ class ResponsesFormat(Format[ResponsesBody]):
             "content": content,
         }
 
-    def _part(self, text: str, positions: Sequence[PositionLogprobs]) -> OutputText:
+    def _part(self, text: str, positions: Sequence[PositionLogprobs]) -> Json:
         return {
             "type": "output_text",
             "text": text,
@@ -165,7 +126,7 @@ class ResponsesFormat(Format[ResponsesBody]):
             "logprobs": self._logprobs(positions),
         }
 
-    def _logprobs(self, positions: Sequence[PositionLogprobs]) -> list[ChatTokenLogprob]:
+    def _logprobs(self, positions: Sequence[PositionLogprobs]) -> list[Json]:
         return logprobs(positions) if self.body.with_logprobs else []
 
     def _place(self) -> dict[str, Any]:

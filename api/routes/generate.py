@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Request, Response
+from fastapi import APIRouter, Request, Response
 
+from api.gateway import Gateway
 from api.requests.chat import DetokenizeBody, TokenizeBody
 from api.requests.completion import GenerateBody, InfillBody
-from api.responses.generate import Generated, GenerateFormat, Infilled, InfillFormat
+from api.responses.generate import GenerateFormat, InfillFormat
 from api.routes.json_route import JsonRoute
-from api.routes.respond import EXAMPLES, REFUSALS, answers, gateway_of, respond
+from api.routes.respond import REFUSALS, Answer, answers, example
 from model_server.contract.protocol import Wire
 from model_server.contract.questions import Detokenized, Tokenized
 
@@ -23,28 +24,24 @@ tokens = APIRouter(tags=["Tokens"], responses=REFUSALS, route_class=JsonRoute)
 
 
 @router.post(
-    "/generate", summary="Continue a text, and say where the time went", **answers(Generated)
+    "/generate", summary="Continue a text, and say where the time went", **answers("Generated")
 )
-async def generate(
-    request: Request, body: Annotated[GenerateBody, Body(openapi_examples=EXAMPLES["generate"])]
-) -> Response:
+async def generate(body: Annotated[GenerateBody, example("generate")]) -> Response:
     """With `stream`, {"text", "token_ids", "from_draft"} events; the last one has the counts and
     timings.
     """
-    return await respond(request, body, GenerateFormat)
+    return Answer(body, GenerateFormat)
 
 
-@router.post("/infill", summary="Fill a gap in a text", **answers(Infilled))
-async def infill(
-    request: Request, body: Annotated[InfillBody, Body(openapi_examples=EXAMPLES["infill"])]
-) -> Response:
+@router.post("/infill", summary="Fill a gap in a text", **answers("Infilled"))
+async def infill(body: Annotated[InfillBody, example("infill")]) -> Response:
     """As llama-server has it, for models with the tokens for it (fim_pre, fim_suf, fim_mid)."""
-    return await respond(request, body, InfillFormat)
+    return Answer(body, InfillFormat)
 
 
 @tokens.post("/tokenize", summary="Tokens of a text or a chat", response_model=Tokenized)
 async def tokenize(
-    request: Request, body: Annotated[TokenizeBody, Body(openapi_examples=EXAMPLES["tokenize"])]
+    request: Request, body: Annotated[TokenizeBody, example("tokenize")]
 ) -> Response:
     """Exactly those that a completion or a chat of the same would begin with."""
     return await _ask(request, "/tokenize", body, Tokenized)
@@ -52,7 +49,7 @@ async def tokenize(
 
 @tokens.post("/detokenize", summary="Text of tokens", response_model=Detokenized)
 async def detokenize(
-    request: Request, body: Annotated[DetokenizeBody, Body(openapi_examples=EXAMPLES["detokenize"])]
+    request: Request, body: Annotated[DetokenizeBody, example("detokenize")]
 ) -> Response:
     """What /tokenize gave comes back as it was; other special tokens by their texts."""
     return await _ask(request, "/detokenize", body, Detokenized)
@@ -61,6 +58,7 @@ async def detokenize(
 async def _ask(
     request: Request, path: str, body: TokenizeBody | DetokenizeBody, kind: type[Wire]
 ) -> Response:
-    gateway = gateway_of(request)
-    answer = await gateway.ask(path, body.question(await gateway.info()))
+    gateway: Gateway = request.app.state.gateway
+    info = gateway.pool.info or await gateway.first_info()
+    answer = await gateway.ask(path, body.question(info))
     return Response(kind.model_validate_json(answer).model_dump_json(), media_type=JSON)

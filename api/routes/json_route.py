@@ -32,15 +32,16 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class JsonRoute(APIRoute):
-    """For endpoints that take `request` and `body` and make their own response. The body is read
-    and checked here: FastAPI's way for any signature costs a tenth of a whole request.
+    """For endpoints that take a `body`, and maybe `request`, and make their own response. The body
+    is read and checked here: FastAPI's way for any signature costs a tenth of a whole request.
     """
 
     def get_route_handler(self) -> Handler:
         """The endpoint with its body; FastAPI's own handler where there is none."""
         if self.body_field is None:
             return super().get_route_handler()
-        endpoint, model = self.endpoint, self.body_field.field_info.annotation
+        endpoint, name = self.endpoint, self.dependant.request_param_name
+        model = self.body_field.field_info.annotation
         assert isinstance(model, type), "the body is one model. This is a bug."
         assert issubclass(model, BaseModel), "the body is one model. This is a bug."
 
@@ -50,14 +51,16 @@ class JsonRoute(APIRoute):
             async with app.body_limit.read(request) as raw:
                 if "content-length" not in request.headers:
                     await app.rates.charge_body(admission, len(raw))
-                    admission.check()
+                    if admission.refused:
+                        raise admission.refusal()
                 if len(raw) > LARGE_BYTES:
                     loop = asyncio.get_running_loop()
                     body = await loop.run_in_executor(ASIDE, parse, model, request.headers, raw)
                 else:
                     body = parse(model, request.headers, raw)
                 del raw
-            response: Response = await endpoint(request=request, body=body)
+            given = {name: request} if name else {}
+            response: Response = await endpoint(body=body, **given)
             return response
 
         return handle

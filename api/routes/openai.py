@@ -2,113 +2,96 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Request, Response
-from typing_extensions import TypedDict
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 
 from api.errors import GatewayError
+from api.gateway import Gateway
 from api.requests.chat import ChatBody
 from api.requests.completion import CompletionBody, EmbeddingsBody
-from api.requests.document import said
 from api.requests.responses import ResponsesBody
-from api.responses.chat import ChatCompletion, ChatFormat
-from api.responses.completion import Completion, CompletionFormat
-from api.responses.openai import Embeddings, EmbeddingsFormat
-from api.responses.responses import ResponseObject, ResponsesFormat
+from api.responses.chat import ChatFormat
+from api.responses.completion import CompletionFormat
+from api.responses.openai import EmbeddingsFormat
+from api.responses.responses import ResponsesFormat
 from api.routes.json_route import JsonRoute
-from api.routes.respond import EXAMPLES, REFUSALS, ErrorBody, answers, gateway_of, respond
+from api.routes.respond import REFUSALS, Answer, answers, described, example
 from model_server.contract.protocol import Info
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
 
 
-class ModelCard(TypedDict):
-    id: Annotated[str, said("Its name.")]
-    object: Annotated[Literal["model"], said("Always model.")]
-    created: Annotated[int, said("When its server started, in seconds since 1970.")]
-    owned_by: Annotated[str, said("Always local.")]
-    max_model_len: Annotated[int, said("Prompt plus answer, in tokens.")]
-    medusa_heads: Annotated[int, said("Heads loaded.")]
-    medusa_mode: Annotated[str, said("How answers are drafted.")]
-    warnings: Annotated[list[str], said("What an operator should see.")]
-
-
-class ModelList(TypedDict):
-    object: Annotated[Literal["list"], said("Always list.")]
-    data: Annotated[list[ModelCard], said("Models served.")]
-
-
-@router.post("/completions", summary="Continue a text", **answers(Completion))
-async def completions(
-    request: Request,
-    body: Annotated[CompletionBody, Body(openapi_examples=EXAMPLES["completion"])],
-) -> Response:
+@router.post("/completions", summary="Continue a text", **answers("Completion"))
+async def completions(body: Annotated[CompletionBody, example("completion")]) -> Response:
     """Prompts as text or token ids, several at once, `n` choices each; whole or as a stream."""
-    return await respond(request, body, CompletionFormat)
+    return Answer(body, CompletionFormat)
 
 
-@router.post("/chat/completions", summary="Answer a chat", **answers(ChatCompletion))
-async def chat_completions(
-    request: Request, body: Annotated[ChatBody, Body(openapi_examples=EXAMPLES["chat"])]
-) -> Response:
+@router.post("/chat/completions", summary="Answer a chat", **answers("ChatCompletion"))
+async def chat_completions(body: Annotated[ChatBody, example("chat")]) -> Response:
     """Messages become a prompt by the model's own template; a model without one refuses."""
-    return await respond(request, body, ChatFormat)
+    return Answer(body, ChatFormat)
 
 
-@router.post("/responses", summary="Answer an input", **answers(ResponseObject))
-async def responses(
-    request: Request, body: Annotated[ResponsesBody, Body(openapi_examples=EXAMPLES["responses"])]
-) -> Response:
+@router.post("/responses", summary="Answer an input", **answers("ResponseObject"))
+async def responses(body: Annotated[ResponsesBody, example("responses")]) -> Response:
     """OpenAI's newer form of a chat, text in and text out; nothing is stored."""
-    return await respond(request, body, ResponsesFormat)
+    return Answer(body, ResponsesFormat)
 
 
 @router.post(
     "/embeddings",
     summary="Vectors of texts",
-    responses={200: {"model": Embeddings}, **REFUSALS},
+    responses={200: described("Embeddings"), **REFUSALS},
     response_class=Response,
 )
-async def embeddings(
-    request: Request,
-    body: Annotated[EmbeddingsBody, Body(openapi_examples=EXAMPLES["embeddings"])],
-) -> Response:
+async def embeddings(body: Annotated[EmbeddingsBody, example("embeddings")]) -> Response:
     """From the served model's own states, of length 1; up to 128 texts, or lists of token ids."""
-    return await respond(request, body, EmbeddingsFormat)
+    return Answer(body, EmbeddingsFormat)
 
 
+# Of what needs no body.
 NOT_YET: dict[int | str, dict[str, Any]] = {
-    status: REFUSALS[status] for status in (401, 429, 503, "4XX")
+    status: REFUSALS[status] for status in ("401", "429", "503", "4XX")
 }
 
 
-@router.get("/models", summary="The model served", responses=NOT_YET)
-async def models(request: Request) -> ModelList:
+@router.get(
+    "/models", summary="The model served", responses={200: described("ModelList"), **NOT_YET}
+)
+async def models(request: Request) -> JSONResponse:
     """Usually one; while model servers are replaced by those of another model, both."""
-    return {"object": "list", "data": [_card(info) for info in await _served(request)]}
+    cards = [_card(info) for info in await _served(request)]
+    return JSONResponse({"object": "list", "data": cards})
 
 
 @router.get(
     "/models/{model:path}",
     summary="One model by its name",
-    responses=NOT_YET | {404: {"model": ErrorBody, "description": "No model has this name."}},
+    responses={
+        200: described("ModelCard"),
+        404: described("ErrorBody", "No model has this name."),
+        **NOT_YET,
+    },
 )
-async def model(request: Request, model: str) -> ModelCard:
+async def model(request: Request, model: str) -> JSONResponse:
     served = {info.model_name: info for info in await _served(request)}
     if model not in served:
         message = f"The model {model[:80]!r} does not exist; this server has {', '.join(served)!r}."
         raise GatewayError("model_not_found", message)
-    return _card(served[model])
+    return JSONResponse(_card(served[model]))
 
 
 async def _served(request: Request) -> list[Info]:
-    gateway = gateway_of(request)
-    await gateway.info()
+    gateway: Gateway = request.app.state.gateway
+    if not gateway.pool.models:
+        await gateway.first_info()
     return gateway.pool.models
 
 
-def _card(info: Info) -> ModelCard:
+def _card(info: Info) -> dict[str, Any]:
     return {
         "id": info.model_name,
         "object": "model",

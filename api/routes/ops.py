@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from typing_extensions import TypedDict
 
-from api.requests.document import said
-from api.routes.respond import gateway_of
-from api.upstream.pool import ServerState
+from api.gateway import Gateway
+from api.routes.respond import described
 
 router = APIRouter(tags=["Operation"])
-
-
-class Readiness(TypedDict):
-    status: Annotated[Literal["ready", "waiting", "draining"], said("Whether it answers.")]
-    reason: Annotated[str | None, said("Why not.")]
-    servers: Annotated[list[ServerState], said("Model servers.")]
 
 
 @router.get("/health", summary="The gateway is alive")
@@ -30,13 +22,15 @@ async def health() -> dict[Literal["status"], Literal["alive"]]:
 @router.get(
     "/ready",
     summary="A model server is ready",
-    response_model=Readiness,
-    responses={503: {"model": Readiness, "description": "None is; the reason is given."}},
+    responses={
+        200: described("Readiness"),
+        503: described("Readiness", "None is; the reason is given."),
+    },
 )
 async def ready(request: Request) -> JSONResponse:
-    gateway = gateway_of(request)
+    gateway: Gateway = request.app.state.gateway
     pool = gateway.pool
-    answer: Readiness = {"status": "ready", "reason": None, "servers": pool.states}
+    answer: dict[str, Any] = {"status": "ready", "reason": None, "servers": pool.states}
     if gateway.draining:
         answer |= {"status": "draining", "reason": "the gateway is shutting down"}
     elif not pool.ready:
@@ -46,4 +40,5 @@ async def ready(request: Request) -> JSONResponse:
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
-    return Response(gateway_of(request).metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    rendered = request.app.state.gateway.metrics.render()
+    return Response(rendered, media_type=CONTENT_TYPE_LATEST)

@@ -4,147 +4,104 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Request
-from fastapi.responses import Response
+from fastapi import Body, Response
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
-from typing_extensions import TypedDict
 
 from api import sse
 from api.errors import ClientGone
 from api.gateway import Gateway
 from api.request import ClientRequest
 from api.requests.completion import EmbeddingsBody
-from api.requests.document import said
 from api.requests.generation import GenerationBody
-from api.responses.format import Format
+from api.responses.format import Format, Json
 from api.spans import note_answer
-from model_server.contract.protocol import GenerateRequest, Info, Tokens
+from model_server.contract.protocol import Info, Tokens
+
+
+def _read(name: str) -> dict[str, dict[str, Any]]:
+    content: dict[str, dict[str, Any]] = json.loads(
+        Path(__file__).with_name(name).read_text(encoding="utf-8")
+    )
+    return content
+
 
 # Bodies that /docs offers, by endpoint: short ones, that suit a small model.
-EXAMPLES: dict[str, dict[str, Any]] = json.loads(
-    Path(__file__).with_name("examples.json").read_text(encoding="utf-8")
-)
+_EXAMPLES = _read("examples.json")
+# What OpenAPI says of answers: their schemas, refusals by status, an event of a stream.
+ANSWERS = _read("answers.json")
 
 MakeFormat = Callable[[ClientRequest, Info, Any], Format[Any]]
 
 
-class ErrorDetail(TypedDict):
-    message: Annotated[str, said("What is wrong, and what to do.")]
-    type: Annotated[str, said("Whose fault it is.")]
-    param: Annotated[str | None, said("The field at fault.")]
-    code: Annotated[str | None, said("A name for programs.")]
+def example(endpoint: str) -> Any:
+    """Of the body that an endpoint takes."""
+    return Body(openapi_examples=_EXAMPLES[endpoint])
 
 
-class ErrorBody(TypedDict):
-    error: Annotated[ErrorDetail, said("In OpenAI's shape.")]
+def described(name: str, about: str = "", beside: Json | None = None) -> dict[str, Any]:
+    """How OpenAPI describes an answer, by its schema's name; `beside` are its other media types."""
+    schema = {"schema": {"$ref": f"#/components/schemas/{name}"}}
+    content = {"content": {"application/json": schema, **(beside or {})}}
+    return {**content, "description": about} if about else content
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": text}
-    for status, text in (
-        (400, "A field is wrong; the message names it, the limit and the value."),
-        (401, "The API key is missing or unknown."),
-        (408, "The body took too long to arrive."),
-        (413, "The body is larger than MAX_BODY_BYTES."),
-        (429, "MAX_IN_FLIGHT, a rate limit, or the memory for bodies is used up; see Retry-After."),
-        ("4XX", "Refused by the model server, with the reason."),
-        (500, "The model server failed on this request, or the gateway has a bug."),
-        (502, "The model server was lost, and retrying did not help."),
-        (503, "No model server is ready; see Retry-After."),
-        (504, "The answer took longer than REQUEST_TIMEOUT."),
-    )
+    status: described("ErrorBody", about) for status, about in ANSWERS["refusals"].items()
 }
 
 
-# Of each event: OpenAPI 3.1 has no word for an item of a stream, and tools read it like this.
-EVENT_SCHEMA = {
-    "type": "object",
-    "description": "A server-sent event.",
-    "properties": {
-        "data": {
-            "type": "string",
-            "contentMediaType": "application/json",
-            "description": "A part of the answer; of the last event [DONE].",
-        }
-    },
-    "required": ["data"],
-}
-
-
-def answers(model: type) -> dict[str, Any]:
-    """How OpenAPI describes a route that answers with `model`, whole or as a stream of events."""
-    stream = {"text/event-stream": {"schema": EVENT_SCHEMA}}
-    return {
-        "response_class": Response,
-        "responses": {200: {"model": model, "content": stream}, **REFUSALS},
-    }
-
-
-def gateway_of(request: Request) -> Gateway:
-    gateway: Gateway = request.app.state.gateway
-    return gateway
-
-
-async def respond(
-    request: Request, body: GenerationBody | EmbeddingsBody, make_format: MakeFormat
-) -> Response:
-    """What answers a body, whole or as a stream."""
-    gateway = gateway_of(request)
-    info = await gateway.info()
-    requests = body.requests(request.state.answer_id, info)
-    return Answer(gateway, requests, body.stream, lambda opened: make_format(opened, info, body))
+def answers(name: str) -> dict[str, Any]:
+    """How OpenAPI describes a route that answers whole, or as a stream of events. Of these it has
+    no word for an item, in 3.1, and tools read it like this.
+    """
+    whole = described(name, beside={"text/event-stream": {"schema": ANSWERS["event"]}})
+    return {"response_class": Response, "responses": {200: whole, **REFUSALS}}
 
 
 class Answer(Response):
-    """Nothing is sent before every choice has been accepted, so that a refusal has its status."""
+    """Of a body, whole or as a stream. Nothing is sent before every choice has been accepted, so
+    that a refusal has its status.
+    """
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        requests: Sequence[GenerateRequest],
-        is_stream: bool,
-        make_format: Callable[[ClientRequest], Format[Any]],
-    ) -> None:
-        self._gateway = gateway
-        self._requests = requests
-        self._is_stream = is_stream
-        self._make_format = make_format
+    def __init__(self, body: GenerationBody | EmbeddingsBody, form: MakeFormat) -> None:
+        self._body = body
+        self._form = form
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        state = scope["state"]
-        opened = self._gateway.answering(state["answer_id"], self._requests, state["admission"])
-        with opened as request:
+        gateway: Gateway = scope["app"].state.gateway
+        name, admission = scope["state"]["answer_id"], scope["state"]["admission"]
+        info = gateway.pool.info or await gateway.first_info()
+        with gateway.answering(name, self._body.requests(name, info), admission) as request:
             watching = asyncio.create_task(_notice_leaving(request, receive))
             try:
                 await request.accepted()
-                if self._is_stream:
+                form = self._form(request, info, self._body)
+                if self._body.stream:
                     with suppress(ClientGone):
-                        await sse.stream(
-                            request, self._make_format(request), _headers(request), send
-                        )
+                        await sse.stream(request, form, _headers(request), send)
                     return
-                response = await self._whole(request)
+                response = await _whole(request, form)
             finally:
                 watching.cancel()
         await response(scope, receive, send)
 
-    async def _whole(self, request: ClientRequest) -> Response:
-        form = self._make_format(request)
-        async for burst in request.bursts():
-            for choice, event in burst:
-                if isinstance(event, Tokens):
-                    choice.logprobs += event.logprobs or ()
-        note_answer(request)
-        queue_s = max(choice.end.timings.queue_s for choice in request.choices)
-        headers = {**_headers(request), "x-queue-ms": f"{1_000 * queue_s:.1f}"}
-        return Response(to_json(form.whole()), 200, headers, "application/json")
+
+async def _whole(request: ClientRequest, form: Format[Any]) -> Response:
+    async for burst in request.bursts():
+        for choice, event in burst:
+            if isinstance(event, Tokens):
+                choice.logprobs += event.logprobs or ()
+    note_answer(request)
+    queue_s = max(choice.end.timings.queue_s for choice in request.choices)
+    headers = {**_headers(request), "x-queue-ms": f"{1_000 * queue_s:.1f}"}
+    return Response(to_json(form.whole()), 200, headers, "application/json")
 
 
 async def _notice_leaving(request: ClientRequest, receive: Receive) -> None:

@@ -8,7 +8,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -16,14 +16,12 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 from starlette.types import Scope
-from typing_extensions import TypedDict
 
 from api.http.paths import MARKDOWN, PATHS
 from api.markdown import MAX_CHARS, nodes
-from api.requests.document import said
 from api.routes.json_route import JsonRoute
-from api.routes.respond import gateway_of
-from api.upstream.pool import ServerState
+from api.routes.respond import described
+from api.upstream.pool import ServerPool
 
 router = APIRouter(tags=["Operation"], route_class=JsonRoute)
 
@@ -58,29 +56,11 @@ docs_files = StaticFiles(directory=Path(str(package_files("fastapi_swagger"))) /
 ASIDE = ThreadPoolExecutor(1, thread_name_prefix="markdown")
 
 
-class Service(TypedDict):
-    service: Annotated[str, said("What this is.")]
-    ready: Annotated[bool, said("Whether requests are answered.")]
-    reason: Annotated[str | None, said("Why not.")]
-    model: Annotated[str | None, said("The model's id.")]
-    name: Annotated[str | None, said("As people know it.")]
-    chat: Annotated[bool | None, said("Whether it takes messages.")]
-    context_size: Annotated[int | None, said("Prompt plus answer, in tokens.")]
-    slots: Annotated[int | None, said("Requests answered at once.")]
-    medusa_heads: Annotated[int | None, said("Heads loaded.")]
-    medusa_mode: Annotated[str | None, said("How answers are drafted.")]
-    warnings: Annotated[list[str], said("What an operator should see.")]
-    servers: Annotated[list[ServerState], said("Model servers.")]
-    endpoints: Annotated[list[str], said("Paths.")]
-    docs: Annotated[str, said("Path of the documentation.")]
-    metrics: Annotated[str, said("Path of Prometheus' metrics.")]
-
-
 @router.get(
     "/",
     summary="A page to try it; as JSON, what this service is",
     response_class=Response,
-    responses={200: {"model": Service, "content": {"text/html": {"schema": {"type": "string"}}}}},
+    responses={200: described("Service", beside={"text/html": {"schema": {"type": "string"}}})},
 )
 async def service(request: Request) -> Response:
     """The page for clients whose Accept names text/html above JSON, as browsers' does."""
@@ -106,8 +86,8 @@ def _quality(media_range: str) -> tuple[str, float]:
         return name, 0.0
 
 
-def _service(request: Request) -> Service:
-    pool = gateway_of(request).pool
+def _service(request: Request) -> dict[str, Any]:
+    pool: ServerPool = request.app.state.gateway.pool
     info = pool.info
     return {
         "service": "Medusa on llama.cpp",
@@ -133,7 +113,7 @@ class MarkdownBody(BaseModel):
 
 
 @router.post(MARKDOWN, include_in_schema=False)
-async def markdown(request: Request, body: MarkdownBody) -> JSONResponse:
+async def markdown(body: MarkdownBody) -> JSONResponse:
     """Highlighted code needs a library, and the page has no build step that could bring one."""
     made = await asyncio.get_running_loop().run_in_executor(ASIDE, nodes, body.text)
     return JSONResponse({"nodes": made})

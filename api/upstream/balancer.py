@@ -115,10 +115,6 @@ class ServerLoad:
         self.outstanding -= 1
         assert self.outstanding >= 0, "more requests given back than taken. This is a bug."
 
-    @property
-    def has_free_slot(self) -> bool:
-        return self.outstanding < self.slots
-
     def share(self, now: float) -> float:
         """The part of its slots that it counts with: grows to 1 over SLOW_START_S."""
         age_s = now - self._opened
@@ -143,7 +139,8 @@ def choose(
     allowed: Sequence[int] = range(len(servers))
     if max(slowness) > 1:
         quick = [index for index in allowed if slowness[index] == 1]
-        allowed = [index for index in quick if servers[index].has_free_slot] or allowed
+        idle = [index for index in quick if servers[index].outstanding < servers[index].slots]
+        allowed = idle or allowed
     allowed = [index for index in allowed if servers[index] in free] or allowed
     limit = min(loads[index] for index in allowed) + IMBALANCE
     ranks = [

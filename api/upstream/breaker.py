@@ -18,15 +18,12 @@ class Breaker:
     """Times are seconds of one clock."""
 
     def __init__(self) -> None:
+        self.is_closed = True
         self.reason = ""  # of the last failure
         self._ends: deque[bool] = deque(maxlen=OF_THE_LAST)  # whether the last attempts failed
-        self._hold_s = 0.0  # 0: closed
+        self._hold_s = 0.0
         self._until = 0.0
         self._on_trial = False
-
-    @property
-    def is_closed(self) -> bool:
-        return self._hold_s == 0.0
 
     def allows(self, now: float) -> bool:
         """Whether one more request may go there."""
@@ -43,18 +40,18 @@ class Breaker:
     def succeed(self) -> bool:
         """A request was answered to its end; whether this closes it."""
         self._ends.append(False)
-        closes = not self.is_closed
-        self._hold_s, self._on_trial = 0.0, False
-        if closes:
-            self._ends.clear()
-        return closes
+        if self.is_closed:
+            return False
+        self._ends.clear()
+        self._close()
+        return True
 
     def forgive(self) -> None:
         """A failure was the request's fault: it failed elsewhere, too."""
         if True in self._ends:
             self._ends.remove(True)
         if not self._is_too_much():
-            self._hold_s, self._on_trial = 0.0, False
+            self._close()
 
     def fail(self, reason: str, now: float) -> bool:
         """An answer failed; whether this opens it."""
@@ -66,8 +63,11 @@ class Breaker:
             return False  # it was sent before
         self._hold_s = min(max(FIRST_HOLD_S, 2 * self._hold_s), LONGEST_HOLD_S)
         self._until = now + self._hold_s
-        self._on_trial = False
+        self.is_closed = self._on_trial = False
         return True
+
+    def _close(self) -> None:
+        self.is_closed, self._on_trial, self._hold_s = True, False, 0.0
 
     def _is_too_much(self) -> bool:
         return sum(list(self._ends)[-IN_A_ROW:]) == IN_A_ROW or sum(self._ends) >= MANY

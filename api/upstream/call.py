@@ -157,8 +157,7 @@ class BatchCall:
 async def _check(response: httpx.Response, url: str) -> None:
     if response.status_code == 200:
         return
-    body = await response.aread()
+    await response.aread()
     if response.status_code == 503:
-        raise busy(url, body, response.headers.get("retry-after", ""))
-    text = body.decode(errors="replace")
-    raise ModelServerFault(url, f"POST /batch answered {response.status_code} {text}")
+        raise busy(url, response)
+    raise ModelServerFault(url, f"POST /batch answered {response.status_code} {response.text}")

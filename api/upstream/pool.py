@@ -8,16 +8,14 @@ import random
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
-from typing_extensions import TypedDict
 
 from api.config import Settings
 from api.errors import GatewayError, ModelServerLost, NoModelServer
 from api.metrics import GatewayMetrics
 from api.request import Choice
-from api.requests.document import said
 from api.upstream import balancer
 from api.upstream.call import BatchCall
 from api.upstream.discovery import Address, Directory, Resolve, resolve
@@ -30,16 +28,6 @@ LOOK_UP_INTERVAL_S = 5.0
 SOON_S = 0.5  # in which a batch is taken, unless something is wrong
 
 log = logging.getLogger(__name__)
-
-
-class ServerState(TypedDict):
-    """One model server. `listed`: MODEL_SERVER_URLS has its address, or its name leads there."""
-
-    url: Annotated[str, said("Its address.")]
-    ready: Annotated[bool, said("Whether it takes requests.")]
-    listed: Annotated[bool, said("Whether MODEL_SERVER_URLS leads to it.")]
-    model_id: Annotated[str | None, said("Same id: same weights and numbers.")]
-    outstanding: Annotated[int, said("Requests it has.")]
 
 
 @dataclass(frozen=True)
@@ -92,7 +80,7 @@ class ServerPool:
         return list(known.values())
 
     @property
-    def states(self) -> list[ServerState]:
+    def states(self) -> list[dict[str, Any]]:
         """What an operator is shown, those that finish what they have at the end."""
         return [
             {
@@ -132,8 +120,9 @@ class ServerPool:
     def send(self, server: ModelServer, choices: Sequence[Choice]) -> None:
         """Send a batch, whose choices the server was charged with; its events go into them."""
         call = BatchCall(server, choices, time.monotonic())
+        call.task = asyncio.create_task(call.run())
         self._calls.add(call)
-        call.task = self._spawn(self._run(call))
+        call.task.add_done_callback(self._end)
 
     async def ask(self, path: str, question: Any) -> bytes:
         """The least busy server's answer to what needs no slot. Raises NoModelServer, too."""
@@ -192,21 +181,20 @@ class ServerPool:
 
     async def aclose(self) -> None:
         self._closing = True
-        for task in self._tasks:
+        tasks = [*self._tasks, *(call.task for call in self._calls if call.task is not None)]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for server in self.servers + self.leaving:
             await server.aclose()
 
     def _calls_of(self, server: ModelServer) -> list[BatchCall]:
         return [call for call in self._calls if call.server is server]
 
-    async def _run(self, call: BatchCall) -> None:
-        try:
-            await call.run()
-        finally:
-            self._calls.discard(call)
-            self.changed.set()
+    def _end(self, task: asyncio.Task[None]) -> None:
+        """Forget a call, also one that was left before it began."""
+        self._calls = {call for call in self._calls if call.task is not task}
+        self.changed.set()
 
     async def _follow(self, name: str) -> None:
         while not self._closing:

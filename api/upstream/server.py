@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import ssl
 import time
@@ -62,7 +61,8 @@ class ModelServer:
         self.address = address
         self.url = address.shown
         self.is_up = False
-        self.info: Info | None = None
+        self.info: Info | None = None  # of the model it has, or had when it was last asked
+        self.model_id: str | None = None
         self.reason = f"{self.url} has not answered yet"
         self.changed = changed
         self.suspected = asyncio.Event()
@@ -76,11 +76,6 @@ class ModelServer:
         self._shown_ready = metrics.server_ready.labels(self.url)
         self._shown_requests = metrics.server_requests.labels(self.url)
         self._cancelling: set[asyncio.Task[None]] = set()
-
-    @property
-    def model_id(self) -> str | None:
-        """That of the model it has, or had when it was last asked."""
-        return self.info.model_id if self.info else None
 
     @property
     def ready(self) -> bool:
@@ -138,7 +133,7 @@ class ModelServer:
             self.lose(lost)
             raise lost from error
         if answer.status_code == 503:
-            refused = busy(self.url, answer.content, answer.headers.get("retry-after", ""))
+            refused = busy(self.url, answer)
             self.lose(refused)
             raise refused
         if answer.status_code != 200:
@@ -204,7 +199,7 @@ class ModelServer:
 
     def _mark_up(self, info: Info, asked: float) -> None:
         restarted = self.info is None or self.info.created != info.created
-        self.info = info
+        self.info, self.model_id = info, info.model_id
         if restarted:
             self.breaker = Breaker()
         if restarted or not self.is_up:
@@ -228,15 +223,15 @@ class ModelServer:
             self._metrics.forget_server(self.url)
 
 
-def busy(url: str, body: bytes, retry_after: str) -> ModelServerBusy:
+def busy(url: str, answer: httpx.Response) -> ModelServerBusy:
     """What a 503 means: in its body it says whether it is "ready", and so only full."""
     words, is_full, wait_s = "takes no requests right now", False, 0.0
     with suppress(ValueError, KeyError, TypeError):
-        status = json.loads(body)["status"]
+        status = answer.json()["status"]
         is_full = status == "ready"
         words = "has as many requests as it keeps" if is_full else f"is {status}"
     with suppress(ValueError):
-        wait_s = min(max(0.0, float(retry_after)), LONGEST_RETRY_AFTER_S)
+        wait_s = min(max(0.0, float(answer.headers.get("retry-after", "0"))), LONGEST_RETRY_AFTER_S)
     return ModelServerBusy(f"The model server at {url} {words}.", wait_s, is_full=is_full)
 
 

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.config import Settings
 from api.upstream.discovery import Resolve
-from api.upstream.pool import ServerPool
+from api.upstream.pool import Network, ServerPool
 from model_server.contract.protocol import Event, GenerateRequest, Info
 from tests.api.scripted_server import INFO, Script, ScriptedServer, count, text_of
 from tests.api.serving import QUICK, listening, stream_of, until
@@ -87,7 +87,7 @@ async def named_fleet(
     """Servers at 10.0.0.1 and so on, looked up by the name "models"; no sockets."""
     settings = Settings(max_wait_time=0.005, model_server_urls=urls)
     transport = ByAddress(servers)
-    app = create_app(settings, transport=transport, resolve=names, ready_wait_s=1)
+    app = create_app(settings, network=Network(transport, names, ready_wait_s=1))
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
     async with app.router.lifespan_context(app), client:
         yield Fleet(client, app)

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.config import Settings
+from api.upstream.pool import Network
 from tests.api.scripted_server import ScriptedServer
 
 QUICK = {"max_wait_time": 0.005, "retry_attempts": 3}
@@ -38,8 +39,7 @@ async def gateway(
     """A client of a gateway; no sockets, and no answer arrives before it is whole."""
     app = create_app(
         Settings(**{**QUICK, **settings}),
-        transport=httpx.ASGITransport(server.app),
-        ready_wait_s=ready_wait_s,
+        network=Network(httpx.ASGITransport(server.app), ready_wait_s=ready_wait_s),
         tracer_provider=tracer_provider,
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -1,6 +1,6 @@
 """Every field that OpenAI's client can send has a decided fate, and no decision outlives its field.
 
-When a new version of the client fails here, decide in api/requests/fields.py.
+When a new version of the client fails here, decide in api/requests/fields.json.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from openai.types.shared_params import reasoning, response_format_json_schema
 from pydantic import BaseModel, ValidationError
 
 from api.errors import InvalidRequest
-from api.requests import fields
 from api.requests.body import Body
 from api.requests.chat import ChatBody
 from api.requests.completion import CompletionBody, EmbeddingsBody
+from api.requests.fields import FATES
 from api.requests.generation import StreamOptions
 from api.requests.messages import ChatMessage, TextPart
 from api.requests.responses import Reasoning, ResponsesBody, TextOptions
@@ -95,7 +95,7 @@ def _honoured(body: type[Body]) -> set[str]:
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.body.__name__)
 def test_every_field_of_the_client_has_one_fate(pair: Pair) -> None:
     decided = _honoured(pair.body) | set(pair.body.fates)
-    assert _theirs(pair) - decided == set(), "new in the client: decide in api/requests/fields.py"
+    assert _theirs(pair) - decided == set(), "new in the client: decide in api/requests/fields.json"
     ours = {fate.ours for fate in pair.body.fates.values() if fate.ours}
     assert ours - _honoured(pair.body) == set(), "another name of nothing"
 
@@ -103,15 +103,15 @@ def test_every_field_of_the_client_has_one_fate(pair: Pair) -> None:
 def test_no_decision_outlives_its_field() -> None:
     known = set().union(*map(_theirs, PAIRS))
     for table in (
-        fields.OPENAI,
-        fields.RESPONSES,
-        fields.EMBEDDINGS.keys() - fields.OTHERS.keys() - {"embd_normalize", "normalize"},
-        fields.REASONING,
-        fields.TEXT,
-        fields.MESSAGE.keys() - fields.ATTACHED.keys(),
-        fields.PART,
-        fields.STREAM,
-        fields.SCHEMA,
+        FATES["openai"],
+        FATES["responses"],
+        FATES["embeddings"].keys() - FATES["others"].keys() - {"embd_normalize", "normalize"},
+        FATES["reasoning"],
+        FATES["text"],
+        FATES["message"].keys() - FATES["attached"].keys(),
+        FATES["part"],
+        FATES["stream"],
+        FATES["schema"],
     ):
         assert set(table) <= known
 

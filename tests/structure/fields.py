@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-from api.requests import fields
-from api.requests.fields import Fate
+from api.requests.fields import FATES, Fate
 
-GROUPS = {"OpenAI": fields.OPENAI, "Others": fields.OTHERS}
+GROUPS = {"OpenAI": FATES["openai"], "Others": FATES["others"]}
 
 
 def in_words(fate: Fate) -> str:

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message
 
 from api.app import create_app
 from api.config import Settings
-from api.upstream import server
+from api.upstream import pool, server
 from model_server.contract.protocol import Batch
 from tests.api.scripted_server import INFO, accepted, done, token
 from tests.structure.modules import ROOT
@@ -90,7 +90,7 @@ class Network(httpx.AsyncBaseTransport):
 
 async def _measure() -> tuple[list[str], list[str]]:
     ways = Ways()
-    app = create_app(Settings(max_wait_time=0), transport=Network(ways))
+    app = create_app(Settings(max_wait_time=0), network=pool.Network(Network(ways)))
     async with app.router.lifespan_context(app) as state:
         await asyncio.sleep(0.1)
         await _ask(app, dict(state or {}), Ways())  # what is made for the first request of all

@@ -9,6 +9,7 @@ import pytest
 from api.admission.keys import new_key
 from api.app import create_app
 from api.config import Settings
+from api.upstream.pool import Network
 from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import ScriptedServer, accepted, refused, token
 from tests.api.serving import gateway, gateway_over_sockets
@@ -198,7 +199,7 @@ async def test_callers_without_keys_are_their_addresses(
 ) -> None:
     app = create_app(
         Settings(rate_limit_requests=1, max_wait_time=0),
-        transport=httpx.ASGITransport(server.app),
+        network=Network(httpx.ASGITransport(server.app)),
     )
     statuses = []
     async with app.router.lifespan_context(app):

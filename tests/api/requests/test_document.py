@@ -10,8 +10,8 @@ from openapi_spec_validator import validate
 
 from api.app import create_app
 from api.config import Settings
-from api.requests import fields
 from api.requests.document import with_fates
+from api.requests.fields import FATES
 
 
 def test_the_document_is_valid_openapi() -> None:
@@ -54,7 +54,7 @@ def test_fields_that_are_taken_are_listed_and_refused_ones_are_not() -> None:
     listed = {
         name: about
         for pattern, about in patterns.items()
-        for name in fields.GENERATION
+        for name in FATES["generation"]
         if re.search(pattern, name)
     }
     assert "description" in listed["user"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 from api.requests.body import Body
 from api.requests.chat import ChatBody
 from api.requests.completion import CompletionBody, GenerateBody
-from api.requests.fields import GENERATION, OTHERS, Fate
+from api.requests.fields import FATES, Fate, read
 from model_server.contract.protocol import GenerateRequest
 from tests.api.scripted_server import ScriptedServer
 from tests.api.serving import gateway
@@ -36,9 +37,38 @@ def test_the_document_is_the_code() -> None:
 
 
 def test_each_row_says_why_and_none_is_in_two_tables() -> None:
-    assert [name for name, fate in GENERATION.items() if len(fate.why) < 5] == []
-    assert sum(map(len, printed.GROUPS.values())) == len(GENERATION)
-    assert len(OTHERS) > 80
+    assert [name for name, fate in FATES["generation"].items() if len(fate.why) < 5] == []
+    assert sum(map(len, printed.GROUPS.values())) == len(FATES["generation"])
+    assert len(FATES["others"]) > 80
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"fields": "a"},
+        {"fields": "a", "why": 1},
+        {"fields": "a", "why": "b", "ingored": "any"},
+        {"fields": "a", "why": "b", "ignored": "all"},
+        {"fields": ["a"], "ours": "b"},
+        {"fields": "a", "ours": "b", "why": "c"},
+        {"like": "later"},
+        {"like": "first", "fields": "a"},
+        "a",
+    ],
+)
+def test_an_entry_that_is_none_is_shown(entry: object) -> None:
+    with pytest.raises(ValueError, match="wrong: this is no entry") as raised:
+        read({"first": [], "wrong": [{"fields": "x", "why": "y"}, entry], "later": []})
+    assert str(raised.value).endswith(json.dumps(entry))
+
+
+def test_what_entries_say() -> None:
+    first = [{"fields": "a b", "why": "c"}, {"fields": "d", "ours": "e"}]
+    then = [{"like": "first"}, {"fields": "b", "why": "f", "ignored": [1]}]
+    then += [{"fields": "d", "why": "g", "ignored": "any"}]
+    tables = read({"first": first, "then": then})
+    assert tables["first"]["d"] == Fate((), "another name of e", "e")
+    assert tables["then"] == {"a": Fate((), "c"), "b": Fate((1,), "f"), "d": Fate(None, "g")}
 
 
 def rows(body: type[Body]) -> dict[str, Fate]:

@@ -43,6 +43,7 @@ async def heartbeat() -> AsyncIterator[list[float]]:
     await asyncio.sleep(0.02)
     gaps.clear()
     yield gaps
+    await asyncio.sleep(0.02)  # the turn that was wanted last counts, too
     beating.cancel()
 
 

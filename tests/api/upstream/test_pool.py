@@ -293,3 +293,19 @@ async def test_a_name_is_looked_up_by_the_system(server: ScriptedServer) -> None
             assert (await client.post("/generate", json={"prompt": "a"})).status_code == 200
             [state] = app.state.gateway.pool.states
     assert state["url"] == url
+
+
+async def test_a_batch_that_is_left_before_it_went_is_forgotten() -> None:
+    server = ScriptedServer()
+    async with fleet(server) as made:
+        asked = [GenerateRequest(id="a", prompt="a")]
+        [choice] = ClientRequest("a", asked, Admission(""), GatewayMetrics()).choices
+        choice.begin(now=0.0)
+        taken = made.pool.take(made.pool.free(), choice)
+        assert taken is not None
+        made.pool.send(taken, [choice])
+        assert choice.carrier is not None
+        choice.ended.cancel()
+        choice.carrier.leave(choice)
+        await until(lambda: not made.pool._calls)
+        assert (server.batches, taken.load.outstanding) == ([], 0)
