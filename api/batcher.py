@@ -77,8 +77,7 @@ class Batcher:
 
     async def carry(self, choice: Choice) -> TryAgain | None:
         """One attempt, from the window to its last event; what asks for another, or None. Raises
-        any other end. Cancelling is leaving. An answer that was interrupted is not gathered with
-        others, but continues at once.
+        any other end. Cancelling is leaving. An interrupted answer continues without the window.
         """
         choice.begin(time.monotonic())
         if choice.accepted:
@@ -121,7 +120,8 @@ class Batcher:
         """Send what may leave; seconds until there is more to do, None: when something changes."""
         resuming, self._resuming = self._resuming, []
         for start in range(0, len(resuming), self._window.batch_size):
-            self._send(resuming[start : start + self._window.batch_size], self._pool.free())
+            batch = resuming[start : start + self._window.batch_size]
+            self._resuming += self._send(batch, self._pool.free())
         times: list[float | None] = []
         while self._window.queue:
             free = self._pool.free()
@@ -133,29 +133,28 @@ class Batcher:
                 break
             if not free:
                 break
-            self._send(self._window.pop(), free)
+            if rest := self._send(self._window.pop(), free):
+                self._window.queue.extendleft(reversed(rest))
+                break
         if num_waiting := len(self._window.queue) + len(self._resuming):
             times.append(self._turn_away())
         self._metrics.waiting.set(num_waiting)
         known = [each for each in times if each is not None]
         return max(0.0, min(known) - time.monotonic()) if known else None
 
-    def _send(self, batch: list[Choice], free: list[ModelServer]) -> None:
-        """Each to its own server; those with the same server travel together."""
-        parts: dict[ModelServer, list[Choice]] = {}
-        for choice in batch:
-            if choice.ended.done():
-                continue  # nobody waits for it
+    def _send(self, batch: list[Choice], free: list[ModelServer]) -> list[Choice]:
+        """Each to its own server; those with the same server travel together; the rest."""
+        parts, rest = dict[ModelServer, list[Choice]](), list[Choice]()
+        for choice in [each for each in batch if not each.ended.done()]:  # others have left
             server = self._pool.take(free, choice)
-            if server is None:
-                self._resuming.append(choice)
-            else:
-                parts.setdefault(server, []).append(choice)
+            part = rest if server is None else parts.setdefault(server, [])
+            part.append(choice)
         for server, part in parts.items():
             self._pool.send(server, part)
             self._metrics.batch_size.observe(len(part))
             for choice in part:
                 self._metrics.batch_wait.observe(choice.wait_s)
+        return rest
 
     def _turn_away(self) -> float | None:
         """End who has waited too long for a server; when the next one will have."""

@@ -88,9 +88,11 @@ async def test_a_slow_server_gets_nothing_while_the_quick_one_has_yet_to_take_it
         asks = [made.ask() for _ in range(2)]
         await until(lambda: len(quick.requests) == 2)
         asks += [made.ask() for _ in range(4)]
-        await until(lambda: made.app.state.gateway.permits.in_flight == 6)
+        window = made.app.state.gateway._batcher._window
+        await until(lambda: len(window.queue) == 4)
         await asyncio.sleep(0.1)
         assert (len(slow.requests), len(quick.requests)) == (0, 2)
+        assert len(window.queue) == 4
         told.set()
         assert {(await ask).status_code for ask in asks} == {200}
     assert (len(slow.requests), len(quick.requests)) == (0, 6)
