@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -11,6 +12,7 @@ from api.errors import InvalidRequest
 
 MAX_SHOWN_CHARS = 60
 UNSUPPORTED = "unsupported"  # the kind of an error about what can't be honoured
+SURROGATE = re.compile("[\ud800-\udfff]")
 # Where a value stands: its parent's place, which a million may share, and its own name.
 Place: TypeAlias = "tuple[Place, int | str] | None"
 NO_OBJECT = "The body should be a JSON object, sent with content-type: application/json."
@@ -56,7 +58,7 @@ def refuse_half_characters(body: object) -> None:
             waiting += [((place, name), name) for name in reversed(value)]
         elif isinstance(value, list):
             waiting += [((place, i), each) for i, each in reversed(list(enumerate(value)))]
-        elif isinstance(value, str) and not _is_unicode(value):
+        elif isinstance(value, str) and SURROGATE.search(value):
             path = _path(_parts(place))
             raise InvalidRequest(f"{path} is not valid Unicode: half a surrogate pair.", path)
 
@@ -67,14 +69,6 @@ def _parts(place: Place) -> list[int | str]:
         place, part = place
         parts.insert(0, part)
     return parts
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def shown(value: object) -> str:

@@ -6,19 +6,22 @@ import asyncio
 import gc
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from starlette.datastructures import Headers
 
 from api.errors import InvalidRequest
 from api.requests.refusal import NO_OBJECT, refusal, refuse_half_characters
 
-# How half a surrogate pair can come into a body, which is UTF-8 itself; pairs look like it, too.
+# How half a surrogate pair can come into a body, which is UTF-8 itself, and so be no JSON.
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 JSON_TYPE = re.compile(r"\s*application/(json|[^;]*\+json)\s*(;.*)?", re.IGNORECASE)
@@ -72,14 +75,14 @@ def parse(model: type[BaseModel], headers: Headers, body: bytes) -> BaseModel:
         raise InvalidRequest(NO_OBJECT, code="invalid_json")
     gc.disable()  # collections walk all lists so far, again and again, and nobody runs meanwhile
     try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise InvalidRequest(f"The body is not JSON: {reason}.", code="invalid_json") from None
+        fields = from_json(body.removeprefix(BOM_UTF8))
+    except ValueError as error:
+        if len(body) <= LARGE_BYTES and SURROGATE.search(body):
+            with suppress(ValueError, RecursionError):
+                refuse_half_characters(json.loads(body))
+        raise InvalidRequest(f"The body is not JSON: {error}.", code="invalid_json") from None
     finally:
         gc.enable()
-    if SURROGATE.search(body):
-        refuse_half_characters(fields)
     try:
         return model.model_validate(fields)
     except ValidationError as error:

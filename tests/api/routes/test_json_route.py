@@ -66,6 +66,18 @@ async def heartbeat() -> AsyncIterator[list[float]]:
         ("chat/completions", filled(f'{ONE},"x":[', "[[]]", "]}"), "Unknown field x."),
         ("chat/completions", filled(f'{ONE},"response_format":[', "[[]]", "]}"), "response_format"),
         ("completions", filled('{"prompt":[', "[[]]", "]}"), "prompt"),
+        (
+            "completions",
+            filled('{"a":"\\ud83d\\ude00","prompt":[', "[[]]", "]}"),
+            "Unknown field a.",
+        ),
+        (
+            "completions",
+            filled('{"a":"\\ud83d","prompt":[', "[[]]", "]}"),
+            "The body is not JSON: ",
+        ),
+        ("completions", b'{"seed":' + b"1" * SIZE + b"}", "The body is not JSON: number out of"),
+        ("completions", b"[" * SIZE, "The body is not JSON: recursion limit"),
         ("completions", filled('{"prompt":[', '"a"', "]}"), "prompt: at most 128, got"),
         ("completions", filled('{"prompt":[', "1", "]}"), "prompt: the model's context is"),
     ],
