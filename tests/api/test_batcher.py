@@ -125,6 +125,17 @@ async def test_a_lone_request_leaves_after_the_window(server: ScriptedServer) ->
 
 
 @in_virtual_time
+async def test_a_window_counts_from_the_first_who_stays(server: ScriptedServer) -> None:
+    async with gateway(server, max_wait_time=0.2, adaptive_batching=False) as client:
+        leaving = asyncio.create_task(post(client, prompt="leaving"))
+        await asyncio.sleep(0.15)
+        leaving.cancel()
+        staying = await post(client, prompt="staying")
+    assert (staying["x-batch-size"], wait_ms(staying)) == ("1", 200.0)
+    assert [request.prompt for request in server.requests] == ["staying"]
+
+
+@in_virtual_time
 async def test_batch_size_one_sends_at_once(server: ScriptedServer) -> None:
     async with gateway(server, batch_size=1, max_wait_time=5) as client:
         headers = await post(client)
