@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
@@ -30,7 +30,7 @@ class Attempts:
     deadline: float
     elsewhere: Callable[[], bool]
     progress: Callable[[], int | None] = lambda: 0
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = field(default_factory=lambda: time.monotonic)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     _number = 0

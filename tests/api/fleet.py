@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +18,8 @@ from api.upstream.discovery import Resolve
 from api.upstream.pool import Network, ServerPool
 from model_server.contract.protocol import Event, GenerateRequest, Info
 from tests.api.scripted_server import INFO, Script, ScriptedServer, count, text_of
-from tests.api.serving import QUICK, listening, stream_of, until
+from tests.api.serving import QUICK, stream_of, until
+from tests.api.wire import Machine, Wire
 
 ASK = {"prompt": "a", "max_tokens": 5}
 ANSWER = text_of(range(5))
@@ -43,8 +44,9 @@ class Fleet:
         return sum(server.ready for server in self.pool.servers)
 
     def ask(self, **body: Any) -> asyncio.Task[httpx.Response]:
-        asking = self.client.post("/generate", json={**ASK, **body}, timeout=10)
-        return asyncio.create_task(asking)
+        """Nobody waits longer than ten seconds."""
+        asking = self.client.post("/generate", json={**ASK, **body})
+        return asyncio.create_task(asyncio.wait_for(asking, 10))
 
     async def metrics(self) -> list[str]:
         """The lines about model servers."""
@@ -69,13 +71,12 @@ class ByAddress(httpx.AsyncBaseTransport):
 
 @asynccontextmanager
 async def fleet(*servers: ScriptedServer, **settings: Any) -> AsyncIterator[Fleet]:
-    """Over real connections, once the servers that can be ready are."""
-    async with AsyncExitStack() as stack:
-        urls = [await stack.enter_async_context(listening(each.app)) for each in servers]
-        app = create_app(Settings(**{**QUICK, "model_server_urls": tuple(urls), **settings}))
-        address = await stack.enter_async_context(listening(app))
-        client = await stack.enter_async_context(httpx.AsyncClient(base_url=address))
-        made = Fleet(client, app)
+    """Servers at 10.0.0.1 and so on, whose events arrive as they are sent, once those that can be
+    ready are; no sockets.
+    """
+    urls = tuple(f"http://10.0.0.{number}" for number in range(1, len(servers) + 1))
+    network = Network(Wire([Machine(each) for each in servers]))
+    async with _opened(network, **{**QUICK, "model_server_urls": urls, **settings}) as made:
         await until(lambda: made.num_ready == sum(each.ready for each in servers))
         yield made
 
@@ -85,14 +86,20 @@ async def named_fleet(
     names: Resolve, *servers: ScriptedServer, urls: tuple[str, ...] = (NAME,)
 ) -> AsyncIterator[Fleet]:
     """Servers at 10.0.0.1 and so on, looked up by the name "models"; no sockets."""
-    settings = Settings(max_wait_time=0.005, model_server_urls=urls)
     transport = ByAddress(servers)
-    app = create_app(settings, network=Network(transport, names, ready_wait_s=1))
+    network = Network(transport, names, ready_wait_s=1)
+    async with _opened(network, max_wait_time=0.005, model_server_urls=urls) as made:
+        yield made
+    parts = [urlsplit(url) for url in urls]
+    assert transport.names <= {(each.netloc, each.hostname) for each in parts}
+
+
+@asynccontextmanager
+async def _opened(network: Network, **settings: Any) -> AsyncIterator[Fleet]:
+    app = create_app(Settings(**settings), network=network)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
     async with app.router.lifespan_context(app), client:
         yield Fleet(client, app)
-    parts = [urlsplit(url) for url in urls]
-    assert transport.names <= {(each.netloc, each.hostname) for each in parts}
 
 
 def holding(release: asyncio.Event, num_tokens: int = 0) -> Script:

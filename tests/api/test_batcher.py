@@ -14,6 +14,7 @@ from api.upstream.pool import Network, ServerPool
 from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import INFO, ScriptedServer, accepted, done
 from tests.api.serving import gateway, until
+from tests.api.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -103,28 +104,45 @@ async def post(client: httpx.AsyncClient, **body: Any) -> dict[str, str]:
     return dict(answer.headers)
 
 
+def wait_ms(headers: dict[str, str]) -> float:
+    return float(headers["x-batch-wait-ms"])
+
+
+@in_virtual_time
 async def test_four_at_once_are_one_batch_and_do_not_wait(server: ScriptedServer) -> None:
     async with gateway(server, max_wait_time=5) as client:
         answers = await asyncio.gather(*[post(client) for _ in range(4)])
     assert len(server.batches) == 1
     assert {each["x-batch-id"] for each in answers} == {server.batches[0].id}
     assert all(each["x-batch-size"] == "4" for each in answers)
-    assert all(float(each["x-batch-wait-ms"]) < 1_000 for each in answers)
+    assert [wait_ms(each) for each in answers] == [0.0] * 4
 
 
+@in_virtual_time
 async def test_a_lone_request_leaves_after_the_window(server: ScriptedServer) -> None:
     async with gateway(server, max_wait_time=0.1, adaptive_batching=False) as client:
-        waits = [float((await post(client))["x-batch-wait-ms"]) for _ in range(5)]
-    assert min(waits) >= 100
-    assert sorted(waits)[2] <= 105
+        assert [wait_ms(await post(client)) for _ in range(5)] == [100.0] * 5
 
 
+@in_virtual_time
+async def test_a_window_counts_from_the_first_who_stays(server: ScriptedServer) -> None:
+    async with gateway(server, max_wait_time=0.2, adaptive_batching=False) as client:
+        leaving = asyncio.create_task(post(client, prompt="leaving"))
+        await asyncio.sleep(0.15)
+        leaving.cancel()
+        staying = await post(client, prompt="staying")
+    assert (staying["x-batch-size"], wait_ms(staying)) == ("1", 200.0)
+    assert [request.prompt for request in server.requests] == ["staying"]
+
+
+@in_virtual_time
 async def test_batch_size_one_sends_at_once(server: ScriptedServer) -> None:
     async with gateway(server, batch_size=1, max_wait_time=5) as client:
-        headers = await asyncio.wait_for(post(client), 2)
-    assert headers["x-batch-size"] == "1"
+        headers = await post(client)
+    assert (headers["x-batch-size"], wait_ms(headers)) == ("1", 0.0)
 
 
+@in_virtual_time
 async def test_adaptive_batches_form_while_all_slots_are_taken() -> None:
     release = asyncio.Event()
 
@@ -141,14 +159,15 @@ async def test_adaptive_batches_form_while_all_slots_are_taken() -> None:
         later = [asyncio.create_task(post(client)) for _ in range(3)]
         await until(lambda: len(server.requests) == 5)
         release.set()
-        waits = [float((await task)["x-batch-wait-ms"]) for task in first]
-        sizes = {(await task)["x-batch-size"] for task in later}
+        waits = [wait_ms(await task) for task in first]
+        gathered = [await task for task in later]
         last = await post(client)
-    assert max(waits) < 100
-    assert sizes == {"3"}
-    assert float(last["x-batch-wait-ms"]) < 100
+    assert waits == [1_000 * QUIET_S] * 2
+    assert {(each["x-batch-size"], wait_ms(each)) for each in gathered} == {("3", 300.0)}
+    assert wait_ms(last) == 1_000 * QUIET_S
 
 
+@in_virtual_time
 async def test_adaptive_batches_leave_when_slots_become_free() -> None:
     release = asyncio.Event()
 
@@ -164,12 +183,11 @@ async def test_adaptive_batches_leave_when_slots_become_free() -> None:
         long = asyncio.create_task(post(client, prompt="long"))
         await until(lambda: server.requests)
         short = asyncio.create_task(post(client))
-        while "num_requests_waiting 1.0" not in (await client.get("/metrics")).text:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(1)
+        assert "num_requests_waiting 1.0" in (await client.get("/metrics")).text
         assert len(server.requests) == 1
         release.set()
-        assert 100 < float((await short)["x-batch-wait-ms"]) < 2_000
+        assert wait_ms(await short) == 1_000.0
         await long
 
 
@@ -180,6 +198,7 @@ async def test_choices_share_a_batch_and_spread_over_batches(server: ScriptedSer
     assert [len(batch.requests) for batch in server.batches] == [4, 4, 2]
 
 
+@in_virtual_time
 async def test_who_leaves_as_the_batch_leaves_is_not_sent(server: ScriptedServer) -> None:
     settings = Settings(batch_size=2, max_wait_time=10, adaptive_batching=False)
     metrics = GatewayMetrics()
@@ -193,7 +212,8 @@ async def test_who_leaves_as_the_batch_leaves_is_not_sent(server: ScriptedServer
     tasks = [asyncio.create_task(batcher.carry(each)) for each in (leaving, staying)]
     await asyncio.sleep(0)  # both are in the window, which is full
     tasks[0].cancel()
-    await asyncio.wait_for(tasks[1], 5)
+    await tasks[1]
+    assert staying.wait_s == 0
     assert [request.id for request in server.requests] == ["staying"]
     assert staying.carrier is not None
     assert staying.carrier.size == 1

@@ -11,8 +11,10 @@ import pytest
 from api import sse
 from api.request import MAX_BURST
 from model_server.contract.protocol import Event, GenerateRequest, Tokens
+from tests.api.fleet import fleet
 from tests.api.scripted_server import ScriptedServer, accepted, done, refused, token
 from tests.api.serving import gateway_over_sockets
+from tests.api.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -97,16 +99,18 @@ async def test_no_text_ends_a_line_whatever_ends_lines_for_a_client() -> None:
     assert (json.loads(ended.removeprefix("data: "))["text"], last) == ("", "data: [DONE]")
 
 
+@in_virtual_time
 async def test_a_ping_is_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
     async def slow(request: GenerateRequest) -> AsyncIterator[Event | None]:
         yield accepted(request)
         yield token(request, 0)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.45)
         yield done(request)
 
     monkeypatch.setattr(sse, "PING_INTERVAL_S", 0.1)
-    text = "".join(await pieces(ScriptedServer(slow), 1))
+    async with fleet(ScriptedServer(slow)) as made:
+        text = (await made.ask(max_tokens=1, stream=True)).text
     blocks = text.removesuffix("\n\n").split("\n\n")
     assert len(blocks) == 3
     assert all("data: " in block for block in blocks)
-    assert text.count(": ping\n") >= 3
+    assert text.count(": ping\n") == 4

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests import twin
-from tests.e2e.service import Service, stream_text
+from tests.e2e.service import Service, serve, stream_text
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +51,16 @@ async def test_sixteen_requests_on_eight_slots_get_their_own_answers(service: Se
     assert len(set(answers)) == 16
 
 
-async def test_four_at_once_are_one_batch(service: Service) -> None:
+@pytest.fixture(scope="module")
+def gathering(twin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A batch leaves when it is full, however slowly its requests come."""
+    settings = {"adaptive_batching": False, "max_wait_time": 10, "batch_size": 4}
+    with serve(twin_path, tmp_path_factory.mktemp("logs"), **settings) as made:
+        yield made
+
+
+async def test_four_at_once_are_one_batch(gathering: Service) -> None:
+    service = gathering
     before = service.counter("batches_total"), service.counter("batch_requests_total")
     async with service.async_client() as client:
         prompts = [twin.prompt(8, seed=i) for i in range(4)]
@@ -63,15 +75,15 @@ async def test_four_at_once_are_one_batch(service: Service) -> None:
 async def test_a_lone_request_does_not_wait_for_a_crowd(service: Service) -> None:
     async with service.async_client() as client:
         waits = []
-        for seed in range(5):
+        for seed in range(20):
             answer = await client.post("/v1/completions", json=body(twin.prompt(8, seed=seed), 1))
             waits.append(float(answer.headers["x-batch-wait-ms"]))
             assert answer.headers["x-batch-size"] == "1"
-    assert sorted(waits)[2] <= 20
+    assert 5 <= min(waits) <= 10  # others on the machine may only add to it
 
 
-async def test_a_short_request_does_not_wait_for_a_long_one(service: Service) -> None:
-    async with service.async_client() as client:
+async def test_a_short_request_does_not_wait_for_a_long_one(gathering: Service) -> None:
+    async with gathering.async_client() as client:
         long = asyncio.create_task(
             client.post("/v1/completions", json=body(twin.prompt(8, seed=1), 1_500))
         )
@@ -84,18 +96,15 @@ async def test_a_short_request_does_not_wait_for_a_long_one(service: Service) ->
 
 
 async def test_four_long_streams_do_not_lock_out_a_fifth(service: Service) -> None:
-    async with service.async_client() as client:
-        tasks = []
-        for seed in range(4):  # alone, so that each is a batch of its own
-            prompt = twin.prompt(8, seed=seed)
-            tasks.append(
-                asyncio.create_task(client.post("/v1/completions", json=body(prompt, 2_000)))
-            )
-            await asyncio.sleep(0.12)
-        fifth = await client.post("/v1/completions", json=body(twin.prompt(8, seed=9), 1))
+    path = "/v1/completions"
+    async with service.async_client() as client, AsyncExitStack() as stack:
+        for seed in range(4):  # one after the other, so that each is a batch of its own
+            fields = body(twin.prompt(8, seed=seed), 4_000, stream=True)
+            answer = await stack.enter_async_context(client.stream("POST", path, json=fields))
+            assert (answer.status_code, answer.headers["x-batch-size"]) == (200, "1")
+        fifth = await client.post(path, json=body(twin.prompt(8, seed=9), 1))
         assert fifth.status_code == 200
-        assert not any(task.done() for task in tasks)
-        assert {(await task).headers["x-batch-size"] for task in tasks} == {"1"}
+        assert service.counter("num_requests_running") >= 4
 
 
 async def test_choices_are_numbered_and_differ_only_by_their_noise(service: Service) -> None:

@@ -169,17 +169,21 @@ ASK += b"content-length: %d\r\n\r\n" % len(STREAM) + STREAM
 async def test_a_stream_with_nothing_to_say_says_so(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    heard = asyncio.Event()
+
     async def slow(request: GenerateRequest) -> AsyncIterator[Event | None]:
         yield accepted(request)
-        await asyncio.sleep(0.5)
+        await heard.wait()
         yield done(request)
 
     monkeypatch.setattr(sse, "PING_INTERVAL_S", 0.1)
     server.script = slow
     async with connection(server) as (reader, writer):
         writer.write(ASK)
-        text = await asyncio.wait_for(reader.readuntil(b"data: "), 5)
-        assert text.count(b"\n: ping") + text.count(b"\r\n: ping") >= 3
+        for _ in range(3):
+            silence = await asyncio.wait_for(reader.readuntil(b"\n: ping"), 5)
+            assert b"data: " not in silence
+        heard.set()
         await asyncio.wait_for(reader.readuntil(b"data: [DONE]\n\n"), 5)
 
 

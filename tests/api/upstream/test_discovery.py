@@ -4,6 +4,8 @@ from collections.abc import Collection
 import pytest
 
 from api.upstream.discovery import Address, Directory, resolve
+from tests.api.scripted_server import ScriptedServer
+from tests.api.serving import gateway_over_sockets, listening
 
 pytestmark = pytest.mark.anyio
 
@@ -130,3 +132,12 @@ async def test_the_system_is_asked() -> None:
     assert "127.0.0.1" in await resolve("localhost", 80)
     with pytest.raises(OSError, match=r".+"):
         await resolve("no-such-name.invalid", 80)
+
+
+async def test_a_name_is_looked_up_by_the_system(server: ScriptedServer) -> None:
+    async with listening(server.app) as url:
+        settings = {"model_server_urls": url.replace("127.0.0.1", "localhost")}
+        async with gateway_over_sockets(server, **settings) as (client, app):
+            assert (await client.post("/generate", json={"prompt": "a"})).status_code == 200
+            [state] = app.state.gateway.pool.states
+    assert state["url"] == url

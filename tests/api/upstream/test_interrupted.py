@@ -10,8 +10,15 @@ import pytest
 from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import DROP, Script, ScriptedServer, accepted, count
 from tests.api.serving import gateway, until
+from tests.api.virtual_time import VIRTUAL_TIME
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    return VIRTUAL_TIME
+
 
 ASK = {"prompt": "a", "max_tokens": 5}
 

@@ -1,4 +1,4 @@
-"""Several model servers: who gets what, who comes and who goes."""
+"""Several model servers: who gets what."""
 
 import asyncio
 import time
@@ -13,23 +13,23 @@ from api.request import Choice, ClientRequest
 from api.upstream.balancer import CHUNK_CHARS
 from api.upstream.breaker import FIRST_HOLD_S, IN_A_ROW
 from model_server.contract.protocol import Event, GenerateRequest
-from tests.api.fleet import ANSWER, NAME, OTHER, Fleet, away, fleet, holding, named_fleet
+from tests.api.fleet import ANSWER, OTHER, Fleet, away, fleet, holding
 from tests.api.scripted_server import INFO, Script, ScriptedServer, count
-from tests.api.serving import gateway_over_sockets, listening, until
-from tests.api.upstream.test_discovery import Names
+from tests.api.serving import until
+from tests.api.virtual_time import VIRTUAL_TIME
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    return VIRTUAL_TIME
 
 
 @pytest.fixture(autouse=True)
 def no_slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers that became ready at different times are alike."""
     monkeypatch.setattr("api.upstream.balancer.SLOW_START_S", 1e-6)
-
-
-@pytest.fixture
-def quick_look_ups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.upstream.pool.LOOK_UP_INTERVAL_S", 0.02)
 
 
 async def test_the_server_with_less_to_do_gets_the_next_request() -> None:
@@ -207,92 +207,6 @@ async def test_a_question_is_asked_again_elsewhere() -> None:
         answer = await made.client.post("/tokenize", json={"prompt": "a"})
     assert answer.json()["count"] == 2
     assert (len(one.questions), len(two.questions)) == (1, 1)
-
-
-@pytest.mark.usefixtures("quick_look_ups")
-async def test_servers_come_and_go_with_their_name() -> None:
-    release = asyncio.Event()
-    one, two = ScriptedServer(holding(release)), ScriptedServer()
-    names = Names(models=["10.0.0.1"])
-    async with named_fleet(names, one, two) as made:
-        await until(lambda: made.num_ready == 1)
-        ask = made.ask()
-        await until(lambda: one.requests)
-        names.addresses = {"models": ["10.0.0.2"]}
-        await until(lambda: [each.url for each in made.pool.servers] == ["http://10.0.0.2:8001"])
-        await until(lambda: made.num_ready == 1)
-        assert (await made.ask(prompt="b")).status_code == 200
-        leaving = made.pool.states[1]
-        assert (leaving["url"], leaving["listed"]) == ("http://10.0.0.1:8001", False)
-        assert leaving["outstanding"] == 1
-        assert any("10.0.0.1" in line for line in await made.metrics())
-        release.set()
-        assert (await ask).json()["text"] == ANSWER
-        await until(lambda: not made.pool.leaving)
-        assert not any("10.0.0.1" in line for line in await made.metrics())
-    assert len(one.requests) == len(two.requests) == 1
-
-
-@pytest.mark.usefixtures("quick_look_ups")
-async def test_a_server_that_is_listed_again_stays() -> None:
-    release = asyncio.Event()
-    one = ScriptedServer(holding(release))
-    names = Names(models=["10.0.0.1"])
-    async with named_fleet(names, one, one) as made:
-        await until(lambda: made.num_ready == 1)
-        [server] = made.pool.servers
-        ask = made.ask()
-        await until(lambda: one.requests)
-        names.addresses = {"models": ["10.0.0.2"]}
-        await until(lambda: made.pool.leaving == [server])
-        names.addresses = {"models": ["10.0.0.1"]}
-        await until(lambda: made.pool.servers == [server])
-        release.set()
-        assert (await ask).json()["text"] == ANSWER
-
-
-@pytest.mark.usefixtures("quick_look_ups")
-async def test_a_name_that_vanishes_keeps_its_servers_while_they_live(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("api.upstream.server.LOST_AFTER_S", 0.2)
-    one = ScriptedServer()
-    names = Names(models=["10.0.0.1"])
-    async with named_fleet(names, one) as made:
-        await until(lambda: made.num_ready == 1)
-        names.addresses = {}
-        await asyncio.sleep(0.3)
-        assert (await made.ask()).json()["text"] == ANSWER
-        one.ready = False
-        await until(lambda: not made.pool.servers)
-        refused = await made.ask()
-        assert refused.status_code == 503
-        assert f"{NAME} cannot be looked up" in refused.json()["error"]["message"]
-        one.ready = True
-        names.addresses = {"models": ["10.0.0.1"]}
-        assert (await made.ask()).json()["text"] == ANSWER
-
-
-async def test_a_name_is_asked_beside_the_requests() -> None:
-    """A look-up that hangs holds nobody up."""
-
-    class Hanging(Names):
-        async def __call__(self, host: str, port: int) -> list[str]:
-            await asyncio.sleep(60)
-            return []
-
-    urls = (NAME, "http://10.0.0.1")
-    async with named_fleet(Hanging(), ScriptedServer(), urls=urls) as made:
-        assert (await made.ask()).json()["text"] == ANSWER
-
-
-async def test_a_name_is_looked_up_by_the_system(server: ScriptedServer) -> None:
-    async with listening(server.app) as url:
-        settings = {"model_server_urls": url.replace("127.0.0.1", "localhost")}
-        async with gateway_over_sockets(server, **settings) as (client, app):
-            assert (await client.post("/generate", json={"prompt": "a"})).status_code == 200
-            [state] = app.state.gateway.pool.states
-    assert state["url"] == url
 
 
 async def test_a_batch_that_is_left_before_it_went_is_forgotten() -> None:

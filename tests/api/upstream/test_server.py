@@ -14,8 +14,15 @@ from model_server.contract.protocol import Event, GenerateRequest
 from tests.api import scripted_server
 from tests.api.scripted_server import DROP, INFO, ScriptedServer, accepted, count, token
 from tests.api.serving import gateway, until
+from tests.api.virtual_time import VIRTUAL_TIME
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    return VIRTUAL_TIME
+
 
 ASK = {"prompt": "a", "max_tokens": 5}
 ANSWER = " 0 1 2 3 4"
