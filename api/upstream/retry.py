@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
@@ -30,7 +31,7 @@ class Attempts:
     deadline: float
     elsewhere: Callable[[], bool]
     progress: Callable[[], int | None] = lambda: 0
-    clock: Callable[[], float] = field(default_factory=lambda: time.monotonic)
+    clock: Callable[[], float] = field(default_factory=partial(getattr, time, "monotonic"))
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     _number = 0
