@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,14 +18,36 @@ pytestmark = pytest.mark.anyio
 
 SIZE = 4 * 1024 * 1024 - 1_000
 MESSAGE = '{"role":"user","content":"a"}'
-# json.loads holds the interpreter for a good part of this, at the worst body of this size.
-MAX_GAP_S = 0.35
+# Times what json.loads alone needs, which holds the interpreter, for the worst body of this size:
+# on a busy machine the same work costs more of the processor's time, there as here.
+MAX_GAP = 2.5
 ONE = f'{{"messages":[{MESSAGE}]'
 
 
 def filled(start: str, item: str, end: str) -> bytes:
     """As many items as fit."""
     return (start + ",".join([item] * (SIZE // (len(item) + 1))) + end).encode()
+
+
+def loading_s() -> float:
+    """Seconds of this process's own work that the worst body costs json.loads."""
+    body = filled('{"prompt":[', "[[]]", "]}")
+    gc.disable()
+    began = time.process_time()
+    try:
+        json.loads(body)
+        return time.process_time() - began
+    finally:
+        gc.enable()
+
+
+@asynccontextmanager
+async def held_up_by_less() -> AsyncIterator[None]:
+    """Nobody is, by more than MAX_GAP allows."""
+    before_s = loading_s()
+    async with heartbeat() as gaps:
+        yield
+    assert max(gaps) < MAX_GAP * max(before_s, loading_s()), gaps
 
 
 @asynccontextmanager
@@ -86,21 +110,19 @@ async def heartbeat() -> AsyncIterator[list[float]]:
 async def test_the_largest_bodies_hold_nobody_up(
     server: ScriptedServer, path: str, body: bytes, sentence: str
 ) -> None:
-    async with gateway(server) as client, heartbeat() as gaps:
+    async with gateway(server) as client, held_up_by_less():
         headers = {"content-type": "application/json"}
         answer = await client.post(f"/v1/{path}", content=body, headers=headers)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"].startswith(sentence)
-    assert max(gaps) < MAX_GAP_S, gaps
 
 
 async def test_a_large_field_that_is_ignored_holds_nobody_up(server: ScriptedServer) -> None:
     body = filled(f'{ONE},"metadata":[', "[[]]", "]}")
-    async with gateway(server) as client, heartbeat() as gaps:
+    async with gateway(server) as client, held_up_by_less():
         headers = {"content-type": "application/json"}
         answer = await client.post("/v1/chat/completions", content=body, headers=headers)
     assert answer.status_code == 200
-    assert max(gaps) < MAX_GAP_S, gaps
 
 
 async def test_the_largest_body_that_passes_holds_nobody_up(
@@ -108,8 +130,7 @@ async def test_the_largest_body_that_passes_holds_nobody_up(
 ) -> None:
     parts = ",".join(['{"type":"text","text":"abc"}'] * 4_096)
     body = f'{{"messages":[{{"role":"user","content":[{parts}]}}],"x":null}}'.ljust(SIZE).encode()
-    async with gateway(server) as client, heartbeat() as gaps:
+    async with gateway(server) as client, held_up_by_less():
         headers = {"content-type": "application/json"}
         answer = await client.post("/v1/chat/completions", content=body, headers=headers)
     assert answer.json()["error"]["code"] == "context_length_exceeded"
-    assert max(gaps) < MAX_GAP_S, gaps

@@ -1,11 +1,10 @@
-"""Model servers and clients of the batcher's state machine: what was asked, and how far it is."""
+"""A model server that plays as it is told, and clients that note how it ended for them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -35,14 +34,12 @@ class Play:
     request: GenerateRequest
     rest: Iterator[Event]
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
-    is_accepted: bool = False
     is_over: bool = False
     failed: Failed | None = None
 
     def go_on(self, num_events: int) -> None:
-        for event in islice(self.rest, num_events):
+        for _, event in zip(range(num_events), self.rest, strict=False):
             self.events.put_nowait(event)
-            self.is_accepted = True
 
     def fail(self, code: str, status: int) -> None:
         self.failed = refused(self.request, status, code)
@@ -63,7 +60,6 @@ class Server(ScriptedServer):
     def __init__(self) -> None:
         super().__init__(info=INFO.model_copy(update={"slots": 2}))
         self.plays: list[Play] = []
-        self.has_changed = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def _lines(self, batch: Batch) -> AsyncIterator[bytes]:
@@ -100,14 +96,6 @@ class Server(ScriptedServer):
         finally:
             play.is_over = True
             arrived.put_nowait(request.id)
-
-    def change(self, *, model: bool) -> None:
-        """Have it start anew, the next time with another model or the same."""
-        [other] = {"scripted-1", "scripted-2"} - {self.info.model_id}
-        name = other if model else self.info.model_id
-        created = self.info.created + 1
-        self.info = self.info.model_copy(update={"created": created, "model_id": name})
-        self.has_changed = self.has_changed or model
 
     def _end(self, name: str) -> None:
         if name in self._tasks:
