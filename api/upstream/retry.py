@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
@@ -22,15 +22,15 @@ BACKOFF = wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S, m
 @dataclass
 class Attempts:
     """Those of one request. `elsewhere`: whether a server is ready at which it has not failed.
-    `progress` only ever grows, or is None after an attempt that could bring nothing: an answer
-    that goes on, or waits its turn, may be interrupted as often as its deadline allows.
+    `progress` only grows, or is None after an attempt that could bring nothing: what goes on, or
+    waits its turn, may be interrupted until its deadline. `clock`: if not time.monotonic.
     """
 
     most_in_vain: int  # attempts in a row that brought nothing
     deadline: float
     elsewhere: Callable[[], bool]
     progress: Callable[[], int | None] = lambda: 0
-    clock: Callable[[], float] = field(default_factory=lambda: time.monotonic)
+    clock: Callable[[], float] | None = None
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     _number = 0
@@ -53,14 +53,14 @@ class Attempts:
             self._in_vain = 1 if now > self._seen else self._in_vain + 1
             self._seen = now
         wait_s = self._wait_s(error)
-        if self._in_vain >= self.most_in_vain or self.clock() + wait_s >= self.deadline:
+        at = wait_s + (self.clock or time.monotonic)()
+        if self._in_vain >= self.most_in_vain or at >= self.deadline:
             raise error
         await self.sleep(wait_s)
 
     def _wait_s(self, error: TryAgain) -> float:
         """Back off, exponentially and jittered, but never less than Retry-After says. The first
-        time there is nothing to wait for if another server is ready: the one that failed is left
-        out.
+        time there is no need if another server is ready: the one that failed is left out.
         """
         if self._number == 1 and self.elsewhere():
             return 0.0
