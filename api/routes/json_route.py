@@ -75,7 +75,7 @@ def parse(model: type[BaseModel], headers: Headers, body: bytes) -> BaseModel:
         raise InvalidRequest(NO_OBJECT, code="invalid_json")
     gc.disable()  # collections walk all lists so far, again and again, and nobody runs meanwhile
     try:
-        fields = from_json(body.removeprefix(BOM_UTF8))
+        fields = from_json(body.removeprefix(BOM_UTF8), cache_strings="keys")
     except ValueError as error:
         if len(body) <= LARGE_BYTES and SURROGATE.search(body):
             with suppress(ValueError, RecursionError):

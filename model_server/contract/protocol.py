@@ -273,8 +273,8 @@ class Failed(Wire):
 
 Event = Annotated[Accepted | Started | Tokens | Done | Failed, Field(discriminator="event")]
 
-# Errors without their input: they are logged, and nobody's text belongs into a log.
-EVENTS: TypeAdapter[Event] = TypeAdapter(Event, config=ConfigDict(hide_input_in_errors=True))
+# Ids never come again: they are kept out of the parser's cache of strings.
+EVENTS = TypeAdapter[Event](Event, config=ConfigDict(**Wire.model_config, cache_strings="keys"))
 
 
 class Info(Wire):

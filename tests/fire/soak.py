@@ -36,7 +36,10 @@ NUM_PROMPTS, CANARIES = 24, 60
 WARM_UP_SHARE = 0.2
 SCHEMA = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"}},
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+    },
     "required": ["name", "age"],
     "additionalProperties": False,
 }
@@ -124,7 +127,7 @@ class Visitors:
         shape = {"type": "json_schema", "json_schema": {"name": "person", "schema": SCHEMA}}
         [text] = await self._text(prompt, temperature=1, response_format=shape, max_tokens=96)
         person = json.loads(text)
-        return sorted(person) == ["age", "name"] and isinstance(person["age"], int)
+        return sorted(person) == ["age", "name"] and 0 <= person["age"] <= 150
 
     async def embedded(self, prompt: str) -> bool:
         known = self._known[f"vector of {prompt}"]
