@@ -129,3 +129,11 @@ def test_errors_do_not_hold_what_was_sent() -> None:
     with pytest.raises(ValidationError) as batch:
         Batch.model_validate({"id": "a", "requests": [request(max_tokens="secret")]})
     assert "secret" not in str(event.value) + str(batch.value)
+
+
+def test_values_are_not_kept_for_the_next_time() -> None:
+    """A parser that keeps short strings would keep ids, of which none comes again."""
+    line = '{"event": "started", "id": "an-id"}'
+    first, second = EVENTS.validate_json(line), EVENTS.validate_json(line)
+    assert first.id == second.id
+    assert first.id is not second.id
