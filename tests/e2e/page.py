@@ -40,9 +40,10 @@ def double(x):
 
 @contextmanager
 def drafting_service(twin_path: Path, folder: Path) -> Iterator[Service]:
-    """With heads and a chat template."""
+    """With heads and a chat template; quick enough to wait for, slow enough to be watched."""
     heads = twin_heads.write(folder / "heads.gguf")
     settings = {"medusa_path": heads, "max_in_flight": 2, "chat_template": "vicuna"}
+    settings["model_server_module"] = "tests.e2e.paced"
     # Whether drafts pay, in a race, must not hang on the clock here.
     with serve(twin_path, folder, medusa_mode="tree", **settings) as made:
         yield made

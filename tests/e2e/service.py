@@ -145,7 +145,8 @@ def serve_several(
 
 def _model_server(logs: Path, settings: dict[str, object]) -> Process:
     port = settings["model_server_port"]
-    return Process("model_server", logs / f"model-server-{port}.log", **settings)
+    module = str(settings.get("model_server_module", "model_server"))
+    return Process(module, logs / f"model-server-{port}.log", **settings)
 
 
 def wait_until(condition: Any, what: str, timeout_s: float = START_TIMEOUT_S) -> None:
