@@ -23,7 +23,7 @@ from tests.e2e.page import (
     texts,
     visit,
 )
-from tests.e2e.service import Service
+from tests.e2e.service import Service, wait_until
 
 
 def test_three_turns(page: Page) -> None:
@@ -170,6 +170,7 @@ def test_an_error_is_said_beside_the_answer(page: Page, drafting: Service) -> No
         said = page.locator(".said.failed")
         expect(said).to_have_text(re.compile(r"the limit is 2 .* It asks to wait 1 s\.$"))
         expect(page.locator(".user .body")).to_have_text(["Hello"])
+    wait_until(lambda: drafting.gateway_counter("num_requests_running") == 0, "permits to be free")
     press(page, "Try again")
     ended(page)
     expect(said).to_have_count(0)
