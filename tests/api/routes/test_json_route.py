@@ -134,3 +134,11 @@ async def test_the_largest_body_that_passes_holds_nobody_up(
         headers = {"content-type": "application/json"}
         answer = await client.post("/v1/chat/completions", content=body, headers=headers)
     assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+async def test_a_byte_order_mark_is_no_part_of_the_body(server: ScriptedServer) -> None:
+    headers = {"content-type": "application/json"}
+    body = b'\xef\xbb\xbf{"prompt": "a", "max_tokens": 1}'
+    async with gateway(server) as client:
+        answer = await client.post("/v1/completions", content=body, headers=headers)
+    assert answer.status_code == 200
