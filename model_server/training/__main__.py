@@ -75,6 +75,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         ("--patience", at_least(1), 2, "passes without a gain that end it"),
         ("--batch", at_least(1), 512, "positions a step"),
         ("--learning-rate", between(0, 1), 1e-3, "at its peak"),
+        ("--dropout", between(0, 0.9), 0.2, "share of the values that a step leaves out"),
         ("--seed", at_least(0), 0, "of all that goes by chance"),
     ):
         add(name, type=type_, default=default, help=f"{what} ({default})")
@@ -178,6 +179,7 @@ def train(args: argparse.Namespace, corpus: Corpus) -> None:
         patience=args.patience,
         batch_size=args.batch,
         learning_rate=args.learning_rate,
+        dropout=args.dropout,
         seed=args.seed,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from model_server.llama.gguf import GgufHeader, StoredTensor
 from model_server.tools import head_writer
 from model_server.tools.convert_heads import Base
 from model_server.tools.gguf_writer import Floats
+
+Drop = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,30 @@ class Head(nn.Module):
         parameters = list(self.blocks.parameters())
         return list(zip(parameters[::2], parameters[1::2], strict=True))
 
-    def forward(self, states: Tensor, drawn: Tensor) -> Tensor:
+    def forward(self, states: Tensor, drawn: Tensor, drop: Drop = lambda x: x) -> Tensor:
         """States and embeddings of the tokens drawn from them, (rows, hidden size) both, to logits
-        (rows, vocabulary).
+        (rows, vocabulary). `drop`: what learning does with inputs, and with what blocks add.
         """
+        states = drop(states)
         if self.token is not None:
-            states = states + self.token(drawn)
+            states = states + self.token(drop(drawn))
         for weight, bias in self.weights():
-            states = states + functional.silu(functional.linear(states, weight, bias))
+            states = states + drop(functional.silu(functional.linear(states, weight, bias)))
         return functional.linear(states, self.output)
+
+
+class Dropout:
+    """Values left out by chance (Srivastava et al., 2014), of a seed of its own: torch's knows one
+    for all threads.
+    """
+
+    def __init__(self, share: float, seed: int, device: str) -> None:
+        self._kept = 1 - share
+        self._chance = torch.Generator(device).manual_seed(seed)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        kept = torch.empty_like(x).bernoulli_(self._kept, generator=self._chance)
+        return x * kept / self._kept
 
 
 class MedusaHeads(nn.ModuleList):

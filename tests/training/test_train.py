@@ -169,6 +169,7 @@ def test_heads_of_few_tokens_know_the_frequent_ones(tmp_path: Path) -> None:
         epochs=200,
         patience=200,
         learning_rate=0.1,
+        dropout=0.0,
     )
     trainer = train.Trainer(corpus, heads.BaseMatrices(*torch.randn(2, 16, 4)), recipe, "cpu")
     trained = trainer.run(tmp_path / "checkpoint", silent)
