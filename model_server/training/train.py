@@ -30,8 +30,9 @@ MAX_CHECKPOINT_SHARE = 0.05  # of the time, for large heads
 class Recipe:
     """How heads are trained. The same recipe, corpus and threads give the same heads.
 
-    `dropout`: share of the values that a step leaves out. Without any, heads learn half a million
-    tokens by heart: 0.86 right of those, 0.495 of others; with 0.1 0.504, at a loss lower by 0.18.
+    `dropout`: share of the values that a step leaves out. Without any, the demo's heads learned
+    half a million tokens by heart: the first was right of 0.86 of those, and of 0.495 of others at
+    a loss of 2.41. With 0.2 it was right of 0.510 of the others.
     """
 
     shape: HeadShape = field(default_factory=HeadShape)
