@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,21 +25,31 @@ def _widened(tensor: ReaderTensor) -> Doubles:
 
 
 def log_probs(
-    path: Path, hidden: npt.NDArray[np.float32], num_heads: int, base: Path | None = None
+    path: Path,
+    hidden: npt.NDArray[np.float32],
+    num_heads: int,
+    base: Path | None = None,
+    drawn: Sequence[int] | None = None,
 ) -> tuple[Doubles, npt.NDArray[np.int64]]:
     """(rows, heads, tokens) log probabilities and the ids of the tokens (tokens,).
 
-    `base`: the file whose output matrix the heads share.
+    `base`: the file whose output matrix heads without one share, and whose embedding of the `drawn`
+    tokens they use.
     """
     weights = tensors(path)
-    shared = _output(tensors(base)) if base else None
+    of_base = tensors(base) if base else {}
+    shared = _output(of_base) if "head.0.output.weight" not in weights else None
+    embedded = None if drawn is None else of_base["token_embd.weight"][list(drawn)]
     trim = weights.get("vocab_trim")
     logits = []
     for i in range(num_heads):
         output = weights[f"head.{i}.output.weight"] if shared is None else shared
         if shared is not None and trim is not None:
             output = output[trim.astype(np.int64)]
-        logits.append(_state(weights, hidden.astype(np.float64), i) @ output.T)
+        x = hidden.astype(np.float64)
+        if embedded is not None:
+            x = x + embedded @ weights[f"head.{i}.token.weight"].T
+        logits.append(_state(weights, x, i) @ output.T)
     stacked = np.stack(logits, axis=1)
     ids = np.arange(stacked.shape[-1]) if trim is None else trim.astype(np.int64)
     shifted = stacked - stacked.max(-1, keepdims=True)

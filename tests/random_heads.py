@@ -26,6 +26,7 @@ class Kind:
     bias: bool = True
     shared: bool = False
     trim: int = 0
+    token: bool = False
     base_fingerprint: str = UNKNOWN_BASE
     calibrated: bool = False
     hidden: int = HIDDEN
@@ -42,7 +43,8 @@ def write(path: Path, kind: Kind) -> Path:
     def head() -> HeadTensors:
         biases = [matrix(1, 16.0)[0] if kind.bias else None for _ in range(kind.num_blocks)]
         output = None if kind.shared else [matrix(kind.trim or kind.vocab_size, 3.0)]
-        return HeadTensors([([matrix(kind.hidden, 1.0)], bias) for bias in biases], output)
+        blocks = [([matrix(kind.hidden, 1.0)], bias) for bias in biases]
+        return HeadTensors(blocks, output, [matrix(kind.hidden, 1.0)] if kind.token else None)
 
     shape = (kind.num_heads, 24)
     tables = (rng.random(shape, np.float32), rng.random(shape, np.float32) * np.float32(100))

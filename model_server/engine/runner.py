@@ -150,7 +150,8 @@ class Runner:
         last = [rows[i][results[i].nodes[-1]] for i in wanted]
         started = time.perf_counter()
         hidden: NDArray[np.float32] = self.context.hidden(self._batch.num_rows)[last]
-        found = self._heads.propose(hidden, run.num_heads, NUM_RANKS)
+        drawn = [results[i].tokens[-1] for i in wanted]
+        found = self._heads.propose(hidden, drawn, run.num_heads, NUM_RANKS)
         self.times.heads_s = time.perf_counter() - started
         self._costs.heads.observe(run.num_heads, len(wanted), self.times.heads_s)
         positions = [len(results[i].sequence.tokens) for i in wanted]

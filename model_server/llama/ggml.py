@@ -25,10 +25,22 @@ _MAX_NODES = 128  # per graph
 _POINTER, _INT, _I64, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_size_t
 _TEXT, _FLOAT = ctypes.c_char_p, ctypes.c_float
 _FOR_WEIGHTS = 1  # enum ggml_backend_buffer_usage
+_TO_FLOATS = ctypes.CFUNCTYPE(None, _POINTER, _POINTER, _I64)
 
 
 class _GgmlInitParams(ctypes.Structure):
     _fields_ = [("mem_size", _SIZE), ("mem_buffer", _POINTER), ("no_alloc", ctypes.c_bool)]
+
+
+class _GgmlTypeTraits(ctypes.Structure):
+    _fields_ = [
+        ("type_name", _TEXT),
+        ("blck_size", _I64),
+        ("blck_size_interleave", _I64),
+        ("type_size", _SIZE),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", _TO_FLOATS),
+    ]
 
 
 _BASE: backend.Signatures = {
@@ -43,6 +55,7 @@ _BASE: backend.Signatures = {
     "ggml_op_desc": (_TEXT, [_POINTER]),
     "ggml_type_name": (_TEXT, [_INT]),
     "ggml_row_size": (_SIZE, [_INT, _I64]),
+    "ggml_get_type_traits": (ctypes.POINTER(_GgmlTypeTraits), [_INT]),
     "ggml_quantize_chunk": (_SIZE, [_INT, _POINTER, _POINTER, _I64, _I64, _I64, _POINTER]),
     "ggml_new_tensor_4d": (_POINTER, [_POINTER, _INT, _I64, _I64, _I64, _I64]),
     "ggml_mul_mat": (_POINTER, [_POINTER, _POINTER, _POINTER]),
@@ -97,6 +110,17 @@ def quantize(type_: int, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
         type_, rows.ctypes.data, out.ctypes.data, 0, num_rows, num_values, None
     )
     assert done == out.nbytes, "This is a bug."
+    return out
+
+
+def dequantize(type_: int, rows: NDArray[np.uint8], num_values: int) -> NDArray[np.float32]:
+    """The bytes of rows (rows, bytes of a row) of any type as numbers, (rows, values)."""
+    rows = np.ascontiguousarray(rows)
+    if type_ == F32:
+        return rows.view(np.float32)
+    out = np.empty((len(rows), num_values), np.float32)
+    traits = _base().ggml_get_type_traits(type_).contents
+    traits.to_float(rows.ctypes.data, out.ctypes.data, out.size)
     return out
 
 

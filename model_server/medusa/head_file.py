@@ -19,7 +19,9 @@ from model_server.llama.gguf import GgufHeader, StoredTensor
 from model_server.llama.model import Model
 from model_server.speculation.confidence import NUM_BINS
 
-ARCHITECTURE, FORMAT_VERSION, UNKNOWN_BASE = "medusa", 1, "unknown"
+ARCHITECTURE, UNKNOWN_BASE = "medusa", "unknown"
+# Of heads that know the hidden state alone, and of those that know the token drawn from it too.
+FORMAT_VERSION, TOKEN_FORMAT_VERSION = 1, 2
 MAX_HEADS, MAX_BLOCKS = 16, 8
 SHARED_OUTPUT_NAME = "medusa.shared_output_name"
 MATRIX_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0")
@@ -39,6 +41,7 @@ class Block:
 class HeadFile:
     """What a head file holds, checked. `outputs` is the base's one matrix when it is shared.
 
+    `token_weights`: a matrix of every head, or none. `embedding`: the base's, for them.
     `tokens`: ids that the rows of the output matrices stand for, None when it is all in order.
     `calibration`: (heads, bins) shares of right candidates, and their counts.
     """
@@ -47,6 +50,8 @@ class HeadFile:
     hidden_size: int
     vocab_size: int
     shared_output: bool
+    token_weights: Sequence[StoredTensor]
+    embedding: StoredTensor | None
     blocks: Sequence[Block]
     outputs: Sequence[StoredTensor]
     tokens: NDArray[np.int32] | None
@@ -113,8 +118,8 @@ class _Reader:
 
     def read(self, any_base: bool) -> HeadFile:
         self._must_be("general.architecture", self._string("general.architecture"), ARCHITECTURE)
-        version = self._integer("medusa.format_version")
-        self._must_be("medusa.format_version", version, FORMAT_VERSION)
+        version = self._between("medusa.format_version", FORMAT_VERSION, TOKEN_FORMAT_VERSION)
+        knows_tokens = version == TOKEN_FORMAT_VERSION
         num_heads = self._between("medusa.head_count", 1, MAX_HEADS)
         num_blocks = self._between("medusa.block_count", 0, MAX_BLOCKS)
         hidden, vocab = self._base.hidden_size, self._base.vocab.size
@@ -131,8 +136,14 @@ class _Reader:
             hidden_size=hidden,
             vocab_size=vocab,
             shared_output=shared,
+            token_weights=self._stack("head.{}.token.weight", num_heads, (hidden, hidden))
+            if knows_tokens
+            else [],
+            embedding=self._base_matrix("token_embd.weight", shape=(vocab, hidden))
+            if knows_tokens
+            else None,
             blocks=[self._block(j, num_heads, hidden) for j in range(num_blocks)],
-            outputs=[self._base_output((vocab, hidden))]
+            outputs=[self._base_matrix(*self._shared_names(), shape=(vocab, hidden))]
             if shared
             else self._stack("head.{}.output.weight", num_heads, (num_rows, hidden)),
             tokens=tokens,
@@ -163,19 +174,22 @@ class _Reader:
         type_ = (ggml.type_name(first.type),)
         return [first, *(self._tensor(name.format(i), type_, shape) for i in range(1, num_heads))]
 
-    def _base_output(self, shape: tuple[int, int]) -> StoredTensor:
-        """The base's output matrix; tied bases have none and use their embeddings."""
+    def _shared_names(self) -> list[str]:
+        """Of the base's output matrix; tied bases have none and use their embeddings."""
+        name = self._header.string(SHARED_OUTPUT_NAME)
+        return [name] if name else ["output.weight", "token_embd.weight"]
+
+    def _base_matrix(self, *names: str, shape: tuple[int, int]) -> StoredTensor:
+        """The first of the base's tensors of these names."""
         header = self._base.open_header()
         tensors = header.tensors
         header.close()
-        name = self._header.string(SHARED_OUTPUT_NAME)
-        names = [name] if name else ["output.weight", "token_embd.weight"]
         tensor = next((tensors[name] for name in names if name in tensors), None)
         if tensor is None or tensor.shape != _plain(shape):
-            found = f"{tensor.name} of {tensor.shape}" if tensor else "neither"
+            found = f"{tensor.name} of {tensor.shape}" if tensor else "none"
             raise self._error(
-                f"medusa.shared_output is true: {' or '.join(names)} of "
-                f"{self._base.path.name} must be {shape}, found {found}"
+                f"the heads use {' or '.join(names)} of {self._base.path.name}, which must be "
+                f"{shape}, found {found}"
             )
         return tensor
 

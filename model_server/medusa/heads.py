@@ -1,11 +1,14 @@
 """Medusa heads on ggml: hidden states of the base in, candidate tokens of each head out.
 
-A head is x = x + silu(W x + b) for each block, then a vocabulary matrix (arXiv:2401.10774). All
-rows and heads are computed in one graph of few nodes, since the heads' matrices are stacked.
+A head is x = x + silu(W x + b) for each block, then a vocabulary matrix (arXiv:2401.10774). Where
+it has a token matrix, x begins as the state plus that matrix times the embedding of the token that
+was drawn from the state: of the tree's root the state says only how likely it was. All rows and
+heads are computed in one graph of few nodes, since the heads' matrices are stacked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,7 @@ from model_server.errors import EngineError, HeadFileError
 from model_server.llama import ggml, kernels
 from model_server.llama.device import Device
 from model_server.llama.ggml import Graph, Tensor, Weights
-from model_server.llama.gguf import fingerprint
+from model_server.llama.gguf import StoredTensor, fingerprint
 from model_server.llama.model import Model
 from model_server.medusa import head_file, head_weights
 from model_server.medusa.head_file import Calibration
@@ -59,12 +62,13 @@ class Heads:
         self.fingerprint = fingerprint(path, 0)
         self.calibration = _first(file.calibration, self.num_heads)
         self._tokens = file.tokens
+        self._embedding = _Embedding(file.embedding) if file.embedding else None
         with ExitStack() as opened:
             registry = kernels.registry() if options.own_kernels else None
             self._device = Device(options.n_threads, uses_gpu=base.uses_gpu, own_kernels=registry)
             opened.callback(self._device.close)
             places = [None, kernels.packed_place()] if registry else [None]
-            weights = [Weights(self._device, 2 * len(file.blocks) + 1, place) for place in places]
+            weights = [Weights(self._device, 2 * len(file.blocks) + 2, place) for place in places]
             for each in weights:
                 opened.callback(each.close)
             self._weights = head_weights.load(file, self.num_heads, *weights)
@@ -87,16 +91,20 @@ class Heads:
         self._graph.close()
         self._opened.close()
 
-    def propose(self, hidden: NDArray[np.float32], num_heads: int, k: int) -> Proposals:
+    def propose(
+        self, hidden: NDArray[np.float32], drawn: Sequence[int], num_heads: int, k: int
+    ) -> Proposals:
         """The k best tokens of the first `num_heads` heads, behind each hidden state.
 
-        `hidden`: (rows, hidden size), after the base's final norm. k is cut to the number of tokens
-        that the heads know. Log probabilities are natural, normalised over these tokens. With our
-        own kernels, and on x86 in Q8_0 or Q4_0, a row is the same whatever rows run beside it; in
-        others it differs in the last bits, which can change what is drafted but never what is
-        emitted.
+        `hidden`: (rows, hidden size), after the base's final norm. `drawn`: (rows,) the token that
+        was drawn from each state's logits; head 0 proposes the one behind it. k is cut to the
+        number of tokens that the heads know. Log probabilities are natural, normalised over these
+        tokens. With our own kernels, and on x86 in Q8_0 or Q4_0, a row is the same whatever rows
+        run beside it; in others it differs in the last bits, which can change what is drafted but
+        never what is emitted.
         """
         assert 1 <= num_heads <= self.num_heads, "This is a bug."
+        assert len(drawn) == len(hidden), "This is a bug."
         _, num_tokens, _ = self._weights.output.shape
         shape = (num_heads, len(hidden), min(k, num_tokens))
         if self._graph.shape != shape:
@@ -104,7 +112,8 @@ class Heads:
             fresh = _HeadGraph(self._device, self._weights, shape)
             self._graph.close()
             self._graph = fresh
-        indices, logits, probs = self._graph.run(hidden)
+        embedded = None if self._embedding is None else self._embedding[drawn]
+        indices, logits, probs = self._graph.run(hidden, embedded)
         ids = indices if self._tokens is None else self._tokens[indices]
         order = np.lexsort((ids, -logits))
         ids = np.take_along_axis(ids, order, axis=-1)
@@ -117,7 +126,7 @@ class Heads:
         """Raises HeadFileError. One spoiled weight spoils the softmax's sum, so every output."""
         state = np.random.default_rng(0).standard_normal((1, hidden_size), np.float32)
         with np.errstate(all="ignore"):
-            log_probs = self.propose(state, self.num_heads, 1).log_probs
+            log_probs = self.propose(state, [0], self.num_heads, 1).log_probs
         for head in np.flatnonzero(~np.isfinite(log_probs[0, :, 0])):
             self._graph.close()
             raise HeadFileError(str(path), f"head {head} gives no numbers: its weights are damaged")
@@ -125,6 +134,16 @@ class Heads:
 
 def _first(table: Calibration | None, num_heads: int) -> Calibration | None:
     return table and (table[0][:num_heads], table[1][:num_heads])
+
+
+class _Embedding:
+    """The base's embedding of tokens, read from its file row by row."""
+
+    def __init__(self, stored: StoredTensor) -> None:
+        self._stored, self._rows = stored, stored.rows()
+
+    def __getitem__(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        return ggml.dequantize(self._stored.type, self._rows[tokens], self._stored.shape[-1])
 
 
 class _HeadGraph:
@@ -138,6 +157,10 @@ class _HeadGraph:
         self._graph = graph = Graph(device)
         self._hidden = graph.input(ggml.F32, num_rows, hidden_size)
         x = graph.repeat(self._hidden, num_heads, num_rows, hidden_size)
+        self._drawn = graph.input(ggml.F32, num_rows, hidden_size) if weights.token else None
+        if weights.token and self._drawn:
+            drawn = graph.repeat(self._drawn, num_heads, num_rows, hidden_size)
+            x = graph.add(x, graph.mul_mat(weights.token.first(graph, num_heads), drawn))
         for weight, bias in weights.blocks:
             inner = graph.mul_mat(weight.first(graph, num_heads), x)
             if bias is not None:
@@ -160,10 +183,12 @@ class _HeadGraph:
         self._graph.close()
 
     def run(
-        self, hidden: NDArray[np.float32]
+        self, hidden: NDArray[np.float32], drawn: NDArray[np.float32] | None
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
         """Rows of the output matrix, their logits and probabilities, in no order, of `shape`."""
         ggml.set_data(self._hidden, np.asarray(hidden, np.float32))
+        if self._drawn and drawn is not None:
+            ggml.set_data(self._drawn, drawn)
         self._graph.compute()
         return (
             ggml.get_data(self._top, np.empty(self.shape, np.int32)),

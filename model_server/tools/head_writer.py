@@ -15,6 +15,7 @@ from model_server.medusa.head_file import (
     ARCHITECTURE,
     FORMAT_VERSION,
     SHARED_OUTPUT_NAME,
+    TOKEN_FORMAT_VERSION,
     UNKNOWN_BASE,
 )
 from model_server.tools.gguf_writer import (
@@ -32,11 +33,13 @@ class HeadTensors:
     """Blocks of (weight (hidden, hidden), bias or None), then rows of the output matrix.
 
     A weight and `output` are blocks of rows, so that a large matrix is never held. `output` None:
-    the base's is used.
+    the base's is used. `token`: what the drawn token's embedding is multiplied by, of all heads or
+    of none.
     """
 
     blocks: Sequence[tuple[Iterable[Floats], Floats | None]] = field(repr=False)
     output: Iterable[Floats] | None = field(repr=False)
+    token: Iterable[Floats] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def write(path: Path, heads: Sequence[HeadTensors], file: Header) -> Path:
         writer = gguf.GGUFWriter(part, ARCHITECTURE)
         writer.add_name(file.name)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        writer.add_uint32("medusa.format_version", FORMAT_VERSION)
+        version = FORMAT_VERSION if heads[0].token is None else TOKEN_FORMAT_VERSION
+        writer.add_uint32("medusa.format_version", version)
         writer.add_uint32("medusa.head_count", len(heads))
         writer.add_uint32("medusa.block_count", len(heads[0].blocks))
         writer.add_uint32("medusa.embedding_length", file.hidden)
@@ -85,6 +89,8 @@ def _tensors(heads: Sequence[HeadTensors], file: Header) -> Iterator[OutputTenso
         return OutputTensor(name, (size, file.hidden), type_, encode_all(blocks, type_))
 
     for i, head in enumerate(heads):
+        if head.token is not None:
+            yield matrix(f"head.{i}.token.weight", file.hidden, head.token)
         for j, (weight, bias) in enumerate(head.blocks):
             yield matrix(f"head.{i}.block.{j}.weight", file.hidden, weight)
             if bias is not None:

@@ -75,11 +75,18 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         ("--patience", at_least(1), 2, "passes without a gain that end it"),
         ("--batch", at_least(1), 512, "positions a step"),
         ("--learning-rate", between(0, 1), 1e-3, "at its peak"),
+        ("--dropout", between(0, 0.9), 0.2, "share of the values that a step leaves out"),
         ("--seed", at_least(0), 0, "of all that goes by chance"),
     ):
         add(name, type=type_, default=default, help=f"{what} ({default})")
     add("--exact", action="store_true", help="the same answers on every run (Q8_0, CPU)")
     add("--shared-output", action="store_true", help="use BASE's output matrix: a smaller file")
+    add(
+        "--token",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="tell heads the token drawn before theirs; without, they have Medusa's own form",
+    )
     add("--type", choices=TYPES, default="Q8_0", help="of the matrices in OUT (%(default)s)")
     add("--work", type=Path, help="folder for data and checkpoints (OUT.training)")
     args = parser.parse_args(arguments)
@@ -167,16 +174,17 @@ def train(args: argparse.Namespace, corpus: Corpus) -> None:
     from model_server.training.train import Recipe, Trainer
 
     recipe = Recipe(
-        heads.HeadShape(args.heads, args.blocks, args.shared_output, args.vocab),
+        heads.HeadShape(args.heads, args.blocks, args.shared_output, args.vocab, args.token),
         epochs=args.epochs,
         patience=args.patience,
         batch_size=args.batch,
         learning_rate=args.learning_rate,
+        dropout=args.dropout,
         seed=args.seed,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        trainer = Trainer(corpus, heads.output_matrix(args.base), recipe, device)
+        trainer = Trainer(corpus, heads.base_matrices(args.base), recipe, device)
         with Progress("training", recipe.epochs * trainer.steps_per_epoch) as progress:
 
             def report(trainer: Trainer, found: Figures) -> None:

@@ -17,9 +17,13 @@ NO_TARGET = -100  # what PyTorch's cross entropy leaves out
 
 @dataclass(frozen=True)
 class Examples:
-    """`rows`: places among the states. `targets`: (rows, heads) tokens, NO_TARGET where none."""
+    """`rows`: places among the states. `drawn`: (rows,) the token that followed each state's own.
+
+    `targets`: (rows, heads) the tokens behind it, NO_TARGET where none.
+    """
 
     rows: NDArray[np.int64]
+    drawn: NDArray[np.int64]
     targets: NDArray[np.int64]
 
 
@@ -76,7 +80,8 @@ class Corpus:
         tokens = np.fromfile(self._tokens, np.int32)
         targets = np.where(exists, tokens[np.minimum(wanted, len(tokens) - 1)], NO_TARGET)
         kept = exists[:, 0]
-        return Examples(rows[kept], targets[kept].astype(np.int64))
+        rows = rows[kept]
+        return Examples(rows, tokens[rows + 1].astype(np.int64), targets[kept].astype(np.int64))
 
     def _reopen(self) -> None:
         self._texts.touch()

@@ -23,8 +23,10 @@ def check(args: argparse.Namespace) -> None:
     """Say what the training will take. Raises StartError where it would fail in the end."""
     if importlib.util.find_spec("torch") is None:  # optional: most people only serve
         raise StartError(f"PyTorch is missing: {places.install_torch()} installs it")
-    if args.shared_output and not args.blocks:
-        raise StartError("--blocks 0 with --shared-output leaves nothing to learn: choose one")
+    if args.shared_output and not args.blocks and not args.token:
+        raise StartError(
+            "--blocks 0 and --no-token with --shared-output leave nothing to learn: choose one"
+        )
     if args.out.is_dir():
         raise CheckpointError(str(args.out), "is a folder, must be a file to write")
     refuse_own_source(args.out, args.base, *args.prompts, *args.pieces, *args.texts)
@@ -55,7 +57,8 @@ def num_weights(args: argparse.Namespace, base: Base) -> int:
     """Of all heads, as far as they are learnt."""
     block = base.hidden_size * (base.hidden_size + 1)
     output = 0 if args.shared_output else num_tokens(args, base) * base.hidden_size
-    return int(args.heads * (args.blocks * block + output))
+    token = base.hidden_size**2 if args.token else 0
+    return int(args.heads * (args.blocks * block + token + output))
 
 
 def num_tokens(args: argparse.Namespace, base: Base) -> int:

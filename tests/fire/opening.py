@@ -138,7 +138,8 @@ def _answer(context: Context, heads: Heads | None, prompt: list[int]) -> list[in
         context.set_embeddings(heads is not None)
         context.decode(batch)
         if heads:
-            heads.propose(context.hidden(len(rows))[-1:].copy(), heads.num_heads, 4)
+            drawn = [int(np.argmax(context.logits(len(rows))[-1]))]
+            heads.propose(context.hidden(len(rows))[-1:].copy(), drawn, heads.num_heads, 4)
         rows = [int(np.argmax(context.logits(len(rows))[-1]))]
         answer += rows
     return answer

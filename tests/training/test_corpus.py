@@ -34,6 +34,7 @@ def test_head_i_learns_the_token_i_plus_2_behind_a_state_of_the_same_text(tmp_pa
         [14, none, none],
         [42, none, none],
     ]
+    assert learnt.drawn.tolist() == [11, 12, 13, 41]
     assert judged.rows.tolist() == [5]
     assert judged.targets.tolist() == [[22, none, none]]
     assert corpus.states()[learnt.rows, 0].tolist() == [0, 1, 2, 10]

@@ -47,7 +47,10 @@ def test_data_of_another_run_are_refused(twin_path: Path, tmp_path: Path, capsys
             ["--prompts", "{many}", "--answer-tokens", "9999"],
             "--answer-tokens 9999, exceed the context of",
         ),
-        (["--prompts", "{many}", "--shared-output", "--blocks", "0"], "nothing to learn"),
+        (
+            ["--prompts", "{many}", "--shared-output", "--blocks", "0", "--no-token"],
+            "nothing to learn",
+        ),
     ],
 )
 def test_what_can_not_be_learnt_from_is_said(

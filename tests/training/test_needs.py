@@ -55,9 +55,9 @@ def test_what_it_takes_is_said(twin_path: Path, tmp_path: Path, capsys: Capsys) 
     base = convert_heads.read_base(twin_path)
     hidden, vocab = base.hidden_size, base.vocab_size
     shape = heads.HeadShape(2, 2)
-    made = heads.MedusaHeads(shape, heads.output_matrix(twin_path))
+    made = heads.MedusaHeads(shape, heads.base_matrices(twin_path).output)
     weights = sum(parameter.numel() for parameter in made.parameters())
-    assert weights == 2 * (2 * hidden * (hidden + 1) + vocab * hidden)
+    assert weights == 2 * (hidden**2 + 2 * hidden * (hidden + 1) + vocab * hidden)
     assert needs.num_weights(args, base) == weights
     needs.check(args)
     said = capsys.readouterr().out

@@ -84,7 +84,7 @@ def data(twin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Data:
     folder = tmp_path_factory.mktemp("corpus")
     lines = str(prompts(folder / "prompts.txt", 40))
     args = training.options([str(twin_path), str(folder / "heads"), "--prompts", lines, *QUICK])
-    return training.collect(args).corpus, heads.output_matrix(twin_path)
+    return training.collect(args).corpus, heads.base_matrices(twin_path)
 
 
 class Interrupted(Exception):
@@ -140,7 +140,9 @@ def test_a_shared_output_is_left_to_the_base(twin_path: Path, tmp_path: Path) ->
     out = tmp_path / "heads.gguf"
     assert run(twin_path, out, "--shared-output", "--type", "F32") == 0
     assert sorted(name for name in figures(out) if name.startswith("head.")) == [
-        f"head.{i}.block.0.{part}" for i in range(NUM_HEADS) for part in ("bias", "weight")
+        f"head.{i}.{part}"
+        for i in range(NUM_HEADS)
+        for part in ("block.0.bias", "block.0.weight", "token.weight")
     ]
 
 
@@ -163,9 +165,13 @@ def test_heads_of_few_tokens_know_the_frequent_ones(tmp_path: Path) -> None:
         states[np.arange(0, len(tokens), 2), 0] = 1.0
         corpus.append(states, tokens, held_out=held_out)
     recipe = train.Recipe(
-        heads.HeadShape(num_heads=1, vocab_size=2), epochs=200, patience=200, learning_rate=0.1
+        heads.HeadShape(num_heads=1, vocab_size=2, knows_token=False),
+        epochs=200,
+        patience=200,
+        learning_rate=0.1,
+        dropout=0.0,
     )
-    trainer = train.Trainer(corpus, torch.randn(16, 4), recipe, "cpu")
+    trainer = train.Trainer(corpus, heads.BaseMatrices(*torch.randn(2, 16, 4)), recipe, "cpu")
     trained = trainer.run(tmp_path / "checkpoint", silent)
     assert trained.tokens.tolist() == [3, 7]
     assert trainer.evaluate().accuracy.tolist() == [8 / 9]
@@ -200,4 +206,25 @@ def test_texts_that_are_too_short_are_refused(tmp_path: Path) -> None:
     corpus.append(np.zeros((9, 4), np.float32), range(9), held_out=False)
     corpus.append(np.zeros((2, 4), np.float32), range(2), held_out=True)
     with pytest.raises(StartError, match="7 positions to learn from, 0 to judge by"):
-        train.Trainer(corpus, torch.zeros(16, 4), train.Recipe(), "cpu")
+        train.Trainer(corpus, heads.BaseMatrices(*torch.zeros(2, 16, 4)), train.Recipe(), "cpu")
+
+
+@pytest.mark.parametrize("knows_token", [True, False])
+def test_what_a_state_does_not_say_the_drawn_token_does(knows_token: bool, tmp_path: Path) -> None:
+    """All states are alike, each token has one successor, and where an answer starts is chance."""
+    corpus = Corpus(tmp_path, 8)
+    for start, held_out in ((start, held_out) for start in range(8) for held_out in (False, True)):
+        tokens = [(start + 3 * step) % 8 for step in range(16)]
+        corpus.append(np.ones((16, 8), np.float32), tokens, held_out=held_out)
+    torch.manual_seed(1)
+    recipe = train.Recipe(
+        heads.HeadShape(num_heads=2, knows_token=knows_token),
+        epochs=150,
+        patience=150,
+        learning_rate=0.05,
+    )
+    base = heads.BaseMatrices(torch.eye(8), torch.eye(8))
+    trainer = train.Trainer(corpus, base, recipe, "cpu")
+    trainer.run(tmp_path / "checkpoint", silent)
+    found = trainer.evaluate().accuracy
+    assert (found == 1).all() if knows_token else (found < 0.3).all()

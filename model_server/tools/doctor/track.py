@@ -103,8 +103,8 @@ def _follow(
 ) -> Track:
     heads = _heads(served)
     found = [
-        heads.propose(states[start : start + _HEAD_ROWS], heads.num_heads, NUM_RANKS)
-        for start in range(0, len(states), _HEAD_ROWS)
+        heads.propose(states[part], answer[part], heads.num_heads, NUM_RANKS)
+        for part in _parts(len(states))
     ]
     return Track(
         np.array(prompt, np.int32),
@@ -112,6 +112,11 @@ def _follow(
         np.concatenate([part.ids for part in found]),
         np.concatenate([part.log_probs for part in found]),
     )
+
+
+def _parts(num_rows: int) -> list[slice]:
+    starts = range(0, num_rows, _HEAD_ROWS)
+    return [slice(start, min(start + _HEAD_ROWS, num_rows)) for start in starts]
 
 
 def _heads(served: Served) -> Heads:

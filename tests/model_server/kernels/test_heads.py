@@ -12,7 +12,7 @@ from model_server.llama import kernels
 from model_server.llama.model import Model
 from model_server.medusa.heads import HeadOptions, Heads
 from tests import heads_reference, random_heads
-from tests.model_server.medusa.test_heads import TOLERANCE, assert_agrees, states
+from tests.model_server.medusa.test_heads import TOLERANCE, assert_agrees, drawn, states
 from tests.random_heads import Kind
 
 OWN = HeadOptions(2, own_kernels=True)
@@ -34,15 +34,17 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("file_type", TOLERANCE)
 @pytest.mark.parametrize("num_blocks", [0, 2])
+@pytest.mark.parametrize("token", [False, True])
 def test_heads_compute_the_formula(
-    base: Model, path: Path, file_type: str, num_blocks: int
+    base: Model, path: Path, file_type: str, num_blocks: int, token: bool
 ) -> None:
-    random_heads.write(path, Kind(file_type, num_blocks=num_blocks, trim=101))
+    random_heads.write(path, Kind(file_type, num_blocks=num_blocks, trim=101, token=token))
     heads = Heads(path, base, OWN)
     assert heads.packed == (file_type in PACKED)
     for num_rows, num_heads in ((1, 3), (3, 2), (20, 3)):
-        found = heads.propose(states(num_rows), num_heads, 10)
-        expected = heads_reference.log_probs(path, states(num_rows), num_heads)
+        found = heads.propose(states(num_rows), drawn(num_rows), num_heads, 10)
+        tokens = drawn(num_rows) if token else None
+        expected = heads_reference.log_probs(path, states(num_rows), num_heads, base.path, tokens)
         # The largest of many more roundings than in other tests.
         assert_agrees(found, expected, 2 * TOLERANCE[file_type])
     heads.close()
@@ -60,7 +62,7 @@ def test_they_are_nearer_to_the_formula_than_stock_or_as_near(
     errors = []
     for options in (OWN, HeadOptions(2)):
         heads = Heads(path, base, options)
-        found = heads.propose(states(16), 3, 10)
+        found = heads.propose(states(16), drawn(16), 3, 10)
         heads.close()
         column = np.argsort(tokens)[np.searchsorted(np.sort(tokens), found.ids)]
         errors.append(np.abs(found.log_probs - np.take_along_axis(log_probs, column, -1)).mean())
@@ -69,11 +71,11 @@ def test_they_are_nearer_to_the_formula_than_stock_or_as_near(
 
 @pytest.mark.parametrize("file_type", PACKED)
 def test_a_row_does_not_depend_on_its_company(base: Model, path: Path, file_type: str) -> None:
-    random_heads.write(path, Kind(file_type, num_blocks=2))
+    random_heads.write(path, Kind(file_type, num_blocks=2, token=True))
     heads = Heads(path, base, OWN)
-    alone = [heads.propose(states(16)[i : i + 1], 3, 10) for i in range(16)]
+    alone = [heads.propose(states(16)[i : i + 1], drawn(16)[i : i + 1], 3, 10) for i in range(16)]
     for num_rows in (2, 3, 7, 16):
-        together = heads.propose(states(16)[:num_rows], 3, 10)
+        together = heads.propose(states(16)[:num_rows], drawn(num_rows), 3, 10)
         for i in range(num_rows):
             assert (together.ids[i] == alone[i].ids[0]).all()
             assert (together.log_probs[i] == alone[i].log_probs[0]).all()
@@ -83,7 +85,7 @@ def test_a_row_does_not_depend_on_its_company(base: Model, path: Path, file_type
 def test_nor_on_threads_or_on_how_many_heads_run(base: Model, path: Path) -> None:
     random_heads.write(path, Kind("Q4_0"))
     one, three = (Heads(path, base, HeadOptions(n, own_kernels=True)) for n in (1, 3))
-    all_, two = one.propose(states(5), 3, 5), three.propose(states(5), 2, 5)
+    all_, two = one.propose(states(5), drawn(5), 3, 5), three.propose(states(5), drawn(5), 2, 5)
     assert (all_.ids[:, :2] == two.ids).all()
     assert (all_.log_probs[:, :2] == two.log_probs).all()
     one.close()
@@ -91,9 +93,9 @@ def test_nor_on_threads_or_on_how_many_heads_run(base: Model, path: Path) -> Non
 
 
 def test_the_kernels_do_it(base: Model, path: Path) -> None:
-    random_heads.write(path, Kind("Q8_0", num_blocks=2))
+    random_heads.write(path, Kind("Q8_0", num_blocks=2, token=True))
     heads = Heads(path, base, OWN)
     before = kernels.num_computed("MUL_MAT")
-    heads.propose(states(4), 3, 10)
+    heads.propose(states(4), drawn(4), 3, 10)
     heads.close()
-    assert kernels.num_computed("MUL_MAT") == before + 3
+    assert kernels.num_computed("MUL_MAT") == before + 4

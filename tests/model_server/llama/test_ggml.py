@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
 
 from model_server.errors import StartError
 from model_server.llama import backend, ggml
@@ -26,6 +28,16 @@ def test_types_have_names_and_sizes() -> None:
         "Q4_K",
     ]
     assert (ggml.row_bytes(ggml.F32, 64), ggml.row_bytes(8, 64)) == (256, 68)
+
+
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"])
+def test_rows_of_any_type_are_read_back(name: str) -> None:
+    type_ = GGMLQuantizationType[name]
+    rows = np.random.default_rng(1).standard_normal((3, 512), dtype=np.float32)
+    stored = rows.view(np.uint8) if name == "F32" else ggml.quantize(type_.value, rows)
+    found = ggml.dequantize(type_.value, stored[[2, 0, 2]], 512)
+    assert (found == dequantize(stored, type_).reshape(3, 512)[[2, 0, 2]]).all()
+    np.testing.assert_allclose(found, rows[[2, 0, 2]], atol=0.4)
 
 
 def test_a_graph_is_computed_again_with_other_inputs(device: Device) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,11 @@ def states(num_rows: int, seed: int = 0) -> Floats:
     return np.random.default_rng(seed).standard_normal((num_rows, HIDDEN), dtype=np.float32)
 
 
+def drawn(num_rows: int) -> list[int]:
+    """Tokens, a different one for each row."""
+    return [(37 * row + 5) % VOCAB for row in range(num_rows)]
+
+
 def assert_agrees(
     found: Proposals,
     expected: tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]],
@@ -69,12 +75,44 @@ def test_heads_compute_the_formula(
     write_heads: WriteHeads, open_heads: OpenHeads, file_type: str, num_blocks: int, bias: bool
 ) -> None:
     path = write_heads(Kind(file_type, num_blocks=num_blocks, bias=bias))
-    found = open_heads(path).propose(states(3), 3, 10)
+    found = open_heads(path).propose(states(3), drawn(3), 3, 10)
     assert found.ids.shape == found.log_probs.shape == (3, 3, 10)
     assert found.ids.dtype == np.int32
     assert found.log_probs.dtype == np.float32
     expected = heads_reference.log_probs(path, states(3), 3)
     assert_agrees(found, expected, TOLERANCE[file_type])
+
+
+@pytest.mark.parametrize("file_type", TOLERANCE)
+@pytest.mark.parametrize("base_type", ["F32", "F16", "Q8_0", "Q4_0", "Q4_K"])
+def test_heads_may_know_the_drawn_token(
+    write_heads: WriteHeads,
+    open_heads: OpenHeads,
+    tmp_path: Path,
+    file_type: str,
+    base_type: str,
+) -> None:
+    """The base's embedding of it, whatever type that is stored in."""
+    base_path = write_base(tmp_path / "base.gguf", base_type, tied=False)
+    path = write_heads(Kind(file_type, num_blocks=1, token=True))
+    with closing(Model(base_path, 0)) as base:
+        heads = open_heads(path, on=base)
+        found = heads.propose(states(5), drawn(5), 3, 10)
+        others = heads.propose(states(5), drawn(6)[1:], 3, 10)
+    assert (found.ids != others.ids).any(axis=-1).all()
+    expected = heads_reference.log_probs(path, states(5), 3, base_path, drawn(5))
+    assert_agrees(found, expected, TOLERANCE[file_type])
+
+
+@pytest.mark.parametrize("file_type", ["Q8_0", "Q4_0"])
+def test_with_drawn_tokens_a_row_does_not_depend_on_its_company_either(
+    write_heads: WriteHeads, open_heads: OpenHeads, file_type: str
+) -> None:
+    heads = open_heads(write_heads(Kind(file_type, token=True)))
+    together = heads.propose(states(7), drawn(7), 3, 10)
+    for i in range(7):
+        alone = heads.propose(states(7)[i : i + 1], drawn(7)[i : i + 1], 3, 10)
+        assert (together.log_probs[i] == alone.log_probs[0]).all()
 
 
 @pytest.mark.parametrize("num_heads", [1, 2, 5])
@@ -83,7 +121,7 @@ def test_any_number_of_heads_and_rows(
     write_heads: WriteHeads, open_heads: OpenHeads, num_heads: int, num_rows: int
 ) -> None:
     path = write_heads(Kind(num_heads=5, num_blocks=1))
-    found = open_heads(path).propose(states(num_rows), num_heads, 4)
+    found = open_heads(path).propose(states(num_rows), drawn(num_rows), num_heads, 4)
     assert found.ids.shape == (num_rows, num_heads, 4)
     expected = heads_reference.log_probs(path, states(num_rows), num_heads)
     assert_agrees(found, expected, TOLERANCE["F32"])
@@ -91,7 +129,7 @@ def test_any_number_of_heads_and_rows(
 
 def test_the_largest_file_fits_a_graph(write_heads: WriteHeads, open_heads: OpenHeads) -> None:
     path = write_heads(Kind(num_heads=MAX_HEADS, num_blocks=MAX_BLOCKS))
-    found = open_heads(path).propose(states(2), MAX_HEADS, 3)
+    found = open_heads(path).propose(states(2), drawn(2), MAX_HEADS, 3)
     expected = heads_reference.log_probs(path, states(2), MAX_HEADS)
     assert_agrees(found, expected, 10 * TOLERANCE["F32"])
 
@@ -105,7 +143,7 @@ def test_a_shared_output_matrix_is_the_base_s(
     base_path = write_base(tmp_path / "base.gguf", file_type, tied="tied" in base_type)
     base = Model(base_path, 0)
     path = write_heads(Kind(shared=True, num_heads=2, trim=trim))
-    found = open_heads(path, on=base).propose(states(3), 2, 5)
+    found = open_heads(path, on=base).propose(states(3), drawn(3), 2, 5)
     base.close()
     expected = heads_reference.log_probs(path, states(3), 2, base_path)
     assert_agrees(found, expected, TOLERANCE[file_type])
@@ -123,7 +161,7 @@ def test_a_trimmed_vocabulary_gives_its_own_tokens(
     write_heads: WriteHeads, open_heads: OpenHeads, trim: int, k: int
 ) -> None:
     path = write_heads(Kind(trim=trim))
-    found = open_heads(path).propose(states(2), 3, k)
+    found = open_heads(path).propose(states(2), drawn(2), 3, k)
     assert found.ids.shape == (2, 3, min(k, trim))
     assert_agrees(found, heads_reference.log_probs(path, states(2), 3), TOLERANCE["F32"])
 
@@ -131,7 +169,7 @@ def test_a_trimmed_vocabulary_gives_its_own_tokens(
 def test_equal_tokens_come_lower_id_first(open_heads: OpenHeads, write_heads: WriteHeads) -> None:
     path = write_heads(Kind(trim=6, num_blocks=0))
     zeros = np.zeros((1, HIDDEN), np.float32)
-    found = open_heads(path).propose(zeros, 1, 6)
+    found = open_heads(path).propose(zeros, [0], 1, 6)
     assert found.ids[0, 0].tolist() == sorted(found.ids[0, 0].tolist())
     np.testing.assert_allclose(found.log_probs, -np.log(6), rtol=1e-6)
 
@@ -141,7 +179,7 @@ def test_a_sure_head_has_finite_log_probabilities(
 ) -> None:
     path = write_heads(Kind(num_blocks=0))
     loud = states(1) * np.float32(100)
-    found = open_heads(path).propose(loud, 3, VOCAB)
+    found = open_heads(path).propose(loud, [0], 3, VOCAB)
     assert np.isfinite(found.log_probs).all()
     assert found.log_probs.min() < -200
     np.testing.assert_allclose(np.exp(found.log_probs).sum(-1), 1, rtol=1e-5)
@@ -152,9 +190,9 @@ def test_a_row_does_not_depend_on_its_company(
     write_heads: WriteHeads, open_heads: OpenHeads, file_type: str
 ) -> None:
     heads = open_heads(write_heads(Kind(file_type, num_blocks=2)))
-    alone = [heads.propose(states(16)[i : i + 1], 3, 10) for i in range(16)]
+    alone = [heads.propose(states(16)[i : i + 1], drawn(16)[i : i + 1], 3, 10) for i in range(16)]
     for num_rows in (2, 3, 16):
-        together = heads.propose(states(16)[:num_rows], 3, 10)
+        together = heads.propose(states(16)[:num_rows], drawn(num_rows), 3, 10)
         for i in range(num_rows):
             assert (together.ids[i] == alone[i].ids[0]).all()
             assert (together.log_probs[i] == alone[i].log_probs[0]).all()
@@ -164,14 +202,19 @@ def test_a_row_hardly_depends_on_its_company_in_f32(
     write_heads: WriteHeads, open_heads: OpenHeads
 ) -> None:
     heads = open_heads(write_heads(Kind("F32", num_blocks=2)))
-    together = heads.propose(states(16), 3, 10)
-    alone = [heads.propose(states(16)[i : i + 1], 3, 10).log_probs for i in range(16)]
+    together = heads.propose(states(16), drawn(16), 3, 10)
+    alone = [
+        heads.propose(states(16)[i : i + 1], drawn(16)[i : i + 1], 3, 10).log_probs
+        for i in range(16)
+    ]
     np.testing.assert_allclose(together.log_probs, np.concatenate(alone), atol=2e-5, rtol=0)
 
 
 def test_threads_change_nothing(write_heads: WriteHeads, open_heads: OpenHeads) -> None:
     path = write_heads(Kind("Q8_0"))
-    one, three = (open_heads(path, HeadOptions(n)).propose(states(3), 3, 5) for n in (1, 3))
+    one, three = (
+        open_heads(path, HeadOptions(n)).propose(states(3), drawn(3), 3, 5) for n in (1, 3)
+    )
     assert (one.ids == three.ids).all()
     assert (one.log_probs == three.log_probs).all()
 
@@ -180,7 +223,7 @@ def test_only_the_first_heads_are_used(write_heads: WriteHeads, open_heads: Open
     path = write_heads(Kind(num_heads=4, calibrated=True))
     every, two = open_heads(path), open_heads(path, HeadOptions(1, max_heads=2))
     assert (every.num_heads, two.num_heads) == (4, 2)
-    all_, first = every.propose(states(2), 4, 5), two.propose(states(2), 2, 5)
+    all_, first = every.propose(states(2), drawn(2), 4, 5), two.propose(states(2), drawn(2), 2, 5)
     assert (all_.ids[:, :2] == first.ids).all()
     assert every.calibration is not None
     assert two.calibration is not None
@@ -199,7 +242,9 @@ def test_alternating_shapes_give_the_same_answers(
 ) -> None:
     heads = open_heads(write_heads(Kind()))
     shapes = [(1, 3, 5), (4, 1, 2), (2, 2, 10)]
-    first, second = ([heads.propose(states(r), h, k) for r, h, k in shapes] for _ in range(2))
+    first, second = (
+        [heads.propose(states(r), drawn(r), h, k) for r, h, k in shapes] for _ in range(2)
+    )
     for one, two in zip(first, second, strict=True):
         assert (one.ids == two.ids).all()
         assert (one.log_probs == two.log_probs).all()
@@ -212,7 +257,7 @@ def test_closing_and_rebuilding_leave_no_memory_behind(tmp_path: Path, base: Mod
         for _ in range(times):
             heads = Heads(path, base, OPTIONS)
             for num_rows in range(1, 9):
-                heads.propose(states(num_rows), 5, 10)
+                heads.propose(states(num_rows), drawn(num_rows), 5, 10)
             heads.close()
         return _resident_mb()
 

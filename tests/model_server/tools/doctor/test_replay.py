@@ -63,7 +63,7 @@ def recorded(made: Stack, heads: Heads, name: str, prompt: list[int]) -> Track:
     """What the engine's answer would have given the doctor: the twin's states are embeddings."""
     answer = made.answer(name)[:NUM_TOKENS]
     states = twin.embeddings(np.array([prompt[-1], *answer[:-2]]), twin.TINY)
-    found = heads.propose(states.astype(np.float32), heads.num_heads, NUM_RANKS)
+    found = heads.propose(states.astype(np.float32), answer[:-1], heads.num_heads, NUM_RANKS)
     asked = np.array(prompt, np.int32)
     return Track(asked, np.array(answer, np.int32), found.ids, found.log_probs)
 

@@ -21,7 +21,7 @@ from model_server.tools.doctor.replay import TREE_ROWS, walk
 from model_server.tools.doctor.report import Kept, Report, Table
 from model_server.tools.doctor.write_back import write_trimmed
 from tests import random_heads
-from tests.model_server.medusa.test_heads import states
+from tests.model_server.medusa.test_heads import drawn, states
 from tests.model_server.tools.doctor.tracks import track
 from tests.random_heads import Kind
 
@@ -79,6 +79,7 @@ def test_heads_cost_what_they_read(base: Model, tmp_path: Path) -> None:
         Kind("F32", calibrated=True),
         Kind("Q8_0", trim=300),
         Kind("Q8_0", shared=True),
+        Kind("Q8_0", shared=True, token=True),
         Kind("F32", shared=True, trim=300),
     ],
 )
@@ -95,8 +96,8 @@ def test_trimmed_heads_say_what_the_whole_ones_do_of_their_tokens(
     assert said.startswith(f"{target} holds these heads with 100 tokens, ")
     assert path.read_bytes() == before
     whole, few = (Heads(each, base, HeadOptions(1, any_base=True)) for each in (path, target))
-    everything = whole.propose(states(4), 3, 512)
-    found = few.propose(states(4), 3, 10)
+    everything = whole.propose(states(4), drawn(4), 3, 512)
+    found = few.propose(states(4), drawn(4), 3, 10)
     assert few.calibration is not None
     for row, head in np.ndindex(4, 3):
         ids = everything.ids[row, head]
