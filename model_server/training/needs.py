@@ -33,8 +33,9 @@ def check(args: argparse.Namespace) -> None:
     base = read_base(args.base)
     refuse_type(args.base, base.hidden_size, args.type)
     weights = num_weights(args, base)
-    output = num_tokens(args, base) * base.hidden_size
-    memory = in_words((weights * _MEMORY_COPIES + output) * _F32_BYTES)
+    num_rows = num_tokens(args, base) + (base.vocab_size if args.token else 0)
+    of_base = num_rows * base.hidden_size
+    memory = in_words((weights * _MEMORY_COPIES + of_base) * _F32_BYTES)
     disk = in_words(_checkpoint_bytes(weights))
     print(
         f"{weights / 1e6:,.1f} million weights: training takes about {memory} of memory, and "

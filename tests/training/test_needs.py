@@ -50,7 +50,9 @@ def test_what_would_fail_in_the_end_fails_at_once(
 
 
 def test_what_it_takes_is_said(twin_path: Path, tmp_path: Path, capsys: Capsys) -> None:
-    """For each weight 4 bytes 6 times in memory, 8 times on the disk; and the base's output."""
+    """For each weight 4 bytes 6 times in memory, 8 times on the disk; and the base's output and
+    embedding.
+    """
     args = training.options([str(twin_path), str(tmp_path / "h"), "--heads", "2", "--blocks", "2"])
     base = convert_heads.read_base(twin_path)
     hidden, vocab = base.hidden_size, base.vocab_size
@@ -61,7 +63,7 @@ def test_what_it_takes_is_said(twin_path: Path, tmp_path: Path, capsys: Capsys) 
     assert needs.num_weights(args, base) == weights
     needs.check(args)
     said = capsys.readouterr().out
-    assert f"{in_words(weights * 24 + vocab * hidden * 4)} of memory" in said
+    assert f"{in_words(weights * 24 + 2 * vocab * hidden * 4)} of memory" in said
     assert f"{in_words(weights * 32)} in {tmp_path / 'h'}.training" in said
 
 

@@ -136,13 +136,17 @@ def test_training_ends_when_the_held_out_texts_stop_gaining(data: Data, tmp_path
     assert trainer.standing.epoch <= 3
 
 
-def test_a_shared_output_is_left_to_the_base(twin_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("token", [("--token",), ("--no-token",)])
+def test_a_shared_output_is_left_to_the_base(
+    token: tuple[str], twin_path: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "heads.gguf"
-    assert run(twin_path, out, "--shared-output", "--type", "F32") == 0
+    assert run(twin_path, out, "--shared-output", "--type", "F32", *token) == 0
     assert sorted(name for name in figures(out) if name.startswith("head.")) == [
         f"head.{i}.{part}"
         for i in range(NUM_HEADS)
         for part in ("block.0.bias", "block.0.weight", "token.weight")
+        if part != "token.weight" or token == ("--token",)
     ]
 
 

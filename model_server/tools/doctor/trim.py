@@ -72,11 +72,11 @@ def covered(tracks: Sequence[Track], kept: Tokens) -> float:
 def costs(file: HeadFile, heads: HeadCosts, num_tokens: int) -> HeadCosts:
     """Seconds of heads with so many tokens for one row, by the bytes that they read."""
     square = [*file.token_weights[:1], *(block.weights[0] for block in file.blocks)]
-    blocks = sum(each.num_bytes for each in square)
+    inner = sum(each.num_bytes for each in square)
     output = file.outputs[0].num_bytes * file.num_tokens // file.outputs[0].shape[0]
 
     def read(num_heads: int, share: float) -> float:
-        return num_heads * blocks + (1 if file.shared_output else num_heads) * share * output
+        return num_heads * inner + (1 if file.shared_output else num_heads) * share * output
 
     share = num_tokens / file.num_tokens
     return HeadCosts(
