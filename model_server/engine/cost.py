@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,8 @@ _AS_GOOD = 0.9  # few large steps are preferred to many small ones
 # A count that is thought too dear is never tried: doubts must fade.
 _FORGET_EVERY, _FORGETTING_SHARE = 16, 16 / 500  # decodes
 
+_Rows = TypeVar("_Rows", float, NDArray[np.float64])
+
 _PRICED = np.array([*range(1, TILE_ROWS), *ROWS[6:]])
 _PLACE = {rows: place for place, rows in enumerate(_PRICED.tolist())}
 
@@ -54,7 +57,7 @@ class Attention:
         row_s = min(row_s, max(few[1], 0.0) / few[0])
         return cls(max(few[1], 0.0) - few[0] * row_s, row_s)
 
-    def seconds(self, num_rows: float, kv_length: float, num_requests: int) -> float:
+    def seconds(self, num_rows: _Rows, kv_length: float, num_requests: int) -> _Rows:
         """Of rows that see so many positions each."""
         return kv_length * (num_requests * self.request_s + num_rows * self.row_s)
 
@@ -90,7 +93,7 @@ class CostCurve:
         """Predicted times of decodes of so many requests, from a row each to `most` rows in all."""
         rows = np.arange(num_requests, most + 1)
         few, many = (self._scale_at(_bucket(n, kv_length)) for n in (1, TILE_ROWS))
-        at_length = [self.attention.seconds(n, kv_length, num_requests) for n in rows.tolist()]
+        at_length = self.attention.seconds(rows.astype(float), kv_length, num_requests)
         return (self._base(rows) + at_length) * np.where(rows < TILE_ROWS, few, many)
 
     def observe(

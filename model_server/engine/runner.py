@@ -96,7 +96,8 @@ class Runner:
         self._batch.clear()
         rows = [self._add_tree(decoded) for decoded in plan.decode]
         pools = any(decoded.sequence.request.pooling for decoded in plan.decode)
-        self.context.set_embeddings(bool(plan.heads.num_heads) or pools)
+        # Whether or not heads run in this step: where it changes, llama.cpp makes a new graph.
+        self.context.set_embeddings(self._heads is not None or pools)
         self._timed_decode(self._costs.decode, plan.decode_kv_length, len(plan.decode))
         return rows
 

@@ -104,12 +104,15 @@ class Drafter:
     def _candidates(self, sequence: Sequence, most: int, room: Room) -> Candidates:
         state = sequence.draft_state
         state.found = found = self._run(sequence, min(most, MAX_DRAFT))
+        proposed = state.proposed(len(sequence.tokens))
+        if not (proposed or found.tokens):
+            return PLAIN
         runs = self._runs[found.forced]
         probabilities = runs.probabilities(found.num_matched, len(found.tokens))
         chain = "chain" in (self.options.mode, sequence.request.speculation.mode)
         branching = not chain and sequence not in room.unready
         return Candidates(
-            state.proposed(len(sequence.tokens)),
+            proposed,
             list(zip(found.tokens, probabilities, strict=True)),
             max_depth=most,
             max_leaves=room.num_leaves if branching else 1,

@@ -44,9 +44,11 @@ class Lookup:
         with what it copied, so that a loop is drafted at any length. `tokens` is the request's
         context so far; it may only have grown since the last call.
         """
+        if max_tokens < 1:
+            return NOTHING
         self._index(tokens)
         start, length = self._longest_match(tokens)
-        if not start or max_tokens < 1:
+        if not start:
             return NOTHING
         period = len(tokens) - start
         return Found([tokens[start + i % period] for i in range(max_tokens)], length)

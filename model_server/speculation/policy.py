@@ -24,7 +24,7 @@ MAX_NODES = 127  # draft rows of one step, over all its requests
 # By how much another choice must be better than the one of the step before, and than plain
 # decoding: prices are noisy, and the cheapest looking drafts are those with the luckiest price.
 _STAY, _LEAVE_PLAIN = 1.02, 1.05
-_REVIEW_STEPS = 4
+_REVIEW_STEPS, _REVIEW_STEPS_PLAIN = 4, 16  # with heads, without
 _NUM_REMEMBERED = 16  # proposals
 _WARM_UP = 8  # proposals seen before heads may be given up
 _EXPLORATION_SHARE = 0.005  # of the time, spent on heads that are not used
@@ -67,6 +67,7 @@ class Policy:
         self._rates: dict[int, Floats] = {}  # tokens a second, by heads
         self._heads: dict[int, int] = {}
         self._num_steps: Counter[int] = Counter()
+        self._num_reviews: Counter[int] = Counter()
         self._num_requests = 1
         self._last_drafts = 0
         self._num_drafted = 0  # steps in a row
@@ -82,7 +83,7 @@ class Policy:
             return most
         step = self._num_steps[requests]
         self._num_steps[requests] += 1
-        if step % _REVIEW_STEPS == 0:
+        if step % (_REVIEW_STEPS if self._heads.get(requests, most) else _REVIEW_STEPS_PLAIN) == 0:
             self._review(load)
         heads = self._heads[requests]
         sees_all = 0 < heads < most and step % _NUM_REMEMBERED == 0
@@ -118,6 +119,9 @@ class Policy:
         if load.fixed_rows:
             each = min(load.fixed_rows - 1, load.max_drafts // load.num_requests)
             return list(best_first(requests, each))
+        if not any(request.by_depth or request.copied for request in requests):
+            self._last_drafts = self._num_drafted = 0
+            return []
         step_s = self._step_s(load) + self._heads_s(heads, load.num_requests)
         nodes = _that_may_pay(requests, load.num_requests, step_s)
         gains = np.cumsum([0.0, *(node.probability for node in nodes)])
@@ -145,7 +149,8 @@ class Policy:
     def _review(self, load: Load) -> None:
         """Choose the heads with the best rate in steps like those seen, the same unless beaten."""
         requests, most = load.num_requests, self.confidence.num_heads
-        first = self._num_steps[requests] // _REVIEW_STEPS * requests
+        first = self._num_reviews[requests] * requests
+        self._num_reviews[requests] += 1
         seen = [self._seen[(first + i) % len(self._seen)] for i in range(requests)]
         step = [
             Candidates(Ranking(self.confidence, proposal), (), most, MAX_NODES) for proposal in seen
