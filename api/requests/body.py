@@ -10,8 +10,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from api.errors import InvalidRequest
-from api.requests.document import with_fates
-from api.requests.fields import Fate, Fates
+from api.requests.fields import Fate, Fates, with_fates
 from api.requests.refusal import printable, shown
 from api.requests.values import Int, is_empty
 from model_server.contract.protocol import Info
