@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 from fastapi import FastAPI, Request, Security
 from fastapi.middleware.cors import CORSMiddleware
@@ -47,8 +47,9 @@ def create_app(
     *,
     network: Network | None = None,
     tracer_provider: TracerProvider | None = None,
+    shutdown: Callable[[Gateway], AbstractContextManager[object]] = nullcontext,
 ) -> FastAPI:
-    """`network`: tests bring their own."""
+    """`network`: tests bring their own. `shutdown` is entered as long as the gateway runs."""
     gateway = Gateway(settings, network, tracer_provider)
     keys = Keys(settings.api_keys_file) if settings.api_keys_file else None
     rates = Rates(
@@ -68,6 +69,7 @@ def create_app(
     )
     app.state.rates = rates
     app.state.gateway = gateway
+    app.state.shutdown = shutdown
     app.state.body_limit = BodyLimit(settings, gateway.metrics)
     for router in (endpoints.openai, endpoints.plain, endpoints.tokens):
         app.include_router(router, dependencies=[BEARER] if keys else [])
@@ -113,12 +115,13 @@ def _add_middleware(app: FastAPI, settings: Settings, keys: Keys | None, rates: 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, GatewayMetrics]]:
     gateway: Gateway = app.state.gateway
-    gateway.start()
-    try:
-        yield {"metrics": gateway.metrics}
-    finally:
-        await gateway.aclose()
-        await app.state.rates.aclose()
+    with app.state.shutdown(gateway):
+        gateway.start()
+        try:
+            yield {"metrics": gateway.metrics}
+        finally:
+            await gateway.aclose()
+            await app.state.rates.aclose()
 
 
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
