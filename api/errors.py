@@ -160,13 +160,11 @@ def translate(error: Exception) -> GatewayError:
 
 
 def error_response(
-    error: Exception,
-    scope: Scope,
-    metrics: GatewayMetrics,
-    others: Mapping[str, str] | None = None,
+    error: Exception, scope: Scope, others: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """What the client is sent, in OpenAI's shape, counted; with `others` among its headers."""
     told = translate(error)
+    metrics: GatewayMetrics = scope["app"].state.gateway.metrics
     if told.code != "client_gone":
         metrics.rejections.labels(told.code).inc()
     state = scope["state"]

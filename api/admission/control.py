@@ -53,8 +53,7 @@ class AdmissionControl:
             if admission.refused:
                 raise admission.refusal()
         except GatewayError as error:
-            refusal = error_response(error, scope, self._gateway.metrics)
-            await refusal(scope, receive, send)
+            await error_response(error, scope)(scope, receive, send)
             return
         try:
             await self._app(scope, receive, send)

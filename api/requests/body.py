@@ -19,7 +19,7 @@ MAX_CHOICES = 128
 EMPTIES: tuple[object, ...] = ("", [], {})
 
 TokenId = Annotated[Int, Field(ge=0)]
-Source = dict[str, Any]  # the one field of GenerateRequest that says what to continue
+Source = dict[str, Any]  # fields of GenerateRequest that say what to continue, and how far
 
 
 class Body(BaseModel):

@@ -23,16 +23,12 @@ def refusal(errors: Sequence[Any]) -> InvalidRequest:
     error = errors[0]
     param = _path(error["loc"])
     kind = error["type"]
-    if kind == "json_invalid":
-        return InvalidRequest(
-            f"The body is not JSON: {error['ctx']['error']}.", code="invalid_json"
-        )
     if not param:
         return InvalidRequest(NO_OBJECT, code="invalid_json")
     if kind == "missing":
         return InvalidRequest(f"{param} is missing.", param, "missing_required_parameter")
     sentence = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    if kind in ("model_type", "model_attributes_type"):
+    if kind == "model_type":
         sentence = "should be an object"
     if kind == "too_long":
         sentence = f"at most {error['ctx']['max_length']}, got {len(error['input'])}"
@@ -84,11 +80,11 @@ def printable(name: str) -> str:
 
 
 def _path(location: Sequence[int | str]) -> str:
-    """('body', 'messages', 0, 'role') is messages[0].role."""
+    """('messages', 0, 'role') is messages[0].role."""
     path = ""
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part not in ("body", "[key]"):
+        elif part != "[key]":
             path += f".{printable(part)}" if path else printable(part)
     return path

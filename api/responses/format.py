@@ -72,15 +72,14 @@ class Format(Generic[B]):
         return body
 
     def metrics(self) -> dict[str, Any]:
-        """`metrics` once every choice is done, summed over all of them; nothing before, or when
-        nothing was drafted. What was resumed on another model server counts from there.
+        """`metrics` of a whole answer, summed over its choices; nothing when nothing was drafted.
+        What was resumed on another model server counts from there.
         """
-        choices = self.request.choices
-        if not all(choice.done for choice in choices):
+        ends = [choice.end for choice in self.request.choices]
+        stats = [each.speculation for each in ends if each.speculation is not None]
+        if not stats:
             return {}
-        stats = [each.end.speculation for each in choices if each.end.speculation is not None]
-        total = reduce(_sum, stats).model_dump() if stats else None
-        return {"metrics": {"speculative_decoding": total}} if total else {}
+        return {"metrics": {"speculative_decoding": reduce(_sum, stats).model_dump()}}
 
 
 def _sum(a: SpeculationStats, b: SpeculationStats) -> SpeculationStats:

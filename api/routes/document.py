@@ -35,7 +35,7 @@ class DocumentedApp(FastAPI):
         for path, operations in document["paths"].items():
             for operation in operations.values():
                 responses = operation["responses"]
-                responses.pop("4XX", None)  # kept FastAPI's own 422 from the list
+                responses.pop("4XX", None)
                 responses |= deepcopy(ANSWERS["responses"].get(path, {}))
                 if "requestBody" in operation:
                     responses |= ANSWERS["refusals"]
