@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 from fastapi import FastAPI, Request, Security
-from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
@@ -20,18 +17,15 @@ from api.admission.control import AdmissionControl
 from api.admission.keys import Keys
 from api.admission.rates import Rates
 from api.config import Settings
-from api.errors import GatewayError, translate
+from api.errors import GatewayError, error_response
 from api.gateway import Gateway
 from api.http.access_log import AccessLog
 from api.http.body_limit import BodyLimit
-from api.http.error_response import error_response
 from api.http.paths import MARKDOWN, PATHS
 from api.metrics import GatewayMetrics
-from api.requests.refusal import refusal
-from api.routes import generate, openai, ops, ui
-from api.routes.respond import ANSWERS
+from api.routes import endpoints, ops, ui
+from api.routes.document import DocumentedApp
 from api.upstream.pool import Network
-from model_server.contract.protocol import SpeculationStats
 
 DESCRIPTION = """Text generation on llama.cpp with Medusa speculative decoding.
 
@@ -47,32 +41,15 @@ BEARER = Security(
     HTTPBearer(auto_error=False, scheme_name="API key", description="An API key of this server.")
 )
 
-log = logging.getLogger(__name__)
-
-
-class _Gateway(FastAPI):
-    """Documents its answers by their own schemas, and their statuses one by one; "4XX" only keeps
-    422 from the list.
-    """
-
-    def openapi(self) -> dict[str, Any]:
-        document = super().openapi()
-        schemas = document["components"]["schemas"] | ANSWERS["schemas"]
-        schemas["SpeculationStats"] = SpeculationStats.model_json_schema()
-        document["components"]["schemas"] = dict(sorted(schemas.items()))
-        for operations in document["paths"].values():
-            for operation in operations.values():
-                operation["responses"].pop("4XX", None)
-        return document
-
 
 def create_app(
     settings: Settings,
     *,
     network: Network | None = None,
     tracer_provider: TracerProvider | None = None,
+    shutdown: Callable[[Gateway], AbstractContextManager[object]] = nullcontext,
 ) -> FastAPI:
-    """`network`: tests bring their own."""
+    """`network`: tests bring their own. `shutdown` is entered as long as the gateway runs."""
     gateway = Gateway(settings, network, tracer_provider)
     keys = Keys(settings.api_keys_file) if settings.api_keys_file else None
     rates = Rates(
@@ -80,7 +57,7 @@ def create_app(
         settings.rate_limit_storage,
         gateway.metrics,
     )
-    app = _Gateway(
+    app = DocumentedApp(
         title="Medusa gateway",
         description=DESCRIPTION,
         lifespan=_lifespan,
@@ -88,11 +65,13 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,  # to http://, behind a proxy that speaks https
         telemetry=_telemetry(tracer_provider),
+        responses={"4XX": {}},  # keeps FastAPI from adding a 422; DocumentedApp drops it
     )
     app.state.rates = rates
     app.state.gateway = gateway
+    app.state.shutdown = shutdown
     app.state.body_limit = BodyLimit(settings, gateway.metrics)
-    for router in (openai.router, generate.router, generate.tokens):
+    for router in (endpoints.openai, endpoints.plain, endpoints.tokens):
         app.include_router(router, dependencies=[BEARER] if keys else [])
     for router in (ops.router, ui.router):
         app.include_router(router)
@@ -100,7 +79,6 @@ def create_app(
     app.mount(ui.DOCS_FILES, ui.docs_files)
     _add_middleware(app, settings, keys, rates)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(RequestValidationError, _on_error)
     app.add_exception_handler(GatewayError, _on_error)
     app.add_exception_handler(Exception, _on_error)
     return app
@@ -131,32 +109,31 @@ def _add_middleware(app: FastAPI, settings: Settings, keys: Keys | None, rates: 
             allow_headers=["*"],
             expose_headers=["*"],
         )
-    app.add_middleware(AccessLog, gateway.metrics)
+    app.add_middleware(AccessLog, gateway)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, GatewayMetrics]]:
     gateway: Gateway = app.state.gateway
-    gateway.start()
-    try:
-        yield {"metrics": gateway.metrics}
-    finally:
-        await gateway.aclose()
-        await app.state.rates.aclose()
+    with app.state.shutdown(gateway):
+        gateway.start()
+        try:
+            yield {"metrics": gateway.metrics}
+        finally:
+            await gateway.aclose()
+            await app.state.rates.aclose()
 
 
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, RequestValidationError):
-        error = refusal(error.errors())
-    return error_response(translate(error), request.scope, request.app.state.gateway.metrics)
+    return error_response(error, request.scope)
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
-    """Starlette's own refusals: no such path, no such method, a body that cannot be read."""
+    """Starlette's own refusals: no such path, no such method."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path[:200]}: {error.detail}"
     if error.status_code == 404:
         message += f"; this server has {', '.join(PATHS)}"
     code = error.detail.lower().replace(" ", "_")
     told = GatewayError(code, message, status=error.status_code)
-    return error_response(told, request.scope, request.app.state.gateway.metrics, error.headers)
+    return error_response(told, request.scope, error.headers)

@@ -10,7 +10,6 @@ from contextlib import suppress
 from itertools import islice
 
 from api.config import Settings
-from api.errors import TryAgain
 from api.metrics import GatewayMetrics
 from api.request import Choice
 from api.upstream.pool import ServerPool
@@ -75,9 +74,9 @@ class Batcher:
         self._resuming: list[Choice] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def carry(self, choice: Choice) -> TryAgain | None:
-        """One attempt, from the window to its last event; what asks for another, or None. Raises
-        any other end. Cancelling is leaving. An interrupted answer continues without the window.
+    async def carry(self, choice: Choice) -> None:
+        """One attempt, from the window to its last event; raises what ended it otherwise.
+        Cancelling is leaving. An interrupted answer continues without the window.
         """
         choice.begin(time.monotonic())
         if choice.accepted:
@@ -94,9 +93,8 @@ class Batcher:
                 self._window.discard(choice)
                 with suppress(ValueError):
                     self._resuming.remove(choice)
-        if error is not None and not isinstance(error, TryAgain):
+        if error is not None:
             raise error
-        return error
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())

@@ -16,87 +16,60 @@ from model_server.contract.protocol import MAX_BATCH_REQUESTS
 class Settings(BaseSettings):
     """Read from the environment at start; an empty variable counts as not set."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
+    )
 
     model_server_urls: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("http://127.0.0.1:8001",),
-        min_length=1,
-        description="Model servers, with commas; a name stands for all its addresses.",
+        ("http://127.0.0.1:8001",), min_length=1
     )
-    batch_size: int = Field(
-        4,
-        ge=1,
-        le=MAX_BATCH_REQUESTS,
-        description="Requests a batch holds at most; 1: no batching.",
-    )
-    max_wait_time: float = Field(
-        0.1,
-        ge=0,
-        le=10,
-        description="Seconds a batch gathers at most, counted from its first request.",
-    )
-    max_concurrent_batches: int = Field(
-        4, ge=1, le=1_024, description="Batches sent to one model server and not yet acknowledged."
-    )
-    host: str = Field("0.0.0.0", description="Address to listen on; 127.0.0.1: this machine only.")
-    port: int = Field(8000, ge=1, le=65_535, description="Port to listen on.")
-    request_timeout: float = Field(
-        600, gt=0, le=86_400, description="Seconds after which a request is given up."
-    )
-    retry_attempts: int = Field(
-        5, ge=1, le=100, description="Attempts in a row that bring no token, at which one gives up."
-    )
-    max_in_flight: int = Field(
-        256,
-        ge=1,
-        le=100_000,
-        description="Answers in the making, in each worker; then status 429.",
-    )
-    max_body_bytes: int = Field(
-        4 * 1024 * 1024, ge=1_024, le=2**31, description="Largest request body, in bytes."
-    )
-    adaptive_batching: bool = Field(
-        True, description="Send what was gathered once nothing comes for 5 ms and a slot is free."
-    )
-    api_keys_file: Path | Literal[""] = Field(
-        "", description="File of API keys, read again when it changes; empty: no key is needed."
-    )
-    shared_prefixes: bool = Field(
-        False, description="API keys share computed prefixes: faster, but its time tells of others."
-    )
-    rate_limit_requests: int = Field(
-        0, ge=0, le=10**9, description="Requests a minute for each key or address; 0: no limit."
-    )
-    rate_limit_tokens: int = Field(
-        0, ge=0, le=10**9, description="Prompt and answer tokens a minute, likewise; 0: no limit."
-    )
-    rate_limit_storage: str = Field(
-        "memory://", description="Where they are counted; redis://HOST:PORT to share them."
-    )
-    workers: int = Field(
-        1, ge=1, le=256, description="Gateway processes; each gathers batches of its own."
-    )
-    forwarded_allow_ips: str = Field(
-        "127.0.0.1",
-        validate_default=True,
-        description="Proxies whose X-Forwarded-For is believed, with commas; *: all.",
-    )
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Origins whose pages may call this, separated by commas; *: all."
-    )
-    drain_timeout: int = Field(
-        30, ge=0, le=3_600, description="Seconds that open answers get to finish at shutdown."
-    )
-    keep_alive_timeout: int = Field(
-        75, ge=5, le=86_400, description="Seconds that idle connections stay open."
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="What is logged: debug, info, warning or error."
-    )
-    log_format: Literal["text", "json"] = Field(
-        "text", description="text, or json: an object a line."
-    )
-    log_prompts: bool = Field(False, description="Log what is asked, too: it may be private.")
+    """Model servers, with commas; a name stands for all its addresses."""
+    batch_size: int = Field(4, ge=1, le=MAX_BATCH_REQUESTS)
+    """Requests a batch holds at most; 1: no batching."""
+    max_wait_time: float = Field(0.1, ge=0, le=10)
+    """Seconds a batch gathers at most, counted from its first request."""
+    max_concurrent_batches: int = Field(4, ge=1, le=1_024)
+    """Batches sent to one model server and not yet acknowledged."""
+    host: str = "0.0.0.0"
+    """Address to listen on; 127.0.0.1: this machine only."""
+    port: int = Field(8000, ge=1, le=65_535)
+    """Port to listen on."""
+    request_timeout: float = Field(600, gt=0, le=86_400)
+    """Seconds after which a request is given up."""
+    retry_attempts: int = Field(5, ge=1, le=100)
+    """Attempts in a row that bring no token, at which one gives up."""
+    max_in_flight: int = Field(256, ge=1, le=100_000)
+    """Answers in the making, in each worker; then status 429."""
+    max_body_bytes: int = Field(4 * 1024 * 1024, ge=1_024, le=2**31)
+    """Largest request body, in bytes."""
+    adaptive_batching: bool = True
+    """Send what was gathered once nothing comes for 5 ms and a slot is free."""
+    api_keys_file: Path | Literal[""] = ""
+    """File of API keys, read again when it changes; empty: no key is needed."""
+    shared_prefixes: bool = False
+    """API keys share computed prefixes: faster, but its time tells of others."""
+    rate_limit_requests: int = Field(0, ge=0, le=10**9)
+    """Requests a minute for each key or address; 0: no limit."""
+    rate_limit_tokens: int = Field(0, ge=0, le=10**9)
+    """Prompt and answer tokens a minute, likewise; 0: no limit."""
+    rate_limit_storage: str = "memory://"
+    """Where they are counted; redis://HOST:PORT to share them."""
+    workers: int = Field(1, ge=1, le=256)
+    """Gateway processes; each gathers batches of its own."""
+    forwarded_allow_ips: str = Field("127.0.0.1", validate_default=True)
+    """Proxies whose X-Forwarded-For is believed, with commas; *: all."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins whose pages may call this, separated by commas; *: all."""
+    drain_timeout: int = Field(30, ge=0, le=3_600)
+    """Seconds that open answers get to finish at shutdown."""
+    keep_alive_timeout: int = Field(75, ge=5, le=86_400)
+    """Seconds that idle connections stay open."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged: debug, info, warning or error."""
+    log_format: Literal["text", "json"] = "text"
+    """text, or json: an object a line."""
+    log_prompts: bool = False
+    """Log what is asked, too: it may be private."""
 
     @field_validator("model_server_urls", "cors_origins", mode="before")
     @classmethod

@@ -15,8 +15,15 @@ GatewayError               a code of STATUS or the model server's, and a sentenc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import ceil
 from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import Scope
+
+from api.metrics import GatewayMetrics
 
 # The status of each code. 499 is nginx's number for a client that left: nobody reads it.
 STATUS = {
@@ -150,3 +157,20 @@ def translate(error: Exception) -> GatewayError:
     if isinstance(error, GatewayError):
         return error
     return GatewayError("internal_error", "The gateway failed on this request. This is a bug.")
+
+
+def error_response(
+    error: Exception, scope: Scope, others: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """What the client is sent, in OpenAI's shape, counted; with `others` among its headers."""
+    told = translate(error)
+    metrics: GatewayMetrics = scope["app"].state.gateway.metrics
+    if told.code != "client_gone":
+        metrics.rejections.labels(told.code).inc()
+    state = scope["state"]
+    headers = {"x-request-id": state["request_id"], **told.headers, **(others or {})}
+    # Who waits to be asked for a body may send it or not: nobody can know whether it still comes.
+    is_unsure = "expect" in Headers(scope=scope) and not state.get("is_read")
+    if is_unsure or told.status == 500:  # uvicorn closes behind a 500, and clients should know
+        headers["connection"] = "close"
+    return JSONResponse(told.body, told.status, headers)

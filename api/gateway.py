@@ -101,14 +101,15 @@ class Gateway:
         try:
             async with timeout(settings.request_timeout):
                 while True:
-                    with self._spans.attempt(choice) if self._spans else nullcontext():
-                        error = await self._batcher.carry(choice)
-                    if error is None:
-                        return
-                    await attempts.wait(error)
-                    self.metrics.retries.labels(error.code).inc()
-                    self.metrics.resumes.inc(bool(choice.token_ids))
-                    log.info("attempt %d of a request failed: %s", choice.request.attempt, error)
+                    try:
+                        with self._spans.attempt(choice) if self._spans else nullcontext():
+                            return await self._batcher.carry(choice)
+                    except TryAgain as error:
+                        await attempts.wait(error)
+                        self.metrics.retries.labels(error.code).inc()
+                        self.metrics.resumes.inc(bool(choice.token_ids))
+                        number = choice.request.attempt
+                        log.info("attempt %d of a request failed: %s", number, error)
         except TimeoutError:
             choice.of.fail(self._too_late(choice))
         except GatewayError as error:

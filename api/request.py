@@ -24,7 +24,6 @@ from model_server.contract.protocol import (
     GenerateRequest,
     PositionLogprobs,
     Resume,
-    Started,
     Tokens,
 )
 
@@ -32,7 +31,8 @@ from model_server.contract.protocol import (
 MAX_BURST = 64
 
 Outcome = Literal["done", "failed", "disconnected"]
-Inbox = deque[tuple["Choice", Event, float]]
+News = Tokens | Done  # of a choice, for its client
+Inbox = deque[tuple["Choice", News, float]]
 
 
 class Carrier(Protocol):
@@ -118,18 +118,19 @@ class Choice:
         self.is_queued = isinstance(event, Accepted)
         if isinstance(event, Accepted) and self.accepted is None:
             self.accepted = event
-            self.of.arrived.set()
         elif isinstance(event, Tokens):
             self.model_id = model_id
             self.first_at = self.first_at or now
             self.token_ids += event.ids
             self.pieces.append(event.text)
+            self.of.inbox.append((self, event, now))
         elif isinstance(event, Done):
             self.done = event
             self.finish()
-        if not isinstance(event, (Accepted, Started)):
             self.of.inbox.append((self, event, now))
-            self.of.arrived.set()
+        else:
+            return
+        self.of.arrived.set()
 
 
 class ClientRequest:
@@ -185,7 +186,7 @@ class ClientRequest:
 
     async def bursts(
         self, quiet_s: float | None = None
-    ) -> AsyncIterator[list[tuple[Choice, Event]]]:
+    ) -> AsyncIterator[list[tuple[Choice, News]]]:
         """What has come meanwhile, in order; nothing, where nothing has for `quiet_s`."""
         while not self.is_done:
             if not self.inbox and self.failure is None:
@@ -193,7 +194,7 @@ class ClientRequest:
                 await wait(self.arrived, quiet_s)
             if not self.inbox and self.failure is not None:
                 raise self._noted(self.failure)
-            burst: list[tuple[Choice, Event]] = []
+            burst: list[tuple[Choice, News]] = []
             while self.inbox and len(burst) < MAX_BURST:
                 choice, event, now = self.inbox.popleft()
                 burst.append((choice, event))

@@ -88,8 +88,10 @@ def note_request(asked: ClientRequest, info: Info | None) -> None:
         span.set_attribute("gen_ai.request.max_tokens", request.max_tokens)
 
 
-def note_answer(request: ClientRequest) -> None:
-    """And what came. Before the last byte is sent: then the span ends."""
+def note_answer(request: ClientRequest, error: GatewayError | None = None) -> None:
+    """And what came, before the last byte is sent: then the span ends. `error`: of a stream, whose
+    status, sent long before, does not tell it.
+    """
     span = trace.get_current_span()
     if not span.is_recording():
         return
@@ -107,12 +109,8 @@ def note_answer(request: ClientRequest) -> None:
                 "gen_ai.response.finish_reasons": [each.finish_reason for each in dones],
             }
         )
-
-
-def note_failure(error: GatewayError) -> None:
-    """A stream ended in an error, which its status, sent long before, does not tell."""
-    if error.status >= 500:
-        _fail(trace.get_current_span(), error.code)
+    if error is not None and error.status >= 500:
+        _fail(span, error.code)
 
 
 def _failure(choice: Choice) -> str | None:

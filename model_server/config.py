@@ -53,77 +53,67 @@ class ModelServerSettings(BaseSettings):
     """One field, one environment variable of the same name in capitals."""
 
     model_config = SettingsConfigDict(
-        env_ignore_empty=True, extra="ignore", frozen=True, protected_namespaces=()
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
-    model_path: Path = Field(
-        default_factory=_demo_model, description="GGUF file to serve; empty: the demo model."
-    )
-    model_name: str = Field("", description="Name shown to clients; empty: the GGUF's own.")
-    model_context_size: int = Field(
-        0,
-        ge=0,
-        description="Prompt plus answer of one request, in tokens; 0: the model's, to 4096.",
-    )
-    n_gpu_layers: int = Field(
-        -1, ge=-1, description="Layers on the GPU; -1: all when there is a GPU."
-    )
-    n_threads: int = Field(
-        0, ge=0, le=512, description="CPU threads; 0: physical cores, less one for a local gateway."
-    )
-    n_parallel: int = Field(8, ge=1, le=128, description="Slots: requests decoded at once.")
-    chat_template: Path | Literal["vicuna", ""] = Field(
-        "", description="Jinja file, or `vicuna`, used when the GGUF has no chat template."
-    )
-    kv_cache_tokens: int = Field(
-        0,
-        ge=0,
-        le=2**31 - 256,
-        description="Cells of the KV pool shared by all slots; 0: twice the context.",
-    )
-    kv_cache_type: KvCacheType = Field("f16", description="f32, f16, bf16 or q8_0.")
-    flash_attention: FlashAttention = Field(
-        "auto", description="on, off, or auto: on wherever llama.cpp can."
-    )
-    cpu_kernels: CpuKernels = Field(
-        "auto", description="auto: own kernels, made for few rows, where the processor can; off."
-    )
-    exact: Exact = Field(
-        "auto",
-        description="Same text alone, in a batch, resumed: true, false, or auto: where it is free.",
-    )
-    max_step_ms: int = Field(
-        0, ge=0, description="Longest step that prefill may cause; 0: 64 rows of it, at least 50."
-    )
-    medusa_path: Path | Literal[""] = Field(
-        "", description="GGUF file with the Medusa heads; empty: none, the demo model has its own."
-    )
-    medusa_any_base: bool = Field(False, description="Take heads made for another base model.")
-    medusa_mode: MedusaMode = Field(
-        "auto", description="auto: drafts what pays; off: none; chain, tree: always at least one."
-    )
-    medusa_rows: int = Field(
-        0, ge=0, le=64, description="Rows of every tree, for benchmarks; 0: what pays."
-    )
-    medusa_k_heads: int = Field(5, ge=1, le=16, description="Heads to use at most.")
-    medusa_max_tokens_per_step: int = Field(
-        0, ge=0, le=64, description="Most tokens a request gets a step; 0: no cap, 1: plain."
-    )
-    prompt_lookup: bool = Field(
-        True, description="Draft from the request's own text too, with or without heads."
-    )
-    model_server_host: str = Field("127.0.0.1", description="Address to listen on.")
-    model_server_port: int = Field(8001, ge=0, le=65535, description="Port to listen on.")
-    keep_alive_timeout: int = Field(
-        75, ge=5, le=86_400, description="Seconds that idle connections stay open."
-    )
+    model_path: Path = Field(default_factory=_demo_model)
+    """GGUF file to serve; empty: the demo model."""
+    model_name: str = ""
+    """Name shown to clients; empty: the GGUF's own."""
+    model_context_size: int = Field(0, ge=0)
+    """Prompt plus answer of one request, in tokens; 0: the model's, to 4096."""
+    n_gpu_layers: int = Field(-1, ge=-1)
+    """Layers on the GPU; -1: all when there is a GPU."""
+    n_threads: int = Field(0, ge=0, le=512)
+    """CPU threads; 0: physical cores, less one for a local gateway."""
+    n_parallel: int = Field(8, ge=1, le=128)
+    """Slots: requests decoded at once."""
+    chat_template: Path | Literal["vicuna", ""] = ""
+    """Jinja file, or `vicuna`, used when the GGUF has no chat template."""
+    kv_cache_tokens: int = Field(0, ge=0, le=2**31 - 256)
+    """Cells of the KV pool shared by all slots; 0: twice the context."""
+    kv_cache_type: KvCacheType = "f16"
+    """f32, f16, bf16 or q8_0."""
+    flash_attention: FlashAttention = "auto"
+    """on, off, or auto: on wherever llama.cpp can."""
+    cpu_kernels: CpuKernels = "auto"
+    """auto: own kernels, made for few rows, where the processor can; off."""
+    exact: Exact = "auto"
+    """Same text alone, in a batch, resumed: true, false, or auto: where it is free."""
+    max_step_ms: int = Field(0, ge=0)
+    """Longest step that prefill may cause; 0: 64 rows of it, at least 50."""
+    medusa_path: Path | Literal[""] = ""
+    """GGUF file with the Medusa heads; empty: none, the demo model has its own."""
+    medusa_any_base: bool = False
+    """Take heads made for another base model."""
+    medusa_mode: MedusaMode = "auto"
+    """auto: drafts what pays; off: none; chain, tree: always at least one."""
+    medusa_rows: int = Field(0, ge=0, le=64)
+    """Rows of every tree, for benchmarks; 0: what pays."""
+    medusa_k_heads: int = Field(5, ge=1, le=16)
+    """Heads to use at most."""
+    medusa_max_tokens_per_step: int = Field(0, ge=0, le=64)
+    """Most tokens a request gets a step; 0: no cap, 1: plain."""
+    prompt_lookup: bool = True
+    """Draft from the request's own text too, with or without heads."""
+    model_server_host: str = "127.0.0.1"
+    """Address to listen on."""
+    model_server_port: int = Field(8001, ge=0, le=65535)
+    """Port to listen on."""
+    keep_alive_timeout: int = Field(75, ge=5, le=86_400)
+    """Seconds that idle connections stay open."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
-        Field("info", description="debug, info, warning or error.")
+        "info"
     )
-    log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = Field(
-        "text", description="text, or json: an object a line."
-    )
-    log_prompts: bool = Field(False, description="Log what is asked, too: it may be private.")
+    """debug, info, warning or error."""
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = "text"
+    """text, or json: an object a line."""
+    log_prompts: bool = False
+    """Log what is asked, too: it may be private."""
 
     @property
     def is_demo(self) -> bool:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import ipaddress
 from contextlib import suppress
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.admission.keys import Keys
 from api.admission.rates import Admission, Rates
-from api.errors import GatewayError, ShuttingDown
+from api.errors import GatewayError, ShuttingDown, error_response
 from api.gateway import Gateway
-from api.http.error_response import error_response
 from api.http.paths import MARKDOWN
 
 
 class AdmissionControl:
-    """Shutdown, permits, key, rates, in this order; then the budgets go into the answer's headers.
+    """Shutdown, permits, key, rates, in this order.
 
     Looking is free, what reaches the model is not: open is every GET outside of /v1, so the page,
     the documentation, probes and metrics. What the page shows an answer with needs the key, and
@@ -36,17 +35,9 @@ class AdmissionControl:
         ):
             await self._app(scope, receive, send)
             return
-        admission = Admission("")
         costs = scope["path"] != MARKDOWN
-
-        async def send_with_budgets(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(admission.headers())
-                if self._gateway.draining:
-                    headers["connection"] = "close"  # the next request may find another gateway
-            await send(message)
-
+        state = scope["state"]
+        admission = state["admission"] = Admission("")
         try:
             if costs and scope["method"] == "POST":
                 if self._gateway.draining:
@@ -58,15 +49,14 @@ class AdmissionControl:
                 length = Headers(scope=scope).get("content-length", "")
                 is_known = length.isdecimal() and scope["method"] == "POST"
                 admission = await self._rates.admit(caller, int(length) if is_known else 0)
+                state["admission"] = admission
             if admission.refused:
                 raise admission.refusal()
         except GatewayError as error:
-            refusal = error_response(error, scope, self._gateway.metrics)
-            await refusal(scope, receive, send_with_budgets)
+            await error_response(error, scope)(scope, receive, send)
             return
-        scope["state"]["admission"] = admission
         try:
-            await self._app(scope, receive, send_with_budgets)
+            await self._app(scope, receive, send)
         finally:
             await self._rates.settle(admission)
 

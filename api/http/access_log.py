@@ -1,4 +1,6 @@
-"""A name for each request, known to both tiers and its client; a line and a count at its end."""
+"""A name for each request, known to both tiers and its client; the headers of every answer; a line
+and a count at the end.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import logs
 from api.errors import STATUS
+from api.gateway import Gateway
 from api.http.paths import MARKDOWN, plain
-from api.metrics import GatewayMetrics
 
 # Asked for every few seconds, by machines or by an open page.
 PROBES = ("/health", "/ready", "/metrics", MARKDOWN)
@@ -26,13 +28,14 @@ log = logging.getLogger("api.request")
 
 class AccessLog:
     """Sees a request first. Names it in the scope's state and in its answer's `x-request-id`, by
-    the client's own `x-request-id` if that is valid; says after how long the answer began; and puts
-    the path that is meant into the scope, before anybody asks whose it is.
+    the client's own `x-request-id` if that is valid; says after how long the answer began, and what
+    is left of the budgets that it was admitted with; and puts the path that is meant into the
+    scope, before anybody asks whose it is.
     """
 
-    def __init__(self, app: ASGIApp, metrics: GatewayMetrics) -> None:
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
         self._app = app
-        self._metrics = metrics
+        self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,26 +48,31 @@ class AccessLog:
         request_id = given if named else unique
         # Clients may repeat themselves; the model server takes a known id for another attempt.
         answer_id = f"{given}.{unique}" if named else unique
-        scope.setdefault("state", {}).update(request_id=request_id, answer_id=answer_id)
+        state = scope.setdefault("state", {})
+        state.update(request_id=request_id, answer_id=answer_id)
         scope["path"] = plain(scope["path"])
         logs.request_id.set(request_id)
 
-        async def send_named(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["openai-processing-ms"] = f"{1_000 * (time.monotonic() - started):.0f}"
+                if "admission" in state:
+                    headers.update(state["admission"].headers())
+                    if self._gateway.draining:
+                        headers["connection"] = "close"  # the next may find another gateway
             await send(message)
 
         try:
-            await self._app(scope, receive, send_named)
+            await self._app(scope, receive, send_with_headers)
         except Exception:
             status = status or 500  # sent further out
             raise
         finally:
-            self._metrics.http_requests.labels(status or LEFT).inc()
+            self._gateway.metrics.http_requests.labels(status or LEFT).inc()
             _log(scope, status, 1_000 * (time.monotonic() - started))
 
 

@@ -27,7 +27,7 @@ from api import logs
 from api.admission.keys import BadKeyFile
 from api.app import create_app
 from api.config import Settings
-from api.http.drain import Drain
+from api.http.drain import drained_by_signals
 from api.http.protocol import BoundedHttp
 from model_server.contract import traces
 
@@ -44,12 +44,13 @@ log = logging.getLogger(__name__)
 
 def make_app(settings: Settings) -> ASGIApp:
     """The app of one process. Raises BadKeyFile, TracesMissing."""
-    app = create_app(settings, tracer_provider=traces.start("medusa-gateway"))
+    provider = traces.start("medusa-gateway")
+    app = create_app(settings, tracer_provider=provider, shutdown=drained_by_signals)
     # What was made so far stays: collections need not look at it again and again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    return Drain(app, app.state.gateway, settings.drain_timeout)
+    return app
 
 
 def worker_app() -> ASGIApp:

@@ -10,8 +10,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from api.errors import InvalidRequest
-from api.requests.document import with_fates
-from api.requests.fields import Fate, Fates
+from api.requests.fields import Fate, Fates, with_fates
 from api.requests.refusal import printable, shown
 from api.requests.values import Int, is_empty
 from model_server.contract.protocol import Info
@@ -20,7 +19,7 @@ MAX_CHOICES = 128
 EMPTIES: tuple[object, ...] = ("", [], {})
 
 TokenId = Annotated[Int, Field(ge=0)]
-Source = dict[str, Any]  # the one field of GenerateRequest that says what to continue
+Source = dict[str, Any]  # fields of GenerateRequest that say what to continue, and how far
 
 
 class Body(BaseModel):

@@ -86,13 +86,10 @@ class ChatBody(OpenAIBody, ChatTemplateBody):
         return self
 
     def _sources(self, info: Info) -> list[Source]:
-        return [self.chat(parse_messages(self.messages, info))]
-
-    def _max_tokens(self) -> int | None:
-        return self.max_completion_tokens or self.max_tokens
-
-    def _logprobs(self) -> int | None:
-        return (self.top_logprobs or 0) if self.logprobs else None
+        source = self.chat(parse_messages(self.messages, info))
+        logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        longest = self.max_completion_tokens or self.max_tokens
+        return [{**source, "max_tokens": longest, "logprobs": logprobs}]
 
 
 class TokenizeBody(ChatTemplateBody):
@@ -122,17 +119,16 @@ class TokenizeBody(ChatTemplateBody):
         return self
 
     def question(self, info: Info) -> Tokenize:
+        if self.messages is not None:
+            source = self.chat(parse_messages(self.messages, info))
+        else:
+            source = {"prompt": parse_text(self.prompt or "", "prompt", info)}
+            source["parse_special"] = self.parse_special is not False
         return Tokenize(
-            **self._source(info),
+            **source,
             add_special_tokens=self.add_special_tokens,
             return_token_strs=self.return_token_strs,
         )
-
-    def _source(self, info: Info) -> Source:
-        if self.messages is not None:
-            return self.chat(parse_messages(self.messages, info))
-        prompt = parse_text(self.prompt or "", "prompt", info)
-        return {"prompt": prompt, "parse_special": self.parse_special is not False}
 
 
 class DetokenizeBody(Body):

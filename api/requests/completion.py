@@ -116,16 +116,16 @@ class CompletionBody(OpenAIBody):
         return self
 
     def _sources(self, info: Info) -> list[Source]:
+        beside: Source = {"max_tokens": self.max_tokens, "logprobs": self.logprobs}
         if not self.suffix:
-            return parse_prompts(self.prompt, info, parse_special=self.parse_special)
+            beside["parse_special"] = self.parse_special
+            return parse_prompts(self.prompt, info, **beside)
         texts = self.prompt if isinstance(self.prompt, list) else [self.prompt]
         if not texts or not all(isinstance(text, str) for text in texts):
             raise InvalidRequest("suffix needs prompt to be text, or a list of texts.", "suffix")
         infill = Infill(suffix=parse_text(self.suffix, "suffix", info))
-        return [{"prompt": parse_text(each, "prompt", info), "infill": infill} for each in texts]
-
-    def _logprobs(self) -> int | None:
-        return self.logprobs
+        prompts = [parse_text(each, "prompt", info) for each in texts]
+        return [{"prompt": each, "infill": infill, **beside} for each in prompts]
 
 
 class GenerateBody(GenerationBody):
@@ -136,7 +136,8 @@ class GenerateBody(GenerationBody):
     max_tokens: MaxTokens = Field(256, ge=1, description="Longest answer; -1: as long as fits.")
 
     def _sources(self, info: Info) -> list[Source]:
-        return parse_prompts(self.prompt, info, parse_special=self.parse_special)
+        beside: Source = {"max_tokens": self.max_tokens, "parse_special": self.parse_special}
+        return parse_prompts(self.prompt, info, **beside)
 
 
 class InfillBody(GenerateBody):
@@ -156,7 +157,8 @@ class InfillBody(GenerateBody):
 
     def _sources(self, info: Info) -> list[Source]:
         infill = Infill(suffix=self.input_suffix, extra=self.input_extra, trims=True)
-        return [{"prompt": self.input_prefix + self.prompt, "infill": infill}]
+        prompt = self.input_prefix + self.prompt
+        return [{"prompt": prompt, "infill": infill, "max_tokens": self.max_tokens}]
 
 
 class EmbeddingsBody(Body):

@@ -132,13 +132,11 @@ class GenerationBody(Body):
                 for choice in range(num_choices):
                     made = GenerateRequest(
                         id=f"{request_id}-{len(requests)}",
-                        max_tokens=self._max_tokens(),
                         sampling=Sampling(**drawing, seed=seed, choice=choice),
                         stop=list(self.stop),
                         stop_tokens=self.stop_token_ids,
                         ignore_eos=self.ignore_eos,
                         speculation=Speculation(**self.speculation.model_dump()),
-                        logprobs=self._logprobs(),
                         **source,
                     )
                     requests.append(made)
@@ -147,13 +145,8 @@ class GenerationBody(Body):
         return requests
 
     def _sources(self, info: Info) -> list[Source]:
+        """What each endpoint says in its own way: what to continue, how far, with which figures."""
         raise NotImplementedError
-
-    def _max_tokens(self) -> int | None:
-        return getattr(self, "max_tokens", None)
-
-    def _logprobs(self) -> int | None:
-        return None
 
     @model_validator(mode="after")
     def _one_shape(self) -> GenerationBody:

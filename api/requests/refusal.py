@@ -23,16 +23,12 @@ def refusal(errors: Sequence[Any]) -> InvalidRequest:
     error = errors[0]
     param = _path(error["loc"])
     kind = error["type"]
-    if kind == "json_invalid":
-        return InvalidRequest(
-            f"The body is not JSON: {error['ctx']['error']}.", code="invalid_json"
-        )
     if not param:
         return InvalidRequest(NO_OBJECT, code="invalid_json")
     if kind == "missing":
         return InvalidRequest(f"{param} is missing.", param, "missing_required_parameter")
     sentence = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    if kind in ("model_type", "model_attributes_type"):
+    if kind == "model_type":
         sentence = "should be an object"
     if kind == "too_long":
         sentence = f"at most {error['ctx']['max_length']}, got {len(error['input'])}"
@@ -48,27 +44,23 @@ def unsupported(sentence: str) -> PydanticCustomError:
     return PydanticCustomError(UNSUPPORTED, "{sentence}", {"sentence": sentence})
 
 
-def refuse_half_characters(body: object) -> None:
+def refuse_half_characters(value: object, place: Place = None) -> None:
     """Raises InvalidRequest for the first text with half a surrogate pair, which is no Unicode."""
-    waiting: list[tuple[Place, object]] = [(None, body)]
-    while waiting:
-        place, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [((place, name), each) for name, each in reversed(value.items())]
-            waiting += [((place, name), name) for name in reversed(value)]
-        elif isinstance(value, list):
-            waiting += [((place, i), each) for i, each in reversed(list(enumerate(value)))]
-        elif isinstance(value, str) and SURROGATE.search(value):
-            path = _path(_parts(place))
-            raise InvalidRequest(f"{path} is not valid Unicode: half a surrogate pair.", path)
-
-
-def _parts(place: Place) -> list[int | str]:
-    parts: list[int | str] = []
-    while place is not None:
-        place, part = place
-        parts.insert(0, part)
-    return parts
+    if isinstance(value, dict):
+        for name in value:
+            refuse_half_characters(name, (place, name))
+        for name, each in value.items():
+            refuse_half_characters(each, (place, name))
+    elif isinstance(value, list):
+        for i, each in enumerate(value):
+            refuse_half_characters(each, (place, i))
+    elif isinstance(value, str) and SURROGATE.search(value):
+        parts: list[int | str] = []
+        while place is not None:
+            place, part = place
+            parts.insert(0, part)
+        path = _path(parts)
+        raise InvalidRequest(f"{path} is not valid Unicode: half a surrogate pair.", path)
 
 
 def shown(value: object) -> str:
@@ -88,11 +80,11 @@ def printable(name: str) -> str:
 
 
 def _path(location: Sequence[int | str]) -> str:
-    """('body', 'messages', 0, 'role') is messages[0].role."""
+    """('messages', 0, 'role') is messages[0].role."""
     path = ""
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part not in ("body", "[key]"):
+        elif part != "[key]":
             path += f".{printable(part)}" if path else printable(part)
     return path

@@ -122,15 +122,11 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
         said = parse_messages(list(self.input), info)
         if self.instructions:
             said = [Message(role="system", content=self.instructions), *said]
-        return [self.chat(said)]
+        logprobs = self.top_logprobs if self.with_logprobs else None
+        limits = {"max_tokens": self.max_output_tokens, "logprobs": logprobs}
+        return [{**self.chat(said), **limits}]
 
     def _shapes(self) -> list[tuple[str, str, Any]]:
         form = self.text.format
         schema = ANY_OBJECT if form.type == "json_object" else None
         return [*super()._shapes(), ("text.format", "json_schema", form.json_schema or schema)]
-
-    def _max_tokens(self) -> int | None:
-        return self.max_output_tokens
-
-    def _logprobs(self) -> int | None:
-        return self.top_logprobs if self.with_logprobs else None

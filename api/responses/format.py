@@ -8,7 +8,7 @@ from itertools import zip_longest
 from typing import Any, ClassVar, Generic, TypeVar
 
 from api.request import Choice, ClientRequest
-from model_server.contract.protocol import Event, Info, SpeculationStats, Tokens
+from model_server.contract.protocol import Done, Info, SpeculationStats, Tokens
 
 B = TypeVar("B")  # the body that asked
 Json = Mapping[str, Any]
@@ -31,8 +31,32 @@ class Format(Generic[B]):
         """Chunks before the first event."""
         return ()
 
-    def chunks(self, choice: Choice, event: Event) -> Iterable[Json]:
-        """Chunks that an event of a choice gives: none, or one."""
+    def chunks(self, choice: Choice, event: Tokens | Done) -> Iterable[Json]:
+        """Chunks that an event of a choice gives. What it says of tokens, by where they came from,
+        waits for the choice's next chunk where it shows nothing itself: `token_ids` and
+        `from_draft`, one entry a token each; with `show_tree`, `draft_trees`, too, one a step.
+        """
+        tokens = self._unsent.pop(choice.index, {})
+        if isinstance(event, Done):
+            return self.end(choice, tokens)
+        if event.ids:
+            from_draft = event.from_draft or [False] * len(event.ids)
+            assert len(from_draft) == len(event.ids), "each token has one flag. This is a bug."
+            tokens["token_ids"] = tokens.get("token_ids", []) + event.ids
+            tokens["from_draft"] = tokens.get("from_draft", []) + from_draft
+        if event.tree is not None:
+            tokens["draft_trees"] = [*tokens.get("draft_trees", []), event.tree.model_dump()]
+        if event.text or event.logprobs:
+            return (self.piece(choice, event, tokens),)
+        self._unsent[choice.index] = tokens
+        return ()
+
+    def piece(self, choice: Choice, event: Tokens, tokens: Json) -> Json:
+        """The chunk of tokens that have something to show."""
+        raise NotImplementedError
+
+    def end(self, choice: Choice, tokens: Json) -> Iterable[Json]:
+        """Chunks of a choice's end, with what is left to say of its tokens."""
         raise NotImplementedError
 
     def closing(self) -> Iterable[Json]:
@@ -48,36 +72,14 @@ class Format(Generic[B]):
         return body
 
     def metrics(self) -> dict[str, Any]:
-        """`metrics` once every choice is done, summed over all of them; nothing before, or when
-        nothing was drafted. What was resumed on another model server counts from there.
+        """`metrics` of a whole answer, summed over its choices; nothing when nothing was drafted.
+        What was resumed on another model server counts from there.
         """
-        choices = self.request.choices
-        if not all(choice.done for choice in choices):
+        ends = [choice.end for choice in self.request.choices]
+        stats = [each.speculation for each in ends if each.speculation is not None]
+        if not stats:
             return {}
-        stats = [each.end.speculation for each in choices if each.end.speculation is not None]
-        total = reduce(_sum, stats).model_dump() if stats else None
-        return {"metrics": {"speculative_decoding": total}} if total else {}
-
-    def tokens(self, choice: Choice, event: Event, *, sent: bool = True) -> dict[str, Any]:
-        """What a chunk of an event says of tokens, by where they came from: `token_ids` and
-        `from_draft` since the choice's last chunk, one entry a token each; with `show_tree`,
-        `draft_trees` too, one a step. They are kept for the next chunk where none is `sent`.
-        """
-        fields = self._unsent.pop(choice.index, {})
-        if isinstance(event, Tokens):
-            from_draft = event.from_draft or [False] * len(event.ids)
-            assert len(from_draft) == len(event.ids), "each token has one flag. This is a bug."
-            fields = {
-                **fields,
-                "token_ids": fields.get("token_ids", []) + event.ids,
-                "from_draft": fields.get("from_draft", []) + from_draft,
-            }
-            if event.tree is not None:
-                trees = fields.get("draft_trees", [])
-                fields["draft_trees"] = [*trees, event.tree.model_dump()]
-        if not sent:
-            self._unsent[choice.index] = fields
-        return fields if fields.get("token_ids") else {}
+        return {"metrics": {"speculative_decoding": reduce(_sum, stats).model_dump()}}
 
 
 def _sum(a: SpeculationStats, b: SpeculationStats) -> SpeculationStats:

@@ -9,19 +9,17 @@ from typing import ClassVar
 from api.request import Choice
 from api.requests.completion import GenerateBody
 from api.responses.format import Format, Json
-from model_server.contract.protocol import Done, Event, Tokens
+from model_server.contract.protocol import Tokens
 
 
 class GenerateFormat(Format[GenerateBody]):
     """A stream is {"text"} events with their tokens; the last one says everything else."""
 
-    def chunks(self, choice: Choice, event: Event) -> Iterator[Json]:
-        if isinstance(event, Done):
-            yield {"text": "", **self.tokens(choice, event), **self._end(choice)}
-        elif isinstance(event, Tokens) and event.text:
-            yield {"text": event.text, **self.tokens(choice, event)}
-        else:
-            self.tokens(choice, event, sent=False)
+    def piece(self, choice: Choice, event: Tokens, tokens: Json) -> Json:
+        return {"text": event.text, **tokens}
+
+    def end(self, choice: Choice, tokens: Json) -> Iterator[Json]:
+        yield {"text": "", **tokens, **self._end(choice)}
 
     def whole(self) -> Json:
         [choice] = self.request.choices
@@ -57,11 +55,11 @@ class InfillFormat(Format[GenerateBody]):
 
     says_done: ClassVar[bool] = False
 
-    def chunks(self, choice: Choice, event: Event) -> Iterator[Json]:
-        if isinstance(event, Done):
-            yield self._end(choice, "")
-        elif isinstance(event, Tokens) and event.text:
-            yield {"index": 0, "content": event.text, "tokens": event.ids, "stop": False}
+    def piece(self, choice: Choice, event: Tokens, tokens: Json) -> Json:
+        return {"index": 0, "content": event.text, "tokens": event.ids, "stop": False}
+
+    def end(self, choice: Choice, tokens: Json) -> Iterator[Json]:
+        yield self._end(choice, "")
 
     def whole(self) -> Json:
         [choice] = self.request.choices

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from api.request import Choice, ClientRequest
 from api.requests.responses import ResponsesBody
-from api.responses.chat import logprobs
 from api.responses.format import Format, Json
-from model_server.contract.protocol import Done, Event, Info, PositionLogprobs, Tokens
+from api.responses.openai import logprobs
+from model_server.contract.protocol import Done, Info, PositionLogprobs, Tokens
 
 
 class ResponsesFormat(Format[ResponsesBody]):
@@ -29,19 +29,11 @@ class ResponsesFormat(Format[ResponsesBody]):
         yield self._event("response.output_item.added", output_index=0, item=message)
         yield self._event("response.content_part.added", **self._place(), part=self._part("", []))
 
-    def chunks(self, choice: Choice, event: Event) -> Iterator[Json]:
-        if isinstance(event, Tokens):
-            positions = event.logprobs or ()
-            choice.logprobs += positions
-            if event.text or positions:
-                yield self._event(
-                    "response.output_text.delta",
-                    **self._place(),
-                    delta=event.text,
-                    logprobs=self._logprobs(positions),
-                )
-        elif isinstance(event, Done):
-            yield from self._end(choice)
+    def piece(self, choice: Choice, event: Tokens, tokens: Json) -> Json:
+        positions = event.logprobs or ()
+        choice.logprobs += positions
+        told = {"delta": event.text, "logprobs": self._logprobs(positions)}
+        return self._event("response.output_text.delta", **self._place(), **told)
 
     def whole(self) -> Json:
         [choice] = self.request.choices
@@ -52,14 +44,10 @@ class ResponsesFormat(Format[ResponsesBody]):
         told = {name: error[name] for name in ("code", "message", "param")}
         return self._event("error", **told, error=error)
 
-    def _end(self, choice: Choice) -> Iterator[Json]:
+    def end(self, choice: Choice, tokens: Json) -> Iterator[Json]:
         part = self._part(choice.text, choice.logprobs)
-        yield self._event(
-            "response.output_text.done",
-            **self._place(),
-            text=part["text"],
-            logprobs=part["logprobs"],
-        )
+        told = {"text": part["text"], "logprobs": part["logprobs"]}
+        yield self._event("response.output_text.done", **self._place(), **told)
         yield self._event("response.content_part.done", **self._place(), part=part)
         response = self._finished(choice.end, part)
         [message] = response["output"]

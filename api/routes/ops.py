@@ -9,7 +9,6 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.gateway import Gateway
-from api.routes.respond import described
 
 router = APIRouter(tags=["Operation"])
 
@@ -19,14 +18,7 @@ async def health() -> dict[Literal["status"], Literal["alive"]]:
     return {"status": "alive"}
 
 
-@router.get(
-    "/ready",
-    summary="A model server is ready",
-    responses={
-        200: described("Readiness"),
-        503: described("Readiness", "None is; the reason is given."),
-    },
-)
+@router.get("/ready", summary="A model server is ready")
 async def ready(request: Request) -> JSONResponse:
     gateway: Gateway = request.app.state.gateway
     pool = gateway.pool

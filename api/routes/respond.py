@@ -1,67 +1,46 @@
-"""From a parsed body to a response."""
+"""From a parsed body to a response: whole, or as server-sent events. However a stream ends, its
+client is told.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable
+import logging
+import math
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from fastapi import Body, Response
+import anyio
+from fastapi import Response
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
-from api import sse
-from api.errors import ClientGone
+from api.errors import ClientGone, GatewayError
 from api.gateway import Gateway
 from api.request import ClientRequest
 from api.requests.completion import EmbeddingsBody
 from api.requests.generation import GenerationBody
 from api.responses.format import Format, Json
 from api.spans import note_answer
-from model_server.contract.protocol import Info, Tokens
+from model_server.contract.protocol import Tokens
 
+# A client that takes nothing for this long has left, whatever its connection says.
+SEND_TIMEOUT_S = 60.0
+# While there is nothing to say: proxies end connections that are silent for a minute.
+PING_INTERVAL_S = 15.0
 
-def _read(name: str) -> dict[str, dict[str, Any]]:
-    content: dict[str, dict[str, Any]] = json.loads(
-        Path(__file__).with_name(name).read_text(encoding="utf-8")
-    )
-    return content
+# Without an empty line of its own: some clients would take it for an empty event.
+PING = b": ping\n"
+# U+0085, U+2028 and U+2029: in JSON they stand in strings only, and to some clients a line ends
+# there, too.
+LINE_ENDS = {char.encode(): b"\\u%04x" % ord(char) for char in ("\u0085", "\u2028", "\u2029")}
+DONE = b"data: [DONE]\n\n"
 
+# No cache keeps a stream, and nginx does not hold its parts back.
+STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
-# Bodies that /docs offers, by endpoint: short ones, that suit a small model.
-_EXAMPLES = _read("examples.json")
-# What OpenAPI says of answers: their schemas, refusals by status, an event of a stream.
-ANSWERS = _read("answers.json")
-
-MakeFormat = Callable[[ClientRequest, Info, Any], Format[Any]]
-
-
-def example(endpoint: str) -> Any:
-    """Of the body that an endpoint takes."""
-    return Body(openapi_examples=_EXAMPLES[endpoint])
-
-
-def described(name: str, about: str = "", beside: Json | None = None) -> dict[str, Any]:
-    """How OpenAPI describes an answer, by its schema's name; `beside` are its other media types."""
-    schema = {"schema": {"$ref": f"#/components/schemas/{name}"}}
-    content = {"content": {"application/json": schema, **(beside or {})}}
-    return {**content, "description": about} if about else content
-
-
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: described("ErrorBody", about) for status, about in ANSWERS["refusals"].items()
-}
-
-
-def answers(name: str) -> dict[str, Any]:
-    """How OpenAPI describes a route that answers whole, or as a stream of events. Of these it has
-    no word for an item, in 3.1, and tools read it like this.
-    """
-    whole = described(name, beside={"text/event-stream": {"schema": ANSWERS["event"]}})
-    return {"response_class": Response, "responses": {200: whole, **REFUSALS}}
+log = logging.getLogger(__name__)
 
 
 class Answer(Response):
@@ -69,7 +48,7 @@ class Answer(Response):
     that a refusal has its status.
     """
 
-    def __init__(self, body: GenerationBody | EmbeddingsBody, form: MakeFormat) -> None:
+    def __init__(self, body: GenerationBody | EmbeddingsBody, form: type[Format[Any]]) -> None:
         self._body = body
         self._form = form
         self.background = None
@@ -85,12 +64,19 @@ class Answer(Response):
                 form = self._form(request, info, self._body)
                 if self._body.stream:
                     with suppress(ClientGone):
-                        await sse.stream(request, form, _headers(request), send)
+                        await _stream(request, form, send)
                     return
                 response = await _whole(request, form)
             finally:
                 watching.cancel()
         await response(scope, receive, send)
+
+
+async def _notice_leaving(request: ClientRequest, receive: Receive) -> None:
+    """A client that disconnects makes the reader of its request raise ClientGone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    request.fail(ClientGone())
 
 
 async def _whole(request: ClientRequest, form: Format[Any]) -> Response:
@@ -104,11 +90,52 @@ async def _whole(request: ClientRequest, form: Format[Any]) -> Response:
     return Response(to_json(form.whole()), 200, headers, "application/json")
 
 
-async def _notice_leaving(request: ClientRequest, receive: Receive) -> None:
-    """A client that disconnects makes the reader of its request raise ClientGone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    request.fail(ClientGone())
+async def _stream(request: ClientRequest, form: Format[Any], send: Send) -> None:
+    """Send all of an answer; events that are there at the same time go out in one piece."""
+    head = Response(headers={**_headers(request), **STREAM_HEADERS}, media_type="text/event-stream")
+    del head.headers["content-length"]
+    await send({"type": "http.response.start", "status": 200, "headers": head.raw_headers})
+    with anyio.CancelScope() as patience:
+        async for data in _pieces(request, form):
+            patience.deadline = anyio.current_time() + SEND_TIMEOUT_S
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+            patience.deadline = math.inf
+        end = DONE if form.says_done else b""
+        await send({"type": "http.response.body", "body": end, "more_body": False})
+    if patience.cancelled_caught:
+        log.info("a client took nothing for %g s, so its stream was ended", SEND_TIMEOUT_S)
+
+
+async def _pieces(request: ClientRequest, form: Format[Any]) -> AsyncIterator[bytes]:
+    """What can be sent at once, each time. Raises ClientGone."""
+    try:
+        if opening := _encode(form.opening(), form):
+            yield opening
+        async for burst in request.bursts(PING_INTERVAL_S):
+            chunks = (chunk for choice, event in burst for chunk in form.chunks(choice, event))
+            if data := _encode(chunks, form) if burst else PING:
+                yield data
+        note_answer(request)
+        if closing := _encode(form.closing(), form):
+            yield closing
+    except ClientGone:
+        raise
+    except GatewayError as error:
+        note_answer(request, error)
+        yield _encode([form.failure(error.body)], form)
+
+
+def _encode(chunks: Iterable[Json], form: Format[Any]) -> bytes:
+    """An event for each chunk."""
+    events = []
+    for chunk in chunks:
+        data = to_json(chunk)
+        for char, escaped in LINE_ENDS.items():
+            if char in data:
+                data = data.replace(char, escaped)
+        name = b"event: %b\n" % chunk["type"].encode() if form.is_typed else b""
+        events.append(b"%bdata: %b\n\n" % (name, data))
+    return b"".join(events)
 
 
 def _headers(request: ClientRequest) -> dict[str, str]:

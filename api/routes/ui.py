@@ -20,7 +20,6 @@ from starlette.types import Scope
 from api.http.paths import MARKDOWN, PATHS
 from api.markdown import MAX_CHARS, nodes
 from api.routes.json_route import JsonRoute
-from api.routes.respond import described
 from api.upstream.pool import ServerPool
 
 router = APIRouter(tags=["Operation"], route_class=JsonRoute)
@@ -56,12 +55,7 @@ docs_files = StaticFiles(directory=Path(str(package_files("fastapi_swagger"))) /
 ASIDE = ThreadPoolExecutor(1, thread_name_prefix="markdown")
 
 
-@router.get(
-    "/",
-    summary="A page to try it; as JSON, what this service is",
-    response_class=Response,
-    responses={200: described("Service", beside={"text/html": {"schema": {"type": "string"}}})},
-)
+@router.get("/", summary="A page to try it; as JSON, what this service is")
 async def service(request: Request) -> Response:
     """The page for clients whose Accept names text/html above JSON, as browsers' does."""
     if wants_page(request.headers.get("accept", "")):

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import httpx
 from pydantic import ValidationError
@@ -42,6 +42,7 @@ class BatchCall:
         self.id = secrets.token_hex(16)
         self.requests = [each.request for each in choices]
         self.task: asyncio.Task[None] | None = None
+        self._model_id = server.model_id or ""  # of what it answers, whatever it becomes later
         self._has_failed = False
         self._choices = {each.request.id: each for each in choices}
         self._unaccepted = set(self._choices)
@@ -52,23 +53,8 @@ class BatchCall:
     async def run(self) -> None:
         """Until each choice has ended. What goes wrong is told to the choices and the server."""
         error: GatewayError = ModelServerLost(self.server.url, "the gateway is closing")
-        model_id = self.server.model_id or ""
         try:
-            async for event in self._events():
-                choice = self._choices.get(event.id)
-                if choice is None or choice.ended.done():
-                    if isinstance(event, Accepted):  # left before the model server knew of it
-                        self.server.cancel(event.id)
-                elif isinstance(event, Failed):
-                    choice.finish(refused(event))
-                else:
-                    if isinstance(event, Accepted):
-                        self._acknowledge(event.id)
-                        if choice.continues_otherwise(event):
-                            self.server.cancel(event.id)
-                            choice.finish(self._prompt_changed())
-                            continue
-                    choice.receive(event, model_id, self.server.heard)
+            await self._exchange()
             error = ModelServerLost(self.server.url, "it ended the answer early")
             if any(not choice.ended.done() for choice in self._choices.values()):
                 self.server.lose(error)
@@ -127,8 +113,8 @@ class BatchCall:
             self.server.unacknowledged.pop(self.id, None)
             self.server.changed.set()
 
-    async def _events(self) -> AsyncIterator[Event]:
-        """Send the batch; its events. Raises ModelServerBusy, -Lost and -Fault."""
+    async def _exchange(self) -> None:
+        """Send the batch and take its events. Raises ModelServerBusy, -Lost and -Fault."""
         server, rest = self.server, b""
         batch = Batch(id=self.id, requests=self.requests)
         body = batch.model_dump_json(exclude_defaults=True).encode()
@@ -141,17 +127,34 @@ class BatchCall:
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in filter(None, lines):  # an empty one only says that it is there
                         server.heard = time.monotonic()
-                        yield EVENTS.validate_json(line)
+                        self._take(EVENTS.validate_json(line))
                     if len(rest) > MAX_LINE_BYTES:
                         raise ModelServerFault(
                             server.url, f"a line has more than {MAX_LINE_BYTES} bytes"
                         )
                 if rest:
-                    yield EVENTS.validate_json(rest)
+                    self._take(EVENTS.validate_json(rest))
         except httpx.TransportError as error:
             raise ModelServerLost(server.url, describe(error)) from error
         except ValidationError as error:
             raise ModelServerFault(server.url, f"an event cannot be read ({error})") from error
+
+    def _take(self, event: Event) -> None:
+        """Give an event to its choice; cancel what nobody waits for, or what cannot go on so."""
+        choice = self._choices.get(event.id)
+        if choice is None or choice.ended.done():
+            if isinstance(event, Accepted):  # left before the model server knew of it
+                self.server.cancel(event.id)
+        elif isinstance(event, Failed):
+            choice.finish(refused(event))
+        elif isinstance(event, Accepted) and choice.continues_otherwise(event):
+            self._acknowledge(event.id)
+            self.server.cancel(event.id)
+            choice.finish(self._prompt_changed())
+        else:
+            if isinstance(event, Accepted):
+                self._acknowledge(event.id)
+            choice.receive(event, self._model_id, self.server.heard)
 
 
 async def _check(response: httpx.Response, url: str) -> None:

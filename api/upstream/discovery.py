@@ -39,14 +39,12 @@ class Directory:
     """Every address known. A name that cannot be looked up keeps the ones it had."""
 
     def __init__(self, urls: Sequence[str], resolve: Resolve) -> None:
-        self._resolve = resolve
-        self._found: dict[str, tuple[Address, ...]] = {}
-        self._failures: dict[str, str] = {}
-        for url in urls:
-            self._found[url] = (Address(url),) if _is_literal(url) else ()
         self.names = [url for url in urls if not _is_literal(url)]
-        for name in self.names:
-            self._failures[name] = "has not been looked up yet"
+        self._resolve = resolve
+        self._found: dict[str, tuple[Address, ...]] = {
+            url: () if url in self.names else (Address(url),) for url in urls
+        }
+        self._failures = dict.fromkeys(self.names, "has not been looked up yet")
 
     @property
     def addresses(self) -> list[Address]:
@@ -71,16 +69,14 @@ class Directory:
             if not found:
                 raise OSError("it has no address")
         except (OSError, UnicodeError) as error:
-            self._failed(name, f"cannot be looked up ({error})")
+            what = f"cannot be looked up ({error})"
+            if self._failures.get(name) != what:
+                log.warning("%s %s", _without_user(name), what)
+            self._failures[name] = what
             self._found[name] = tuple(each for each in self._found[name] if not dead(each))
         else:
             self._failures.pop(name, None)
             self._found[name] = tuple(_at(name, ip) for ip in _one_each(found))
-
-    def _failed(self, name: str, what: str) -> None:
-        if self._failures.get(name) != what:
-            log.warning("%s %s", _without_user(name), what)
-        self._failures[name] = what
 
 
 def _without_user(url: str) -> str:

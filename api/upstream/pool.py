@@ -52,7 +52,7 @@ class ServerPool:
         self._network = network
         self.ready_wait_s = network.ready_wait_s
         self._directory = Directory(settings.model_server_urls, network.resolve)
-        self._calls: set[BatchCall] = set()
+        self._calls: dict[asyncio.Task[None], BatchCall] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -121,8 +121,8 @@ class ServerPool:
         """Send a batch, whose choices the server was charged with; its events go into them."""
         call = BatchCall(server, choices, time.monotonic())
         call.task = asyncio.create_task(call.run())
-        self._calls.add(call)
-        call.task.add_done_callback(self._end)
+        self._calls[call.task] = call
+        call.task.add_done_callback(self._calls.pop)  # runs for what was left before it began, too
 
     async def ask(self, path: str, question: Any) -> bytes:
         """The least busy server's answer to what needs no slot. Raises NoModelServer, too."""
@@ -181,20 +181,12 @@ class ServerPool:
 
     async def aclose(self) -> None:
         self._closing = True
-        tasks = [*self._tasks, *(call.task for call in self._calls if call.task is not None)]
+        tasks = [*self._tasks, *self._calls]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for server in self.servers + self.leaving:
             await server.aclose()
-
-    def _calls_of(self, server: ModelServer) -> list[BatchCall]:
-        return [call for call in self._calls if call.server is server]
-
-    def _end(self, task: asyncio.Task[None]) -> None:
-        """Forget a call, also one that was left before it began."""
-        self._calls = {call for call in self._calls if call.task is not task}
-        self.changed.set()
 
     async def _follow(self, name: str) -> None:
         while not self._closing:
@@ -227,7 +219,10 @@ class ServerPool:
 
     async def _watch(self, server: ModelServer) -> None:
         # Python 3.10 may take a cancellation for the end of httpx's own timeout.
-        while not self._closing and (server not in self.leaving or self._calls_of(server)):
+        while not self._closing and (
+            server not in self.leaving
+            or any(call.server is server for call in self._calls.values())
+        ):
             try:
                 await server.probe()
             except Exception:
@@ -250,10 +245,10 @@ class ServerPool:
             why = server.reason
         else:
             return
-        for call in self._calls_of(server):
-            call.end(ModelServerLost(server.url, why))
-            assert call.task is not None, "it was sent. This is a bug."
-            call.task.cancel()
+        for task, call in self._calls.items():
+            if call.server is server:
+                call.end(ModelServerLost(server.url, why))
+                task.cancel()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

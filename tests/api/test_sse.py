@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from api import sse
 from api.request import MAX_BURST
+from api.routes import respond as sse
 from model_server.contract.protocol import Event, GenerateRequest, Tokens
 from tests.api.fleet import fleet
 from tests.api.scripted_server import ScriptedServer, accepted, done, refused, token

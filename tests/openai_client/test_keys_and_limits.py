@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from api import sse
 from api.admission.keys import new_key
+from api.routes import respond as sse
 from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import ScriptedServer, accepted, count, done, token
 from tests.api.serving import gateway_over_sockets

@@ -21,7 +21,6 @@ FLOORS = {
             "api.logs",
             "api.waiting",
             "api.http.paths",
-            "api.http.error_response",
             "api.markdown",
         ),
         (
@@ -34,7 +33,7 @@ FLOORS = {
         ("api.upstream.pool",),
         ("api.batcher",),
         ("api.gateway", "api.responses"),
-        (*("api.sse", "api.admission.control", "api.http.body_limit", "api.http.access_log"),),
+        ("api.admission.control", "api.http.body_limit", "api.http.access_log"),
         ("api.routes",),
         ("api.app",),
         ("api.http.drain", "api.http.protocol", "api.http.workers"),

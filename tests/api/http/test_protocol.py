@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from api import sse
 from api.http import body_limit, protocol
 from api.http.protocol import MAX_HEADER_BYTES, BoundedHttp
+from api.routes import respond as sse
 from model_server.contract.protocol import Event, GenerateRequest, Tokens
 from tests.api.scripted_server import ScriptedServer, accepted, done
 from tests.api.serving import gateway_over_sockets, until

@@ -10,8 +10,7 @@ from openapi_spec_validator import validate
 
 from api.app import create_app
 from api.config import Settings
-from api.requests.document import with_fates
-from api.requests.fields import FATES
+from api.requests.fields import FATES, with_fates
 
 
 def test_the_document_is_valid_openapi() -> None:

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from api.app import create_app
 from api.config import Settings
-from api.routes.respond import ANSWERS
+from api.routes.document import ANSWERS
 from model_server.contract.protocol import (
     Done,
     Event,
