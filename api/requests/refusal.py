@@ -44,23 +44,23 @@ def unsupported(sentence: str) -> PydanticCustomError:
     return PydanticCustomError(UNSUPPORTED, "{sentence}", {"sentence": sentence})
 
 
-def refuse_half_characters(value: object, place: Place = None) -> None:
+def refuse_half_characters(body: object) -> None:
     """Raises InvalidRequest for the first text with half a surrogate pair, which is no Unicode."""
-    if isinstance(value, dict):
-        for name in value:
-            refuse_half_characters(name, (place, name))
-        for name, each in value.items():
-            refuse_half_characters(each, (place, name))
-    elif isinstance(value, list):
-        for i, each in enumerate(value):
-            refuse_half_characters(each, (place, i))
-    elif isinstance(value, str) and SURROGATE.search(value):
-        parts: list[int | str] = []
-        while place is not None:
-            place, part = place
-            parts.insert(0, part)
-        path = _path(parts)
-        raise InvalidRequest(f"{path} is not valid Unicode: half a surrogate pair.", path)
+    waiting: list[tuple[Place, object]] = [(None, body)]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [((place, name), each) for name, each in reversed(value.items())]
+            waiting += [((place, name), name) for name in reversed(value)]
+        elif isinstance(value, list):
+            waiting += [((place, i), each) for i, each in reversed(list(enumerate(value)))]
+        elif isinstance(value, str) and SURROGATE.search(value):
+            parts: list[int | str] = []
+            while place is not None:
+                place, part = place
+                parts.insert(0, part)
+            path = _path(parts)
+            raise InvalidRequest(f"{path} is not valid Unicode: half a surrogate pair.", path)
 
 
 def shown(value: object) -> str:
