@@ -6,7 +6,7 @@ step; the draft policy asks it how many nodes pay.
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -26,18 +26,23 @@ TILE_ROWS = 64
 
 _KV_BUCKET = 512
 _LEARNING_RATE = 0.1
-_FIRST_LEARNING_RATE = 0.5  # of a KV bucket or a count that was not seen for long
-_LONG_AGO = 16  # decodes
-_LARGEST_SURPRISE = 4.0  # one stall of the machine must not look like a new price
-_SETTLED = 30  # decodes of a bucket, after which surprises are the row count's
+# Variances of logarithms. What is not known at first: the pace, that of another KV length, a
+# count's price, and by how much rows beyond those measured depart from a straight line. And of
+# every decode: by how much the pace changes, and how much longer or shorter it may be by chance.
+_PACE, _OTHER_PACE, _PRICE, _GUESS = 30.0, 0.01, 0.15, 0.3
+_DRIFT, _NOISE = 0.002, 0.2
+# Whatever else runs makes a decode longer: one stall must not look like a price. Nothing makes it
+# much shorter than it is.
+_LARGEST_SURPRISE = 4.0
+_NO_CHANCE, _CERTAIN = 0.6, 0.0025
 _AS_GOOD = 0.9  # few large steps are preferred to many small ones
 # A count that is thought too dear is never tried: doubts must fade.
 _FORGET_EVERY, _FORGETTING_SHARE = 16, 16 / 500  # decodes
 
 _Rows = TypeVar("_Rows", float, NDArray[np.float64])
 
-_PRICED = np.array([*range(1, TILE_ROWS), *ROWS[6:]])
-_PLACE = {rows: place for place, rows in enumerate(_PRICED.tolist())}
+_PRICED = np.array([*range(1, TILE_ROWS), *ROWS[6:]], float)
+_PLACE = {int(rows): place for place, rows in enumerate(_PRICED)}
 
 
 @dataclass(frozen=True)
@@ -70,55 +75,74 @@ class CostCurve:
     one request see the same ones.
     """
 
-    def __init__(self, measured: Mapping[int, float], attention: Attention = Attention()) -> None:
-        """`measured`: seconds by row count at short lengths, with one row among them."""
+    def __init__(
+        self,
+        measured: Mapping[int, float],
+        attention: Attention = Attention(),
+        new_graph_s: float = 0.0,
+    ) -> None:
+        """`measured`: seconds by row count at short lengths, with one row among them.
+
+        `new_graph_s`: what a decode takes longer for which llama.cpp makes a new graph, as it does
+        where rows or paths are other than just before. Prices are without it.
+        """
         self.attention = attention
+        self.new_graph_s = new_graph_s
+        self._new_graphs = 0.0  # the share of decodes with drafts that have one
         known = _without_noise(measured)
-        start = _interpolate(_PRICED, np.array(list(known)), np.array(list(known.values())))
-        self._start: list[float] = start.tolist()
-        self._points = list(self._start)
-        self._scale: dict[tuple[bool, int], float] = {}
-        self._num_seen: Counter[tuple[bool, int]] = Counter()
-        self._num_decodes = 0
-        self._last_seen: dict[int, int] = {}  # by rows, in decodes
+        start = _interpolate(_PRICED, np.array(list(known), float), np.array(list(known.values())))
+        # Prices beyond the counts that were measured are wrong together.
+        beyond = np.log2(np.maximum(_PRICED / max(known), 1.0))
+        covariance = _GUESS * np.outer(beyond, beyond) + _PRICE * np.eye(len(start))
+        few, tiled = slice(_PLACE[TILE_ROWS]), slice(_PLACE[TILE_ROWS], None)
+        self._prices = {
+            False: _Prices(start[few], covariance[few, few]),
+            True: _Prices(start[tiled], covariance[tiled, tiled]),
+        }
+        self._points = start
 
     def seconds(self, num_rows: int, kv_length: float = 0.0, num_requests: int = 1) -> float:
         """Predicted time of one decode; 0 for no rows."""
         place = _PLACE.get(num_rows)
-        known = self._points[place] if place is not None else float(self._base(np.array(num_rows)))
+        if place is None:
+            known = float(self._base(np.array(float(num_rows))))
+        else:
+            known = float(self._points[place])
         known += self.attention.seconds(num_rows, kv_length, num_requests)
-        return known * self._scale_at(_bucket(num_rows, kv_length))
+        return known * self._pace(num_rows, kv_length)
 
     def steps(self, num_requests: int, most: int, kv_length: float = 0.0) -> NDArray[np.float64]:
-        """Predicted times of decodes of so many requests, from a row each to `most` rows in all."""
-        rows = np.arange(num_requests, most + 1)
-        few, many = (self._scale_at(_bucket(n, kv_length)) for n in (1, TILE_ROWS))
-        at_length = self.attention.seconds(rows.astype(float), kv_length, num_requests)
-        return (self._base(rows) + at_length) * np.where(rows < TILE_ROWS, few, many)
+        """Predicted times of decodes of so many requests, from a row each to `most` rows in all.
+
+        Those of more than a row each make a new graph as often as they did lately.
+        """
+        rows = np.arange(num_requests, most + 1, dtype=float)
+        seconds = self._base(rows) + self.attention.seconds(rows, kv_length, num_requests)
+        tiled = max(TILE_ROWS - num_requests, 0)
+        seconds[:tiled] *= self._pace(1, kv_length)
+        seconds[tiled:] *= self._pace(TILE_ROWS, kv_length)
+        seconds[1:] += self._new_graphs * self.new_graph_s
+        return seconds
 
     def observe(
-        self, num_rows: int, kv_length: float, seconds: float, num_requests: int = 1
+        self,
+        num_rows: int,
+        kv_length: float,
+        seconds: float,
+        num_requests: int = 1,
+        *,
+        new_graph: bool = False,
     ) -> None:
-        """Learn from a decode that was just done: the price of its KV length and of its rows."""
+        """Learn from a decode that was just done: its count's price, and the machine's pace."""
+        drafted = num_rows > num_requests
+        self._new_graphs += drafted * _LEARNING_RATE * (new_graph - self._new_graphs)
+        seconds = max(seconds - new_graph * self.new_graph_s, seconds / 2)
         ratio = seconds / self.seconds(num_rows, kv_length, num_requests)
-        ratio = min(max(ratio, 1 / _LARGEST_SURPRISE), _LARGEST_SURPRISE)
-        bucket = _bucket(num_rows, kv_length)
-        rate = _LEARNING_RATE if self._num_seen[bucket] else _FIRST_LEARNING_RATE
-        self._scale[bucket] = self._scale_at(bucket) * ratio**rate
-        if num_rows in _PLACE and self._num_seen[bucket] >= _SETTLED:
-            self._points[_PLACE[num_rows]] *= ratio ** self._rate_of(num_rows)
-        self._num_seen[bucket] += 1
-        self._num_decodes += 1
-        self._last_seen[num_rows] = self._num_decodes
-        if self._num_decodes % _FORGET_EVERY == 0:
-            self._points = [
-                now + _FORGETTING_SHARE * (start - now)
-                for start, now in zip(self._start, self._points, strict=True)
-            ]
-
-    def _rate_of(self, num_rows: int) -> float:
-        age = self._num_decodes - self._last_seen.get(num_rows, 0)
-        return _FIRST_LEARNING_RATE if age >= _LONG_AGO else _LEARNING_RATE
+        tiled, place = num_rows >= TILE_ROWS, _PLACE.get(num_rows)
+        if tiled and place is not None:
+            place -= _PLACE[TILE_ROWS]
+        self._prices[tiled].observe(place, int(kv_length) // _KV_BUCKET, ratio)
+        self._points = np.concatenate([each.points for each in self._prices.values()])
 
     def best_rows(
         self, max_rows: int, max_step_s: float, beside_s: float = 0.0, kv_length: float = 0.0
@@ -133,20 +157,70 @@ class CostCurve:
         best = max(rates.values(), default=0.0)
         return max((rows for rows, rate in rates.items() if rate >= _AS_GOOD * best), default=1)
 
-    def _base(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        return _interpolate(rows, _PRICED, np.array(self._points))
+    def _base(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _interpolate(rows, _PRICED, self._points)
 
-    def _scale_at(self, bucket: tuple[bool, int]) -> float:
-        """The bucket's own scale, or that of the nearest known one below it."""
-        if (own := self._scale.get(bucket)) is not None:
+    def _pace(self, num_rows: int, kv_length: float) -> float:
+        return self._prices[num_rows >= TILE_ROWS].pace(int(kv_length) // _KV_BUCKET)
+
+
+class _Prices:
+    """What some counts of rows cost, and the machine's pace, which they have in common.
+
+    A Kalman filter (Kalman, 1960) over logarithms. A decode that takes longer than it should shows
+    that its count is dear or the machine slow; which of them, only other counts' decodes can tell.
+    Covariances remember what is not yet told apart. Without them a bad minute raises the price of
+    what was computed in it beside all others.
+    """
+
+    def __init__(self, start: NDArray[np.float64], covariance: NDArray[np.float64]) -> None:
+        """`start`: seconds by count; `covariance`: of the logarithms of what they are wrong by."""
+        self.points = self._start = start
+        # The pace comes first, then by how much prices differ from those at start.
+        self._logs = np.zeros(1 + len(start))
+        self._at_start = np.zeros((1 + len(start), 1 + len(start)))
+        self._at_start[1:, 1:] = covariance
+        self._covariance = self._at_start.copy()
+        self._paces: dict[int, float] = {}
+        self._bucket = -1
+        self._num_seen = 0
+
+    def pace(self, bucket: int) -> float:
+        """That of a bucket of KV lengths, or of the nearest known one below it."""
+        if (own := self._paces.get(bucket)) is not None:
             return own
-        tiled, length = bucket
-        known = (self._scale.get((tiled, shorter)) for shorter in range(length, -1, -1))
-        return next((scale for scale in known if scale is not None), 1.0)
+        known = (self._paces.get(shorter) for shorter in range(bucket, -1, -1))
+        return next((pace for pace in known if pace is not None), 1.0)
 
+    def observe(self, place: int | None, bucket: int, ratio: float) -> None:
+        """A decode took `ratio` times as long as predicted; `place`: of its count, if it has one.
 
-def _bucket(num_rows: int, kv_length: float) -> tuple[bool, int]:
-    return num_rows >= TILE_ROWS, int(kv_length) // _KV_BUCKET
+        The covariances of the pace of one bucket are taken over by the next.
+        """
+        if bucket != self._bucket:
+            self._covariance[0, 0] += _OTHER_PACE if bucket in self._paces else _PACE
+            self._logs[0] = math.log(self.pace(bucket))
+            self._bucket = bucket
+        self._covariance[0, 0] += _DRIFT
+        observed = [0] if place is None else [0, 1 + place]
+        column = self._covariance[observed].sum(axis=0)
+        noise = _NOISE if ratio > _NO_CHANCE else _CERTAIN
+        gain = column / (column[observed].sum() + noise)
+        self._covariance -= np.outer(gain, column)
+        self._logs += gain * math.log(min(ratio, _LARGEST_SURPRISE))
+        self._num_seen += 1
+        if self._num_seen % _FORGET_EVERY == 0:
+            self._forget()
+        self._paces[bucket] = math.exp(self._logs[0])
+        self.points = self._start * np.exp(self._logs[1:])
+
+    def _forget(self) -> None:
+        """Prices drift back to those at start, and how sure they are to how sure they were."""
+        kept = 1 - _FORGETTING_SHARE
+        self._logs[1:] *= kept
+        self._covariance[1:] *= kept
+        self._covariance[:, 1:] *= kept
+        self._covariance += (1 - kept**2) * self._at_start
 
 
 def _without_noise(measured: Mapping[int, float]) -> dict[int, float]:
@@ -160,7 +234,7 @@ def _without_noise(measured: Mapping[int, float]) -> dict[int, float]:
 
 
 def _interpolate(
-    rows: NDArray[np.int64], known: NDArray[np.int64], seconds: NDArray[np.float64]
+    rows: NDArray[np.float64], known: NDArray[np.float64], seconds: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Seconds between known counts; outside of them at the rate of the nearest."""
     nearest = np.minimum(np.maximum(rows, known[0]), known[-1])

@@ -34,13 +34,15 @@ _FAR_LESS = 1.5
 class Measurements:
     """Seconds by row count: of prompt rows, of rows with logits, and of each number of heads.
 
-    `attention`: what rows with logits cost more at length.
+    `attention`: what rows with logits cost more at length. `new_graph`: what the first decode of a
+    count takes longer than the next.
     """
 
     prefill: dict[int, float]
     decode: dict[int, float]
     heads: dict[int, dict[int, float]]
     attention: Attention
+    new_graph: float
 
     def costs(self, pace: float) -> Costs:
         """Costs where all takes `pace` times as long."""
@@ -50,7 +52,7 @@ class Measurements:
 
         heads = HeadCosts({number: at_pace(each) for number, each in self.heads.items()})
         attention = Attention(pace * self.attention.request_s, pace * self.attention.row_s)
-        decode = CostCurve(at_pace(self.decode), attention)
+        decode = CostCurve(at_pace(self.decode), attention, pace * self.new_graph)
         return Costs(CostCurve(at_pace(self.prefill)), decode, heads)
 
 
@@ -64,12 +66,15 @@ class Profiler:
         self._context = context
         self._tokens = np.random.default_rng(0).integers(0, vocab_size, MAX_BATCH_ROWS).tolist()
         self._batch = LlamaBatch(MAX_BATCH_ROWS)
+        self._new_graph_times: list[float] = []
 
     def measure_all(self, heads: Heads | None) -> Measurements:
         """What a start has to know of costs."""
         prefill, decode = (self.measure(output=output) for output in (False, True))
         by_heads = self.measure_heads(heads) if heads else {}
-        return Measurements(prefill, decode, by_heads, self.measure_attention(decode))
+        attention = self.measure_attention(decode)
+        new_graph = median(self._new_graph_times) if self._new_graph_times else 0.0
+        return Measurements(prefill, decode, by_heads, attention, new_graph)
 
     def pace(self, before: Measurements) -> float | None:
         """How many times as long decodes take as before, by a few of them.
@@ -137,6 +142,8 @@ class Profiler:
         times = [self._time(rows, output, behind) for _ in range(2)]
         while max(times[-2:]) > _STEADY * min(times) and len(times) < _MAX_RUNS:
             times.append(self._time(rows, output, behind))
+        if output and rows <= _COMPARED_ROWS:
+            self._new_graph_times.append(max(times[0] - times[1], 0.0))
         return min(times)
 
     def _time(self, rows: int, output: bool, behind: int = 0) -> float:

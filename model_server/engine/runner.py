@@ -135,13 +135,16 @@ class Runner:
 
     def _timed_decode(self, cost: CostCurve | None, kv_length: float, num_requests: int) -> None:
         self._batch.seal()
+        num_reused = self.context.num_graphs_reused
         started = time.perf_counter()
         self.context.decode(self._batch)
         self.context.synchronize()
         seconds = time.perf_counter() - started
         self.times.decode_s += seconds
         if cost is not None:
-            cost.observe(self._batch.num_rows, kv_length, seconds, num_requests)
+            new_graph = self.context.num_graphs_reused == num_reused
+            num_rows = self._batch.num_rows
+            cost.observe(num_rows, kv_length, seconds, num_requests, new_graph=new_graph)
 
     def _propose(self, run: HeadRun, results: list[Verified], rows: list[range]) -> list[Verified]:
         """Run the heads on the state behind each request's last accepted row."""

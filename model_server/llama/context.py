@@ -105,6 +105,11 @@ class Context:
                 f"llama_decode of {batch.num_rows} rows ended with {code}: {backend.last_error()}"
             )
 
+    @property
+    def num_graphs_reused(self) -> int:
+        """Decodes so far that llama.cpp computed with the graph of the one before."""
+        return int(llama_cpp.llama_perf_context(self.pointer).n_reused)
+
     def logits(self, num_outputs: int) -> NDArray[np.float32]:
         """Logits of the last decode's output rows, (num_outputs, vocabulary). A view: copy to keep.
 

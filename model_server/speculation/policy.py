@@ -34,6 +34,7 @@ _MAX_EXPLORATIONS_SAVED = (
 _LEARNING_RATE, _FORGETTING_RATE = 0.1, 1 / 500
 _LARGEST_SURPRISE = 4.0
 _CHECK_EVERY = 8  # nodes
+_PRICES_HOLD = 8  # steps
 _PLAIN_EVERY = 32  # steps: what drafts are compared with is measured, not only predicted
 
 Floats = NDArray[np.float64]
@@ -69,6 +70,9 @@ class Policy:
         self._num_steps: Counter[int] = Counter()
         self._num_reviews: Counter[int] = Counter()
         self._num_requests = 1
+        # What a row must be likely to pay, by requests in a step, and whether they have heads:
+        self._needed: dict[tuple[int, bool], float] = {}
+        self._steps_priced = 0
         self._last_drafts = 0
         self._num_drafted = 0  # steps in a row
         self._exploration_credit_s = 0.0
@@ -119,7 +123,7 @@ class Policy:
         if load.fixed_rows:
             each = min(load.fixed_rows - 1, load.max_drafts // load.num_requests)
             return list(best_first(requests, each))
-        if not any(request.by_depth or request.copied for request in requests):
+        if self._is_hopeless(requests, load, heads):
             self._last_drafts = self._num_drafted = 0
             return []
         step_s = self._step_s(load) + self._heads_s(heads, load.num_requests)
@@ -127,8 +131,21 @@ class Policy:
         gains = np.cumsum([0.0, *(node.probability for node in nodes)])
         rates = (load.num_requests + gains) / step_s[: len(gains)]
         self._last_drafts = _settle(rates, min(self._last_drafts, len(nodes)))
+        if not self._last_drafts:
+            self._needed[load.num_requests, heads > 0] = _needed(load.num_requests, step_s)
         chosen = [] if self._is_plains_turn() else nodes[: self._last_drafts]
         return [*chosen, *islice(_forced(requests, chosen), load.max_drafts - len(chosen))]
+
+    def _is_hopeless(self, requests: Sequence[Candidates], load: Load, heads: int) -> bool:
+        """Whether even rows as likely as the likeliest candidate would not pay, as prices were a
+        few steps ago. Quick: beside many requests most steps are like that.
+        """
+        if not self._steps_priced:
+            self._needed.clear()
+        self._steps_priced = (self._steps_priced + 1) % _PRICES_HOLD
+        if self._last_drafts or any(request.forced for request in requests):
+            return False
+        return max(map(_surest, requests)) <= self._needed.get((load.num_requests, heads > 0), 0.0)
 
     def _is_plains_turn(self) -> bool:
         self._num_drafted = self._num_drafted + 1 if self._last_drafts else 0
@@ -173,6 +190,18 @@ class Policy:
         # Drafts are never cheaper than none, though they were not timed yet or long ago.
         step_s[1:] += requests * max(self._overhead_s.values())
         return step_s
+
+
+def _surest(candidates: Candidates) -> float:
+    """No node of the request is likelier."""
+    firsts = (candidates.by_depth[0] if len(candidates.by_depth) else (), candidates.copied)
+    return max((ranked[0][1] for ranked in firsts if ranked), default=0.0)
+
+
+def _needed(num_requests: int, step_s: Floats) -> float:
+    """How likely a number of rows would all have to be for plain decoding to be left for them."""
+    gains = num_requests * (_LEAVE_PLAIN * step_s[1:] / step_s[0] - 1)
+    return float((gains / np.arange(1, len(step_s))).min(initial=1.0))
 
 
 def _forced(requests: Sequence[Candidates], chosen: Sequence[DraftNode]) -> Iterator[DraftNode]:

@@ -20,6 +20,7 @@ BEFORE = Measurements(
     decode={1: 0.010, 3: 0.010, 8: 0.300, 16: 0.010},
     heads={1: {1: 0.001, 4: 0.002}},
     attention=Attention(0.00001, 0.000002),
+    new_graph=0.0005,
 )
 
 

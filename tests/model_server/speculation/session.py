@@ -22,19 +22,24 @@ _TOP = (0.56, 0.45, 0.4, 0.38, 0.36)
 
 @dataclass
 class Session:
-    """`step_s` and `head_s`: seconds by rows, and by heads; both get noise, as do measurements."""
+    """`step_s` and `head_s`: seconds by rows, and by heads; both get noise, as do measurements.
+
+    `new_graph_s`: what a decode takes longer that has other rows than the one before.
+    """
 
     step_s: Mapping[int, float]
     head_s: float = 0.02
     num_requests: int = 1
     accuracy: float = 1.0
     noise: float = 0.02
+    new_graph_s: float = 0.0
     fixed_rows: int = 0
     policy: Policy = field(init=False)
     num_drafts: list[int] = field(default_factory=list)
     num_heads: list[int] = field(default_factory=list)
     exploring_s: float = 0.0
     total_s: float = 0.0
+    last_rows: int = 0
     num_tokens: float = 0.0  # as many as the drafts were to bring, not as luck had it
 
     def __post_init__(self) -> None:
@@ -45,7 +50,8 @@ class Session:
         heads = {
             n: {1: self.head_s * n, 16: self.head_s * n * 1.5} for n in range(1, NUM_HEADS + 1)
         }
-        self.policy = Policy(CostCurve(measured), HeadCosts(heads), self.confidence)
+        curve = CostCurve(measured, new_graph_s=self.new_graph_s)
+        self.policy = Policy(curve, HeadCosts(heads), self.confidence)
         self.true_heads = HeadCosts(heads)
         self.proposals: list[Proposal | None] = [None] * self.num_requests
         self.shares: list[list[list[float]]] = [[] for _ in range(self.num_requests)]
@@ -81,8 +87,9 @@ class Session:
         heads = self.policy.num_heads(load)
         nodes = self.policy.choose([self._candidates(p) for p in self.proposals], load, heads)
         rows = self.num_requests + len(nodes)
-        decode_s = self._noisy(self.true.seconds(rows))
-        self.policy.decode.observe(rows, 100.0, decode_s)
+        new_graph, self.last_rows = rows != self.last_rows, rows
+        decode_s = self._noisy(self.true.seconds(rows) + new_graph * self.new_graph_s)
+        self.policy.decode.observe(rows, 100.0, decode_s, self.num_requests, new_graph=new_graph)
         for request in range(self.num_requests):
             self.num_tokens += self._verify(request, nodes)
         explored = heads == 0 and self.policy.may_explore()

@@ -175,6 +175,18 @@ def test_never_slower_than_plain_and_near_the_best_fixed_tree(
         assert rate >= 0.95 * fixed.run(60).rate
 
 
+@pytest.mark.parametrize("num_requests", [4, 8])
+@pytest.mark.parametrize("each", [0.05, 0.08, 0.11, 0.14, 0.17, 0.2])
+def test_never_slower_than_plain_where_another_graph_takes_time(
+    num_requests: int, each: float
+) -> None:
+    """Plain steps keep their graph; the one that has its turn between drafts doesn't."""
+    step_s = {num_requests: 1, 64: 1 + (64 - num_requests) * each}
+    session = Session(step_s, num_requests=num_requests, new_graph_s=0.1, noise=0.1)
+    session.run(300)
+    assert session.run(2_000).rate >= 0.98 * session.plain_rate
+
+
 def test_where_it_pays_it_is_used() -> None:
     gains = {name: Session(CURVES[name]).run(400) for name in CURVES}
     won = {name: session.rate / session.plain_rate for name, session in gains.items()}
