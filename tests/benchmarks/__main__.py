@@ -35,6 +35,7 @@ FULL = [
     "peers --type Q8_0",
     "peers --streams 1 --contexts 200 1500 --heads published",
     "peers --type Q8_0 --streams 1 --contexts 200 1500 --heads published",
+    "peers --type Q4_K --streams 1 --contexts 200 1500 --heads published",
     "speculation",
     "speculation --type F16",
     "speculation --accuracy 0",

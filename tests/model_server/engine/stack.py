@@ -143,7 +143,7 @@ def stack(
     context = Context(model, options)
     heads = Heads(layout.heads, model, HeadOptions(n_threads=1)) if layout.heads else None
     cost = CostCurve(layout.step_s)
-    cost.observe = lambda *_: None  # type: ignore[method-assign]  # steps don't hang on the clock
+    cost.observe = lambda *_, **__: None  # type: ignore[method-assign]  # not by the clock
     costs = Costs(cost, cost)
     limits = Limits(layout.num_slots, layout.num_cells, layout.max_step_s)
     blocks = leaf_blocks(layout.num_slots, MAX_SEQS)
