@@ -35,7 +35,7 @@ class Measurements:
     """Seconds by row count: of prompt rows, of rows with logits, and of each number of heads.
 
     `attention`: what rows with logits cost more at length. `new_graph`: what the first decode of a
-    count takes longer than the next.
+    count takes longer than the next, in seconds.
     """
 
     prefill: dict[int, float]

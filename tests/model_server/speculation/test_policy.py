@@ -97,6 +97,15 @@ def test_the_likeliest_nodes_of_all_requests_are_taken() -> None:
     assert {node.request for node in nodes} == {1}
 
 
+def test_a_likely_candidate_is_seen_at_once_behind_unlikely_ones() -> None:
+    """Unlikely ones are not weighed at every step."""
+    policy, load = _policy(F16), Load(4, 0, 63)
+    for _ in range(20):
+        for _ in range(3):
+            assert policy.choose([_candidates([0.05])] * 4, load, 0) == []
+        assert policy.choose([SURE, *[_candidates([0.05])] * 3], load, 0)
+
+
 @pytest.mark.parametrize("max_drafts", [0, 1, 5])
 def test_no_more_than_there_is_room_for(max_drafts: int) -> None:
     assert len(_policy(FREE).choose([SURE], Load(1, 0, max_drafts), 3)) == max_drafts
