@@ -9,12 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from model_server.contract.protocol import GenerateRequest, Message
 from model_server.engine.prompt import PromptEncoder
-from model_server.errors import RequestError, StartError
+from model_server.errors import StartError
 from model_server.llama.vocab import Vocab
+from model_server.tools import prompt_line
 
 
 @dataclass(frozen=True)
@@ -49,16 +47,13 @@ def read_texts(paths: Sequence[Path]) -> list[SourceText]:
 
 
 def prompts(paths: Sequence[Path], encoder: PromptEncoder) -> list[Source]:
-    """One prompt a line: plain text, or JSON with `prompt` or `messages`. Raises StartError.
-
-    Plain text is what a user says where the model has a chat template, else where an answer begins.
-    """
+    """One prompt a line, as `prompt_line` reads it. Raises StartError."""
     return [
         Source(tokens, group=line)
         for text in read_texts(paths)
         for number, line in enumerate(text.content.splitlines(), 1)
         if line.strip()
-        for tokens in [_encode(line, encoder, f"{text.name}, line {number}")]
+        for tokens in [prompt_line.encode(line, encoder, f"{text.name}, line {number}")]
     ]
 
 
@@ -102,27 +97,6 @@ def _read(path: Path, *, is_named: bool) -> SourceText | None:
         if not is_named:
             return None
         raise StartError(f"{path}: not a text file in UTF-8") from None
-
-
-def _encode(line: str, encoder: PromptEncoder, place: str) -> list[int]:
-    try:
-        return encoder.encode(_request(line, can_chat=encoder.can_chat))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{part}: " for part in first["loc"])
-        raise StartError(f"{place}: {where}{first['msg']}") from None
-    except (ValueError, RequestError) as error:
-        raise StartError(f"{place}: {error}") from None
-
-
-def _request(line: str, *, can_chat: bool) -> GenerateRequest:
-    if line.startswith("{"):
-        fields = json.loads(line)
-        wanted = {name: fields[name] for name in ("prompt", "messages") if name in fields}
-        return GenerateRequest(id="prompt", **wanted)
-    if can_chat:
-        return GenerateRequest(id="prompt", messages=[Message(role="user", content=line)])
-    return GenerateRequest(id="prompt", prompt=line)
 
 
 def batches(sources: Sequence[Source], size: int) -> Iterator[Sequence[Source]]:

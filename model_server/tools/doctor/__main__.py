@@ -34,7 +34,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("base", metavar="BASE", type=Path, help="GGUF of the base model")
     parser.add_argument("heads", metavar="HEADS", type=Path, help="head file, .gguf")
     parser.add_argument(
-        "--prompts", type=Path, help="file with one a line, or folder of texts to continue"
+        "--prompts",
+        type=Path,
+        help="file with one a line, text or JSON, or folder of texts to continue",
     )
     parser.add_argument(
         "--num-prompts",

@@ -21,6 +21,7 @@ class Fit:
 
     `matrix_type`, `output_type`: ggml's names; blocks of none are "-". `num_tokens`: those that the
     heads know, of `vocab_size`. `base_fingerprint`: the base's own, where it has one.
+    `sees_token`: the heads are told which token was drawn before theirs.
     """
 
     base_name: str
@@ -38,6 +39,7 @@ class Fit:
     matrix_type: str
     output_type: str
     shared_output: bool
+    sees_token: bool
     is_calibrated: bool
 
 
@@ -69,6 +71,7 @@ def look(path: Path, base: Model) -> tuple[Fit, HeadFile]:
         matrix_type=_types([block.weights[0] for block in file.blocks]),
         output_type=_types(file.outputs[:1]),
         shared_output=file.shared_output,
+        sees_token=bool(file.token_weights),
         is_calibrated=file.calibration is not None,
     )
     return fit, file

@@ -20,9 +20,10 @@ _MAX_FILE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question, or a piece of a longer text that is continued as it stands; or its tokens."""
+    """A line of a file, a piece of a longer text that is continued as it stands, or its tokens."""
 
     text: str = ""
+    place: str = ""  # of a line
     is_piece: bool = False
     tokens: Sequence[int] = ()
 
@@ -30,8 +31,8 @@ class Prompt:
 def read(path: Path | None, count: int, seed: int) -> list[Prompt]:
     """At most `count` prompts, drawn by seed. Raises PromptsError, or OSError of the disk.
 
-    A file has a prompt on each line. Of a folder, every text file below it is cut into pieces:
-    code for a model of code. None: the built-in questions.
+    A file has a prompt on each line, as `prompt_line` reads it. Of a folder, every text file below
+    it is cut into pieces: code for a model of code. None: the built-in questions.
     """
     path = path or BUILT_IN
     if path.is_dir():
@@ -39,14 +40,17 @@ def read(path: Path | None, count: int, seed: int) -> list[Prompt]:
     if not path.is_file():
         raise PromptsError(str(path), "no such file or folder")
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = list(enumerate(map(str.strip, path.read_text("utf-8").splitlines()), 1))
     except UnicodeDecodeError as error:
         raise PromptsError(str(path), f"must be UTF-8 text: {error.reason}") from None
-    lines = [line for line in lines if line]
+    lines = [(number, line) for number, line in lines if line]
     if not lines:
         raise PromptsError(str(path), "is empty, must hold a prompt on each line")
     drawn = random.Random(seed).sample(range(len(lines)), min(count, len(lines)))
-    return [Prompt(lines[index]) for index in sorted(drawn)]
+    return [
+        Prompt(line, f"{path}, line {number}")
+        for number, line in sorted(map(lines.__getitem__, drawn))
+    ]
 
 
 def _pieces(folder: Path, count: int, seed: int) -> Iterator[Prompt]:

@@ -41,7 +41,8 @@ def _heads(fit: Fit) -> str:
     trim = "" if fit.num_tokens == fit.vocab_size else f" of {fit.num_tokens:,} tokens"
     matrices = f" {fit.matrix_type}" if fit.num_blocks else ""
     heads, blocks = _count(fit.num_heads, "head"), _count(fit.num_blocks, "block")
-    return f"{heads} of {blocks}{matrices}, {output}{trim}"
+    told = ", told the token drawn" if fit.sees_token else ""
+    return f"{heads} of {blocks}{matrices}{told}, {output}{trim}"
 
 
 def _count(number: int, noun: str) -> str:

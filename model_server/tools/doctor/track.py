@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.contract.protocol import GenerateRequest, Message, Sampling, Speculation
+from model_server.contract.protocol import GenerateRequest, Sampling, Speculation
 from model_server.engine.startup import Served
 from model_server.errors import RequestError
 from model_server.medusa.heads import NUM_RANKS, Heads
+from model_server.tools import prompt_line
 from model_server.tools.answers import answer_all
 from model_server.tools.doctor.prompts import PIECE_TOKENS, Prompt
 from model_server.tools.doctor.states import StateReader
@@ -67,7 +68,7 @@ def record(served: Served, asked: Sequence[GenerateRequest]) -> list[Track]:
 
 
 def requests(served: Served, prompts: Sequence[Prompt], max_tokens: int) -> list[GenerateRequest]:
-    """What to ask: questions through the chat template where there is one. Raises RequestError."""
+    """What to ask. Raises PromptsError, or RequestError where the context is too small."""
     asked = [_tokens(served, prompt) for prompt in prompts]
     longest, room = max(map(len, asked), default=0), served.info.context_size
     if longest + max_tokens > room:  # else answers are cut, and heads judged by less than asked for
@@ -92,10 +93,7 @@ def _tokens(served: Served, prompt: Prompt) -> list[int]:
     if prompt.is_piece:
         start = [] if vocab.bos is None else [vocab.bos]
         return [*start, *vocab.tokenize(prompt.text)[:PIECE_TOKENS]]
-    if encoder.can_chat:
-        message = Message(role="user", content=prompt.text)
-        return encoder.encode(GenerateRequest(id="-", messages=[message]))
-    return encoder.encode(GenerateRequest(id="-", prompt=prompt.text))
+    return prompt_line.encode(prompt.text, encoder, prompt.place)
 
 
 def _follow(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from model_server.errors import HeadFileError, PromptsError, RequestError
 from model_server.llama.gguf import GgufHeader
 from model_server.llama.model import Model
+from model_server.tools.doctor import prompts
 from model_server.tools.doctor.examine import ExamineOptions, examine
 from model_server.tools.doctor.report import Report
 from tests import random_heads, twin, twin_heads
@@ -63,6 +65,7 @@ def test_the_fit_says_what_the_files_are(
     assert (fit.num_heads, fit.num_blocks, fit.hidden_size) == (5, 1, 512)
     assert (fit.matrix_type, fit.output_type, fit.shared_output) == ("Q8_0", "Q8_0", False)
     assert (fit.vocab_size, fit.num_tokens, fit.is_calibrated) == (512, 512, False)
+    assert not fit.sees_token
     assert report.sample.num_prompts == NUM_PROMPTS
     assert report.sample.num_tokens == sum(n for _, n in known_ranks())
 
@@ -114,6 +117,20 @@ def test_answers_too_short_to_judge_by_are_refused(
 ) -> None:
     with pytest.raises(PromptsError, match="too few answers of more than 5 tokens to judge by"):
         examine(twin_path, twin_heads_path, ExamineOptions(prompts_path, 4, 4))
+
+
+def test_prompts_are_lines_as_for_training(random_q8_path: Path, tmp_path: Path) -> None:
+    """A chat and a prompt in JSON are asked as such; a bad one is named."""
+    heads = random_heads.write(tmp_path / "heads.gguf", Kind("Q8_0", 2))
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("one two\n" + json.dumps({"prompt": "one two"}))
+    asked = [prompts.read(path, 2, seed=0)[0]] * 2
+    same = examine(random_q8_path, heads, ExamineOptions(None, 2, 8, given=asked))
+    found = examine(random_q8_path, heads, ExamineOptions(path, 2, 8))
+    assert found.accuracy == same.accuracy
+    path.write_text('one two\n{"promt": "three"}\n')
+    with pytest.raises(PromptsError, match=r"prompts\.jsonl, line 2: .*exactly one of prompt"):
+        examine(random_q8_path, heads, ExamineOptions(path, 2, 8))
 
 
 def test_a_prompt_beyond_the_context_is_refused(

@@ -44,6 +44,8 @@ def test_a_trim_a_shared_output_and_blocks_are_said(report: Report) -> None:
     assert "1 head of 2 blocks" in lone
     assert "5 heads of 2 blocks Q8_0, the base's output of 100 tokens" in said
     assert "made for this base, hidden size 512, 512 tokens" in said
+    told = text.render(replace(report, fit=replace(fit, sees_token=True)))
+    assert "5 heads of 2 blocks Q8_0, told the token drawn, the base's output of 100" in told
 
 
 def test_a_head_that_was_never_reached_has_no_numbers(report: Report) -> None:
