@@ -91,8 +91,8 @@ class Batcher:
                 choice.carrier.leave(choice)
             else:
                 self._window.discard(choice)
-                with suppress(ValueError):
-                    self._resuming.remove(choice)
+                self._resuming = [each for each in self._resuming if each is not choice]
+                self._pool.changed.set()  # the loop counts who waits
         if error is not None:
             raise error
 

@@ -191,6 +191,20 @@ async def test_adaptive_batches_leave_when_slots_become_free() -> None:
         await long
 
 
+@in_virtual_time
+async def test_who_leaves_the_window_waits_no_more() -> None:
+    """At once, not when the next batch goes."""
+    server = ScriptedServer()
+    async with gateway(server, adaptive_batching=False, max_wait_time=5) as client:
+        await client.get("/v1/models")
+        waiting = asyncio.create_task(post(client))
+        await asyncio.sleep(1)
+        assert "num_requests_waiting 1.0" in (await client.get("/metrics")).text
+        waiting.cancel()
+        await asyncio.sleep(0.01)
+        assert "num_requests_waiting 0.0" in (await client.get("/metrics")).text
+
+
 async def test_choices_share_a_batch_and_spread_over_batches(server: ScriptedServer) -> None:
     async with gateway(server) as client:
         await post(client, n=4)
