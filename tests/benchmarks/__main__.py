@@ -19,6 +19,7 @@ from pathlib import Path
 from tests.benchmarks import figures, plots, report
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.files import ROOT
+from tests.benchmarks.rivals import RIVALS
 
 FIGURES = report.FOLDER / "figures.json"
 REPORT = report.FOLDER / "REPORT.md"
@@ -71,6 +72,8 @@ def commands(args: argparse.Namespace) -> list[list[str]]:
         chats = ["chats", str(args.prompts)]
         streams = ["1", "2", "4", "8", "16"] if args.full else ["1"]
         lines += [[*chats, "--streams", *streams, *more] for more in ([], ["--lookup"])]
+        if args.full:
+            lines.append([*chats, "--lookup", "--streams", "1", "--sides", "off", "auto", *RIVALS])
         ways = (["--lookup"], ["--temperature", "0.7"], ["--exact"]) if args.full else ()
         lines += [["acceptance", str(args.prompts), *way] for way in ([], *ways)]
     return lines

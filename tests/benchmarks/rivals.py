@@ -15,6 +15,7 @@ from tests.benchmarks.servers import (
     llama_server,
     running,
 )
+from tests.benchmarks.vllm import vllm
 
 # What is tried of each. A draft model for the demo there is not: it is the smallest of its family.
 FLASH = ("-fa on", "-fa off")
@@ -23,11 +24,13 @@ NGRAM = (
     "--spec-type ngram-simple --spec-ngram-simple-size-n 3 --spec-ngram-simple-size-m 4",
     "--spec-type ngram-map-k --spec-ngram-map-k-size-n 3 --spec-ngram-map-k-size-m 4",
 )
+VLLM_NGRAM = '{"method":"ngram","num_speculative_tokens":4,"prompt_lookup_max":4}'
 RIVALS = {
     "llama-server": FLASH,
     "llama-server+ngram": NGRAM,
     "llama_cpp.server": ("--flash_attn true", "--flash_attn false"),
     "ik_llama.cpp": ("", "-fa off", "-rtr"),
+    "vLLM": ("", f"--speculative-config {VLLM_NGRAM}"),
 }
 
 
@@ -36,6 +39,8 @@ def rival(name: str, flags: str, settings: Settings, jobs: int) -> Side:
     extra = flags.split()
     if name == "ik_llama.cpp":
         return ik_llama_server(files.ik_llama_server(jobs), settings, extra)
+    if name == "vLLM":
+        return vllm(settings, extra)
     if name == "llama_cpp.server":
         return llama_cpp_server(settings, extra)
     side = llama_server(files.llama_server(jobs), settings, extra)
