@@ -112,6 +112,7 @@ async def test_a_crowd_is_not_taken_for_a_storage_that_is_away(
     storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SLOW_S", 60.0)  # that it is late does not count here
+    monkeypatch.setattr(module, "REDIS_TIMEOUT_S", 60.0)
     metrics = GatewayMetrics()
     limited = rates(storage, metrics, requests=50, tokens=10**6)
     outcomes = await asyncio.gather(*[refusal(limited) for _ in range(200)])
