@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,14 +87,18 @@ def write(
     file_type: str,
     tensors: Iterable[OutputTensor],
     sampling: Mapping[str, float] | None = None,
+    architecture: str = "llama",
+    also: Callable[[gguf.GGUFWriter], None] = lambda _: None,
 ) -> Path:
     """Write the file: metadata, tokenizer, then the tensors one by one.
 
-    `sampling`: what the file says about it, by llama.cpp's names.
+    `sampling`: what the file says about it, by llama.cpp's names. `also` writes more metadata, as
+    other architectures have.
     """
     with whole(path) as part:
-        writer = gguf.GGUFWriter(part, "llama")
+        writer = gguf.GGUFWriter(part, architecture)
         _add_metadata(writer, shape, file_type)
+        also(writer)
         for name, value in (sampling or {}).items():
             if isinstance(value, int):
                 writer.add_int32(f"general.sampling.{name}", value)

@@ -5,6 +5,10 @@ of sequences. Its methods return the operations that bring llama.cpp's cache to 
 runner applies them. Finished requests leave their prefix behind, cached until its cells or its
 sequence id are needed, oldest use first.
 
+Layers that see a window only have a cache of their own, in which llama.cpp gives away what lies
+outside of it. Of a sequence of a `windowed` model only all is shared, therefore: what its next
+token sees is there.
+
 In an `ordered` pool cells are taken in ascending order and not used again before the whole pool is
 cleared. Flash attention adds cells up in the order they lie: with a sequence's cells in the order
 of its positions, its logits are the same to the bit whatever else the pool holds.
@@ -54,10 +58,12 @@ class KvCache:
         num_seqs: int,
         *,
         ordered: bool = False,
+        windowed: bool = False,
         leaf_blocks: LeafBlocks = NO_LEAVES,
     ) -> None:
         self.num_cells = num_cells
         self.ordered = ordered
+        self.windowed = windowed
         # In an ordered pool the last id holds what was dropped, so that llama.cpp can't reuse it.
         self._plug = num_seqs - 1 if ordered else None
         self._num_seqs = num_seqs - ordered - leaf_blocks.num_ids
@@ -200,6 +206,8 @@ class KvCache:
             if entry.owner != owner:
                 continue
             length = common_prefix(entry.tokens, wanted)
+            if self.windowed and length < len(entry.tokens):
+                continue
             if length > longest and length >= MIN_SHARED_TOKENS:
                 best, longest = seq, length
         return best, longest

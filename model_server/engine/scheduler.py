@@ -155,6 +155,8 @@ class Scheduler:
 
     def _shares_a_running_prefill(self, sequence: Sequence) -> bool:
         """Whether to wait for a prefix that another request is computing right now."""
+        if self.kv.windowed:
+            return False  # only all of it could be shared, and it goes on
         wanted = sequence.reusable[:-1]
         known = max(self.kv.match(sequence.reusable, sequence.owner), MIN_SHARED_TOKENS - 1)
         return any(

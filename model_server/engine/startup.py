@@ -108,7 +108,7 @@ def load(
         costs = _costs(Profiler(context, model.vocab.size), heads, key)
         intake = _intake(settings, model, context_size)
         opened.callback(intake.close)
-        scheduler = _scheduler(settings, context, costs, exact=exact, heads=heads)
+        scheduler = _scheduler(settings, model, context, costs, exact=exact, heads=heads)
         name = settings.shown_name or model.name
         info = Info(
             model_id="-".join(_identity(settings, model, options)),
@@ -139,6 +139,7 @@ def load(
 
 def _scheduler(
     settings: ModelServerSettings,
+    model: Model,
     context: Context,
     costs: Costs,
     *,
@@ -150,7 +151,13 @@ def _scheduler(
     limits = Limits(settings.n_parallel, min(MAX_BATCH_ROWS, context.num_cells), max_step_s)
     blocks = leaf_blocks(settings.n_parallel, options.num_seqs)
     ordered = exact and not options.own_attention
-    kv = KvCache(options.num_cells, options.num_seqs, ordered=ordered, leaf_blocks=blocks)
+    kv = KvCache(
+        options.num_cells,
+        options.num_seqs,
+        ordered=ordered,
+        windowed=model.is_windowed,
+        leaf_blocks=blocks,
+    )
     return Scheduler(kv, costs, limits, _drafter(settings, costs, heads))
 
 

@@ -84,6 +84,17 @@ class Model:
         return int(llama_cpp.llama_model_n_embd(self.pointer))
 
     @property
+    def is_windowed(self) -> bool:
+        """Whether some layers see the last so many tokens only, in a KV cache of their own."""
+        return bool(llama_cpp.llama_model_n_swa(self.pointer))
+
+    @property
+    def queries_a_kv_head(self) -> int:
+        """Heads of attention that share one of keys and values."""
+        heads, kv_heads = llama_cpp.llama_model_n_head, llama_cpp.llama_model_n_head_kv
+        return int(heads(self.pointer) // max(kv_heads(self.pointer), 1))
+
+    @property
     def kv_values(self) -> int:
         """Keys of one position, over all layers; there are as many values."""
         pointer = self.pointer

@@ -147,7 +147,13 @@ def stack(
     costs = Costs(cost, cost)
     limits = Limits(layout.num_slots, layout.num_cells, layout.max_step_s)
     blocks = leaf_blocks(layout.num_slots, MAX_SEQS)
-    kv = KvCache(layout.num_cells, MAX_SEQS, ordered=layout.ordered, leaf_blocks=blocks)
+    kv = KvCache(
+        layout.num_cells,
+        MAX_SEQS,
+        ordered=layout.ordered,
+        windowed=model.is_windowed,
+        leaf_blocks=blocks,
+    )
     scheduler = Scheduler(kv, costs, limits, make_drafter(costs, heads))
     verifier = layout.verifier(model.vocab)
     runner = Runner(context, verifier, costs, heads)
