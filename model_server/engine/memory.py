@@ -15,6 +15,8 @@ from model_server.llama.model import Model
 
 _BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
 _GIB = 2**30
+# As model_server/kernels has them.
+MAX_PLAN_ROWS, MAX_SCRATCH_SCORES = 64, 8 << 20
 _UNLIMITED = 2**60  # version 1 of cgroups says so by a number near 2^63
 
 # Limit, use, and what of it is only the disk's cache: of cgroup v2 and v1.
@@ -25,17 +27,18 @@ _VERSIONS = (
 
 
 def require(options: ContextOptions, model: Model) -> None:
-    """Raises SettingError where pool and outputs are larger than the memory that is free."""
+    """Raises SettingError where the pool and a step need more than the memory that is free."""
     if model.uses_gpu:
         return  # there llama.cpp is told by an error
     cell = sum(model.kv_values * _BYTES[each] for each in (options.kv_type_k, options.kv_type_v))
-    pool, outputs, free = options.num_cells * cell, outputs_bytes(model), available()
-    if pool + outputs > free:
+    pool, free = options.num_cells * cell, available()
+    step = outputs_bytes(model) + scratch_bytes(options, model)
+    if pool + step > free:
         raise SettingError(
             "KV_CACHE_TOKENS",
-            f"{options.num_cells} cells take {pool / _GIB:.1f} GiB, the outputs of a step "
-            f"{outputs / _GIB:.1f} GiB, and {free / _GIB:.1f} GiB of memory are free: at most "
-            f"{max(0, int((free - outputs) / cell))} cells fit",
+            f"{options.num_cells} cells take {pool / _GIB:.1f} GiB, a step {step / _GIB:.1f} GiB, "
+            f"and {free / _GIB:.1f} GiB of memory are free: at most "
+            f"{max(0, int((free - step) / cell))} cells fit",
         )
 
 
@@ -44,6 +47,14 @@ def outputs_bytes(model: Model) -> int:
     prompt, and llama.cpp computes the logits beside it.
     """
     return 4 * MAX_BATCH_ROWS * (model.vocab.size + model.hidden_size)
+
+
+def scratch_bytes(options: ContextOptions, model: Model) -> int:
+    """Of the scores that each thread of our own attention keeps for a long prompt, at most."""
+    if not options.own_attention:
+        return 0
+    scores = MAX_PLAN_ROWS * options.num_cells * model.queries_a_kv_head
+    return 4 * options.n_threads * min(scores, MAX_SCRATCH_SCORES)
 
 
 def available(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> float:

@@ -14,6 +14,7 @@ namespace {
 constexpr int max_head_size = 256;
 constexpr int max_heads = 16;              // of a task: two blocks of them fit the second cache
 constexpr size_t max_scores = 128 * 1024;  // of a task with more than one head, likewise
+constexpr size_t max_scratch_scores = 8 << 20;  // 32 MB a thread, which engine/memory.py counts
 
 const WriteOrder * write_order(const ggml_tensor * k, const WriteOrders & orders) {
     const ggml_tensor * cache = k->view_src ? k->view_src : k;
@@ -23,19 +24,27 @@ const WriteOrder * write_order(const ggml_tensor * k, const WriteOrders & orders
     return is_known ? &found->second : nullptr;
 }
 
+// As many rows as have room for their scores with one head of K and V, the least that a thread does
+// at a time.
+int rows_a_chunk(const AttentionNode & node) {
+    const size_t scores_a_row = size_t(node.num_cells()) * node.queries_a_kv_head() + 1;
+    return int(std::clamp<size_t>(max_scratch_scores / scores_a_row, 1, max_plan_rows));
+}
+
 // All rows, in chunks that plans can hold. Plans are kept: all layers of a model have the same.
 std::vector<AttentionChunk> chunks_of(const AttentionNode & node, Workspace & workspace) {
     const ggml_tensor *k = node.k, *mask = node.mask;
     const WriteOrder * order = write_order(k, workspace.write_orders);
-    const int per_stream = (node.num_rows() + max_plan_rows - 1) / max_plan_rows;
+    const int most_rows = rows_a_chunk(node);
+    const int per_stream = (node.num_rows() + most_rows - 1) / most_rows;
     const size_t num_chunks = size_t(node.num_streams()) * per_stream;
     workspace.mask_plans.resize(std::max(workspace.mask_plans.size(), num_chunks));
     std::vector<AttentionChunk> chunks;
     for (size_t i = 0; i < num_chunks; i++) {
-        const int stream = int(i) / per_stream, row = int(i) % per_stream * max_plan_rows;
+        const int stream = int(i) / per_stream, row = int(i) % per_stream * most_rows;
         const char * first = static_cast<const char *>(mask->data) + stream * mask->nb[3] +
                              row * mask->nb[1];
-        const int num_rows = std::min(node.num_rows() - row, max_plan_rows);
+        const int num_rows = std::min(node.num_rows() - row, most_rows);
         const MaskRows rows = {first, mask->nb[1], num_rows, node.num_cells()};
         const int first_cell = int((k->view_offs + stream * k->nb[3]) / k->nb[1]);
         MaskPlan & plan = workspace.mask_plans[i];

@@ -31,8 +31,9 @@ def head_shape(path: Path) -> tuple[int, int]:
     heads = header.integer(f"{base}.attention.head_count") or 0
     hidden = header.integer(f"{base}.embedding_length") or 0
     kv_heads = header.integer(f"{base}.attention.head_count_kv") or heads
+    size = header.integer(f"{base}.attention.key_length")
     header.close()
-    return (heads // kv_heads, hidden // heads) if heads else (0, 0)
+    return (heads // kv_heads, size or hidden // heads) if heads else (0, 0)
 
 
 def mask(num_rows: int) -> Floats:

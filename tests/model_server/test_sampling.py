@@ -14,6 +14,7 @@ from model_server.sampling import (
     draw,
     greedy,
     gumbel_noise,
+    is_finite,
     log_softmax,
     top_ids,
 )
@@ -77,6 +78,16 @@ def test_greedy_prefers_the_lowest_id() -> None:
 def test_log_softmax_is_normalised_far_from_zero() -> None:
     values = log_softmax(np.array([1e4, 1e4, -1e4], np.float32))
     assert np.exp(values) == pytest.approx([0.5, 0.5, 0])
+
+
+def test_numbers_too_large_for_their_sum_are_numbers() -> None:
+    """Some models forbid thousands of tokens by the least number that there is."""
+    logits = np.zeros(9_000, np.float32)
+    logits[:8_192] = np.finfo(np.float32).min
+    assert is_finite(logits)
+    for bad in (np.nan, np.inf, -np.inf):
+        logits[-1] = bad
+        assert not is_finite(logits)
 
 
 @pytest.mark.parametrize(("count", "best"), [(0, []), (2, [1, 3]), (9, [1, 3, 0, 2])])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,16 @@ def test_what_a_step_gives_counts_beside_the_pool(
     with pytest.raises(SettingError, match=rf"at most {options.num_cells - 1} cells fit"):
         memory.require(options, model)
     monkeypatch.setattr(memory, "available", lambda: pool)
-    with pytest.raises(SettingError, match="the outputs of a step"):
+    with pytest.raises(SettingError, match="a step"):
         memory.require(options, model)
+    model.close()
+
+
+def test_own_attention_needs_room_for_scores(twin_path: Path) -> None:
+    model = Model(twin_path, 0)
+    options = context_options(ModelServerSettings(model_path=twin_path, n_threads=3), 256)
+    own = replace(options, own_attention=True)
+    assert memory.scratch_bytes(replace(own, own_attention=False), model) == 0
+    assert memory.scratch_bytes(replace(own, num_cells=100), model) == 3 * 4 * 64 * 100
+    assert memory.scratch_bytes(replace(own, num_cells=10**6), model) == 3 * 32 * MIB
     model.close()

@@ -69,6 +69,15 @@ def test_any_types_are_right(device: Device, k_type: str, v_type: str) -> None:
     assert error(solve(device, problem), problem) < RELATIVE_ERROR
 
 
+def test_long_prompts_are_read_in_parts(device: Device) -> None:
+    """Fewer rows at a time, where the scores of many would take too much memory; the same bits."""
+    problem = random_problem(masks.causal(20, 139_980, 140_000), (8, 1), 32)
+    got = solve(device, problem)
+    assert error(got, problem) < 2 * RELATIVE_ERROR  # of sums that long
+    for row in (0, 6, 7, 19):
+        assert np.array_equal(solve(device, problem.rows([row]))[0], got[row])
+
+
 def test_own_errors_are_smaller_than_those_of_stock_kernels(device: Device) -> None:
     with opened(2, stock=True) as stock:
         for mask in (masks.tree(1, 999, 1024), masks.tree(8, 999, 1024), masks.causal(64, 0, 64)):

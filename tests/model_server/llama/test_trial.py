@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import pytest
 
 from model_server.config import ModelServerSettings
@@ -13,7 +14,7 @@ from model_server.engine.startup import load
 from model_server.errors import BuildError
 from model_server.llama import backend, identity, kernels, matmuls, own_trial, trial
 from model_server.metrics import ModelServerMetrics
-from tests import planted
+from tests import gguf_file, planted, random_model
 from tests.model_server.test_main import refused
 
 needs_kernels = pytest.mark.skipif(
@@ -228,6 +229,22 @@ def test_good_kernels_of_our_own_are_tried_once(
     monkeypatch.setattr(trial, "_OWN_CHILD", "no.such.module")  # it isn't run again
     monkeypatch.setattr(trial, "_say_not_tried", lambda *_: pytest.fail("it was"))
     assert not trial.own_kernels([twin_q8_path])
+
+
+@pytest.mark.parametrize("size", [None, 128])
+def test_attention_is_tried_with_the_heads_that_the_file_has(
+    size: int | None, tmp_path: Path
+) -> None:
+    """Some have more values in a head than the hidden state has for it."""
+
+    def say(writer: gguf.GGUFWriter) -> None:
+        if size is not None:
+            writer.add_key_length(size)
+
+    shape = random_model.SHAPE
+    path = gguf_file.write(tmp_path / "heads.gguf", shape, "F32", [], also=say)
+    expected = (shape.num_heads // shape.num_kv_heads, size or shape.head_dim)
+    assert own_trial.head_shape(path) == expected
 
 
 @needs_kernels
