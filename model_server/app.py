@@ -199,7 +199,9 @@ def create_app(state: AppState) -> FastAPI:
     @app.post("/batch")
     async def batch(body: Batch) -> Response:
         served = state.ready()
-        if served.engine.num_unfinished + len(body.requests) > _MAX_UNFINISHED:
+        # Some wait for the engine to notice that they left, some to be tokenized.
+        num_kept = max(served.engine.num_unfinished, len(state.streams))
+        if num_kept + len(body.requests) > _MAX_UNFINISHED:
             raise Unavailable(f"{_MAX_UNFINISHED} requests are waiting, the most that are kept")
         state.metrics.batches.inc()
         state.metrics.batch_requests.inc(len(body.requests))

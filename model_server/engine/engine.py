@@ -253,7 +253,8 @@ class Engine:
                 sequence.admitted_s = now
                 self._metrics.queue.observe(now - sequence.arrived_s)
                 self._metrics.prompt_tokens.inc(len(sequence.prompt))
-                self._metrics.cached_tokens.inc(sequence.num_cached)
+                # Of an answer that is resumed, tokens of its own may be cached, too.
+                self._metrics.cached_tokens.inc(min(sequence.num_cached, len(sequence.prompt)))
                 self._emit(sequence, Started(id=sequence.id))
 
     def _end(self, sequence: Sequence, *, keep: bool = True) -> None:

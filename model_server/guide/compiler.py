@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from model_server.guide.trial import Trial
 from model_server.llama.vocab import Vocab
 
 _MAX_REMEMBERED = 256
+MAX_FORCED = 64  # tokens that are told at once; no draft is longer
 
 
 class Twins(NamedTuple):
@@ -43,6 +46,7 @@ class Guide:
         self._ends = ends
         self._twins = twins
         self._mask: bytes | None = None
+        self._run: deque[int] = deque()  # forced tokens that were found and have yet to come
 
     def allows(self, token: int) -> bool:
         """Whether `token` may follow. Raises GrammarTooSlow."""
@@ -63,11 +67,18 @@ class Guide:
         """Move on by a token that may follow. Raises GrammarTooSlow."""
         self._mask = None
         self._matcher.consume_token(token)
+        if self._run and self._run.popleft() != token:
+            self._run.clear()
         self._check()
 
     def forced(self) -> list[int]:
-        """The tokens that must follow, as far as they are certain."""
-        return self._matcher.compute_ff_tokens()
+        """The tokens that must follow, MAX_FORCED at most, as far as they are certain.
+
+        The library spells the whole rest each time, which may be long: it is asked once for it.
+        """
+        if not self._run:
+            self._run.extend(self._matcher.compute_ff_tokens())
+        return list(islice(self._run, MAX_FORCED))
 
     def _bits(self) -> bytes:
         if self._mask is None:
@@ -121,7 +132,10 @@ class Compiler:
         kind: str
         value: Any
         kind, value = json.loads(question)
-        return trial.problem(kind, value)
+        problem = trial.problem(kind, value)
+        if problem and not trial.has_answered:
+            raise GrammarRefused(problem, kind)  # which is not remembered
+        return problem
 
 
 def _twins(vocab: Vocab) -> Twins:

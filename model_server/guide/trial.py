@@ -28,6 +28,7 @@ LIMIT_S = 0.7
 _ROOT = Path(__file__).resolve().parents[2]
 _START_S = 60.0
 _LOCATE_S = 0.3
+_PATIENCE, _LEAST_WAIT_S = 10, 0.01
 _STACK_BYTES = 512 * 1024  # less than any thread's that compiles afterwards
 _MEMORY_BYTES = 2 << 30
 
@@ -57,11 +58,17 @@ class Trial:
         self._limit_s = limit_s
         self._child: subprocess.Popen[bytes] | None = None
         self._is_ready = False
+        self.has_answered = False
 
     def problem(self, kind: str, value: Any) -> str:
-        """Why this can't be compiled; empty when it can."""
+        """Why this can't be compiled; empty when it can. `has_answered` afterwards: it is the
+        child that says so; else it might say something else when it is asked again.
+        """
+        self.has_answered = False
         try:
-            return _ask(self._ready(), [kind, value], self._limit_s)
+            found = _ask(self._ready(), [kind, value], self._limit_s)
+            self.has_answered = True
+            return found
         except TimeoutError:
             problem = f"{kind}: takes more than {self._limit_s} s to prepare; make it smaller"
         except EOFError:
@@ -106,17 +113,29 @@ def _ask(child: subprocess.Popen[bytes], question: object, limit_s: float) -> st
 
 
 def _read(child: subprocess.Popen[bytes], limit_s: float) -> bytes:
-    """The child's next line. Raises TimeoutError, EOFError."""
+    """The child's next line. Raises EOFError, or TimeoutError once the child has computed for so
+    long: others may want the processors, too.
+    """
     assert child.stdout is not None
-    line, deadline = b"", time.monotonic() + limit_s
+    line, begun_s = b"", _computed_s(child.pid)
+    deadline = time.monotonic() + max(limit_s, min(_PATIENCE * limit_s, _START_S))
     while not line.endswith(b"\n"):
-        left_s = deadline - time.monotonic()
-        if left_s <= 0 or not select.select([child.stdout], [], [], left_s)[0]:
+        left_s = limit_s - (_computed_s(child.pid) - begun_s)
+        if left_s <= 0 or time.monotonic() > deadline:
             raise TimeoutError
+        if not select.select([child.stdout], [], [], max(left_s, _LEAST_WAIT_S))[0]:
+            continue
         if not (chunk := os.read(child.stdout.fileno(), 65_536)):
             raise EOFError
         line += chunk
     return line
+
+
+def _computed_s(pid: int) -> float:
+    """Seconds for which the processors worked for a process; of elsewhere than Linux the time."""
+    if sys.platform != "linux":
+        return time.monotonic()
+    return time.clock_gettime(~pid << 3 | 2)  # the kernel's number for that clock
 
 
 def problem_of(kind: str, value: Any) -> str:

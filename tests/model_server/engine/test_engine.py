@@ -108,6 +108,10 @@ def test_a_resumed_answer_goes_on_where_it_was(made: Stack, num_done: int) -> No
     assert isinstance(done, Done)
     assert done.completion_tokens == 7
     assert done.cached_tokens <= done.prompt_tokens
+    counted = made.engine._metrics.registry.get_sample_value(
+        "medusa_server_prefix_cache_hits_total"
+    )
+    assert counted == done.cached_tokens
 
 
 def test_many_requests_leave_nothing_behind(made: Stack) -> None:

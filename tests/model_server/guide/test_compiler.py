@@ -9,7 +9,8 @@ import pytest
 
 from model_server.contract.protocol import Sampling
 from model_server.errors import GrammarRefused
-from model_server.guide.compiler import Compiler, Guide
+from model_server.guide import trial
+from model_server.guide.compiler import MAX_FORCED, Compiler, Guide
 from model_server.llama.vocab import Vocab
 from tests.vocabulary import EOS, byte_token
 
@@ -68,6 +69,57 @@ def test_a_text_without_a_choice_is_spelled_as_the_model_does(
     for token in forced:
         assert made.allowed().tolist() == [token]
         made.accept(token)
+
+
+def test_what_is_forced_is_spelled_once(
+    compiler: Compiler, vocab: Vocab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it is: it was spelled whole at each step."""
+    text = "ba" * 2_000 + "!"
+    made = guide(compiler, choices=[text])
+    asked: list[int] = []
+    matcher = made._matcher
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            asked.append(name == "compute_ff_tokens")
+            return getattr(matcher, name)
+
+    monkeypatch.setattr(made, "_matcher", Counting())
+    spelled = b""
+    while forced := made.forced():
+        assert len(forced) <= MAX_FORCED
+        spelled += vocab.pieces[forced[0]]
+        made.accept(forced[0])
+    assert spelled == text.encode()
+    assert sum(asked) <= 3
+
+
+def test_another_spelling_of_what_is_forced_goes_on_from_there(
+    compiler: Compiler, vocab: Vocab
+) -> None:
+    made = guide(compiler, choices=["bababa!"])
+    assert vocab.pieces[made.forced()[0]] != b"b"
+    made.accept(byte_token(ord("b")))
+    rest = b"".join(vocab.pieces[token] for token in made.forced())
+    assert rest
+    assert b"ababa!".startswith(rest)
+
+
+@pytest.mark.parametrize("how", [TimeoutError, EOFError])
+def test_a_slow_moment_is_not_remembered(
+    compiler: Compiler, how: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = Sampling(regex=f"slow{how.__name__}[0-9]")
+
+    def fails(*_: object) -> str:
+        raise how
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trial, "_ask", fails)
+        with pytest.raises(GrammarRefused):
+            compiler.compile(shape)
+    assert compiler.compile(shape) is not None
 
 
 @pytest.mark.parametrize("name", ["<s>", "</s>", "<|im_end|>"])

@@ -24,6 +24,13 @@ def test_a_file_has_a_prompt_on_each_line(tmp_path: Path) -> None:
     assert [prompt.place for prompt in found] == [f"{path}, line {line}" for line in (1, 3, 4)]
 
 
+def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "a\u2028b\x85c"}\r\nd\n', newline="")
+    found = prompts.read(path, 9, seed=0)
+    assert [prompt.text for prompt in found] == ['{"prompt": "a\u2028b\x85c"}', "d"]
+
+
 def test_a_folder_gives_pieces_of_its_texts(tmp_path: Path) -> None:
     (tmp_path / "deeper").mkdir()
     lines = [f"line {number} of a text\n" for number in range(400)]
