@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -13,8 +15,14 @@ from pygments.lexers import get_lexer_by_name
 from pygments.token import Comment, Keyword, Name, Number, Operator, String, _TokenType
 from pygments.util import ClassNotFound
 
-MAX_CHARS = 50_000  # a twentieth of a second; at the worst, half a second
-MAX_HIGHLIGHTED_CHARS = 20_000  # what some lexers do with more takes long
+MAX_CHARS = 50_000  # a twentieth of a second; at the worst, a second
+MAX_HIGHLIGHTED_CHARS = 6_000  # of one text; time grows with the square in some lexers
+# Pygments' lexers whose time is known (others take minutes for what somebody may think of).
+_LEXERS = re.compile(
+    r"Bash( Session)?|Batchfile|C|C#|C\+\+|CSS|Dart|Diff|Docker|Elixir|Go|GraphQL|Haskell|HTML|INI"
+    r"|JSON|Java|JavaScript|Julia|Kotlin|Lua|Makefile|Nginx configuration file|PHP|Perl|PowerShell"
+    r"|Python( console session)?|R|Ruby|Rust|SQL|Scala|Swift|TOML|TypeScript|XML|YAML"
+)
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
@@ -48,6 +56,7 @@ class _NodeReader:
         self._lines = [0, *accumulate(len(line) + 1 for line in source.split("\n"))]
         self._units = [0, *accumulate(1 + (char > "\uffff") for char in source)]
         self._at, self._end = 0, len(source)
+        self._to_highlight = MAX_HIGHLIGHTED_CHARS
 
     def children(self, node: SyntaxTreeNode) -> Iterator[Node]:
         for child in node.children:
@@ -93,7 +102,9 @@ class _NodeReader:
         if node.type == "fence" and node.map:
             self._at = self._lines[min(node.map[0] + 1, len(self._lines) - 1)]
         code = self._leaf(node.content.removesuffix("\n"))
-        return {"tag": "pre", "language": language, "children": [*_highlighted(code, language)]}
+        self._to_highlight -= len(code["text"])
+        leaves = list(_highlighted(code, language)) if self._to_highlight >= 0 else [code]
+        return {"tag": "pre", "language": language, "children": leaves}
 
     def _leaf(self, text: str) -> Node:
         """With its place, unless the source spells it otherwise."""
@@ -106,21 +117,29 @@ class _NodeReader:
 
 def _highlighted(code: Node, language: str) -> Iterator[Node]:
     """The code as leaves, one for each run of the same kind."""
-    try:
-        if len(code["text"]) > MAX_HIGHLIGHTED_CHARS:
-            raise ClassNotFound
-        lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
-    except ClassNotFound:
+    if not (tokens := _tokens(code["text"], language)):
         yield code
         return
     at = code.get("at")
-    for kind, run in groupby(lex(code["text"], lexer), lambda token: _kind(token[0])):
+    for kind, run in groupby(tokens, lambda token: _kind(token[0])):
         text = "".join(value for _, value in run)
         leaf: Node = {"text": text, "kind": kind} if kind else {"text": text}
         if at is not None:
             leaf["at"] = at
             at += len(text.encode("utf-16-le")) // 2
         yield leaf
+
+
+def _tokens(text: str, language: str) -> list[tuple[_TokenType, str]]:
+    """Of a language in _LEXERS; none where they would not be all of the text, as it stands."""
+    with suppress(ClassNotFound):
+        lexer = get_lexer_by_name(language, stripnl=False)
+        if _LEXERS.fullmatch(lexer.name):
+            tokens = list(lex(f"{text}\n", lexer))  # lexers of consoles see no line without an end
+            if "".join(value for _, value in tokens) == f"{text}\n":
+                kind, last = tokens.pop()
+                return [*tokens, (kind, last.removesuffix("\n"))]
+    return []
 
 
 def _kind(token: _TokenType) -> str:

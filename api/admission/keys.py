@@ -74,10 +74,8 @@ class Keys:
 
 
 def digest(key: str) -> bytes:
-    """What the file holds of a key.
-
-    A fast hash is right here: keys are 256 random bits, not passwords, so there is nothing to guess
-    that a slow hash would protect; and this runs for every request.
+    """What the file holds of a key. A fast hash is right: keys are 256 random bits, which nobody
+    guesses, and this runs for every request.
     """
     return hashlib.sha256(key.encode()).digest()
 
@@ -96,9 +94,8 @@ def read_keys(path: Path) -> Mapping[bytes, str]:
             match = _LINE.fullmatch(text)
             if match is None:
                 # The line is not shown: somebody may have written a key into it.
-                raise BadKeyFile(
-                    f"API_KEYS_FILE {path}, line {number}, is not NAME:SHA256: {_HOW}."
-                )
+                place = f"API_KEYS_FILE {path}, line {number},"
+                raise BadKeyFile(f"{place} is not NAME:SHA256: {_HOW}.")
             names[bytes.fromhex(match[2])] = match[1]
     if not names:
         raise BadKeyFile(f"API_KEYS_FILE {path} holds no key: {_HOW}.")

@@ -40,8 +40,7 @@ def drained_by_signals(gateway: Gateway) -> Iterator[None]:
 
 
 async def _drain(gateway: Gateway, server: uvicorn.Server, number: int) -> None:
-    if gateway.permits.in_flight:
-        await gateway.drain(gateway.settings.drain_timeout)
+    await gateway.drain(gateway.settings.drain_timeout)
     for listening in server.servers:
         listening.close()  # it would do so a moment later: what comes is for other gateways
     server.handle_exit(number, None)

@@ -92,20 +92,16 @@ def _known(body: type[Body]) -> frozenset[str]:
 
 def check_tokens(field: str, ids: Any, info: Info) -> None:
     """Every id is one of the model's tokens."""
-    for token in ids:
-        if not 0 <= token < info.vocab_size:
-            raise InvalidRequest(
-                f"{field}: token ids go from 0 to {info.vocab_size - 1}, got {token}.", field
-            )
+    last = info.vocab_size - 1
+    if ids and (min(ids) < 0 or max(ids) > last):
+        token = next(each for each in ids if not 0 <= each <= last)
+        raise InvalidRequest(f"{field}: token ids go from 0 to {last}, got {token}.", field)
 
 
 def check_prompt_bytes(field: str, num_bytes: int, info: Info) -> None:
     """No text this long can fit: every token is at most longest_piece_bytes long."""
     limit = info.context_size * info.longest_piece_bytes
     if num_bytes > limit:
-        raise InvalidRequest(
-            f"{field}: {num_bytes} bytes cannot fit the model's context of {info.context_size} "
-            f"tokens, which hold at most {limit} bytes.",
-            field,
-            "context_length_exceeded",
-        )
+        room = f"the model's context of {info.context_size} tokens, that is {limit} bytes at most"
+        message = f"{field}: {num_bytes} bytes cannot fit {room}."
+        raise InvalidRequest(message, field, "context_length_exceeded")

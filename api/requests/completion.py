@@ -63,12 +63,8 @@ def _parse(prompt: object, field: str, info: Info) -> Source:
         return {"prompt": parse_text(prompt, field, info)}
     if isinstance(prompt, list):
         return {"prompt_tokens": _ids(prompt, field, param, info)}
-    raise InvalidRequest(
-        f"{field} should be a string, a list of token ids, or a list of either, "
-        f"got {shown(prompt)}.",
-        param,
-        "invalid_type",
-    )
+    kinds = "a string, a list of token ids, or a list of either"
+    raise InvalidRequest(f"{field} should be {kinds}, got {shown(prompt)}.", param, "invalid_type")
 
 
 def parse_text(prompt: str, field: str, info: Info) -> str:
@@ -84,12 +80,12 @@ def _ids(prompt: list[Any], field: str, param: str, info: Info) -> list[int]:
             param,
             "context_length_exceeded",
         )
-    prompt = list(map(whole, prompt))
-    for i, token in enumerate(prompt):
-        if type(token) is not int:  # a bool is an int to isinstance
-            raise InvalidRequest(
-                f"{field}[{i}] should be a token id, got {shown(token)}.", param, "invalid_type"
-            )
+    if set(map(type, prompt)) - {int}:  # a bool is an int to isinstance
+        prompt = list(map(whole, prompt))
+        for i, token in enumerate(prompt):
+            if type(token) is not int:
+                message = f"{field}[{i}] should be a token id, got {shown(token)}."
+                raise InvalidRequest(message, param, "invalid_type")
     check_tokens(field, prompt, info)
     return prompt
 

@@ -18,7 +18,7 @@ def _parsed(schema: object) -> object:
     """vLLM takes a schema as text, too."""
     try:
         return json.loads(schema) if isinstance(schema, str) else schema
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
 
 

@@ -14,12 +14,7 @@ from api.requests.chat import ChatBody
 from api.requests.completion import CompletionBody, EmbeddingsBody
 from api.requests.generation import OpenAIBody
 from api.responses.format import Format, Json
-from model_server.contract.protocol import (
-    Info,
-    PositionLogprobs,
-    TokenLogprob,
-    Tokens,
-)
+from model_server.contract.protocol import Info, PositionLogprobs, TokenLogprob, Tokens
 
 B = TypeVar("B", bound=OpenAIBody)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
@@ -29,7 +29,7 @@ JSON_TYPE = re.compile(r"\s*application/(json|[^;]*\+json)\s*(;.*)?", re.IGNOREC
 # A larger body may take longer than others should wait for it.
 LARGE_BYTES = 128 * 1024
 # One thread: parsing holds the interpreter anyway, and with two the event loop would wait for both.
-ASIDE = ThreadPoolExecutor(1, thread_name_prefix="large-bodies")
+ONE = CapacityLimiter(1)
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -57,8 +57,7 @@ class JsonRoute(APIRoute):
                     if admission.refused:
                         raise admission.refusal()
                 if len(raw) > LARGE_BYTES:
-                    loop = asyncio.get_running_loop()
-                    body = await loop.run_in_executor(ASIDE, parse, model, request.headers, raw)
+                    body = await run_sync(parse, model, request.headers, raw, limiter=ONE)
                 else:
                     body = parse(model, request.headers, raw)
                 del raw

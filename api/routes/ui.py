@@ -4,12 +4,12 @@ without the internet, from a package, where FastAPI's page asks a CDN.
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -51,8 +51,7 @@ files = PageFiles(directory=FOLDER)
 DOCS_FILES = "/docs/files"
 docs_files = StaticFiles(directory=Path(str(package_files("fastapi_swagger"))) / "resources")
 
-# One thread, for the same reason as large bodies have one.
-ASIDE = ThreadPoolExecutor(1, thread_name_prefix="markdown")
+ONE = CapacityLimiter(1)  # for the same reason as large bodies have one thread
 
 
 @router.get("/", summary="A page to try it; as JSON, what this service is")
@@ -109,8 +108,7 @@ class MarkdownBody(BaseModel):
 @router.post(MARKDOWN, include_in_schema=False)
 async def markdown(body: MarkdownBody) -> JSONResponse:
     """Highlighted code needs a library, and the page has no build step that could bring one."""
-    made = await asyncio.get_running_loop().run_in_executor(ASIDE, nodes, body.text)
-    return JSONResponse({"nodes": made})
+    return JSONResponse({"nodes": await run_sync(nodes, body.text, limiter=ONE)})
 
 
 @router.get("/docs", include_in_schema=False)

@@ -1,6 +1,7 @@
 """The process: one sentence when it cannot start, exit code 0 when it is told to stop."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -212,6 +213,30 @@ async def test_while_it_drains_probes_are_answered_and_requests_refused() -> Non
     assert answer.json()["text"] == " 0 1"
     assert told.process.returncode == 0, stderr
     assert "Traceback" not in stderr
+
+
+async def test_a_request_whose_body_comes_too_late_is_told_so() -> None:
+    """Nothing is open yet: taken, its stream would be cut a few seconds later."""
+    server = ScriptedServer()
+    async with listening(server.app) as url:
+        port = free_port()
+        process = await start(PORT=port, MODEL_SERVER_URLS=url, MAX_WAIT_TIME=0)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            await until_it_listens(client)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        body = json.dumps({**BODY, "stream": True}).encode()
+        head = "POST /generate HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+        writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body[:5])
+        await asyncio.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        writer.write(body[5:])
+        answer = await reader.read()
+        writer.close()
+        await said(process)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"shutting_down" in answer
+    assert not server.requests
 
 
 async def test_a_second_ctrl_c_ends_what_is_open() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from api.admission.keys import new_key
-from api.markdown import MAX_CHARS, nodes
+from api.markdown import MAX_CHARS, MAX_HIGHLIGHTED_CHARS, _tokens, nodes
 from tests.api.scripted_server import ScriptedServer
 from tests.api.serving import gateway
 
@@ -105,6 +106,123 @@ def test_a_picture_is_a_link() -> None:
 )
 def test_half_an_answer_is_no_problem(half: str) -> None:
     assert isinstance(nodes(half), list)
+
+
+@pytest.mark.parametrize(
+    "language", ["console", "pycon", "bash", "sql", "html", "ini", "diff", "yaml", "python"]
+)
+@pytest.mark.parametrize(
+    "code", ["$ ls", "$ ls\nfoo", ">>> 1\n1", "a\n\n", "", "  x\r\n y", "\ufeffa"]
+)
+def test_no_code_is_lost_by_highlighting(language: str, code: str) -> None:
+    """Lexers of consoles see no last line that has no end."""
+    assert text(f"```{language}\n{code}\n```") == code.replace("\r\n", "\n")
+
+
+HOSTILE = (
+    " ",
+    "\n",
+    '"',
+    "'",
+    "a",
+    '"a"',
+    '" \n',
+    "(",
+    "/*",
+    "//",
+    "<",
+    "<!--",
+    "{",
+    "[",
+    "\\",
+    "`",
+    "#",
+    "$",
+    "- ",
+    "a:",
+    "=",
+    "x = ",
+    "a(",
+    "<a ",
+    "{{",
+    '"""',
+    "@",
+    "%",
+    "&",
+    "-",
+    "<<",
+    "1",
+    "a b(",
+    "a::",
+    "r#",
+    "<?",
+)
+
+
+@pytest.mark.parametrize(
+    "language",
+    [
+        "bash",
+        "bat",
+        "c",
+        "c#",
+        "c++",
+        "css",
+        "dart",
+        "diff",
+        "docker",
+        "elixir",
+        "go",
+        "graphql",
+        "haskell",
+        "html",
+        "ini",
+        "json",
+        "java",
+        "js",
+        "julia",
+        "kotlin",
+        "lua",
+        "make",
+        "nginx",
+        "php",
+        "perl",
+        "powershell",
+        "python",
+        "pycon",
+        "r",
+        "ruby",
+        "rust",
+        "sql",
+        "scala",
+        "swift",
+        "toml",
+        "ts",
+        "xml",
+        "yaml",
+        "console",
+    ],
+)
+def test_what_is_highlighted_takes_no_longer_than_it_may(language: str) -> None:
+    """Seconds of a processor, for any text: others wait for this one."""
+    _tokens("warm up", language)
+    for piece in HOSTILE:
+        code = (piece * MAX_HIGHLIGHTED_CHARS)[:MAX_HIGHLIGHTED_CHARS]
+        started = time.thread_time()
+        assert _tokens(code, language) is not None
+        assert time.thread_time() - started < 2.0, piece
+
+
+@pytest.mark.parametrize("language", ["systemd", "lilypond", "nonsense"])
+def test_languages_whose_lexers_may_take_minutes_stay_plain(language: str) -> None:
+    [code] = [node for node in walk(nodes(f"```{language}\n{' ' * 5_000}x\n```")) if "text" in node]
+    assert "kind" not in code
+
+
+def test_of_many_blocks_the_first_are_highlighted() -> None:
+    block = f"```py\n{'if x: pass' * 200}\n```\n"
+    kinds = ["kind" in str(node) for node in nodes(block * 5)]
+    assert kinds == [True] * 3 + [False] * 2
 
 
 @pytest.mark.anyio

@@ -109,7 +109,8 @@ def test_answers_come_over_tls(proxy: Proxy) -> None:
 
 def test_metrics_stay_inside(proxy: Proxy) -> None:
     with proxy.client("127.0.0.1") as client:
-        assert client.get("/metrics").status_code == 403
+        for path in ("/metrics", "/metrics/", "//metrics", "/%6detrics", "/metrics/?a"):
+            assert client.get(path).status_code == 403, path
 
 
 def test_limits_are_counted_by_client(proxy: Proxy) -> None:

@@ -81,6 +81,8 @@ def test_response_formats(body: Any, name: str) -> None:
         ({"structured_outputs": {"nonsense": 1}}, "structured_outputs.nonsense", "Unknown"),
         ({"guided_by": "x"}, "guided_by", "Unknown"),
         ({"guided_json": "{"}, "guided_json", "JSON"),
+        ({"guided_json": "[" * 5_000 + "]" * 5_000}, "guided_json", "not JSON"),
+        ({"structured_outputs": {"json": "[" * 5_000}}, "structured_outputs.json", "not JSON"),
         ({"guided_json": "[1]"}, "guided_json", "dictionary"),
         ({"guided_choice": []}, "guided_choice", "at least 1"),
         ({"guided_choice": "ab"}, "guided_choice", "list"),
