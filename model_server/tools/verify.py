@@ -148,7 +148,7 @@ def _lines(path: str) -> list[str]:
         raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise argparse.ArgumentTypeError(f"{path}: must be UTF-8 text: {error.reason}") from None
-    return [line for line in text.splitlines() if line.strip()]
+    return [line for line in text.split("\n") if line.strip()]
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:

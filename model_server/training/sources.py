@@ -51,7 +51,7 @@ def prompts(paths: Sequence[Path], encoder: PromptEncoder) -> list[Source]:
     return [
         Source(tokens, group=line)
         for text in read_texts(paths)
-        for number, line in enumerate(text.content.splitlines(), 1)
+        for number, line in enumerate(text.content.split("\n"), 1)
         if line.strip()
         for tokens in [prompt_line.encode(line, encoder, f"{text.name}, line {number}")]
     ]

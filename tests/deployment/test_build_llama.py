@@ -212,6 +212,29 @@ def test_options_reach_the_compiler_and_leave_again(checkout: Path) -> None:
     assert said(checkout) == PLAIN
 
 
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+def test_options_in_env_count_as_in_the_environment(checkout: Path, quote: str) -> None:
+    (checkout / ".env").write_text(
+        f"PORT=1\nCMAKE_ARGS={quote}-DCMAKE_CXX_FLAGS=-DOPTION=mine{quote}\n"
+    )
+    done = setup(checkout)
+    assert done.returncode == 0, done.stderr
+    assert said(checkout) == "option mine, header as it was"
+    assert setup(checkout).stdout == ""
+    assert setup(checkout, "-DCMAKE_CXX_FLAGS=-DOPTION=yours").returncode == 0
+    assert said(checkout) == "option yours, header as it was"
+    (checkout / ".env").unlink()
+
+
+def test_whatever_python_is_named_that_of_the_venv_builds(checkout: Path, tmp_path: Path) -> None:
+    """Debian's has no pip."""
+    without_pip = tmp_path / "bin" / "python3"
+    venv.create(tmp_path, with_pip=False, symlinks=True)
+    done = setup(checkout, "-DCMAKE_CXX_FLAGS=-DOPTION=mine", PYTHON=str(without_pip))
+    assert done.returncode == 0, done.stderr
+    assert said(checkout) == "option mine, header as it was"
+
+
 def test_a_build_that_fails_says_why_and_harms_nothing(checkout: Path) -> None:
     failed = setup(checkout, "-DCMAKE_CXX_FLAGS=-DBROKEN")
     assert failed.returncode == 1

@@ -189,6 +189,13 @@ def test_env_is_read_as_compose_reads_it(models: Path, monkeypatch: pytest.Monke
     assert {name: settings.get(name) for name in expected} == expected
 
 
+def test_what_is_empty_is_not_set(models: Path) -> None:
+    names = ("HOST", "PORT", "MODEL_SERVER_HOST", "MODEL_SERVER_PORT", "MODEL_SERVER_URLS")
+    (models.parent / ".env").write_text("=\n".join([*names, ""]))
+    values = ["0.0.0.0", "8000", "127.0.0.1", "8001", "http://127.0.0.1:8001"]
+    assert [run.settings()[name] for name in names] == values
+
+
 @pytest.mark.parametrize("name", ["HOST", "MODEL_SERVER_HOST"])
 @pytest.mark.parametrize("host", ["203.0.113.9", "2001:db8::9"])
 def test_a_host_that_cannot_be_bound_is_not_called_a_port(name: str, host: str) -> None:

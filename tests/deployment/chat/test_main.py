@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 Outcome = tuple[int | None, str, str]
 
 
-async def ask(url: object, text: str, *arguments: str, **environment: str) -> Outcome:
+async def ask(url: object, text: str | bytes, *arguments: str, **environment: str) -> Outcome:
     """Exit code, stdout and stderr."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "deployment.chat", "--url", str(url), *arguments),
@@ -29,7 +29,8 @@ async def ask(url: object, text: str, *arguments: str, **environment: str) -> Ou
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(text.encode()), 30)
+    asked = text.encode() if isinstance(text, str) else text
+    out, err = await asyncio.wait_for(process.communicate(asked), 30)
     return process.returncode, out.decode(), err.decode()
 
 
@@ -89,6 +90,27 @@ async def test_an_address_without_a_scheme_is_named() -> None:
     code, _, err = await ask("localhost:8000", "a")
     assert code == 2
     assert "'localhost:8000' is no address like http://127.0.0.1:8000" in err
+
+
+async def test_a_line_that_can_not_be_is_named() -> None:
+    for line, words in (
+        (("http://localhost:abc",), "'http://localhost:abc' is no address like"),
+        (("http://",), "'http://' is no address like"),
+        (
+            ("http://localhost", "--api-key", "schl\u00fcssel"),
+            "a key is of printable ASCII characters",
+        ),
+    ):
+        code, _, err = await ask(line[0], "a", *line[1:])
+        assert code == 2
+        assert words in err
+
+
+async def test_bytes_that_are_no_text_are_asked_as_far_as_they_are(server: ScriptedServer) -> None:
+    async with gateway_over_sockets(server) as (client, _):
+        code, _, _ = await ask(client.base_url, b"a\xffb", "--complete")
+    assert code == 0
+    assert server.requests[0].prompt == "a\ufffdb"
 
 
 async def test_an_answer_that_breaks_off_is_shown_and_one_sentence() -> None:

@@ -1,0 +1,52 @@
+"""What an installed package fetches and builds at its first start, with stand-ins for pip."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from deployment import needs
+from model_server import places
+
+
+def test_of_two_that_start_at_once_one_fetches_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[Path] = []
+
+    def fetch(command: Sequence[str | Path], _log: Path, _problem: str) -> None:
+        part = Path(command[command.index("--target") + 1])
+        time.sleep(0.2)
+        (part / "demo").mkdir(parents=True)
+        fetched.append(part)
+
+    monkeypatch.setattr(needs, "_run", fetch)
+    folder = tmp_path / "cache" / "demo"
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(needs._fetch_demo, folder) for _ in range(2)]:
+            done.result()
+    assert len(fetched) == 1
+    assert (folder / "demo").is_dir()
+
+
+def test_options_of_the_build_are_those_that_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of .env too, which are in no process's environment."""
+
+    class Enough(Exception):
+        pass
+
+    def stop(command: Sequence[str | Path], _log: Path, _problem: str) -> None:
+        assert "CMAKE_ARGS=-DGGML_CUDA=on" in command
+        raise Enough
+
+    monkeypatch.setattr(needs, "_run", stop)
+    monkeypatch.setattr(places, "INSTALLED", True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(Enough):
+        needs.llama({"CMAKE_ARGS": "-DGGML_CUDA=on"})
