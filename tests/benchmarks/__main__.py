@@ -34,6 +34,7 @@ FULL = [
     "rows",
     "peers",
     "peers --type Q8_0",
+    "peers --layers 8 --streams 8",
     "peers --streams 1 --contexts 200 1500 --heads published",
     "peers --type Q8_0 --streams 1 --contexts 200 1500 --heads published",
     "peers --type Q4_K --streams 1 --contexts 200 1500 --heads published",

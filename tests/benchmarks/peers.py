@@ -166,7 +166,8 @@ def main() -> None:
             opened.enter_context(running(side))
         measured = [one for context in args.contexts for one in measure(sides, context, args)]
     data = as_data(args, sides, measured)
-    name = f"peers-{args.layers}l-{args.type.lower()}{'-medusa' if args.heads else ''}"
+    streams = "" if args.streams in (1, 4) else f"-{args.streams}-streams"
+    name = f"peers-{args.layers}l-{args.type.lower()}{'-medusa' if args.heads else ''}{streams}"
     report.save(name, json=json.dumps(data, indent=2) + "\n", md=markdown(data))
     print(f"\n{markdown(data)}")
 
