@@ -63,11 +63,11 @@ class GatewayMetrics:
         self.generation_tokens = counter("generation_tokens", "Tokens delivered.")
         by_outcome = "Answers by how they ended: done, failed, disconnected."
         self.requests = counter("requests", by_outcome, ["outcome"])
+        self.stream_failures = counter("stream_failures", "Failed streams by status.", ["status"])
         self.rejections = counter("rejections", "Requests refused, by reason.", ["reason"])
         by_key = "Requests beyond a budget, by key and limit."
         self.rate_limited = counter("rate_limited", by_key, ["key", "limit"])
-        unchecked = "Requests let in because RATE_LIMIT_STORAGE was away."
-        self.unchecked = counter("rate_limit_unchecked", unchecked)
+        self.unchecked = counter("rate_limit_unchecked", "Let in while RATE_LIMIT_STORAGE is away.")
         self.retries = counter("retries", "Requests sent once more, by reason.", ["reason"])
         self.resumes = counter("resumes", "Answers continued behind delivered tokens.")
         self.disconnects = counter("disconnects", "Clients that left before the end.")

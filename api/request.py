@@ -22,6 +22,7 @@ from model_server.contract.protocol import (
     Done,
     Event,
     GenerateRequest,
+    Info,
     PositionLogprobs,
     Resume,
     Tokens,
@@ -41,6 +42,7 @@ class Carrier(Protocol):
     id: str
     size: int
     server_url: str
+    info: Info | None
     requests: list[GenerateRequest]
 
     def leave(self, choice: Choice) -> None:
@@ -116,8 +118,8 @@ class Choice:
     def receive(self, event: Event, model_id: str, now: float) -> None:
         """Take an event. A later attempt's `accepted` is no news to the client, nor is a slot."""
         self.is_queued = isinstance(event, Accepted)
-        if isinstance(event, Accepted) and self.accepted is None:
-            self.accepted = event
+        if isinstance(event, Accepted) and not self.token_ids:
+            self.accepted = event  # the prompt that tokens will stand behind
         elif isinstance(event, Tokens):
             self.model_id = model_id
             self.first_at = self.first_at or now
@@ -154,7 +156,7 @@ class ClientRequest:
         self.inbox: Inbox = deque()
         self.arrived = asyncio.Event()
         self._admission = admission
-        self._metrics = metrics
+        self.metrics = metrics
         metrics.running.inc(len(requests))
 
     @property
@@ -200,15 +202,15 @@ class ClientRequest:
                 burst.append((choice, event))
                 if isinstance(event, Tokens) and event.ids:
                     self._admission.used += len(event.ids)
-                    self._metrics.generation_tokens.inc(len(event.ids))
+                    self.metrics.generation_tokens.inc(len(event.ids))
                     if choice.read_at is None:
                         self.first_token_at = self.first_token_at or now
-                        self._metrics.ttft.observe(now - self.started)
+                        self.metrics.ttft.observe(now - self.started)
                     else:
-                        self._metrics.inter_token.observe(now - choice.read_at)
+                        self.metrics.inter_token.observe(now - choice.read_at)
                     choice.read_at = now
                 elif isinstance(event, Done):
-                    self._metrics.prompt_tokens.inc(event.prompt_tokens)
+                    self.metrics.prompt_tokens.inc(event.prompt_tokens)
             yield burst
         self.outcome = "done"
 
@@ -222,10 +224,10 @@ class ClientRequest:
             task.cancel()
         unread = sum(len(event.ids) for _, event, _ in self.inbox if isinstance(event, Tokens))
         self._admission.used += unread
-        self._metrics.generation_tokens.inc(unread)
-        self._metrics.running.dec(len(self.choices))
-        self._metrics.requests.labels(self.outcome).inc()
+        self.metrics.generation_tokens.inc(unread)
+        self.metrics.running.dec(len(self.choices))
+        self.metrics.requests.labels(self.outcome).inc()
         if self.outcome == "done":
-            self._metrics.e2e.observe(time.monotonic() - self.started)
+            self.metrics.e2e.observe(time.monotonic() - self.started)
         elif self.outcome == "disconnected":
-            self._metrics.disconnects.inc()
+            self.metrics.disconnects.inc()

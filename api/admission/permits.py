@@ -28,9 +28,6 @@ class Permits:
     def check(self, num_choices: int = 1) -> None:
         """Raise GatewayError where so many are not left."""
         if self.in_flight and self.in_flight + num_choices > self._limit:
-            raise GatewayError(
-                "too_many_in_flight",
-                f"{self.in_flight} answers are in the making and the limit is {self._limit} "
-                "(MAX_IN_FLIGHT); try again in a moment.",
-                retry_after_s=1,
-            )
+            limit = f"the limit is {self._limit} (MAX_IN_FLIGHT); try again in a moment."
+            message = f"{self.in_flight} answers are in the making and {limit}"
+            raise GatewayError("too_many_in_flight", message, retry_after_s=1)

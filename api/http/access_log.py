@@ -66,8 +66,10 @@ class AccessLog:
                         headers["connection"] = "close"  # the next may find another gateway
             await send(message)
 
+        # What is asked by HEAD is as by GET; uvicorn sends no body.
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await self._app(scope, receive, send_with_headers)
+            await self._app(asked, receive, send_with_headers)
         except Exception:
             status = status or 500  # sent further out
             raise

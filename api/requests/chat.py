@@ -49,10 +49,8 @@ class ChatTemplateBody(Body):
         """What the model server is told. Raises InvalidRequest."""
         continued = self.continue_final_message
         if continued and self.add_generation_prompt:
-            raise InvalidRequest(
-                "continue_final_message and add_generation_prompt exclude each other.",
-                "continue_final_message",
-            )
+            name = "continue_final_message"
+            raise InvalidRequest(f"{name} and add_generation_prompt exclude each other.", name)
         if continued is None:
             continued = messages[-1].role == "assistant" and not self.add_generation_prompt
         effort: dict[str, Any] = {}
@@ -113,9 +111,8 @@ class TokenizeBody(ChatTemplateBody):
             name = min(given)
             raise InvalidRequest(f"{name} is for messages, and a prompt is given.", name)
         if self.messages is not None and self.parse_special:
-            raise InvalidRequest(
-                "parse_special is for prompt: what stands in messages stays text.", "parse_special"
-            )
+            message = "parse_special is for prompt: what stands in messages stays text."
+            raise InvalidRequest(message, "parse_special")
         return self
 
     def question(self, info: Info) -> Tokenize:

@@ -75,11 +75,8 @@ def parse_text(prompt: str, field: str, info: Info) -> str:
 
 def _ids(prompt: list[Any], field: str, param: str, info: Info) -> list[int]:
     if len(prompt) > info.context_size:
-        raise InvalidRequest(
-            f"{field}: the model's context is {info.context_size} tokens, got {len(prompt)}.",
-            param,
-            "context_length_exceeded",
-        )
+        message = f"{field}: the model's context is {info.context_size} tokens, got {len(prompt)}."
+        raise InvalidRequest(message, param, "context_length_exceeded")
     if set(map(type, prompt)) - {int}:  # a bool is an int to isinstance
         prompt = list(map(whole, prompt))
         for i, token in enumerate(prompt):
@@ -106,9 +103,8 @@ class CompletionBody(OpenAIBody):
     @model_validator(mode="after")
     def _best_of_is_n(self) -> CompletionBody:
         if self.best_of not in (None, self.n):
-            raise InvalidRequest(
-                f"best_of other than n ({self.n}) is not supported, got {self.best_of}.", "best_of"
-            )
+            message = f"best_of other than n ({self.n}) is not supported, got {self.best_of}."
+            raise InvalidRequest(message, "best_of")
         return self
 
     def _sources(self, info: Info) -> list[Source]:

@@ -55,9 +55,12 @@ class TextPart(Body):
         if not isinstance(data, dict):
             return data
         kind = data.get("type", "text")
-        if kind in WORDS:
-            return {**data, "type": "text", "text": data.get("text", data.get("refusal"))}
         content = {name: value for name, value in data.items() if name not in ABOUT}
+        if kind in WORDS:
+            words = data.get("text", data.get("refusal"))
+            if words is None and not is_empty(content):
+                raise ValueError("text is missing")
+            return {**data, "type": "text", "text": words}
         return {"type": "text"} if kind in THOUGHTS or is_empty(content) else data
 
 
@@ -145,12 +148,10 @@ Messages = Annotated[
 def parse_messages(messages: list[ChatMessage], info: Info) -> list[Message]:
     """Messages as the model server takes them; refused where it has no template, or no room."""
     if not info.chat:
-        raise InvalidRequest(
-            f"{info.model_name} has no chat template, so messages cannot be turned into a "
-            "prompt; use /v1/completions, or set CHAT_TEMPLATE at the model server.",
-            "messages",
-            "chat_not_supported",
-        )
+        then = "use /v1/completions, or set CHAT_TEMPLATE at the model server."
+        problem = "has no chat template, so messages cannot be turned into a prompt"
+        message = f"{info.model_name} {problem}; {then}"
+        raise InvalidRequest(message, "messages", "chat_not_supported")
     wire = [each.to_wire() for each in messages]
     num_bytes = sum(len(each.content.encode()) for each in wire)
     check_prompt_bytes("messages", num_bytes, info)

@@ -69,7 +69,7 @@ class ResponsesFormat(Format[ResponsesBody]):
         return {**response, "usage": usage, **self.metrics()}
 
     def _response(self, status: str, output: Sequence[Json]) -> dict[str, Any]:
-        body = self.body
+        body, sampling = self.body, self.request.choices[0].request.sampling
         return {
             "id": f"resp_{self.request.id}",
             "object": "response",
@@ -87,12 +87,12 @@ class ResponsesFormat(Format[ResponsesBody]):
             "previous_response_id": None,
             "reasoning": {"effort": body.reasoning.effort, "summary": None},
             "store": False,
-            "temperature": body.temperature,
+            "temperature": sampling.temperature,
             "text": {"format": body.text.format.model_dump(by_alias=True, exclude_unset=True)},
             "tool_choice": "auto",
             "tools": [],
             "top_logprobs": body.top_logprobs,
-            "top_p": body.top_p,
+            "top_p": sampling.top_p,
             "truncation": "disabled",
             "usage": None,
         }

@@ -61,6 +61,8 @@ class Answer(Response):
             watching = asyncio.create_task(_notice_leaving(request, receive))
             try:
                 await request.accepted()
+                if (carrier := request.choices[0].carrier) and carrier.info:
+                    info = carrier.info  # others may serve another model
                 form = self._form(request, info, self._body)
                 if self._body.stream:
                     with suppress(ClientGone):
@@ -122,6 +124,7 @@ async def _pieces(request: ClientRequest, form: Format[Any]) -> AsyncIterator[by
         raise
     except GatewayError as error:
         note_answer(request, error)
+        request.metrics.stream_failures.labels(error.status).inc()
         yield _encode([form.failure(error.body)], form)
 
 

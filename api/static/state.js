@@ -28,10 +28,17 @@ export function requested(state, seed) {
   const { kind, messages } = chatOf(state), { settings } = state;
   const said = messages.filter(({ text }) => text);
   const system = settings.system.trim() ? [{ role: "system", content: settings.system }] : [];
-  const turns = said.map(({ role, text }) => ({ role, content: text }));
+  const turns = joined(said.map(({ role, text }) => ({ role, content: text })));
   const asked = kind === "text" ? { prompt: said.map(({ text }) => text).join("") } : { messages: [...system, ...turns] };
   return { ...asked, ...sampled(state, seed), speculation: { mode: settings.drafts, show_tree: true } };
 }
+
+// An answer may have been stopped before its first word, and many templates want turns of two to alternate.
+const joined = (turns) => turns.reduce((before, turn) => {
+  const last = before.at(-1);
+  if (last?.role !== turn.role) return [...before, turn];
+  return [...before.slice(0, -1), { role: turn.role, content: `${last.content}\n\n${turn.content}` }];
+}, []);
 
 function sampled({ settings, service }, seed) {
   const { temperature, top_p } = settings;
@@ -143,7 +150,7 @@ export function remove(state, id) {
   return { ...left, chats: left.chats.filter((chat) => chat.id !== id) };
 }
 
-export const edit = (state, index, typed) => (state.run || !chatOf(state) ? state : { ...state, editing: { index, typed } });
+export const edit = (state, index, typed) => (state.run || !chatOf(state) ? state : { ...state, editing: { index, typed: state.editing?.typed ?? typed } });
 export const cancelEdit = (state) => ({ ...state, editing: null });
 
 // A text is no chat: where the two would mix, a new one begins, and what is shown is what is sent.

@@ -38,6 +38,7 @@ class BatchCall:
     def __init__(self, server: ModelServer, choices: Sequence[Choice], now: float) -> None:
         self.server = server
         self.server_url = server.url
+        self.info = server.info
         self.size = len(choices)
         self.id = secrets.token_hex(16)
         self.requests = [each.request for each in choices]

@@ -27,6 +27,17 @@ async def test_alive_without_a_model_server_but_not_ready(server: ScriptedServer
     assert "http://127.0.0.1:8001" in ready.json()["reason"]
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/", "/metrics", "/v1/models"])
+async def test_head_is_get_without_a_body(server: ScriptedServer, path: str) -> None:
+    async with gateway_over_sockets(server) as (client, _):
+        await client.get("/v1/models")
+        got, asked = await client.get(path), await client.head(path)
+        assert (asked.status_code, asked.content) == (got.status_code, b"")
+        assert asked.headers["content-type"] == got.headers["content-type"]
+        assert (await client.get("/health")).status_code == 200  # on the same connection
+        assert (await client.head("/generate")).status_code == 405
+
+
 async def test_ready_with_a_model_server(server: ScriptedServer) -> None:
     async with gateway(server) as client:
         await client.get("/v1/models")

@@ -36,6 +36,23 @@ async def test_a_later_attempt_resumes_behind_what_was_delivered() -> None:
     assert [event.event for _, event, _ in request.inbox] == ["token", "token", "token"]
 
 
+async def test_the_prompt_that_counts_is_the_one_behind_the_tokens() -> None:
+    """Not that of an attempt which brought none: another server may make another of it."""
+    [choice] = opened().choices
+    first, second = (
+        accepted(REQUEST).model_copy(update={"prompt_hash": name}) for name in ("first", "second")
+    )
+    for event in (first, second):
+        choice.begin(now=0.0)
+        choice.receive(event, "model", 0)
+        choice.failure = ModelServerBusy("gone")
+    choice.receive(token(REQUEST, 1), "model", 0)
+    assert choice.continues_otherwise(first)
+    assert not choice.continues_otherwise(second)
+    choice.receive(first, "model", 0)
+    assert not choice.continues_otherwise(second)
+
+
 async def test_an_attempt_ends_once() -> None:
     [choice] = opened().choices
     choice.begin(now=0.0)

@@ -13,7 +13,7 @@ from api.routes import respond as sse
 from model_server.contract.protocol import Event, GenerateRequest, Tokens
 from tests.api.fleet import fleet
 from tests.api.scripted_server import ScriptedServer, accepted, done, refused, token
-from tests.api.serving import gateway_over_sockets
+from tests.api.serving import gateway, gateway_over_sockets
 from tests.api.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -83,6 +83,19 @@ async def test_a_failure_comes_behind_the_events_before_it() -> None:
     first, second, error, last = "".join(parts).removesuffix("\n\n").split("\n\n")
     assert ('" 0"' in first, '" 1"' in second, last) == (True, True, "data: [DONE]")
     assert json.loads(error.removeprefix("data: "))["error"]["code"] == "broken"
+
+
+async def test_a_stream_that_fails_is_counted_by_the_status_it_can_not_have() -> None:
+    async def fail(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        yield accepted(request)
+        yield refused(request, 500, "broken")
+
+    async with gateway(ScriptedServer(fail)) as client:
+        for stream in (True, True, False):
+            await client.post("/generate", json={"prompt": "a", "stream": stream})
+        lines = (await client.get("/metrics")).text.splitlines()
+    assert 'medusa_gateway_stream_failures_total{status="500"} 2.0' in lines
+    assert 'medusa_gateway_http_requests_total{status="500"} 1.0' in lines
 
 
 async def test_no_text_ends_a_line_whatever_ends_lines_for_a_client() -> None:

@@ -79,6 +79,12 @@ def test_one_part_needs_no_list() -> None:
     assert turns({"role": "user", "content": {"type": "text", "text": "a"}})[0].content == "a"
 
 
+@pytest.mark.parametrize("part", [{"type": "text", "content": "a"}, {"type": "text", "value": "a"}])
+def test_words_by_another_name_are_not_lost(part: dict[str, Any]) -> None:
+    error = refused(ChatBody, messages=[{"role": "user", "content": [part]}])
+    assert str(error) == "messages[0].content[0]: text is missing."
+
+
 TOOL_CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 

@@ -79,6 +79,7 @@ def test_empties_are_the_default(body: type[GenerationBody], fields: dict[str, A
         {"response_format": {}},
         {"stream_options": {}},
         {"stream_options": {"include_usage": False}},
+        {"stream_options": {"continuous_usage_stats": False}},
         {"logprobs": False},
         {"top_logprobs": 0},
         {"modalities": []},

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from model_server.contract.protocol import Event, GenerateRequest
-from tests.api.scripted_server import ScriptedServer, accepted, refused, token
+from tests.api.scripted_server import INFO, ScriptedServer, accepted, refused, token
 from tests.api.serving import gateway
 
 pytestmark = pytest.mark.anyio
@@ -43,6 +43,16 @@ async def test_a_failure_is_an_event_of_its_own() -> None:
     assert name == "event: error"
     assert (error["type"], error["code"], error["error"]["code"]) == ("error", "broken", "broken")
     assert error["sequence_number"] == 5
+
+
+async def test_settings_are_those_that_were_drawn_with() -> None:
+    """Where none are asked for, the model's file may have some."""
+    info = INFO.model_copy(update={"sampling": {"temperature": 0.6, "top_p": 0.95}})
+    async with gateway(ScriptedServer(info=info)) as client:
+        own = (await client.post("/v1/responses", json={"input": "hi"})).json()
+        asked = (await client.post("/v1/responses", json={"input": "hi", "top_p": 0.5})).json()
+    assert (own["temperature"], own["top_p"]) == (0.6, 0.95)
+    assert (asked["temperature"], asked["top_p"]) == (0.6, 0.5)
 
 
 async def test_instructions_come_first(server: ScriptedServer) -> None:
