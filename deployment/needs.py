@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -178,7 +179,7 @@ def _run(command: Sequence[str | Path], log: Path, problem: str) -> None:
 def _turn(folder: Path) -> Iterator[None]:
     """Both tiers, or two services, may be started at once: the second waits for the first."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        places.make(folder)
         lock = (folder / "lock").open("w")
     except OSError as error:
         raise CannotStart(
@@ -194,7 +195,13 @@ def _turn(folder: Path) -> Iterator[None]:
 
 
 def _see(env: MutableMapping[str, str], folder: Path) -> None:
-    """Have this process and its children find the packages in a folder."""
+    """Have this process and its children find the packages in a folder of the cache."""
+    found = places.cache().stat()
+    if found.st_uid not in (os.geteuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise CannotStart(
+            f"{places.cache()} can be written to by others, and code in it is run: "
+            f"`chmod go-w {places.cache()}` if you trust it, or name another by XDG_CACHE_HOME."
+        )
     sys.path.append(str(folder))
     given = env.get("PYTHONPATH")
     env["PYTHONPATH"] = f"{folder}{os.pathsep}{given}" if given else str(folder)

@@ -13,7 +13,8 @@ from pathlib import Path
 from model_server import places
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STOP_TIMEOUT_S = 40
+STOP_TIMEOUT_S = 40  # at least; open answers may have longer
+BESIDE_DRAINING_S = 10
 # A process that ends sooner after its start has died quickly; before each new start there is a
 # longer pause, and once there is none left, no new start.
 QUICK_S = 60.0
@@ -53,12 +54,19 @@ class Tier:
             self.command, cwd=self.cwd, env=self.env, start_new_session=True
         )
         self._guard = subprocess.Popen(
-            ["sh", "-c", GUARD, str(self.process.pid), str(STOP_TIMEOUT_S)],
+            ["sh", "-c", GUARD, str(self.process.pid), str(self.stop_timeout_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+    @property
+    def stop_timeout_s(self) -> int:
+        """How long it may take to end: what a gateway gives to open answers, and a little more."""
+        drain_s = self.env.get("DRAIN_TIMEOUT", "")
+        longest_s = int(drain_s) + BESIDE_DRAINING_S if drain_s.isdecimal() else 0
+        return max(STOP_TIMEOUT_S, longest_s)
 
     def start_later(self) -> float | None:
         """The pause before it is started again; None: it has died quickly too often, or was never
@@ -117,7 +125,7 @@ class Processes:
         for tier in reversed(self._tiers):
             tier.process.terminate()
             try:
-                tier.process.wait(STOP_TIMEOUT_S)
+                tier.process.wait(tier.stop_timeout_s)
             except subprocess.TimeoutExpired:
                 self._kill()
                 tier.process.wait()

@@ -83,7 +83,7 @@ install_llama() {
     # The environment, then .env, as for all settings.
     if [ -z "${CMAKE_ARGS:-}" ] && [ -f .env ]; then
         CMAKE_ARGS=$(tr -d '\r' <.env | sed -n 's/^\(export \)\{0,1\}CMAKE_ARGS=//p' | tail -n 1 |
-            sed "s/^'\(.*\)'$/\1/; s/^\"\(.*\)\"$/\1/")
+            sed "s/^'\([^']*\)'.*/\1/; t; s/^\"\([^\"]*\)\".*/\1/; t; s/[[:space:]]#.*//")
         export CMAKE_ARGS
     fi
     requirement=$(grep '^llama-cpp-python==' requirements/model-server.txt)

@@ -44,8 +44,8 @@ Exact = Annotated[bool | Literal["auto"], BeforeValidator(_truth_or_auto)]
 
 def _demo_model() -> Path:
     if DEMO_MODEL is None:
-        problem = "no file is named, and the demo model is not installed: name a GGUF file, or run "
-        raise SettingError("MODEL_PATH", f"{problem}`deployment/setup.sh demo`")
+        problem = "no file is named, and the demo model is not installed: name a GGUF file, or let "
+        raise SettingError("MODEL_PATH", f"{problem}`make run` or `medusa-serve serve` fetch it")
     return DEMO_MODEL
 
 

@@ -28,6 +28,15 @@ def cache() -> Path:
     return Path(home) / "medusa"
 
 
+def make(folder: Path) -> None:
+    """A folder and those around it; the user's cache so that only the user can write to it: what
+    lies there is run. Raises OSError.
+    """
+    if folder.is_relative_to(cache()):
+        cache().mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 def models() -> Path:
     """Where models are fetched to, and found by their name."""
     return cache() / "models" if INSTALLED else ROOT / "models"

@@ -21,7 +21,7 @@ from pathlib import Path
 from api.errors import GatewayError
 
 RELOAD_S = 1.0
-_HOW = "make one with `python -m api.admission.keys new NAME`"
+_HOW = "make one with `python -m api.admission.keys new NAME`, or `medusa-serve keys new NAME`"
 _LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):([0-9a-f]{64})")
 
 Stamp = tuple[int, int, int]

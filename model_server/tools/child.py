@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_server import places
+
 _GRACE_S = 5.0
 # They would lead a venv's Python, or its pip, out of the venv.
 _UNSET = ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX")
@@ -30,7 +32,7 @@ def run(
     Raises OSError when there is no such program, or no room for the log.
     """
     env = {name: value for name, value in os.environ.items() if name not in _UNSET}
-    log.parent.mkdir(parents=True, exist_ok=True)
+    places.make(log.parent)
     last_line = ""
     # A session of its own: Ctrl-C reaches only this process, which then ends all of the other's.
     with (

@@ -29,6 +29,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+from model_server import places
 from model_server.errors import DownloadError
 from model_server.tools.presets import HubFile
 from model_server.tools.progress import Progress, in_words
@@ -65,7 +66,7 @@ class Download:
 
         Raises DownloadError, or OSError of the disk; what was fetched is kept unless it is wrong.
         """
-        self.target.parent.mkdir(parents=True, exist_ok=True)
+        places.make(self.target.parent)
         if self.missing_bytes < 0:
             self.part.unlink()
         with self.part.open("ab") as file:

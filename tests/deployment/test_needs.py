@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from deployment import needs
 from model_server import places
+from model_server.kept import keep, recall
 
 
 def test_of_two_that_start_at_once_one_fetches_the_demo(
@@ -50,3 +52,30 @@ def test_options_of_the_build_are_those_that_name_it(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(Enough):
         needs.llama({"CMAKE_ARGS": "-DGGML_CUDA=on"})
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A user's cache, where what is made is open to the user's group."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    before = os.umask(0o002)
+    yield places.cache()
+    os.umask(before)
+
+
+def test_nobody_else_can_write_to_what_is_run(home: Path) -> None:
+    places.make(home / "llama" / "built")
+    assert (home / "llama" / "built").is_dir()
+    assert home.stat().st_mode & 0o777 == 0o700
+    keep("anything", {}, 1)
+    assert recall("anything", {}, int) == 1
+
+
+def test_code_that_others_can_write_to_is_not_run(home: Path) -> None:
+    home.mkdir(parents=True)
+    with pytest.raises(needs.CannotStart, match="can be written to by others"):
+        needs._see({}, home / "llama")
+    home.chmod(0o700)
+    env: dict[str, str] = {}
+    needs._see(env, home / "llama")
+    assert env == {"PYTHONPATH": str(home / "llama")}

@@ -122,3 +122,17 @@ def test_no_guard_is_left_behind(tmp_path: Path) -> None:
     processes.stop()
     assert tier.process.returncode == -signal.SIGTERM
     assert len(before - set(children.read_text().split())) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [("", module.STOP_TIMEOUT_S), ("5", module.STOP_TIMEOUT_S), ("120", 130), ("?", 40)],
+)
+def test_open_answers_get_as_long_as_the_gateway_gives_them(
+    given: str, seconds: int, tmp_path: Path
+) -> None:
+    (tmp_path / "brief.py").touch()
+    tier = Processes(tmp_path).start("gateway", "brief", {**os.environ, "DRAIN_TIMEOUT": given})
+    assert tier.stop_timeout_s == seconds
+    tier.process.wait(30)
+    tier.dismiss_guard()
