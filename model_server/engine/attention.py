@@ -17,10 +17,8 @@ def open_context(model: Model, options: ContextOptions, objection: str = "") -> 
     context = None
     problem = objection or _objection(model, options)
     if not problem:
-        # By itself llama.cpp turns flash attention off where it lands on another device.
-        own = replace(options, flash_attention="on", own_attention=True)
         kernels.take_attention(True)
-        context = _tried(Context(model, own))
+        context = _tried(Context(model, likely(model, options)))
         problem = "" if context else f"not for the attention of {model.architecture} models like it"
     if context:
         logs.say.info("attention by kernels of our own, %s", kernels.instructions())
@@ -28,6 +26,14 @@ def open_context(model: Model, options: ContextOptions, objection: str = "") -> 
     kernels.take_attention(False)
     logs.say.info("attention by llama.cpp: %s", problem)
     return Context(model, options)
+
+
+def likely(model: Model, options: ContextOptions, objection: str = "") -> ContextOptions:
+    """The options of the context that will be opened, as far as can be known before."""
+    if objection or _objection(model, options):
+        return options
+    # By itself llama.cpp turns flash attention off where it lands on another device.
+    return replace(options, flash_attention="on", own_attention=True)
 
 
 def _objection(model: Model, options: ContextOptions) -> str:

@@ -225,17 +225,21 @@ class KvCache:
             self._num_live_cells += not self._live_holders[cell]
             self._live_holders[cell] += 1
 
+    def _covers(self, one: _Entry, other: _Entry) -> bool:
+        """Whether whoever could share the other shares as much of this one."""
+        return one.covers(other) and not (self.windowed and len(one.tokens) > len(other.tokens))
+
     def _is_covered(self, entry: _Entry) -> bool:
         """Whether a cached prefix already holds all that this one would."""
         for seq, other in self._cached.items():
-            if other.covers(entry):
+            if self._covers(other, entry):
                 self._cached.move_to_end(seq)
                 return True
         return False
 
     def _covered_by(self, entry: _Entry) -> list[int]:
         """Cached prefixes that hold nothing beyond this one."""
-        return [seq for seq, other in self._cached.items() if entry.covers(other)]
+        return [seq for seq, other in self._cached.items() if self._covers(entry, other)]
 
     def _evict_one(self, ops: list[KvOp], keep: int | None = None) -> bool:
         for seq in self._cached:

@@ -28,9 +28,10 @@ _VERSIONS = (
 
 def require(options: ContextOptions, model: Model) -> None:
     """Raises SettingError where the pool and a step need more than the memory that is free."""
-    if model.uses_gpu:
-        return  # there llama.cpp is told by an error
-    cell = sum(model.kv_values * _BYTES[each] for each in (options.kv_type_k, options.kv_type_v))
+    values = model.kv_values * model.share_on_cpu  # of a GPU's memory llama.cpp is told by an error
+    if not values:
+        return
+    cell = sum(values * _BYTES[each] for each in (options.kv_type_k, options.kv_type_v))
     pool, free = options.num_cells * cell, available()
     step = outputs_bytes(model) + scratch_bytes(options, model)
     if pool + step > free:
@@ -50,11 +51,15 @@ def outputs_bytes(model: Model) -> int:
 
 
 def scratch_bytes(options: ContextOptions, model: Model) -> int:
-    """Of the scores that each thread of our own attention keeps for a long prompt, at most."""
+    """Of our own attention for a long prompt, at most: the scores that each thread keeps, the mask
+    of a step, and who sees each cell in each chunk of its rows.
+    """
     if not options.own_attention:
         return 0
-    scores = MAX_PLAN_ROWS * options.num_cells * model.queries_a_kv_head
-    return 4 * options.n_threads * min(scores, MAX_SCRATCH_SCORES)
+    cells, a_row = options.num_cells, options.num_cells * model.queries_a_kv_head
+    rows = min(max(MAX_SCRATCH_SCORES // a_row, 1), MAX_PLAN_ROWS)
+    plans = cells * (2 * MAX_BATCH_ROWS + 8 * -(-MAX_BATCH_ROWS // rows))
+    return 4 * options.n_threads * rows * a_row + plans
 
 
 def available(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> float:

@@ -15,7 +15,7 @@ from model_server import kept, logs
 from model_server.config import ModelServerSettings
 from model_server.contract.protocol import Info, Sampling
 from model_server.engine import exactness, memory
-from model_server.engine.attention import open_context
+from model_server.engine.attention import likely, open_context
 from model_server.engine.cost import TILE_ROWS, Costs
 from model_server.engine.engine import Engine
 from model_server.engine.intake import Intake
@@ -96,7 +96,7 @@ def load(
         opened.enter_context(closing(model))
         context_size = choose_context_size(settings, model)
         options = context_options(settings, context_size)
-        memory.require(options, model)
+        memory.require(likely(model, options, distrust), model)
         context = opened.enter_context(closing(open_context(model, options, distrust)))
         _prove(context, model)
         options = context.options
@@ -105,10 +105,10 @@ def load(
         opened.enter_context(closing(heads) if heads else nullcontext())
         key = _conditions(settings, model, options, heads)
         exact = exactness.is_kept(settings.exact, model, context, key)
-        costs = _costs(Profiler(context, model.vocab.size), heads, key)
+        costs, quiet = _costs(Profiler(context, model.vocab.size), heads, key)
         intake = _intake(settings, model, context_size)
         opened.callback(intake.close)
-        scheduler = _scheduler(settings, model, context, costs, exact=exact, heads=heads)
+        scheduler = _scheduler(settings, model, context, costs, quiet, exact=exact, heads=heads)
         name = settings.shown_name or model.name
         info = Info(
             model_id="-".join(_identity(settings, model, options)),
@@ -142,12 +142,13 @@ def _scheduler(
     model: Model,
     context: Context,
     costs: Costs,
+    quiet: Costs,
     *,
     exact: bool,
     heads: Heads | None,
 ) -> Scheduler:
     options = context.options
-    max_step_s = (settings.max_step_ms or _default_step_ms(costs)) / 1_000
+    max_step_s = (settings.max_step_ms or _default_step_ms(quiet)) / 1_000
     limits = Limits(settings.n_parallel, min(MAX_BATCH_ROWS, context.num_cells), max_step_s)
     blocks = leaf_blocks(settings.n_parallel, options.num_seqs)
     ordered = exact and not options.own_attention
@@ -199,15 +200,17 @@ def _computed_by_own(model: Model, options: ContextOptions, heads: Heads | None)
     return dict.fromkeys(names, kernels.instructions()) if names else {}
 
 
-def _costs(profiler: Profiler, heads: Heads | None, key: kept.Key) -> Costs:
-    """What an earlier start measured, where it still holds; else it is measured now, and kept."""
+def _costs(profiler: Profiler, heads: Heads | None, key: kept.Key) -> tuple[Costs, Costs]:
+    """What an earlier start measured, where it still holds; else it is measured now, and kept.
+    Twice: as things are now, and without what slows this very start.
+    """
     measured = kept.recall("costs", key, Measurements)
     pace = profiler.pace(measured) if measured else None
     if measured is None or pace is None:
         logs.say.info("measuring what a step costs here; later starts only look whether it holds")
         measured, pace = profiler.measure_all(heads), 1.0
         kept.keep("costs", key, asdict(measured))
-    return measured.costs(pace)
+    return measured.costs(pace), measured.costs(min(pace, 1.0))
 
 
 def _conditions(

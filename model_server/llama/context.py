@@ -101,9 +101,9 @@ class Context:
             llama_cpp.llama_set_n_threads(self.pointer, n_threads, n_threads)
         code = llama_cpp.llama_decode(self.pointer, batch.struct)
         if code:
-            raise EngineError(
-                f"llama_decode of {batch.num_rows} rows ended with {code}: {backend.last_error()}"
-            )
+            reason = backend.last_error()
+            backend.clear_errors()  # the next failure has a reason of its own
+            raise EngineError(f"llama_decode of {batch.num_rows} rows ended with {code}: {reason}")
 
     @property
     def num_graphs_reused(self) -> int:

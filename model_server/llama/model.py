@@ -54,11 +54,14 @@ class Model:
         self.path = path
         self._read_header(path)
         self.uses_gpu = n_gpu_layers != 0 and backend.has_gpu()
+        self._n_gpu_layers = n_gpu_layers
         tensors = self._tensors() if packed else {}
         self.packed = kernels.packed_weights(tensors)
         self.all_packed = packed and kernels.are_all(self.packed, tensors)
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers if backend.has_gpu() else 0
+        if not self.uses_gpu:  # else llama.cpp computes parts of long steps there all the same
+            params.split_mode, params.main_gpu = llama_cpp.LLAMA_SPLIT_MODE_NONE, -1
         if not weights:
             params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
         self.pointer = _load(path, params, progress, self.packed)
@@ -82,6 +85,14 @@ class Model:
     def hidden_size(self) -> int:
         """Values of a hidden state."""
         return int(llama_cpp.llama_model_n_embd(self.pointer))
+
+    @property
+    def share_on_cpu(self) -> float:
+        """Of the layers, whose keys and values are where they are computed; 0 to 1."""
+        if not self.uses_gpu or self._n_gpu_layers < 0:
+            return 0.0 if self.uses_gpu else 1.0
+        num_layers = int(llama_cpp.llama_model_n_layer(self.pointer))
+        return max(num_layers - self._n_gpu_layers, 0) / num_layers
 
     @property
     def is_windowed(self) -> bool:

@@ -6,6 +6,7 @@ A file appears under its name only when it is whole.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -92,14 +93,21 @@ def write_tensors(writer: gguf.GGUFWriter, tensors: Iterable[OutputTensor]) -> N
 def whole(path: Path) -> Iterator[Path]:
     """Another name to write to; the file gets its own only when the block ends without an error.
 
-    Missing folders are made. Raises IsADirectoryError where a folder has the name.
+    Missing folders are made. Raises IsADirectoryError where a folder has the name, OSError where
+    another program is writing the same file.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with part.open("ab") as mine:
+        try:
+            fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            problem = "another program is writing it"
+            raise OSError(errno.EBUSY, problem, str(path)) from None
+        try:
+            yield part
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)

@@ -241,8 +241,7 @@ def _sources(args: argparse.Namespace, author: Author) -> list[Source]:
             "or --texts, or change --held-out"
         )
     for source in chosen:
-        if source.answered:
-            _refuse_too_long(source, args.answer_tokens, author.room)
+        _refuse_too_long(source, args.answer_tokens if source.answered else 0, author.room)
     return chosen
 
 
@@ -260,9 +259,10 @@ def _asked(args: argparse.Namespace, author: Author) -> Path:
 def _refuse_too_long(source: Source, answer_tokens: int, context_size: int) -> None:
     num_tokens = len(source.tokens)
     if num_tokens + answer_tokens > context_size:
+        answer = f", with --answer-tokens {answer_tokens}," if answer_tokens else ""
         raise StartError(
-            f"{source.group[:_SHOWN_CHARS]}: {num_tokens} tokens, with --answer-tokens "
-            f"{answer_tokens}, exceed the context of {context_size} tokens"
+            f"{source.group[:_SHOWN_CHARS]}: {num_tokens} tokens{answer} exceed the context of "
+            f"{context_size} tokens"
         )
 
 

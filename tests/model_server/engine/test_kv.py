@@ -119,6 +119,19 @@ def test_shared_cells_are_free_for_others_once_their_last_holder_ends() -> None:
     assert kv.match_live([*range(50), 99]) == 0
 
 
+@pytest.mark.parametrize("windowed", [False, True])
+def test_a_turn_can_be_asked_again(windowed: bool) -> None:
+    """Of the longer chat nothing can be shared in part where layers see a window."""
+    kv = KvCache(200, 16, windowed=windowed)
+    first, more = list(range(40)), list(range(50, 80))
+    kv.release(filled(kv, first))
+    kv.release(filled(kv, [*first, *more]))
+    assert kv.match([*first, *more]) == (40 if windowed else 69)
+    assert kv.num_used == 70
+    kv.release(filled(kv, [*first, *more]))  # the same again is kept once
+    assert kv.num_seqs_held == (2 if windowed else 1)
+
+
 def test_the_last_token_is_never_taken_from_the_cache() -> None:
     kv = KvCache(100, 4)
     filled(kv, list(range(20)))

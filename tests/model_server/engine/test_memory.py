@@ -7,13 +7,18 @@ from pathlib import Path
 import pytest
 
 from model_server.config import ModelServerSettings
-from model_server.engine import memory
+from model_server.engine import memory, startup
 from model_server.engine.layout import context_options
 from model_server.errors import SettingError
+from model_server.llama import kernels
 from model_server.llama.model import Model
+from model_server.metrics import ModelServerMetrics
 from tests import twin
 
 MIB = 2**20
+needs_kernels = pytest.mark.skipif(
+    not kernels.path().exists(), reason="this build has no kernels of its own"
+)
 
 
 @pytest.fixture
@@ -87,11 +92,48 @@ def test_what_a_step_gives_counts_beside_the_pool(
     model.close()
 
 
+@needs_kernels
+def test_a_start_counts_what_own_attention_needs(
+    twin_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ModelServerSettings(model_path=twin_path, n_threads=1, model_context_size=256)
+    model = Model(twin_path, 0)
+    options = context_options(settings, 256)
+    outputs = 4 * 512 * (twin.TINY.vocab_size + model.hidden_size)
+    free = options.num_cells * 4 * model.kv_values + outputs
+    model.close()
+    monkeypatch.setattr(memory, "available", lambda: free)
+    with pytest.raises(SettingError, match="KV_CACHE_TOKENS"):
+        startup.load(settings, ModelServerMetrics())
+    startup.load(settings, ModelServerMetrics(), distrust="for a test").close()
+
+
+@pytest.mark.parametrize(("layers", "share"), [(-1, 0), (1, 0.5), (2, 0), (99, 0)])
+def test_keys_and_values_of_a_gpu_are_not_counted(
+    layers: int, share: float, twin_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(twin_path, 0)
+    assert model.share_on_cpu == 1
+    monkeypatch.setattr(model, "uses_gpu", True)
+    monkeypatch.setattr(model, "_n_gpu_layers", layers)
+    assert model.share_on_cpu == share
+    options = context_options(ModelServerSettings(model_path=twin_path, n_threads=1), 256)
+    monkeypatch.setattr(memory, "available", lambda: 0)
+    if share:
+        with pytest.raises(SettingError):
+            memory.require(options, model)
+    else:
+        memory.require(options, model)
+    model.close()
+
+
 def test_own_attention_needs_room_for_scores(twin_path: Path) -> None:
     model = Model(twin_path, 0)
     options = context_options(ModelServerSettings(model_path=twin_path, n_threads=3), 256)
     own = replace(options, own_attention=True)
     assert memory.scratch_bytes(replace(own, own_attention=False), model) == 0
-    assert memory.scratch_bytes(replace(own, num_cells=100), model) == 3 * 4 * 64 * 100
-    assert memory.scratch_bytes(replace(own, num_cells=10**6), model) == 3 * 32 * MIB
+    plans = 100 * (2 * 512 + 8 * 8)  # of 8 chunks of 64 rows
+    assert memory.scratch_bytes(replace(own, num_cells=100), model) == 3 * 4 * 64 * 100 + plans
+    plans = 2**20 * (2 * 512 + 8 * 64)  # of 64 chunks of 8 rows
+    assert memory.scratch_bytes(replace(own, num_cells=2**20), model) == 3 * 32 * MIB + plans
     model.close()

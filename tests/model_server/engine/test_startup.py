@@ -179,6 +179,20 @@ def test_costs_are_measured_once(nothing_kept: None, start: Start) -> None:
     assert start(0.004) == (False, 4)
 
 
+def test_a_busy_start_makes_no_longer_steps(
+    nothing_kept: None, twin_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is slow at a start passes, and its limit would stay."""
+    settings = ModelServerSettings(model_path=twin_path, n_threads=1, model_context_size=64)
+    limits = []
+    for decode_s in (0.1, 0.3):
+        monkeypatch.setattr(startup, "Profiler", partial(Profiler, clock=Clock(decode_s)))
+        loaded = load(settings, ModelServerMetrics())
+        limits.append(loaded.info.max_step_ms)
+        loaded.close()
+    assert limits[0] == limits[1] > 50
+
+
 @pytest.mark.parametrize(
     "fields",
     [

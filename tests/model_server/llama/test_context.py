@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import llama_cpp
 import numpy as np
 import pytest
 
 from model_server.errors import EngineError, StartError
+from model_server.llama import backend
 from model_server.llama.batch import LlamaBatch
 from model_server.llama.context import MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model
@@ -82,6 +84,20 @@ def test_a_full_pool_is_an_error_and_not_the_end(context: Context) -> None:
     context.clear()
     tokens = twin.prompt(20)
     assert decode(context, tokens) == twin.answer(tokens, 1)[0]
+
+
+def test_each_failure_has_its_own_reason(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons = iter(("the first", "the second"))
+
+    def fail(*_: object) -> int:
+        backend._last_errors.append(next(reasons))
+        return 1
+
+    backend.clear_errors()
+    monkeypatch.setattr(llama_cpp, "llama_decode", fail)
+    for reason in ("the first", "the second"):
+        with pytest.raises(EngineError, match=f"ended with 1: {reason}"):
+            decode(context, twin.prompt(2))
 
 
 @pytest.mark.parametrize("num_cells", [1, 50, 255, 256, 300])

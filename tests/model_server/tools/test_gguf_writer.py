@@ -20,3 +20,13 @@ def test_a_folder_in_its_place_is_seen_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError, match="Is a directory"), whole(tmp_path):
         pytest.fail("the work has begun")
     assert list(tmp_path.parent.glob("*.part")) == []
+
+
+def test_of_two_that_write_the_same_file_one_does(tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    with whole(path) as part:
+        part.write_bytes(b"first")
+        with pytest.raises(OSError, match="another program is writing it"), whole(path):
+            pytest.fail("both write")
+    assert path.read_bytes() == b"first"
+    assert [each.name for each in tmp_path.iterdir()] == ["a.gguf"]
