@@ -117,7 +117,7 @@ class Choice:
 
     def receive(self, event: Event, model_id: str, now: float) -> None:
         """Take an event. A later attempt's `accepted` is no news to the client, nor is a slot."""
-        self.is_queued = isinstance(event, Accepted)
+        self.is_queued, was_accepted = isinstance(event, Accepted), self.accepted is not None
         if isinstance(event, Accepted) and not self.token_ids:
             self.accepted = event  # the prompt that tokens will stand behind
         elif isinstance(event, Tokens):
@@ -132,7 +132,8 @@ class Choice:
             self.of.inbox.append((self, event, now))
         else:
             return
-        self.of.arrived.set()
+        if not (self.is_queued and was_accepted):
+            self.of.arrived.set()
 
 
 class ClientRequest:

@@ -28,22 +28,15 @@ export function requested(state, seed) {
   const { kind, messages } = chatOf(state), { settings } = state;
   const said = messages.filter(({ text }) => text);
   const system = settings.system.trim() ? [{ role: "system", content: settings.system }] : [];
-  const turns = joined(said.map(({ role, text }) => ({ role, content: text })));
+  const turns = [];  // of two in turn, as many templates want it: an answer may have been stopped before its first word
+  for (const { role, text } of said) turns.at(-1)?.role === role ? (turns.at(-1).content += `\n\n${text}`) : turns.push({ role, content: text });
   const asked = kind === "text" ? { prompt: said.map(({ text }) => text).join("") } : { messages: [...system, ...turns] };
   return { ...asked, ...sampled(state, seed), speculation: { mode: settings.drafts, show_tree: true } };
 }
 
-// An answer may have been stopped before its first word, and many templates want turns of two to alternate.
-const joined = (turns) => turns.reduce((before, turn) => {
-  const last = before.at(-1);
-  if (last?.role !== turn.role) return [...before, turn];
-  return [...before.slice(0, -1), { role: turn.role, content: `${last.content}\n\n${turn.content}` }];
-}, []);
-
 function sampled({ settings, service }, seed) {
-  const { temperature, top_p } = settings;
-  const max_tokens = settings.length ?? roomFor(service);
-  return { max_tokens, temperature, top_p, seed, stream: true, stream_options: { include_usage: true } };
+  const { temperature, top_p, length } = settings;
+  return { max_tokens: length ?? roomFor(service), temperature, top_p, seed, stream: true, stream_options: { include_usage: true } };
 }
 
 // Long enough for most answers, and half of the context stays for what is asked next.

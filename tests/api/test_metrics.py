@@ -14,7 +14,7 @@ from api.gateway import Gateway
 from api.http.protocol import MAX_HEADER_BYTES, BoundedHttp
 from api.metrics import PREFIX, GatewayMetrics
 from model_server.contract.protocol import Event, GenerateRequest
-from tests.api.scripted_server import DROP, ScriptedServer, accepted, count, token
+from tests.api.scripted_server import DROP, ScriptedServer, accepted, count, refused, token
 from tests.api.serving import gateway, gateway_over_sockets, until
 from tests.ports import free_port
 
@@ -32,6 +32,11 @@ async def lost_once(request: GenerateRequest) -> AsyncIterator[Event | None]:
         yield DROP
     async for event in count(request):
         yield event
+
+
+async def fails(request: GenerateRequest) -> AsyncIterator[Event | None]:
+    yield accepted(request)
+    yield refused(request, 500, "broken")
 
 
 async def moved(client: httpx.AsyncClient) -> set[str]:
@@ -65,14 +70,17 @@ async def test_every_metric_is_moved_by_requests() -> None:
         assert (await asked).json()["text"] == " 0 1 2"
         leaving = asyncio.create_task(client.post("/generate", json={"prompt": "long"}))
         await until(lambda: server.requests[-1].prompt == "long")
+        seen |= await moved(client)
         leaving.cancel()
         await until(lambda: app.state.gateway.permits.in_flight == 0)
         assert (await client.post("/generate", json={"prompt": ""})).status_code == 400
         assert (await client.post("/generate", json=BODY)).status_code == 429
         seen |= await moved(client)
     away = f"redis://127.0.0.1:{free_port()}"
-    async with gateway(ScriptedServer(), rate_limit_requests=3, rate_limit_storage=away) as client:
-        assert (await client.post("/generate", json=BODY)).status_code == 200
+    failing = ScriptedServer(fails)
+    async with gateway(failing, rate_limit_requests=3, rate_limit_storage=away) as client:
+        streamed = await client.post("/generate", json={**BODY, "stream": True})
+        assert streamed.status_code == 200
         seen |= await moved(client)
     ours = {
         each.name for each in GatewayMetrics().registry.collect() if each.name.startswith(PREFIX)
