@@ -34,7 +34,7 @@ def start(service: str) -> trace.TracerProvider | None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        how = "install it (requirements/traces.txt, or the extra `traces`), or unset the variable"
+        how = "install requirements/traces.txt (installed: the extra `traces`), or unset it"
         raise TracesMissing(f"{endpoint}: OpenTelemetry's SDK is missing; {how}.") from None
     resource = Resource.create()
     if str(resource.attributes["service.name"]).startswith("unknown_service"):
