@@ -44,8 +44,9 @@ Exact = Annotated[bool | Literal["auto"], BeforeValidator(_truth_or_auto)]
 
 def _demo_model() -> Path:
     if DEMO_MODEL is None:
-        problem = "no file is named, and the demo model is not installed: name a GGUF file, or let "
-        raise SettingError("MODEL_PATH", f"{problem}`make run` or `medusa-serve serve` fetch it")
+        problem = "no file is named, and the demo model is not installed: name a GGUF file, "
+        how = "start by `medusa-serve serve`, or run `deployment/setup.sh demo`"
+        raise SettingError("MODEL_PATH", f"{problem}{how}")
     return DEMO_MODEL
 
 
