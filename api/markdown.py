@@ -16,7 +16,7 @@ from pygments.token import Comment, Keyword, Name, Number, Operator, String, _To
 from pygments.util import ClassNotFound
 
 MAX_CHARS = 50_000  # a twentieth of a second; at the worst, a second
-MAX_HIGHLIGHTED_CHARS = 6_000  # of one text; time grows with the square in some lexers
+MAX_HIGHLIGHTED_CHARS = 3_000  # of one text; time grows with the square in some lexers
 # Pygments' lexers whose time is known (others take minutes for what somebody may think of).
 _LEXERS = re.compile(
     r"Bash( Session)?|Batchfile|C|C#|C\+\+|CSS|Dart|Diff|Docker|Elixir|Go|GraphQL|Haskell|HTML|INI"

@@ -220,7 +220,7 @@ def test_languages_whose_lexers_may_take_minutes_stay_plain(language: str) -> No
 
 
 def test_of_many_blocks_the_first_are_highlighted() -> None:
-    block = f"```py\n{'if x: pass' * 200}\n```\n"
+    block = f"```py\n{'if x: pass' * 100}\n```\n"
     kinds = ["kind" in str(node) for node in nodes(block * 5)]
     assert kinds == [True] * 3 + [False] * 2
 
