@@ -21,7 +21,7 @@ MAX_HIGHLIGHTED_CHARS = 3_000  # of one text; time grows with the square in some
 _LEXERS = re.compile(
     r"Bash( Session)?|Batchfile|C|C#|C\+\+|CSS|Dart|Diff|Docker|Elixir|Go|GraphQL|Haskell|HTML|INI"
     r"|JSON|Java|JavaScript|Julia|Kotlin|Lua|Makefile|Nginx configuration file|PHP|Perl|PowerShell"
-    r"|Python( console session)?|R|Ruby|Rust|SQL|Scala|Swift|TOML|TypeScript|XML|YAML"
+    r"|Python( console session)?|Ruby|Rust|S|SQL|Scala|Swift|TOML|TypeScript|XML|YAML"
 )
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
