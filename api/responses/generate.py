@@ -56,10 +56,11 @@ class InfillFormat(Format[GenerateBody]):
     says_done: ClassVar[bool] = False
 
     def piece(self, choice: Choice, event: Tokens, tokens: Json) -> Json:
-        return {"index": 0, "content": event.text, "tokens": event.ids, "stop": False}
+        ids = tokens.get("token_ids", [])
+        return {"index": 0, "content": event.text, "tokens": ids, "stop": False, **tokens}
 
     def end(self, choice: Choice, tokens: Json) -> Iterator[Json]:
-        yield self._end(choice, "")
+        yield {**self._end(choice, ""), "tokens": tokens.get("token_ids", []), **tokens}
 
     def whole(self) -> Json:
         [choice] = self.request.choices

@@ -33,7 +33,7 @@ class ResponsesFormat(Format[ResponsesBody]):
         positions = event.logprobs or ()
         choice.logprobs += positions
         told = {"delta": event.text, "logprobs": self._logprobs(positions)}
-        return self._event("response.output_text.delta", **self._place(), **told)
+        return self._event("response.output_text.delta", **self._place(), **told, **tokens)
 
     def whole(self) -> Json:
         [choice] = self.request.choices
@@ -47,7 +47,7 @@ class ResponsesFormat(Format[ResponsesBody]):
     def end(self, choice: Choice, tokens: Json) -> Iterator[Json]:
         part = self._part(choice.text, choice.logprobs)
         told = {"text": part["text"], "logprobs": part["logprobs"]}
-        yield self._event("response.output_text.done", **self._place(), **told)
+        yield self._event("response.output_text.done", **self._place(), **told, **tokens)
         yield self._event("response.content_part.done", **self._place(), part=part)
         response = self._finished(choice.end, part)
         [message] = response["output"]

@@ -75,8 +75,10 @@ async def test_a_stream_ends_with_stop(server: ScriptedServer) -> None:
         response = await client.post("/infill", json={**EDITORS, "stream": True})
     lines = [line for line in response.text.split("\n\n") if line]
     *chunks, last = [json.loads(line.removeprefix("data: ")) for line in lines]
+    ours = {"from_draft": [False]}  # as in every stream
     assert chunks == [
-        {"index": 0, "content": f" {i}", "tokens": [i], "stop": False} for i in range(3)
+        {"index": 0, "content": f" {i}", "tokens": [i], "stop": False, "token_ids": [i], **ours}
+        for i in range(3)
     ]
     assert (last["content"], last["stop"], last["tokens_predicted"]) == ("", True, 3)
 

@@ -1,5 +1,6 @@
 """Draft trees as clients see them: on request, in streams only, one a step."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -7,14 +8,16 @@ import pytest
 
 from model_server.contract.protocol import Event, GenerateRequest, ShownTree, Speculation
 from tests.api.scripted_server import ScriptedServer, accepted, done, token
-from tests.api.serving import gateway, stream_of
+from tests.api.serving import gateway
 
 pytestmark = pytest.mark.anyio
 
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "a"},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}]},
+    "/v1/responses": {"input": "a"},
     "/generate": {"prompt": "a"},
+    "/infill": {"input_prefix": "a", "input_suffix": "b"},
 }
 SHOWN = {"speculation": {"show_tree": True}}
 
@@ -43,10 +46,13 @@ async def test_a_stream_shows_the_tree_of_every_step(path: str) -> None:
     async with gateway(server) as client:
         answer = await client.post(path, json={**BODIES[path], "stream": True, **SHOWN})
     assert [request.speculation for request in server.requests] == [Speculation(show_tree=True)]
-    choices = [each for chunk in stream_of(answer) for each in chunk.get("choices", [chunk])]
+    lines = [line[6:] for line in answer.text.split("\n") if line.startswith("data: {")]
+    chunks = map(json.loads, lines)
+    choices = [each for chunk in chunks for each in chunk.get("choices", [chunk])]
     shown = [choice["draft_trees"] for choice in choices if "draft_trees" in choice]
     expected = [tree(step).model_dump() for step in range(3)]
     assert shown == [expected[:1], expected[1:]]
+    assert [choice["token_ids"] for choice in choices if "token_ids" in choice] == [[0], [1, 2]]
 
 
 @pytest.mark.parametrize("path", BODIES)
