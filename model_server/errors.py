@@ -15,7 +15,7 @@ ModelServerError
 │   ├── PromptTooLong
 │   ├── PromptRefused       empty, unknown tokens, no chat template, ...
 │   ├── GrammarRefused
-│   ├── GrammarTooSlow      its next token takes too much work: it is too ambiguous
+│   ├── GrammarTooSlow      its next token takes too much work: it is too large or ambiguous
 │   └── NoTokenAllowed      grammar, bias and stop rules together leave nothing to draw
 ├── Unavailable             loading, draining or full: try again later (503)
 └── EngineError             ours: a step failed; its requests come again, or end with 500
@@ -162,7 +162,7 @@ class GrammarTooSlow(RequestError):
     code = "grammar_too_slow"
 
     def __init__(self) -> None:
-        super().__init__("the grammar is too ambiguous: its next token takes too much work")
+        super().__init__("the grammar is too large or ambiguous: its next token takes too much work")
 
 
 class Unavailable(ModelServerError):

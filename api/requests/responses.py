@@ -128,5 +128,5 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
 
     def _shapes(self) -> list[tuple[str, str, Any]]:
         form = self.text.format
-        schema = ANY_OBJECT if form.type == "json_object" else None
-        return [*super()._shapes(), ("text.format", "json_schema", form.json_schema or schema)]
+        schema = ANY_OBJECT if form.type == "json_object" else form.json_schema
+        return [*super()._shapes(), ("text.format", "json_schema", schema)]

@@ -20,7 +20,8 @@ from model_server.guide.grammar import LIMITS, to_llguidance
 from model_server.guide.trial import Trial
 from model_server.llama.vocab import Vocab
 
-_MAX_REMEMBERED = 256
+_MAX_REMEMBERED = 256  # answers of trials
+_MAX_COMPILED = 8  # grammars, of up to 30 MB each
 MAX_FORCED = 64  # tokens that are told at once; no draft is longer
 
 
@@ -33,6 +34,14 @@ class Twins(NamedTuple):
     known: dict[int, int]
     ids: NDArray[np.int64]
     known_ids: NDArray[np.int64]
+    every: NDArray[np.int64]  # token of the vocabulary, in order
+
+
+class _Shape(NamedTuple):
+    """A compiled grammar at its start, and the tokens that must come first."""
+
+    start: LLMatcher
+    forced: list[int]
 
 
 class Guide:
@@ -41,16 +50,21 @@ class Guide:
     Where only one text may follow, it is spelled as the model spells it: in these tokens only.
     """
 
-    def __init__(self, matcher: LLMatcher, ends: frozenset[int], twins: Twins) -> None:
-        self._matcher = matcher
+    def __init__(self, shape: _Shape, ends: frozenset[int], twins: Twins) -> None:
+        self._matcher = shape.start.deep_copy()
         self._ends = ends
         self._twins = twins
         self._mask: bytes | None = None
-        self._run: deque[int] = deque()  # forced tokens that were found and have yet to come
+        # Forced tokens that were found and have yet to come. The library spells the whole rest each
+        # time, for masks too, and it may be long: it is asked once for it.
+        self._run = deque(shape.forced)
+        self._is_spelled = True
 
     def allows(self, token: int) -> bool:
         """Whether `token` may follow. Raises GrammarTooSlow."""
         token = self._twins.known.get(token, token)
+        if self._mask is None and (run := self._forced()):
+            return token == self._twins.known.get(run[0], run[0])
         if self._mask is None and not self._matcher.compute_ff_bytes():  # asking for one is cheaper
             if token in self._ends:
                 return self._matcher.is_accepting()
@@ -69,19 +83,24 @@ class Guide:
         self._matcher.consume_token(token)
         if self._run and self._run.popleft() != token:
             self._run.clear()
+        self._is_spelled = bool(self._run)
         self._check()
 
     def forced(self) -> list[int]:
-        """The tokens that must follow, MAX_FORCED at most, as far as they are certain.
+        """The tokens that must follow, MAX_FORCED at most, as far as they are certain."""
+        return list(islice(self._forced(), MAX_FORCED))
 
-        The library spells the whole rest each time, which may be long: it is asked once for it.
-        """
-        if not self._run:
+    def _forced(self) -> deque[int]:
+        if not self._is_spelled:
             self._run.extend(self._matcher.compute_ff_tokens())
-        return list(islice(self._run, MAX_FORCED))
+            self._is_spelled = True
+        return self._run
 
     def _bits(self) -> bytes:
-        if self._mask is None:
+        if self._mask is None and (run := self._forced()):
+            token = self._twins.known.get(run[0], run[0])
+            self._mask = np.packbits(self._twins.every == token, bitorder="little").tobytes()
+        elif self._mask is None:
             self._mask = self._matcher.compute_bitmask()
             self._check()
         return self._mask
@@ -102,6 +121,8 @@ class Compiler:
         self._trials: list[Trial] = []
         self._mine = threading.local()
         self._problem = lru_cache(_MAX_REMEMBERED)(self._try)
+        # Choices of one request, and those who ask for the same, have it compiled once.
+        self._compiled = lru_cache(_MAX_COMPILED)(self._compile)
 
     def compile(self, sampling: Sampling) -> Guide | None:
         """None where nothing shapes the answer. Raises GrammarRefused."""
@@ -111,18 +132,20 @@ class Compiler:
         question = json.dumps([kind, getattr(sampling, kind)])
         if problem := self._problem(question):
             raise GrammarRefused(problem, kind)
-        matcher = LLMatcher(
-            self._tokenizer, to_llguidance(*json.loads(question)), log_level=0, limits=LIMITS
-        )
-        if matcher.is_error():
-            raise GrammarRefused(f"{kind}: {matcher.get_error()[:200]}", kind)
-        return Guide(matcher, self._ends, self._twins)
+        return Guide(self._compiled(question), self._ends, self._twins)
 
     def close(self) -> None:
         """End the children that try grammars."""
         self.pool.shutdown(cancel_futures=True)
         for trial in self._trials:
             trial.close()
+
+    def _compile(self, question: str) -> _Shape:
+        kind, value = json.loads(question)
+        start = LLMatcher(self._tokenizer, to_llguidance(kind, value), log_level=0, limits=LIMITS)
+        if start.is_error():
+            raise GrammarRefused(f"{kind}: {start.get_error()[:200]}", kind)
+        return _Shape(start, start.deep_copy().compute_ff_tokens())
 
     def _try(self, question: str) -> str:
         trial: Trial | None = getattr(self._mine, "trial", None)
@@ -141,4 +164,5 @@ class Compiler:
 def _twins(vocab: Vocab) -> Twins:
     last = {piece: token for token, piece in enumerate(vocab.pieces) if piece}
     known = {t: last[p] for t, p in enumerate(vocab.pieces) if p and last[p] != t}
-    return Twins(known, np.array([*known], np.int64), np.array([*known.values()], np.int64))
+    ids, known_ids = np.array([*known], np.int64), np.array([*known.values()], np.int64)
+    return Twins(known, ids, known_ids, np.arange(len(vocab.pieces)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits
@@ -31,7 +33,12 @@ _JSON_STYLE: dict[str, Any] = {
     "lenient": False,
 }
 
-_GBNF_RULE = re.compile(r"(?m)^[ \t]*[\w-]+[ \t]*::=")
+_GBNF_RULE = re.compile(r"(?m)^[ \t]*([\w-]+)[ \t]*::=")
+_GBNF_PART = re.compile(
+    r"""(?P<string>"(?:\\.|[^"\\])*")|\[(?P<set>\^?(?:\\.|[^\]\\])*)\]|\#[^\n]*|(?P<name>[\w-]+)""",
+    re.DOTALL,
+)
+_SET_PART = re.compile(r"(\\(?:x..|.)|[^\\])(?:-(\\(?:x..|.)|[^\\]))?", re.DOTALL)
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)", re.DOTALL)
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\\n])+/')
 _STRING_OR_DOT = re.compile(r'"(?:\\.|[^"\\])*"|/\./')
@@ -56,20 +63,44 @@ def to_llguidance(kind: str, value: Any) -> str:
 
 
 def _to_lark(text: str) -> str:
-    bare = _QUOTED.sub("", text)
+    names = dict.fromkeys(_GBNF_RULE.findall(text))
+    # Of a set its bracket stays: behind a `<` it names a token.
+    bare = (
+        _GBNF_PART.sub(lambda m: "[" * (m["set"] is not None), text)
+        if names
+        else _QUOTED.sub("", text)
+    )
     for part, instead in (("%json", "use json_schema"), ("<[", "a client would not see tokens")):
         if part in bare:
             raise Unkept("", f"{part} is not supported: {instead}")
-    if not _GBNF_RULE.search(text):
+    if not names:
         return text
+    # Lark's names are fewer than GBNF's: `A` and `a`, or `a-1` and `a_1`, would be the same.
+    ours = {name: name if name == "root" else f"r{i}" for i, name in enumerate(names)}
     try:
-        lark = gbnf_to_lark(_ESCAPE.sub(_spelled_out, text))
+        lark = gbnf_to_lark(
+            _GBNF_PART.sub(partial(_gbnf_part, ours), _ESCAPE.sub(_spelled_out, text))
+        )
     except RecursionError:
         raise Unkept("", "is nested too deeply") from None
     except Exception as error:  # its own, and plain ones where rules don't fit together
         raise Unkept("", f"can't be read: {str(error)[:200]}") from None
     # In GBNF a dot is any character, the end of a line too.
     return _STRING_OR_DOT.sub(lambda m: "/(?s:.)/" if m[0] == "/./" else m[0], lark)
+
+
+def _gbnf_part(ours: Mapping[str, str], found: re.Match[str]) -> str:
+    """A rule by our name, and a set without what only the library's sets have: && ~~ -- and [."""
+    if (name := found["name"]) is not None:
+        return ours.get(name, name)
+    if (chars := found["set"]) is None:
+        return found[0]
+    negated = "^" * chars.startswith("^")
+    return f"[{negated}{_SET_PART.sub(_set_part, chars.removeprefix('^'))}]"
+
+
+def _set_part(found: re.Match[str]) -> str:
+    return "-".join(f"\\x{ord(c):02x}" if c in "&~-[" else c for c in found.groups() if c)
 
 
 def _spelled_out(found: re.Match[str]) -> str:

@@ -14,7 +14,7 @@ from model_server.guide.refusal import Unkept
 
 _PART = re.compile(
     r"""\\u(?P<four>[0-9a-fA-F]{4}) | \\x(?P<two>[0-9a-fA-F]{2})
-      | \\(?P<property>[pP]\{\w+\}) | \\(?P<escape>.)
+      | \\(?P<property>[pP]\{\w+\}) | \\(?P<escape>(?!0\d).)
       | (?P<quantifier>(?:[*+?]|\{\d+(?:,\d*)?\})\??)(?![*+?{])
       | (?P<open>\((?:\?:|\?P?<\w+>)?(?!\?)) | (?P<plain>[^\\])""",
     re.VERBOSE | re.DOTALL,

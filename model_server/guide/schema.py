@@ -11,8 +11,10 @@ import json
 import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 from model_server.guide.formats import FORMATS, LIBRARY_FORMATS
+from model_server.guide.numbers import EXACT, included, number, refuse_inexact
 from model_server.guide.pattern import translate, translate_name
 from model_server.guide.refusal import Unkept, escaped
 
@@ -20,15 +22,14 @@ Schema = dict[str, Any]
 
 _MAX_DEPTH = 64
 _MAX_VISITS = 5_000
-_EXACT = 2**53  # whole numbers up to here are themselves in every parser
 
 _TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 
 # Anything, but for numbers like 1e999, which parsers read as infinite.
 _ANY: Schema = {"$ref": "#/$defs/any"}
 _ANYTHING: Schema = {
-    "minimum": -_EXACT,
-    "maximum": _EXACT,
+    "minimum": -EXACT,
+    "maximum": EXACT,
     "items": _ANY,
     "additionalProperties": _ANY,
 }
@@ -92,11 +93,9 @@ class _Keeper:
             self._is_mixed |= len(out) > 1 or len(out.get("allOf", "1")) > 1
         is_open = not joined and out.keys().isdisjoint({"enum", "const"})
         types = out.get("type", _TYPES if is_open else ())
-        if "number" in types and "multipleOf" not in out:
-            if out.keys().isdisjoint({"minimum", "exclusiveMinimum"}):
-                out["minimum"] = -_EXACT
-            if out.keys().isdisjoint({"maximum", "exclusiveMaximum"}):
-                out["maximum"] = _EXACT
+        if "number" in types or "integer" in types:
+            out.setdefault("minimum", -EXACT)
+            out.setdefault("maximum", EXACT)
         for keyword, kind in (("additionalProperties", "object"), ("items", "array")):
             if is_open and kind in types and keyword not in out:
                 out[keyword] = self._anything()
@@ -124,33 +123,35 @@ class _Keeper:
     def take_data(self, keyword: str, value: Any, _s: Schema, path: str, out: Schema) -> None:
         if keyword == "enum" and not (isinstance(value, list) and value):
             raise Unkept(keyword, "must be a list with at least one value")
-        _refuse_inexact(keyword, value)
+        refuse_inexact(keyword, value)
         _refuse_controls(keyword, value)
         out[keyword] = value
 
     def take_number(self, keyword: str, value: Any, schema: Schema, _p: str, out: Schema) -> None:
         if isinstance(value, bool) and keyword.startswith("exclusive"):  # draft 4
             bound = "minimum" if keyword == "exclusiveMinimum" else "maximum"
-            if value and bound in schema:
-                out[keyword] = _number(bound, schema[bound])
-            return
-        number = _number(keyword, value)
-        if keyword == "multipleOf" and number <= 0:
+            if not value or bound not in schema:
+                return
+            value = schema[bound]
+        given = number(keyword, value)
+        if keyword == "multipleOf" and given <= 0:
             raise Unkept(keyword, "must be above 0")
-        out[keyword] = number
+        keyword, given = included(keyword, given)
+        closest = {"minimum": max, "maximum": min}.get(keyword, max)
+        out[keyword] = closest(given, out.get(keyword, given))
 
     def take_count(self, keyword: str, value: Any, schema: Schema, _p: str, out: Schema) -> None:
-        number = _number(keyword, value)
-        if number < 0 or number != int(number):
+        count = number(keyword, value)
+        if count < 0 or count != int(count):
             raise Unkept(keyword, "must be a whole number, 0 or more")
-        if keyword == "minProperties" and number > 1 and not _keys_are_known(schema):
+        if keyword == "minProperties" and count > 1 and not _keys_are_known(schema):
             required = schema.get("required")
-            if isinstance(required, list) and len(set(map(str, required))) >= number:
+            if isinstance(required, list) and len(set(map(str, required))) >= count:
                 return
             # A text may repeat a key, and then has fewer than it seems.
             problem = "needs additionalProperties false, or so many required ones"
             raise Unkept(keyword, problem)
-        out[keyword] = int(number)
+        out[keyword] = int(count)
 
     def take_pattern(self, keyword: str, value: Any, _s: Schema, _p: str, out: Schema) -> None:
         if not isinstance(value, str):
@@ -216,7 +217,7 @@ class _Keeper:
     def _resolve(self, ref: str) -> Any:
         found: Any = self._schema
         for part in ref.split("/")[1:]:
-            name = part.replace("~1", "/").replace("~0", "~")
+            name = unquote(part).replace("~1", "/").replace("~0", "~")
             try:
                 found = found[int(name)] if isinstance(found, list) else found[name]
             except (KeyError, IndexError, ValueError, TypeError):
@@ -260,22 +261,6 @@ def _also(out: Schema, schema: Schema) -> None:
 
 def _keys_are_known(schema: Schema) -> bool:
     return schema.get("additionalProperties") is False and not schema.get("patternProperties")
-
-
-def _number(keyword: str, value: Any) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Unkept(keyword, "must be a number")
-    _refuse_inexact(keyword, value)
-    return int(value) if value == int(value) else value
-
-
-def _refuse_inexact(keyword: str, value: Any) -> None:
-    """Numbers that a parser may round."""
-    if isinstance(value, int | float) and not abs(value) <= _EXACT:
-        raise Unkept(keyword, f"numbers must be from {-_EXACT} to {_EXACT}")
-    if isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            _refuse_inexact(keyword, each)
 
 
 def _refuse_controls(keyword: str, value: Any) -> None:

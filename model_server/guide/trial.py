@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import select
 import subprocess
@@ -48,7 +49,9 @@ _PROBLEMS = (
     ("too complex", "", "is too complex"),
     ("TooComplex", "", "is too complex"),
     ("too large", "", "is too large"),
+    ("panic:", "", "is more than the grammar library can do"),
 )
+_OUR_NAME = re.compile(r"[\w:/-]*#/\$defs/\w+")
 
 
 class Trial:
@@ -165,7 +168,7 @@ def _in_words(found: str) -> tuple[str, str]:
     for needle, keyword, sentence in _PROBLEMS:
         if needle in found:
             return keyword, sentence
-    return "", found.splitlines()[0][:200]
+    return "", _OUR_NAME.sub("a reference", found.splitlines()[0])[:200]
 
 
 def _locate(schema: Any, problem: str) -> str:

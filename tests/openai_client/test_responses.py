@@ -136,6 +136,24 @@ def test_a_format_is_kept_to_and_parsed(openai: OpenAI) -> None:
     assert (answer.text.format.name, answer.text.format.strict) == ("Point", True)
 
 
+def test_a_schema_that_takes_everything_is_one(openai: OpenAI) -> None:
+    """It was taken for none, and the answer was free text."""
+    form: Any = {"format": {"type": "json_schema", "name": "any", "schema": {}}}
+    answer = openai.responses.create(
+        model=MODEL, input="ba be", text=form, max_output_tokens=60, extra_body={"seed": 3}
+    )
+    assert answer.output_text[0] in '{["-0123456789tfn'
+
+
+@pytest.mark.parametrize("choices", [[" ba", " be"], ["  x"], [" "]])
+def test_a_shape_may_begin_with_a_space(openai: OpenAI, choices: list[str]) -> None:
+    """Which chats of vocabularies that put one before each word leave out elsewhere."""
+    answer = openai.responses.create(
+        model=MODEL, input="ba be", extra_body={"guided_choice": choices}
+    )
+    assert answer.output_text in choices
+
+
 def test_logprobs_are_included(openai: OpenAI) -> None:
     answer = openai.responses.create(
         model=MODEL,

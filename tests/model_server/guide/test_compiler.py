@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llguidance import LLMatcher
 
 from model_server.contract.protocol import Sampling
 from model_server.errors import GrammarRefused
+from model_server.guide import compiler as module
 from model_server.guide import trial
 from model_server.guide.compiler import MAX_FORCED, Compiler, Guide
 from model_server.llama.vocab import Vocab
@@ -74,7 +76,7 @@ def test_a_text_without_a_choice_is_spelled_as_the_model_does(
 def test_what_is_forced_is_spelled_once(
     compiler: Compiler, vocab: Vocab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long it is: it was spelled whole at each step."""
+    """However long it is: it was spelled whole at each step, for masks and checks, too."""
     text = "ba" * 2_000 + "!"
     made = guide(compiler, choices=[text])
     asked: list[int] = []
@@ -82,7 +84,7 @@ def test_what_is_forced_is_spelled_once(
 
     class Counting:
         def __getattr__(self, name: str) -> Any:
-            asked.append(name == "compute_ff_tokens")
+            asked.append(name.startswith(("compute_", "validate_")))
             return getattr(matcher, name)
 
     monkeypatch.setattr(made, "_matcher", Counting())
@@ -90,6 +92,9 @@ def test_what_is_forced_is_spelled_once(
     while forced := made.forced():
         assert len(forced) <= MAX_FORCED
         spelled += vocab.pieces[forced[0]]
+        assert made.allows(forced[0])
+        assert not made.allows(byte_token(ord("?")))
+        assert vocab.pieces[made.allowed()[0]] == vocab.pieces[forced[0]]
         made.accept(forced[0])
     assert spelled == text.encode()
     assert sum(asked) <= 3
@@ -104,6 +109,26 @@ def test_another_spelling_of_what_is_forced_goes_on_from_there(
     rest = b"".join(vocab.pieces[token] for token in made.forced())
     assert rest
     assert b"ababa!".startswith(rest)
+
+
+def test_choices_of_one_request_are_compiled_once(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """128 of them took as many times the time of one, in which nobody else's was compiled."""
+    compiled: list[object] = []
+
+    def counting(*args: Any, **options: Any) -> Any:
+        compiled.append(args)
+        return LLMatcher(*args, **options)
+
+    monkeypatch.setattr(module, "LLMatcher", counting)
+    first, *others = [guide(compiler, regex="[abc]{3}") for _ in range(8)]
+    assert len(compiled) == 1
+    for text, made in (("abc", first), ("cab", others[0])):
+        for char in text.encode():
+            assert made.allows(byte_token(char))
+            made.accept(byte_token(char))
+    assert others[1].allows(byte_token(ord("b")))
 
 
 @pytest.mark.parametrize("how", [TimeoutError, EOFError])

@@ -28,6 +28,15 @@ CASES: dict[str, tuple[str, Any, list[str], list[str]]] = {
     "escapes": ("grammar", r'root ::= "\u00e9\x41" [\u00e0-\u00ff]', ["éAü"], ["éBü", "éAa"]),
     "characters": ("grammar", 'root ::= "é" [à-ü] "(((" [()\\]]', ["éü(((]"], ["éa((("]),
     "a rule named start": ("grammar", "root ::= begin\nbegin ::= [ab]+", ["ab"], ["c"]),
+    "a rule named start, called": ("grammar", 'root ::= start\nstart ::= "a"', ["a"], ["b"]),
+    "names that Lark has once": (
+        "grammar",
+        'root ::= A a a-1 a_1 cD c-d\nA ::= "1"\na ::= "2"\na-1 ::= "3"\na_1 ::= "4"\n'
+        'cD ::= "5"\nc-d ::= "6"',
+        ["123456"], ["113355"],
+    ),
+    "sets as in GBNF": ("grammar", "root ::= [#&&a] [~~=] [+--]", ["&~,", "#=-"], ["a~a"]),
+    "brackets in sets": ("grammar", "root ::= [^<[]+ [a-z-]", ["aa", "a-"], ["<a", "[a", "aA"]),
     "900 words": (
         "grammar", "root ::= " + " | ".join(f'"w{i}"' for i in range(900)), ["w7", "w77"], ["w900"],
     ),
@@ -56,6 +65,7 @@ def test_a_grammar_takes_its_own_texts_only(case: str) -> None:
         ("root ::= " + "(" * 30_000, "nested too deeply"),
         ('root ::= "\\ud83d"', "no character"),
         ('start: "a" <[2]>', "not supported"),
+        ("root ::= <[2]>", "not supported"),
         ('start: %json {"type": "object"}', "use json_schema"),
         ('root ::= "a"' + " " * 100_000, "at most 65536"),
         ('root ::= "\ud83d"', "Unicode"),

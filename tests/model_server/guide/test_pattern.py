@@ -45,6 +45,7 @@ def test_patterns_mean_what_every_engine_takes_them_for(pattern: str) -> None:
     [
         "(?=a)b", "(?!a)b", "(?<=a)b", "(?i)a", r"(a)\1", r"\bword\b", r"\Aa\Z", "a++", "a{,3}",
         "{", "[]a]", "[^]", "[a", r"\ud83d", "a\x01b", r"a\x7f", r"[\x00]", r"\cA", "\\",
+        r"[\07]", r"a\01",
     ],
 )  # fmt: skip
 def test_what_engines_read_differently_is_refused(pattern: str) -> None:
