@@ -31,7 +31,7 @@ chat: install ## Talk to a running service in this terminal (ARGS=--complete: co
 
 test: ## Run the whole test suite
 	@$(SETUP) dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-training: ## Run the tests that need PyTorch (installs it into .venv)
 	@$(SETUP) dev
