@@ -217,7 +217,7 @@ find("cancel-edit").addEventListener("click", cancelEdit);
 find("race").addEventListener("click", startRace);
 for (const example of find("examples").querySelectorAll("button"))
   example.addEventListener("click", () => (type(example.textContent), submit()));
-addEventListener("pagehide", () => state.chats.filter(({ id }) => id === state.run?.chat).forEach(store.keep));
+for (const leaves of ["beforeunload", "pagehide"]) addEventListener(leaves, () => go(states.stop(state))); // before the browser breaks the answer off
 matchMedia("(min-width: 70rem)").addEventListener("change", () => document.querySelectorAll(":popover-open").forEach((each) => each.hidePopover()));
 
 let looked = false;

@@ -87,15 +87,11 @@ export function received(state, id, piece) {
 export function ended(state, id, problem = "") {
   if (state.run?.id !== id) return state;
   if (state.run.lane !== undefined) return { ...state, run: null, race: { ...state.race, done: !problem, problem } };
-  const end = problem ? "failed" : null;
-  return { ...onLast(state, (message) => ({ ...message, end: end ?? message.end ?? "stopped", problem })), run: null };
+  return { ...onLast(state, (message) => ({ ...message, end: problem ? "failed" : message.end ?? "stopped", problem })), run: null };
 }
 
-// By the person, or because the page shows something else now.
-export const stop = (state) => {
-  if (!state.run) return state;
-  return state.run.lane === undefined ? ended(state, state.run.id) : ended(state, state.run.id, "Stopped.");
-};
+// By the person, or because the page shows something else now, or nothing any more.
+export const stop = (state) => (state.run ? ended(state, state.run.id, state.run.lane === undefined ? "" : "Stopped.") : state);
 
 function grown(message, { text, steps, tokens, guessed, at, end, full }) {
   const marks = [...message.marks];

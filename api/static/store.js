@@ -4,11 +4,8 @@ const CHAT = "medusa.chat.", SETTINGS = "medusa.settings";
 
 export function load() {
   const chats = keys().filter((key) => key.startsWith(CHAT)).map(read).filter((chat) => chat?.messages);
-  return [chats.sort((a, b) => b.changed - a.changed).map(ended), read(SETTINGS) ?? {}];
+  return [chats.sort((a, b) => b.changed - a.changed), read(SETTINGS) ?? {}];
 }
-
-// A page that was left in the middle of an answer keeps what had come.
-const ended = (chat) => ({ ...chat, messages: chat.messages.map((each) => (each.role === "assistant" ? { ...each, end: each.end ?? "stopped" } : each)) });
 
 export const keep = (chat) => write(CHAT + chat.id, { ...chat, changed: Date.now() });
 export const drop = (id) => attempt(() => localStorage.removeItem(CHAT + id));

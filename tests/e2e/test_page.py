@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.page import (
@@ -145,6 +146,24 @@ def test_reload(page: Page) -> None:
     assert "".join(guessed(page)) == "".join(marks)
     ask(page, "And then?")
     assert texts(page) == ["Hello", reply(), "And then?", reply()]
+
+
+@pytest.mark.parametrize("leave", ["reload", "close"])
+def test_an_answer_that_one_leaves_is_stopped(
+    chromium: Browser, drafting: Service, leave: str
+) -> None:
+    with visit(chromium, drafting, length=LONG) as left:
+        say(left, "Hello")
+        grows(left)
+        if leave == "close":
+            left.close()
+        page = left.context.new_page() if leave == "close" else left
+        page.goto(drafting.url)
+        page.get_by_role("button", name="Hello", exact=True).click()
+        expect(page.locator(".said")).to_have_text("You stopped this answer.")
+        assert reply(LONG).startswith(texts(page)[1])
+        assert texts(page)[1]
+        expect(page.get_by_role("button", name="Continue")).to_be_visible()
 
 
 def test_delete(page: Page) -> None:
