@@ -138,8 +138,9 @@ function drawService(service, { length }) {
 
 // --- what a person does --------------------------------------------------------------------------
 
-function submit() {
-  if (state.run || !prompt.value.trim() || !find("composer").reportValidity()) return;
+function submit(event) {
+  event.preventDefault();
+  if (state.run || !prompt.value.trim()) return;
   const next = states.send(state, prompt.value, nextId());
   type("");
   answer(next);
@@ -174,29 +175,25 @@ function showSettings(wanted) {
 }
 
 function configure() {
-  const changes = Object.entries(fields).map(([name, kind]) => [name, find(name)[kind]]);
-  const settings = Object.fromEntries(changes);
+  const settings = Object.fromEntries(Object.entries(fields).map(([name, kind]) => [name, find(name)[kind]]));
   if (find("plain").disabled) delete settings.plain;
   if (!find("composer").checkValidity()) return;
   go(states.configure(state, { ...settings, length: settings.length || null }));
 }
 
 function onKey(event) {
-  if (event.key === "Escape" && !document.querySelector(":popover-open")) {
-    if (state.run) go(states.stop(state));
-    else if (state.editing) cancelEdit();
-    else showSettings(false);
-  }
+  if (event.key !== "Escape" || document.querySelector(":popover-open")) return;
+  if (state.run) go(states.stop(state));
+  else if (state.editing) cancelEdit();
+  else showSettings(false);
 }
 
-find("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  submit();
-});
+find("composer").addEventListener("submit", submit);
+find("settings").addEventListener("invalid", () => showSettings(true), true); // the browser then says there what is wrong
 prompt.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
-  submit();
+  find("composer").requestSubmit();
 });
 if (!CSS.supports("field-sizing", "content")) prompt.addEventListener("input", () => (prompt.rows = Math.min(prompt.value.split("\n").length, 10)));
 document.addEventListener("keydown", onKey);
@@ -216,7 +213,7 @@ find("new-chat").addEventListener("click", () => {
 find("cancel-edit").addEventListener("click", cancelEdit);
 find("race").addEventListener("click", startRace);
 for (const example of find("examples").querySelectorAll("button"))
-  example.addEventListener("click", () => (type(example.textContent), submit()));
+  example.addEventListener("click", () => (type(example.textContent), find("composer").requestSubmit()));
 for (const leaves of ["beforeunload", "pagehide"]) addEventListener(leaves, () => go(states.stop(state))); // before the browser breaks the answer off
 matchMedia("(min-width: 70rem)").addEventListener("change", () => document.querySelectorAll(":popover-open").forEach((each) => each.hidePopover()));
 

@@ -149,6 +149,35 @@ def test_the_answers_length_fits_the_context(chromium: Browser, drafting: Servic
         assert page.evaluate(expression, 512) == 256
 
 
+@pytest.mark.parametrize(
+    ("setting", "sends"),
+    [("length", "Enter"), ("temperature", "Send"), ("length", "What is a black hole?")],
+)
+def test_a_setting_that_is_wrong_is_shown(
+    chromium: Browser, drafting: Service, setting: str, sends: str
+) -> None:
+    """The longest answer was kept beside a larger model; the temperature has just been cleared."""
+    with visit(chromium, drafting, length=99_999 if setting == "length" else 40) as page:
+        wrong = page.locator(f"#{setting}")
+        if setting == "temperature":
+            press(page, "Settings")
+            wrong.fill("")
+            press(page, "Settings")
+        expect(page.locator("#settings")).to_be_hidden()
+        composer(page).fill("Hello")
+        if sends == "Enter":
+            composer(page).press("Enter")
+        else:
+            press(page, sends)
+        expect(wrong).to_be_visible()
+        expect(wrong).to_be_focused()
+        expect(page.locator(".message")).to_have_count(0)
+        wrong.fill("1")
+        press(page, "Send")
+        expect(page.locator(".message")).to_have_count(2)
+        ended(page)
+
+
 def test_a_chat_that_fills_the_context_says_so(chromium: Browser, drafting: Service) -> None:
     long = {**stored_chat("ba " * 3_900)}
     with visit(chromium, drafting, chats=long, length=200) as page:
