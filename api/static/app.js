@@ -21,23 +21,27 @@ let state = states.fresh(...store.load()), frame = null;
 const conversation = new Conversation({
   parse,
   edit(index) {
-    const { text } = states.chatOf(state).messages[index];
     go(states.edit(state, index, prompt.value));
-    type(text);
+    type(states.chatOf(state).messages[index].text);
   },
   regenerate: () => answer(states.regenerate(state, nextId())),
   resume: () => answer(states.resume(state, nextId())),
 });
 const player = new Player();
 
-// The next state: whoever answers for a run that is no more is told to stop.
+// The next state, and what this browser keeps of it.
 function go(next) {
   const before = state;
-  state = next;
-  if (before.run && before.run.id !== state.run?.id) newest.controller?.abort();
+  show(next);
   for (const { id } of before.chats) if (!states.chatOf(state, id)) store.drop(id);
   for (const chat of state.chats) if (chat.id !== state.run?.chat && changed(before, chat)) store.keep(chat);
   if (before.settings !== state.settings) store.keepSettings(state.settings);
+}
+
+// Whoever answers for a run that is no more is told to stop.
+function show(next) {
+  if (state.run && state.run.id !== next.run?.id) newest.controller?.abort();
+  state = next;
   frame ??= requestAnimationFrame(draw);
 }
 
@@ -121,7 +125,7 @@ function drawService(service, { length }) {
   put("model-name", service ? (service.name || service.model || "no model yet") : "connecting…");
   put("how", headline(service));
   put("trouble-text", trouble(service));
-  find("trouble").hidden = !looked || !trouble(service);
+  find("trouble").hidden = service === undefined || !trouble(service);
   put("reason", service?.reason ?? "");
   find("why").hidden = !service?.reason;
   put("warnings", service?.warnings?.join(" ") ?? "");
@@ -152,9 +156,8 @@ function type(text) {
 }
 
 function cancelEdit() {
-  const { typed } = state.editing;
+  type(state.editing.typed);
   go(states.cancelEdit(state));
-  type(typed);
 }
 
 function remove(id, title) {
@@ -177,8 +180,7 @@ function showSettings(wanted) {
 function configure() {
   const settings = Object.fromEntries(Object.entries(fields).map(([name, kind]) => [name, find(name)[kind]]));
   if (find("plain").disabled) delete settings.plain;
-  if (!find("composer").checkValidity()) return;
-  go(states.configure(state, { ...settings, length: settings.length || null }));
+  if (find("composer").checkValidity()) go(states.configure(state, { ...settings, length: settings.length || null }));
 }
 
 function onKey(event) {
@@ -217,12 +219,9 @@ for (const example of find("examples").querySelectorAll("button"))
 for (const leaves of ["beforeunload", "pagehide"]) addEventListener(leaves, () => go(states.stop(state))); // before the browser breaks the answer off
 matchMedia("(min-width: 70rem)").addEventListener("change", () => document.querySelectorAll(":popover-open").forEach((each) => each.hidePopover()));
 
-let looked = false;
 for (const [name, kind] of Object.entries(fields)) if (state.settings[name] !== null) find(name)[kind] = state.settings[name];
 find("layer-label").hidden = !layer.supported;
 find("curl").prepend(`curl ${location.origin}`);
 draw();
-watch((service) => {
-  looked = true;
-  go(states.served(state, service));
-});
+watch((service) => go(states.served(state, service)));
+store.watch((id, chat) => show(states.synced(state, id, chat, nextId())));

@@ -10,6 +10,8 @@ export function load() {
 export const keep = (chat) => write(CHAT + chat.id, { ...chat, changed: Date.now() });
 export const drop = (id) => attempt(() => localStorage.removeItem(CHAT + id));
 export const keepSettings = (settings) => write(SETTINGS, settings);
+// Tells of each chat that another page keeps, or has dropped: null.
+export const watch = (tell) => addEventListener("storage", ({ key }) => key?.startsWith(CHAT) && tell(Number(key.slice(CHAT.length)), read(key)));
 
 const keys = () => attempt(() => Object.keys(localStorage)) ?? [];
 const read = (key) => attempt(() => JSON.parse(localStorage.getItem(key)));
