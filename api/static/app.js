@@ -49,7 +49,7 @@ const changed = (before, chat) => states.chatOf(before, chat.id) !== chat || bef
 const nextId = () => (newest.id = Math.max(Date.now(), newest.id + 1));
 
 async function answer(next) {
-  if (next === state) return;
+  if (next === state || !find("composer").reportValidity()) return;
   go(next);
   const { id } = state.run, { current } = state;
   prompt.focus();
@@ -61,6 +61,7 @@ async function answer(next) {
 
 async function startRace() {
   if (state.run) return go(states.stop(state));
+  if (!find("composer").reportValidity()) return;
   const id = nextId();
   go(states.race(state, prompt.value, id, id));
   put("status", "Racing: first without guesses, then with them.");

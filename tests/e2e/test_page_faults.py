@@ -178,6 +178,27 @@ def test_a_setting_that_is_wrong_is_shown(
         ended(page)
 
 
+@pytest.mark.parametrize("asks", ["Send", "Regenerate", "Start the race"])
+def test_a_key_that_no_request_can_carry_is_shown(page: Page, asks: str) -> None:
+    """Pages that show keys have invisible characters around them, or within."""
+    ask(page, "Hello")
+    sent = bodies(page)
+    press(page, "Settings")
+    key = page.get_by_label("API key")
+    key.fill("sk-abc\u200bdef")
+    press(page, "Settings")
+    composer(page).fill("Hello again")
+    press(page, asks)
+    expect(key).to_be_focused()
+    assert not key.evaluate("key => key.validity.valid")
+    expect(page.locator(".said.failed")).to_have_count(0)
+    assert sent == []
+    with page.expect_request("**/chat/completions") as asked:
+        key.fill(" sk-abc\u00a0")
+        press(page, asks)
+    assert asked.value.headers["authorization"] == "Bearer sk-abc"
+
+
 def test_a_chat_that_fills_the_context_says_so(chromium: Browser, drafting: Service) -> None:
     long = {**stored_chat("ba " * 3_900)}
     with visit(chromium, drafting, chats=long, length=200) as page:
