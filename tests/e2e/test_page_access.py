@@ -244,6 +244,41 @@ def test_a_phone_by_keys_alone(chromium: Browser, drafting: Service) -> None:
         expect(page.locator("#welcome")).to_be_in_viewport()
 
 
+RTL = """- واحد
+
+  > two
+
+| أ | ب |
+|---|---|
+| ج | د |
+
+English, and then
+
+مرحبا
+
+```python
+# مرحبا
+```
+"""
+DIRECTION = "element => getComputedStyle(element).direction"
+
+
+def test_each_block_runs_as_its_script_does(chromium: Browser, drafting: Service) -> None:
+    with visit(chromium, drafting, chats=stored_chat(RTL, "مرحبا")) as page:
+        page.locator("button.chat").click()
+        expect(page.locator(".assistant .code")).to_be_visible()
+        composer(page).fill("مرحبا")
+        blocks = page.locator(".assistant .body > *").all()
+        assert [each.evaluate(DIRECTION) for each in blocks] == ["rtl", "rtl", "ltr", "rtl", "ltr"]
+        for place in ("button.chat", ".user .body", "#prompt"):
+            assert page.locator(place).evaluate(DIRECTION) == "rtl", place
+        item, text = (page.locator(f".assistant {each}").first for each in ("ul", "li"))
+        outer, inner = item.bounding_box(), text.bounding_box()
+        assert outer
+        assert inner
+        assert outer["x"] + outer["width"] > inner["x"] + inner["width"] + 10, "room for the bullet"
+
+
 def test_answers_are_read_out_once_they_are_whole(page: Page) -> None:
     status = page.locator("#status")
     expect(status).to_have_attribute("aria-live", "polite")
