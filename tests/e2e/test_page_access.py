@@ -86,6 +86,26 @@ def test_only_the_conversation_scrolls(chromium: Browser, drafting: Service, wid
         assert page.evaluate("document.documentElement.scrollHeight - innerHeight") == 0
 
 
+@pytest.mark.parametrize("size", [(640, 320), (1280, 400)])
+def test_all_of_the_composer_fits_a_low_window(
+    chromium: Browser, drafting: Service, size: tuple[int, int]
+) -> None:
+    """A phone on its side, or a browser beside another window, with Settings open."""
+    with visit(chromium, drafting, chats=stored_chat()) as page:
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        show_chat(page)
+        show_settings(page)
+        for text in ("One line", "\n".join("Several")):
+            composer(page).fill(text)
+            assert page.evaluate("document.documentElement.scrollHeight - innerHeight") == 0
+            expect(page.locator("#send")).to_be_in_viewport(ratio=1)
+            box = page.locator("#settings").bounding_box()
+            assert box
+            assert box["height"] > 70, "room to scroll in"
+            page.locator("#key").focus()
+            expect(page.locator("#key")).to_be_in_viewport()
+
+
 PAIRS = [
     *((ink, ground) for ink in ("ink", "soft", "accent") for ground in ("paper", "card", "side")),
     *((kind, "code") for kind in ("soft", "keyword", "string", "number", "name")),
