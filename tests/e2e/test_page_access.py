@@ -18,9 +18,10 @@ from tests.e2e.page import (
     ended,
     grows,
     kept,
-    press,
     reply,
     say,
+    show_chat,
+    show_settings,
     stored_chat,
     texts,
     visit,
@@ -31,19 +32,6 @@ AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"
 RUN_AXE = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations
     .filter(({impact}) => ["serious", "critical"].includes(impact))
     .map(({id, nodes}) => [id, nodes.map(node => node.html)])"""
-
-
-def show_chat(page: Page) -> None:
-    drawer = page.get_by_role("button", name="Chats", exact=True)
-    if drawer.is_visible():
-        drawer.click()
-    page.get_by_role("button", name="Show me", exact=True).click()
-    expect(page.locator(".assistant .code").last).to_be_visible()
-
-
-def show_settings(page: Page) -> None:
-    press(page, "Settings")
-    expect(page.locator("#settings")).to_be_visible()
 
 
 def show_panel(page: Page) -> None:
@@ -73,37 +61,6 @@ def test_axe_finds_nothing_serious(
             found[view.__name__] = page.evaluate(RUN_AXE)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert {name: each for name, each in found.items() if each} == {}
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_only_the_conversation_scrolls(chromium: Browser, drafting: Service, width: int) -> None:
-    """However long a chat is: what is for screen readers alone must not make the page longer."""
-    chats = stored_chat()
-    chats["medusa.chat.1"]["messages"] *= 10
-    with visit(chromium, drafting, width, chats=chats) as page:
-        show_chat(page)
-        page.locator("#conversation").evaluate("box => box.scrollTo(0, 0)")
-        assert page.evaluate("document.documentElement.scrollHeight - innerHeight") == 0
-
-
-@pytest.mark.parametrize("size", [(640, 320), (1280, 400)])
-def test_all_of_the_composer_fits_a_low_window(
-    chromium: Browser, drafting: Service, size: tuple[int, int]
-) -> None:
-    """A phone on its side, or a browser beside another window, with Settings open."""
-    with visit(chromium, drafting, chats=stored_chat()) as page:
-        page.set_viewport_size({"width": size[0], "height": size[1]})
-        show_chat(page)
-        show_settings(page)
-        for text in ("One line", "\n".join("Several")):
-            composer(page).fill(text)
-            assert page.evaluate("document.documentElement.scrollHeight - innerHeight") == 0
-            expect(page.locator("#send")).to_be_in_viewport(ratio=1)
-            box = page.locator("#settings").bounding_box()
-            assert box
-            assert box["height"] > 70, "room to scroll in"
-            page.locator("#key").focus()
-            expect(page.locator("#key")).to_be_in_viewport()
 
 
 PAIRS = [
@@ -262,41 +219,6 @@ def test_a_phone_by_keys_alone(chromium: Browser, drafting: Service) -> None:
         tab_to(page, "New chat")
         keys.press("Enter")
         expect(page.locator("#welcome")).to_be_in_viewport()
-
-
-RTL = """- واحد
-
-  > two
-
-| أ | ب |
-|---|---|
-| ج | د |
-
-English, and then
-
-مرحبا
-
-```python
-# مرحبا
-```
-"""
-DIRECTION = "element => getComputedStyle(element).direction"
-
-
-def test_each_block_runs_as_its_script_does(chromium: Browser, drafting: Service) -> None:
-    with visit(chromium, drafting, chats=stored_chat(RTL, "مرحبا")) as page:
-        page.locator("button.chat").click()
-        expect(page.locator(".assistant .code")).to_be_visible()
-        composer(page).fill("مرحبا")
-        blocks = page.locator(".assistant .body > *").all()
-        assert [each.evaluate(DIRECTION) for each in blocks] == ["rtl", "rtl", "ltr", "rtl", "ltr"]
-        for place in ("button.chat", ".user .body", "#prompt"):
-            assert page.locator(place).evaluate(DIRECTION) == "rtl", place
-        item, text = (page.locator(f".assistant {each}").first for each in ("ul", "li"))
-        outer, inner = item.bounding_box(), text.bounding_box()
-        assert outer
-        assert inner
-        assert outer["x"] + outer["width"] > inner["x"] + inner["width"] + 10, "room for the bullet"
 
 
 def test_answers_are_read_out_once_they_are_whole(page: Page) -> None:
