@@ -91,5 +91,4 @@ def _log(scope: Scope, status: int, duration_ms: float) -> None:
     level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
     key = f" key={fields['key']}" if fields["key"] else ""
     ended = "left" if status in (0, LEFT) else str(status)
-    text = f"{scope['method']} {path} {ended} {duration_ms:.0f} ms{key}"
-    log.log(level, text, extra=fields)
+    log.log(level, f"{scope['method']} {path} {ended} {duration_ms:.0f} ms{key}", extra=fields)
