@@ -18,7 +18,7 @@ from api.gateway import Gateway
 from api.http.paths import MARKDOWN, plain
 
 # Asked for every few seconds, by machines or by an open page.
-PROBES = ("/health", "/ready", "/metrics", MARKDOWN)
+PROBES = ("/", "/health", "/ready", "/metrics", MARKDOWN)
 LEFT = STATUS["client_gone"]
 # Also part of a path at the model server, and of ids there that have 128 characters at most.
 VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9._=-]{1,64}")
