@@ -273,7 +273,8 @@ def test_half_an_answer_is_read_while_it_grows(page: Page) -> None:
                 seen.push(element.textContent);
                 await new Promise(resolve => setTimeout(resolve, 30));
             }
-            await new Promise(resolve => setTimeout(resolve, 800));
+            for (let tries = 0; tries < 100 && !element.querySelector('li + li'); tries += 1)
+                await new Promise(resolve => setTimeout(resolve, 100));
             return [seen, element.innerHTML];
         }""",
         text,
