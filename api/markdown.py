@@ -9,14 +9,16 @@ from itertools import accumulate, groupby
 from typing import Any
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock
 from markdown_it.tree import SyntaxTreeNode
 from pygments import lex
 from pygments.lexers import get_lexer_by_name
-from pygments.token import Comment, Keyword, Name, Number, Operator, String, _TokenType
+from pygments.token import Comment, Keyword, Name, Number, Operator, String, Text, _TokenType
 from pygments.util import ClassNotFound
 
 MAX_CHARS = 50_000  # a twentieth of a second; at the worst, a second
 MAX_HIGHLIGHTED_CHARS = 3_000  # of one text; time grows with the square in some lexers
+MAX_LEVELS = 20  # a list is two, a quote is one
 # Pygments' lexers whose time is known (others take minutes for what somebody may think of).
 _LEXERS = re.compile(
     r"Bash( Session)?|Batchfile|C|C#|C\+\+|CSS|Dart|Diff|Docker|Elixir|Go|GraphQL|Haskell|HTML|INI"
@@ -24,10 +26,21 @@ _LEXERS = re.compile(
     r"|Python( console session)?|Ruby|Rust|S|SQL|Scala|Swift|TOML|TypeScript|XML|YAML"
 )
 
-_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-_HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
-_TABLES = frozenset({"table", "thead", "tbody", "tr", "th", "td"})
-_TAGS = _HEADINGS | _TABLES | {"p", "ul", "ol", "li", "blockquote", "em", "strong", "s"}
+
+def _too_deep(state: StateBlock, line: int, end: int, silent: bool) -> bool:
+    """As it stands, as code of no language; the parser itself would drop it, and all behind it."""
+    if silent or state.level < MAX_LEVELS:
+        return False
+    filled = (each for each in range(line, end) if not state.isEmpty(each))
+    state.line = next((each for each in filled if 0 <= state.sCount[each] < state.blkIndent), end)
+    text = state.getLines(line, state.line, state.blkIndent, keepLastLF=False)
+    state.push("code_block", "code", 0).content = text.rstrip()
+    return True
+
+
+_OPTIONS = {"html": False, "maxNesting": MAX_LEVELS + 2}
+_MARKDOWN = MarkdownIt("commonmark", _OPTIONS).enable(["table", "strikethrough"])
+_MARKDOWN.block.ruler.before("table", "too_deep", _too_deep)
 _KINDS: dict[str, tuple[_TokenType, ...]] = {
     "comment": (Comment,),
     "keyword": (Keyword, Operator.Word, Name.Tag),
@@ -36,7 +49,6 @@ _KINDS: dict[str, tuple[_TokenType, ...]] = {
     "name": (Name.Function, Name.Class, Name.Decorator, Name.Attribute),
 }
 
-
 # A leaf has its `text`; `at`, where that begins in the Markdown, in UTF-16 units as browsers count;
 # and the `kind` of code that it is. An element has `tag` and `children`, and what its tag asks for.
 Node = dict[str, Any]
@@ -44,8 +56,7 @@ Node = dict[str, Any]
 
 def nodes(markdown: str) -> list[Node]:
     """CommonMark with tables and strikethrough, code highlighted."""
-    reader = _NodeReader(markdown)
-    return list(reader.children(SyntaxTreeNode(_MARKDOWN.parse(markdown))))
+    return list(_NodeReader(markdown).children(SyntaxTreeNode(_MARKDOWN.parse(markdown))))
 
 
 class _NodeReader:
@@ -75,11 +86,9 @@ class _NodeReader:
             yield {"tag": "code", "children": [self._leaf(node.content)]}
         elif kind == "softbreak":
             yield {"text": "\n"}
-        elif kind in ("hardbreak", "hr"):
-            yield {"tag": "br" if kind == "hardbreak" else "hr", "children": []}
         elif kind in ("link", "image"):
             yield self._link(node)
-        elif node.tag in _TAGS and not node.hidden:
+        elif node.tag and not node.hidden:
             yield self._element(node)
         else:
             yield from self.children(node)
@@ -97,8 +106,7 @@ class _NodeReader:
         return {"tag": "a", "href": href, "children": children}
 
     def _code_block(self, node: SyntaxTreeNode) -> Node:
-        words = node.info.split()
-        language = words[0] if words else ""
+        language = next(iter(node.info.split()), "")
         if node.type == "fence" and node.map:
             self._at = self._lines[min(node.map[0] + 1, len(self._lines) - 1)]
         code = self._leaf(node.content.removesuffix("\n"))
@@ -117,9 +125,7 @@ class _NodeReader:
 
 def _highlighted(code: Node, language: str) -> Iterator[Node]:
     """The code as leaves, one for each run of the same kind."""
-    if not (tokens := _tokens(code["text"], language)):
-        yield code
-        return
+    tokens = _tokens(code["text"], language) or [(Text, code["text"])]
     at = code.get("at")
     for kind, run in groupby(tokens, lambda token: _kind(token[0])):
         text = "".join(value for _, value in run)

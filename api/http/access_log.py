@@ -18,7 +18,7 @@ from api.gateway import Gateway
 from api.http.paths import MARKDOWN, plain
 
 # Asked for every few seconds, by machines or by an open page.
-PROBES = ("/health", "/ready", "/metrics", MARKDOWN)
+PROBES = ("/", "/health", "/ready", "/metrics", MARKDOWN)
 LEFT = STATUS["client_gone"]
 # Also part of a path at the model server, and of ids there that have 128 characters at most.
 VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9._=-]{1,64}")
@@ -91,5 +91,4 @@ def _log(scope: Scope, status: int, duration_ms: float) -> None:
     level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
     key = f" key={fields['key']}" if fields["key"] else ""
     ended = "left" if status in (0, LEFT) else str(status)
-    text = f"{scope['method']} {path} {ended} {duration_ms:.0f} ms{key}"
-    log.log(level, text, extra=fields)
+    log.log(level, f"{scope['method']} {path} {ended} {duration_ms:.0f} ms{key}", extra=fields)

@@ -66,17 +66,12 @@ async def service(request: Request) -> Response:
 
 def wants_page(accept: str) -> bool:
     """`*/*` asks for no page: that is what curl sends."""
-    qualities = dict(_quality(each) for each in accept.lower().split(","))
-    return qualities.get("text/html", 0.0) > qualities.get("application/json", 0.0)
-
-
-def _quality(media_range: str) -> tuple[str, float]:
-    name, *parameters = (part.strip() for part in media_range.split(";"))
-    given = [each[2:] for each in parameters if each.startswith("q=")]
-    try:
-        return name, float(given[0]) if given else 1.0
-    except ValueError:
-        return name, 0.0
+    quality: dict[str, float] = {}
+    for media_range in accept.lower().split(","):
+        name, *parameters = (part.strip() for part in media_range.split(";"))
+        given = next((each[2:] for each in parameters if each.startswith("q=")), "1")
+        quality[name] = float(given) if given.replace(".", "", 1).isdecimal() else 0.0
+    return quality.get("text/html", 0.0) > quality.get("application/json", 0.0)
 
 
 def _service(request: Request) -> dict[str, Any]:

@@ -21,23 +21,27 @@ let state = states.fresh(...store.load()), frame = null;
 const conversation = new Conversation({
   parse,
   edit(index) {
-    const { text } = states.chatOf(state).messages[index];
     go(states.edit(state, index, prompt.value));
-    type(text);
+    type(states.chatOf(state).messages[index].text);
   },
   regenerate: () => answer(states.regenerate(state, nextId())),
   resume: () => answer(states.resume(state, nextId())),
 });
 const player = new Player();
 
-// The next state: whoever answers for a run that is no more is told to stop.
+// The next state, and what this browser keeps of it.
 function go(next) {
   const before = state;
-  state = next;
-  if (before.run && before.run.id !== state.run?.id) newest.controller?.abort();
+  show(next);
   for (const { id } of before.chats) if (!states.chatOf(state, id)) store.drop(id);
   for (const chat of state.chats) if (chat.id !== state.run?.chat && changed(before, chat)) store.keep(chat);
   if (before.settings !== state.settings) store.keepSettings(state.settings);
+}
+
+// Whoever answers for a run that is no more is told to stop.
+function show(next) {
+  if (state.run && state.run.id !== next.run?.id) newest.controller?.abort();
+  state = next;
   frame ??= requestAnimationFrame(draw);
 }
 
@@ -45,7 +49,7 @@ const changed = (before, chat) => states.chatOf(before, chat.id) !== chat || bef
 const nextId = () => (newest.id = Math.max(Date.now(), newest.id + 1));
 
 async function answer(next) {
-  if (next === state) return;
+  if (next === state || !find("composer").reportValidity()) return;
   go(next);
   const { id } = state.run, { current } = state;
   prompt.focus();
@@ -57,6 +61,7 @@ async function answer(next) {
 
 async function startRace() {
   if (state.run) return go(states.stop(state));
+  if (!find("composer").reportValidity()) return;
   const id = nextId();
   go(states.race(state, prompt.value, id, id));
   put("status", "Racing: first without guesses, then with them.");
@@ -121,7 +126,7 @@ function drawService(service, { length }) {
   put("model-name", service ? (service.name || service.model || "no model yet") : "connecting…");
   put("how", headline(service));
   put("trouble-text", trouble(service));
-  find("trouble").hidden = !looked || !trouble(service);
+  find("trouble").hidden = service === undefined || !trouble(service);
   put("reason", service?.reason ?? "");
   find("why").hidden = !service?.reason;
   put("warnings", service?.warnings?.join(" ") ?? "");
@@ -138,8 +143,9 @@ function drawService(service, { length }) {
 
 // --- what a person does --------------------------------------------------------------------------
 
-function submit() {
-  if (state.run || !prompt.value.trim() || !find("composer").reportValidity()) return;
+function submit(event) {
+  event.preventDefault();
+  if (state.run || !prompt.value.trim()) return;
   const next = states.send(state, prompt.value, nextId());
   type("");
   answer(next);
@@ -151,9 +157,8 @@ function type(text) {
 }
 
 function cancelEdit() {
-  const { typed } = state.editing;
+  type(state.editing.typed);
   go(states.cancelEdit(state));
-  type(typed);
 }
 
 function remove(id, title) {
@@ -174,29 +179,24 @@ function showSettings(wanted) {
 }
 
 function configure() {
-  const changes = Object.entries(fields).map(([name, kind]) => [name, find(name)[kind]]);
-  const settings = Object.fromEntries(changes);
+  const settings = Object.fromEntries(Object.entries(fields).map(([name, kind]) => [name, find(name)[kind]]));
   if (find("plain").disabled) delete settings.plain;
-  if (!find("composer").checkValidity()) return;
-  go(states.configure(state, { ...settings, length: settings.length || null }));
+  if (find("composer").checkValidity()) go(states.configure(state, { ...settings, length: settings.length || null }));
 }
 
 function onKey(event) {
-  if (event.key === "Escape" && !document.querySelector(":popover-open")) {
-    if (state.run) go(states.stop(state));
-    else if (state.editing) cancelEdit();
-    else showSettings(false);
-  }
+  if (event.key !== "Escape" || document.querySelector(":popover-open")) return;
+  if (state.run) go(states.stop(state));
+  else if (state.editing) cancelEdit();
+  else showSettings(false);
 }
 
-find("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  submit();
-});
+find("composer").addEventListener("submit", submit);
+find("settings").addEventListener("invalid", () => showSettings(true), true); // the browser then says there what is wrong
 prompt.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
-  submit();
+  find("composer").requestSubmit();
 });
 if (!CSS.supports("field-sizing", "content")) prompt.addEventListener("input", () => (prompt.rows = Math.min(prompt.value.split("\n").length, 10)));
 document.addEventListener("keydown", onKey);
@@ -216,16 +216,13 @@ find("new-chat").addEventListener("click", () => {
 find("cancel-edit").addEventListener("click", cancelEdit);
 find("race").addEventListener("click", startRace);
 for (const example of find("examples").querySelectorAll("button"))
-  example.addEventListener("click", () => (type(example.textContent), submit()));
-addEventListener("pagehide", () => state.chats.filter(({ id }) => id === state.run?.chat).forEach(store.keep));
+  example.addEventListener("click", () => (type(example.textContent), find("composer").requestSubmit()));
+for (const leaves of ["beforeunload", "pagehide"]) addEventListener(leaves, () => go(states.stop(state))); // before the browser breaks the answer off
 matchMedia("(min-width: 70rem)").addEventListener("change", () => document.querySelectorAll(":popover-open").forEach((each) => each.hidePopover()));
 
-let looked = false;
 for (const [name, kind] of Object.entries(fields)) if (state.settings[name] !== null) find(name)[kind] = state.settings[name];
 find("layer-label").hidden = !layer.supported;
 find("curl").prepend(`curl ${location.origin}`);
 draw();
-watch((service) => {
-  looked = true;
-  go(states.served(state, service));
-});
+watch((service) => go(states.served(state, service)));
+store.watch((id, chat) => show(states.synced(state, id, chat, nextId())));

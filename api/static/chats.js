@@ -14,7 +14,7 @@ export function draw({ chats, current, run }, acts) {
 }
 
 function item({ id, title }, isCurrent, acts) {
-  const opens = button("chat", title, () => acts.open(id));
+  const opens = Object.assign(button("chat", title, () => acts.open(id)), { dir: "auto" });
   if (isCurrent) opens.setAttribute("aria-current", "true");
   const removes = button("quiet remove", "", () => acts.remove(id, title));
   removes.append(make("span", "", "×"));

@@ -55,7 +55,7 @@ class Question {
   role = "user";
 
   constructor(index, acts) {
-    this.body = make("div", "body");
+    this.body = Object.assign(make("div", "body"), { dir: "auto" });
     const copied = button("quiet", "Copy", () => copy(this.body.textContent, copied));
     this.change = button("quiet", "Edit", () => acts.edit(index));
     this.element = make("li", "message user", make("h2", "unseen", "You"), this.body, make("div", "actions", copied, this.change));
@@ -71,7 +71,7 @@ class Reply {
   role = "assistant";
 
   constructor(acts) {
-    this.body = make("div", "body prose");
+    this.body = Object.assign(make("div", "body prose"), { dir: "auto" });
     this.prose = new Prose(this.body, acts.parse, () => this.message && paint(this.body, this.message.marks));
     this.said = make("p", "said");
     this.figures = make("span", "figures");

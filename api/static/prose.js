@@ -54,7 +54,7 @@ export class Prose {
   #draw(text, nodes) {
     const focused = document.activeElement, had = this.element.contains(focused) && !focused.matches("button");
     this.#read = text;
-    this.element.replaceChildren(...nodes.map(built));
+    this.element.replaceChildren(...nodes.map((node) => Object.assign(built(node), { dir: "auto" })));
     deepest(this.element).append(this.#tail);
     if (had) this.element.querySelector("[tabindex]")?.focus();
   }

@@ -11,7 +11,7 @@ export const fresh = (chats = [], settings = {}) => ({
   editing: null, // {index, typed}: which message is written anew, and what stood in the composer
   race: null, // {request, lanes: [reply, reply], done, problem}
   trail: [], // the steps of the latest answer, for the tree
-  service: null, // what the service says of itself; null: not reached
+  service: undefined, // what the service says of itself; null: not reached; undefined: not asked yet
   canChat: null, // whether its model has a chat template, as last heard
   settings: { ...SETTINGS, ...settings },
 });
@@ -87,15 +87,11 @@ export function received(state, id, piece) {
 export function ended(state, id, problem = "") {
   if (state.run?.id !== id) return state;
   if (state.run.lane !== undefined) return { ...state, run: null, race: { ...state.race, done: !problem, problem } };
-  const end = problem ? "failed" : null;
-  return { ...onLast(state, (message) => ({ ...message, end: end ?? message.end ?? "stopped", problem })), run: null };
+  return { ...onLast(state, (message) => ({ ...message, end: problem ? "failed" : message.end ?? "stopped", problem })), run: null };
 }
 
-// By the person, or because the page shows something else now.
-export const stop = (state) => {
-  if (!state.run) return state;
-  return state.run.lane === undefined ? ended(state, state.run.id) : ended(state, state.run.id, "Stopped.");
-};
+// By the person, or because the page shows something else now, or nothing any more.
+export const stop = (state) => (state.run ? ended(state, state.run.id, state.run.lane === undefined ? "" : "Stopped.") : state);
 
 function grown(message, { text, steps, tokens, guessed, at, end, full }) {
   const marks = [...message.marks];
@@ -141,6 +137,14 @@ export const begin = (state) => open(state, null);
 export function remove(state, id) {
   const left = state.current === id ? begin(state) : state;
   return { ...left, chats: left.chats.filter((chat) => chat.id !== id) };
+}
+
+// What another page keeps of a chat, or null: it has dropped it. One that is answered here goes on as `other`.
+export function synced(state, id, chat, other) {
+  const own = chatOf(state, id), runs = state.run?.chat === id;
+  if (!chat) return runs ? state : remove(state, id);
+  if (!runs) return { ...replaced(state, chat), trail: state.current === id ? [] : state.trail };
+  return { ...replaced(replaced(state, chat), { ...own, id: other }), current: other, run: { ...state.run, chat: other } };
 }
 
 export const edit = (state, index, typed) => (state.run || !chatOf(state) ? state : { ...state, editing: { index, typed: state.editing?.typed ?? typed } });

@@ -4,15 +4,14 @@ const CHAT = "medusa.chat.", SETTINGS = "medusa.settings";
 
 export function load() {
   const chats = keys().filter((key) => key.startsWith(CHAT)).map(read).filter((chat) => chat?.messages);
-  return [chats.sort((a, b) => b.changed - a.changed).map(ended), read(SETTINGS) ?? {}];
+  return [chats.sort((a, b) => b.changed - a.changed), read(SETTINGS) ?? {}];
 }
-
-// A page that was left in the middle of an answer keeps what had come.
-const ended = (chat) => ({ ...chat, messages: chat.messages.map((each) => (each.role === "assistant" ? { ...each, end: each.end ?? "stopped" } : each)) });
 
 export const keep = (chat) => write(CHAT + chat.id, { ...chat, changed: Date.now() });
 export const drop = (id) => attempt(() => localStorage.removeItem(CHAT + id));
 export const keepSettings = (settings) => write(SETTINGS, settings);
+// Tells of each chat that another page keeps, or has dropped: null.
+export const watch = (tell) => addEventListener("storage", ({ key }) => key?.startsWith(CHAT) && tell(Number(key.slice(CHAT.length)), read(key)));
 
 const keys = () => attempt(() => Object.keys(localStorage)) ?? [];
 const read = (key) => attempt(() => JSON.parse(localStorage.getItem(key)));

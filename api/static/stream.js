@@ -17,7 +17,7 @@ export async function* ask(body, { key, signal, context }) {
   throw new TypeError("the stream ended early");
 }
 
-export const bearer = (key) => (key ? { authorization: `Bearer ${key}` } : {});
+export const bearer = (key) => (key.trim() ? { authorization: `Bearer ${key.trim()}` } : {});
 
 function piece({ choices: [choice], usage }, context) {
   const text = choice?.text ?? choice?.delta?.content ?? "", flags = choice?.from_draft ?? [];

@@ -119,6 +119,29 @@ def test_no_code_is_lost_by_highlighting(language: str, code: str) -> None:
     assert text(f"```{language}\n{code}\n```") == code.replace("\r\n", "\n")
 
 
+def nested(levels: int) -> str:
+    items = "".join(f"{'  ' * each}- item {each}\n" for each in range(levels))
+    return f"{items}\n- back\n\nafter\n\n{'> ' * 2 * levels}quoted\n\nlast"
+
+
+@pytest.mark.parametrize("levels", range(7, 14))
+def test_nothing_is_lost_however_deep_it_is_nested(levels: int) -> None:
+    """The parser alone would drop all that stands behind its last level."""
+    made, words = nodes(nested(levels)), [str(each) for each in range(levels)]
+    assert [
+        word for word in [*words, "back", "after", "quoted", "last"] if word not in str(made)
+    ] == []
+    for node, word in ((made[0], "back"), (made[1], "after"), (made[-1], "last")):
+        assert word in str(node), "it stands where it stood"
+    assert made[1]["tag"] == made[-1]["tag"] == "p"
+    deepest = [node for node in walk(made[:1]) if node.get("tag") == "pre"]
+    assert bool(deepest) == (levels > 9)
+
+
+def test_nothing_is_lost_of_quotes_in_quotes() -> None:
+    assert len(text(">" * MAX_CHARS)) > MAX_CHARS - 100
+
+
 HOSTILE = (
     " ",
     "\n",

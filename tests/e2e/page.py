@@ -151,6 +151,19 @@ def press(page: Page, name: str) -> None:
     page.get_by_role("button", name=name, exact=True).last.click()
 
 
+def show_chat(page: Page) -> None:
+    drawer = page.get_by_role("button", name="Chats", exact=True)
+    if drawer.is_visible():
+        drawer.click()
+    page.get_by_role("button", name="Show me", exact=True).click()
+    expect(page.locator(".assistant .code").last).to_be_visible()
+
+
+def show_settings(page: Page) -> None:
+    press(page, "Settings")
+    expect(page.locator("#settings")).to_be_visible()
+
+
 def guessed(page: Page) -> list[str]:
     """The texts that are coloured as guessed ahead, in order of the page."""
     return list(

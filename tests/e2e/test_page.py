@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.page import (
@@ -145,6 +146,62 @@ def test_reload(page: Page) -> None:
     assert "".join(guessed(page)) == "".join(marks)
     ask(page, "And then?")
     assert texts(page) == ["Hello", reply(), "And then?", reply()]
+
+
+@pytest.mark.parametrize("leave", ["reload", "close"])
+def test_an_answer_that_one_leaves_is_stopped(
+    chromium: Browser, drafting: Service, leave: str
+) -> None:
+    with visit(chromium, drafting, length=LONG) as left:
+        say(left, "Hello")
+        grows(left)
+        if leave == "reload":
+            left.reload()
+        else:
+            left.close()
+        page = left if leave == "reload" else left.context.new_page()
+        page.goto(drafting.url)
+        page.get_by_role("button", name="Hello", exact=True).click()
+        expect(page.locator(".said")).to_have_text("You stopped this answer.")
+        assert reply(LONG).startswith(texts(page)[1])
+        assert texts(page)[1]
+        expect(page.get_by_role("button", name="Continue")).to_be_visible()
+
+
+def test_two_pages_with_one_chat(page: Page, drafting: Service) -> None:
+    ask(page, "First")
+    other = page.context.new_page()
+    other.goto(drafting.url)
+    other.locator("body.ready").wait_for()
+    press(other, "First")
+    ask(page, "Second")
+    expect(other.locator(".user .body")).to_have_text(["First", "Second"])
+    ask(other, "Third")
+    expect(page.locator(".user .body")).to_have_text(["First", "Second", "Third"])
+    page.on("dialog", lambda dialog: dialog.accept())
+    assert [text for text in texts(page) if text != reply()] == ["First", "Second", "Third"]
+    page.get_by_role("button", name="Delete chat: First").click()
+    expect(other.locator("#welcome")).to_be_visible()
+    ask(other, "Fourth")
+    assert [chat["title"] for chat in kept(page)] == ["Fourth"]
+
+
+def test_two_pages_that_answer_in_one_chat(chromium: Browser, drafting: Service) -> None:
+    with visit(chromium, drafting, length=LONG, chats=stored_chat("ba")) as page:
+        other = page.context.new_page()
+        other.goto(drafting.url)
+        for each, text in ((page, "Here"), (other, "There")):
+            press(each, "Show me")
+            say(each, text)
+            grows(each)
+        press(page, "Stop")
+        expect(page.locator("#chat-list li")).to_have_count(1)
+        expect(other.locator("#chat-list li")).to_have_count(2)
+        grows(other)
+        press(other, "Stop")
+        expect(page.locator("#chat-list li")).to_have_count(2)
+        asked = [[each["text"] for each in chat["messages"]][::2] for chat in kept(page)]
+        assert asked == [["Show me", "There"], ["Show me", "Here"]]
 
 
 def test_delete(page: Page) -> None:

@@ -18,9 +18,10 @@ from tests.e2e.page import (
     ended,
     grows,
     kept,
-    press,
     reply,
     say,
+    show_chat,
+    show_settings,
     stored_chat,
     texts,
     visit,
@@ -31,19 +32,6 @@ AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"
 RUN_AXE = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations
     .filter(({impact}) => ["serious", "critical"].includes(impact))
     .map(({id, nodes}) => [id, nodes.map(node => node.html)])"""
-
-
-def show_chat(page: Page) -> None:
-    drawer = page.get_by_role("button", name="Chats", exact=True)
-    if drawer.is_visible():
-        drawer.click()
-    page.get_by_role("button", name="Show me", exact=True).click()
-    expect(page.locator(".assistant .code").last).to_be_visible()
-
-
-def show_settings(page: Page) -> None:
-    press(page, "Settings")
-    expect(page.locator("#settings")).to_be_visible()
 
 
 def show_panel(page: Page) -> None:
@@ -73,17 +61,6 @@ def test_axe_finds_nothing_serious(
             found[view.__name__] = page.evaluate(RUN_AXE)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert {name: each for name, each in found.items() if each} == {}
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_only_the_conversation_scrolls(chromium: Browser, drafting: Service, width: int) -> None:
-    """However long a chat is: what is for screen readers alone must not make the page longer."""
-    chats = stored_chat()
-    chats["medusa.chat.1"]["messages"] *= 10
-    with visit(chromium, drafting, width, chats=chats) as page:
-        show_chat(page)
-        page.locator("#conversation").evaluate("box => box.scrollTo(0, 0)")
-        assert page.evaluate("document.documentElement.scrollHeight - innerHeight") == 0
 
 
 PAIRS = [

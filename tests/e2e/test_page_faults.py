@@ -149,6 +149,56 @@ def test_the_answers_length_fits_the_context(chromium: Browser, drafting: Servic
         assert page.evaluate(expression, 512) == 256
 
 
+@pytest.mark.parametrize(
+    ("setting", "sends"),
+    [("length", "Enter"), ("temperature", "Send"), ("length", "What is a black hole?")],
+)
+def test_a_setting_that_is_wrong_is_shown(
+    chromium: Browser, drafting: Service, setting: str, sends: str
+) -> None:
+    """The longest answer was kept beside a larger model; the temperature has just been cleared."""
+    with visit(chromium, drafting, length=99_999 if setting == "length" else 40) as page:
+        wrong = page.locator(f"#{setting}")
+        if setting == "temperature":
+            press(page, "Settings")
+            wrong.fill("")
+            press(page, "Settings")
+        expect(page.locator("#settings")).to_be_hidden()
+        composer(page).fill("Hello")
+        if sends == "Enter":
+            composer(page).press("Enter")
+        else:
+            press(page, sends)
+        expect(wrong).to_be_visible()
+        expect(wrong).to_be_focused()
+        expect(page.locator(".message")).to_have_count(0)
+        wrong.fill("1")
+        press(page, "Send")
+        expect(page.locator(".message")).to_have_count(2)
+        ended(page)
+
+
+@pytest.mark.parametrize("asks", ["Send", "Regenerate", "Start the race"])
+def test_a_key_that_no_request_can_carry_is_shown(page: Page, asks: str) -> None:
+    """Pages that show keys have invisible characters around them, or within."""
+    ask(page, "Hello")
+    sent = bodies(page)
+    press(page, "Settings")
+    key = page.get_by_label("API key")
+    key.fill("sk-abc\u200bdef")
+    press(page, "Settings")
+    composer(page).fill("Hello again")
+    press(page, asks)
+    expect(key).to_be_focused()
+    assert not key.evaluate("key => key.validity.valid")
+    expect(page.locator(".said.failed")).to_have_count(0)
+    assert sent == []
+    with page.expect_request("**/chat/completions") as asked:
+        key.fill(" sk-abc\u00a0")
+        press(page, asks)
+    assert asked.value.headers["authorization"] == "Bearer sk-abc"
+
+
 def test_a_chat_that_fills_the_context_says_so(chromium: Browser, drafting: Service) -> None:
     long = {**stored_chat("ba " * 3_900)}
     with visit(chromium, drafting, chats=long, length=200) as page:
@@ -201,7 +251,7 @@ def test_nothing_that_nodes_say_becomes_more_than_a_known_element(page: Page) ->
         }""",
         nodes,
     )
-    assert made == "<a>a</a>"
+    assert made == '<a dir="auto">a</a>'
 
 
 def test_half_an_answer_is_read_while_it_grows(page: Page) -> None:
@@ -223,13 +273,15 @@ def test_half_an_answer_is_read_while_it_grows(page: Page) -> None:
                 seen.push(element.textContent);
                 await new Promise(resolve => setTimeout(resolve, 30));
             }
-            await new Promise(resolve => setTimeout(resolve, 800));
+            for (let tries = 0; tries < 100 && !element.querySelector('li + li'); tries += 1)
+                await new Promise(resolve => setTimeout(resolve, 100));
             return [seen, element.innerHTML];
         }""",
         text,
     )
     seen, html = shown
-    assert html.replace("\n", "").startswith("<p>Some <strong>bold</strong> words, then</p><ul>")
+    plain = html.replace("\n", "").replace(' dir="auto"', "")
+    assert plain.startswith("<p>Some <strong>bold</strong> words, then</p><ul>")
     # No letter is missing or twice there at any time.
     assert [re.sub(r"\W", "", each) for each in seen] == [
         re.sub(r"\W", "", text[: end + 1]) for end in range(len(text))

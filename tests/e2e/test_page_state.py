@@ -132,6 +132,30 @@ def test_a_chat_stays_what_it_began_as(static: Page) -> None:
     assert other["chats"][0]["kind"] == "text"
 
 
+KEPT = {"id": 1, "title": "Hello", "kind": "chat", "messages": [{"role": "user", "text": "Other"}]}
+
+
+@pytest.mark.parametrize("others", [KEPT, None])
+def test_what_another_page_did_to_a_chat(static: Page, others: dict[str, Any] | None) -> None:
+    here = after(static, *ASKED, ["ended", 1], ["synced", 1, others, 9])
+    assert [chat["messages"] for chat in here["chats"]] == ([KEPT["messages"]] if others else [])
+    assert (here["current"], here["trail"]) == (1 if others else None, [])
+    away = after(static, *ASKED, ["begin"], ["race", "Hi", 2, 2], ["synced", 1, others, 9])
+    assert (away["current"], away["run"]) == (None, {"id": 2, "lane": 0})
+
+
+def test_what_another_page_did_to_the_chat_that_is_answered(static: Page) -> None:
+    """What it dropped is kept again at the end; beside what it kept this one is another."""
+    asked = after(static, *ASKED)
+    assert after(static, *ASKED, ["synced", 1, None, 9]) == asked
+    more = after(static, *ASKED, ["synced", 1, KEPT, 9], ["received", 1, piece(" there")])
+    assert (more["current"], more["run"]) == (9, {"id": 1, "chat": 9})
+    assert [(chat["id"], said({"chats": [chat]})) for chat in more["chats"]] == [
+        (9, ["Hello", "Hi there"]),
+        (1, ["Other"]),
+    ]
+
+
 WORDS = "async ([name, ...given]) => (await import('/static/words.js'))[name](...given)"
 
 

@@ -1,3 +1,4 @@
+import logging
 import time
 
 import pytest
@@ -42,6 +43,18 @@ async def test_answers_say_how_long_they_took(server: ScriptedServer) -> None:
             answer = await send
             took_ms = 1_000 * (time.monotonic() - began)
             assert least_ms <= int(answer.headers["openai-processing-ms"]) <= took_ms + 1
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/metrics", "/page/markdown"])
+async def test_what_an_open_page_or_a_probe_asks_is_no_news(
+    server: ScriptedServer, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    caplog.set_level(logging.DEBUG, "api.request")
+    async with gateway(server) as client:
+        await client.get("/v1/models")
+        await client.get(path)
+    levels = [each.levelname for each in caplog.records if each.name == "api.request"]
+    assert levels == ["INFO", "DEBUG"]
 
 
 async def test_a_bug_is_500_in_openais_shape(
