@@ -43,17 +43,23 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def command(root: Path, **given: str) -> tuple[list[str], dict[str, str]]:
-    """`setup.sh serve` without a network, and its environment."""
+def command(
+    root: Path, cmake_args: str | None = "", **given: str
+) -> tuple[list[str], dict[str, str]]:
+    """`setup.sh serve` without a network, and its environment; None: options aren't named."""
     ninja = ROOT / ".venv" / "llama" / "ninja" / "bin"  # where the machine has none
     path = f"{os.environ['PATH']}:{ninja}"
-    offline = {"PYTHON": sys.executable, "PIP_NO_INDEX": "1", "CMAKE_ARGS": "", "PATH": path}
+    offline = {"PYTHON": sys.executable, "PIP_NO_INDEX": "1", "PATH": path}
     line = ["bash", str(root / "deployment" / "setup.sh"), "serve"]
-    return line, {**os.environ, **offline, **given}
+    kept = {name: value for name, value in os.environ.items() if name != "CMAKE_ARGS"}
+    options = {} if cmake_args is None else {"CMAKE_ARGS": cmake_args}
+    return line, {**kept, **offline, **options, **given}
 
 
-def setup(root: Path, cmake_args: str = "", **given: str) -> subprocess.CompletedProcess[str]:
-    line, environment = command(root, CMAKE_ARGS=cmake_args, **given)
+def setup(
+    root: Path, cmake_args: str | None = "", **given: str
+) -> subprocess.CompletedProcess[str]:
+    line, environment = command(root, cmake_args, **given)
     return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -145,6 +151,26 @@ def test_options_reach_the_compiler_and_leave_again(checkout: Path) -> None:
     assert setup(checkout, options).stdout == ""
     assert setup(checkout).returncode == 0
     assert said(checkout) == PLAIN
+
+
+def test_options_stay_where_none_are_named(checkout: Path) -> None:
+    """`make test` beside `make run CMAKE_ARGS=...` must not take the server's build away."""
+    assert setup(checkout, "-DCMAKE_CXX_FLAGS=-DOPTION=mine").returncode == 0
+    again = setup(checkout, None, CXX="/none/c++")
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    append(checkout, "gcc-amx.h", '#define HEADER "changed"\n')
+    assert setup(checkout, None).stdout.startswith(
+        "Building llama.cpp from source with -DCMAKE_CXX_FLAGS=-DOPTION=mine: "
+    )
+    assert said(checkout) == "option mine, header changed"
+    assert setup(checkout, "").returncode == 0
+    assert said(checkout) == "option none, header changed"
+    assert setup(checkout, None).stdout == ""
+
+
+def test_a_chat_needs_no_llama_cpp(checkout: Path) -> None:
+    shutil.copy(ROOT / "Makefile", checkout)
+    assert "setup.sh gateway\n" in run("make", "-n", "-C", checkout, "chat")
 
 
 @pytest.mark.parametrize("quote", ["", "'", '"'])
