@@ -40,8 +40,9 @@ if ! command -v cmake >/dev/null; then
     [ -e "$folder/cmake/cmake" ] || "$python" -m pip install --target "$folder/cmake" cmake
     PATH=$folder/cmake/cmake/data/bin:$PATH
 fi
-# Options of an earlier build must not stay; xargs takes the words apart as a shell would.
-rm -f "$folder/build/CMakeCache.txt"
+# Options of an earlier build must not stay, nor the libraries that only they make: all that lie
+# together are loaded. xargs takes the words apart as a shell would.
+rm -rf "$folder/build/CMakeCache.txt" "$folder/build/bin"
 echo "-DCMAKE_BUILD_TYPE=Release ${CMAKE_ARGS:-}" |
     xargs cmake -G Ninja -S "$here" -B "$folder/build" "-DLLAMA_CPP=$source/vendor/llama.cpp"
 cmake --build "$folder/build" --target libraries \

@@ -69,6 +69,12 @@ def said(root: Path) -> str:
     return run(root / ".venv" / "bin" / "python", "-c", show).rstrip()
 
 
+def libraries(root: Path) -> list[Path]:
+    """What lies where the installed package looks for them."""
+    [lib] = (root / ".venv").glob("lib/python*/site-packages/llama_cpp/lib")
+    return list(lib.iterdir())
+
+
 def append(root: Path, name: str, text: str) -> None:
     with (root / "deployment" / name).open("a") as file:
         file.write(text)
@@ -93,8 +99,7 @@ def checkout(fresh: Path) -> Iterator[Path]:
 def test_a_package_gets_its_libraries(checkout: Path) -> None:
     """Links stay links: a library under two names would be loaded twice."""
     assert said(checkout) == PLAIN
-    [lib] = (checkout / ".venv").glob("lib/python*/site-packages/llama_cpp/lib")
-    assert {path.name: path.is_symlink() for path in lib.iterdir()} == {
+    assert {path.name: path.is_symlink() for path in libraries(checkout)} == {
         f"lib{name}.so{suffix}": suffix != ".0.1.0"
         for name in ("ggml-base", "llama")
         for suffix in ("", ".0", ".0.1.0")
@@ -151,6 +156,15 @@ def test_options_reach_the_compiler_and_leave_again(checkout: Path) -> None:
     assert setup(checkout, options).stdout == ""
     assert setup(checkout).returncode == 0
     assert said(checkout) == PLAIN
+
+
+def test_a_library_leaves_with_its_option(checkout: Path) -> None:
+    """Without a driver, what is left of a build for GPUs would end every start."""
+    assert setup(checkout, "-DGPU=ON").returncode == 0
+    assert "libggml-gpu.so" in {path.name for path in libraries(checkout)}
+    assert setup(checkout).returncode == 0
+    assert "libggml-gpu.so" not in {path.name for path in libraries(checkout)}
+    assert compiled(checkout) == set()
 
 
 def test_options_stay_where_none_are_named(checkout: Path) -> None:

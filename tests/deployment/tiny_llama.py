@@ -17,6 +17,10 @@ SOURCE = {
         add_library(llama llama.cpp)
         target_link_libraries(llama ggml-base)
         set_target_properties(ggml-base llama PROPERTIES VERSION 0.1.0 SOVERSION 0)
+        if(GPU)
+            add_library(ggml-gpu ggml.c)
+            target_link_libraries(llama ggml-gpu)
+        endif()
     """,
     "ggml.c": """
         #ifndef GCC_AMX_H
