@@ -45,8 +45,8 @@ fi
 rm -rf "$folder/build/CMakeCache.txt" "$folder/build/bin"
 echo "-DCMAKE_BUILD_TYPE=Release ${CMAKE_ARGS:-}" |
     xargs cmake -G Ninja -S "$here" -B "$folder/build" "-DLLAMA_CPP=$source/vendor/llama.cpp"
-cmake --build "$folder/build" --target libraries \
-    --parallel "${CMAKE_BUILD_PARALLEL_LEVEL:-$(getconf _NPROCESSORS_ONLN)}"
+# As many at a time as CMAKE_BUILD_PARALLEL_LEVEL says, or as ninja sees processors for itself.
+cmake --build "$folder/build" --target libraries
 rm -rf "${folder:?}/lib"
 mkdir "$folder/lib"
 cp -P "$folder"/build/bin/lib* "$folder/lib"

@@ -167,6 +167,22 @@ def test_a_library_leaves_with_its_option(checkout: Path) -> None:
     assert compiled(checkout) == set()
 
 
+def test_the_build_keeps_to_its_processors(checkout: Path, tmp_path: Path) -> None:
+    """Those of taskset or a container, which ninja counts; the machine may have a hundred more."""
+    line, environment = command(checkout)
+    (tmp_path / "ninja").write_text(
+        f'#!/bin/sh\necho "$@" >>"{tmp_path}/asked"\n'
+        f'exec "{shutil.which("ninja", path=environment["PATH"])}" "$@"\n'
+    )
+    (tmp_path / "ninja").chmod(0o755)
+    for level, asked in (("", False), ("3", True)):
+        append(checkout, "gcc-amx.h", "\n")
+        path = f"{tmp_path}:{environment['PATH']}"
+        given = {"PATH": path, "CMAKE_BUILD_PARALLEL_LEVEL": level}
+        subprocess.run(line, env={**environment, **given}, check=True, capture_output=True)
+        assert ("-j" in (tmp_path / "asked").read_text()) == asked
+
+
 def test_options_stay_where_none_are_named(checkout: Path) -> None:
     """`make test` beside `make run CMAKE_ARGS=...` must not take the server's build away."""
     assert setup(checkout, "-DCMAKE_CXX_FLAGS=-DOPTION=mine").returncode == 0
