@@ -238,6 +238,31 @@ def test_a_build_that_fails_says_why_and_harms_nothing(checkout: Path) -> None:
     assert setup(checkout).stdout == ""
 
 
+def test_half_a_wheel_is_not_taken_for_one(checkout: Path, tmp_path: Path) -> None:
+    """What a full disk leaves must not fail every later start."""
+    pip = tmp_path / "python"
+    pip.write_text(
+        '#!/bin/sh\nwhile [ "$1" != --wheel-dir ]; do shift; done\nmkdir -p "$2"\n'
+        f'wheel="$2/llama_cpp_python-{VERSION}-py3-none-any.whl"\n'
+        f'if [ -e "{tmp_path}/room" ]; then echo whole >"$wheel"; exit; fi\n'
+        'echo half >"$wheel"\nexit 1\n'
+    )
+    pip.chmod(0o755)
+    folder = tmp_path / "llama"
+    line = ["sh", "deployment/build-llama.sh", "requirements/model-server.txt", ".cache"]
+    environment = command(checkout, PYTHON=str(pip))[1]
+
+    def built() -> int:
+        done = subprocess.run([*line, folder], cwd=checkout, env=environment, capture_output=True)
+        return done.returncode
+
+    assert built() == 1
+    (tmp_path / "room").touch()
+    assert built() == 0
+    [wheel] = (folder / "wheels").iterdir()
+    assert wheel.read_text() == "whole\n"
+
+
 def test_progress_is_shown(checkout: Path) -> None:
     """In place on a terminal, else a line now and then."""
     append(checkout, "gcc-amx.h", "\n")
