@@ -1,4 +1,4 @@
-"""The one way to build llama.cpp, on a source of two files: what is installed, and when anew."""
+"""The one way to build llama.cpp, on a source of two files: what is compiled and installed."""
 
 from __future__ import annotations
 
@@ -7,93 +7,23 @@ import pty
 import re
 import shutil
 import subprocess
-import sys
-import venv
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.benchmarks import files
 from tests.deployment.programs import BUILT_BY, run
-from tests.deployment.tiny_llama import VERSION, write_source, write_wheel
+from tests.deployment.tiny_llama import (
+    PLAIN,
+    VERSION,
+    append,
+    command,
+    compiled,
+    libraries,
+    said,
+    setup,
+)
 from tests.structure.modules import ROOT
-
-PROGRESS = Path("model_server", "tools", "progress.py")
-PLAIN = "option none, header as it was"
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout with a new .venv, and all in it that would be fetched."""
-    root = tmp_path_factory.mktemp("build") / "a checkout"
-    (root / "deployment").mkdir(parents=True)
-    for name in ("setup.sh", *BUILT_BY):
-        shutil.copy(ROOT / "deployment" / name, root / "deployment")
-    (root / PROGRESS).parent.mkdir(parents=True)
-    shutil.copy(ROOT / PROGRESS, root / PROGRESS)
-    (root / "requirements").mkdir()
-    (root / "requirements.txt").write_text("-r requirements/model-server.txt\n")
-    (root / "requirements" / "gateway.txt").touch()
-    (root / "requirements" / "model-server.txt").write_text(f"llama-cpp-python=={VERSION}\n")
-    (root / ".cache").mkdir()
-    write_source(root / ".cache" / f"llama_cpp_python-{VERSION}.tar.gz")
-    venv.create(root / ".venv", with_pip=True, symlinks=True)
-    write_wheel(root / ".venv" / "llama" / "wheels")
-    return root
-
-
-def command(
-    root: Path, cmake_args: str | None = "", **given: str
-) -> tuple[list[str], dict[str, str]]:
-    """`setup.sh serve` without a network, and its environment; None: options aren't named."""
-    ninja = ROOT / ".venv" / "llama" / "ninja" / "bin"  # where the machine has none
-    path = f"{os.environ['PATH']}:{ninja}"
-    offline = {"PYTHON": sys.executable, "PIP_NO_INDEX": "1", "PATH": path}
-    line = ["bash", str(root / "deployment" / "setup.sh"), "serve"]
-    kept = {name: value for name, value in os.environ.items() if name != "CMAKE_ARGS"}
-    options = {} if cmake_args is None else {"CMAKE_ARGS": cmake_args}
-    return line, {**kept, **offline, **options, **given}
-
-
-def setup(
-    root: Path, cmake_args: str | None = "", **given: str
-) -> subprocess.CompletedProcess[str]:
-    line, environment = command(root, cmake_args, **given)
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
-
-
-def said(root: Path) -> str:
-    """What the installed package finds in its libraries."""
-    show = "import llama_cpp; print(llama_cpp.said)"
-    return run(root / ".venv" / "bin" / "python", "-c", show).rstrip()
-
-
-def libraries(root: Path) -> list[Path]:
-    """What lies where the installed package looks for them."""
-    [lib] = (root / ".venv").glob("lib/python*/site-packages/llama_cpp/lib")
-    return list(lib.iterdir())
-
-
-def append(root: Path, name: str, text: str) -> None:
-    with (root / "deployment" / name).open("a") as file:
-        file.write(text)
-
-
-def compiled(root: Path) -> set[str]:
-    """What the last build compiled, of the two files."""
-    log = (root / ".venv" / "build-llama.log").read_text()
-    return {name for name in ("ggml.c", "llama.cpp") if f"/{name}.o\n" in log}
-
-
-@pytest.fixture
-def checkout(fresh: Path) -> Iterator[Path]:
-    """One that is up to date, and is made so again afterwards."""
-    first = setup(fresh)
-    assert first.returncode == 0, first.stdout + first.stderr
-    yield fresh
-    for name in BUILT_BY:
-        shutil.copy(ROOT / "deployment" / name, fresh / "deployment")
 
 
 def test_a_package_gets_its_libraries(checkout: Path) -> None:
@@ -105,30 +35,6 @@ def test_a_package_gets_its_libraries(checkout: Path) -> None:
         for suffix in ("", ".0", ".0.1.0")
     }
     run(checkout / ".venv" / "bin" / "python", "-m", "pip", "check")
-
-
-def test_what_is_built_is_not_built_again(checkout: Path) -> None:
-    again = setup(checkout, CXX="/none/c++")
-    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
-
-
-@pytest.mark.parametrize("name", BUILT_BY)
-def test_what_the_build_depends_on_makes_it_stale(checkout: Path, name: str) -> None:
-    """A machine without a compiler is told so: it shows that one is wanted, quickly."""
-    append(checkout, name, "\n")
-    stale = setup(checkout, CXX="/none/c++")
-    assert stale.returncode == 1
-    assert stale.stderr.startswith("setup.sh: There is no /none/c++, and llama.cpp is built")
-
-
-def test_another_pin_makes_it_stale(checkout: Path) -> None:
-    locked = checkout / "requirements" / "model-server.txt"
-    text = locked.read_text()
-    locked.write_text(text.replace(VERSION, "0.0.2"))
-    try:
-        assert setup(checkout, CXX="/none/c++").returncode == 1
-    finally:
-        locked.write_text(text)
 
 
 def test_a_changed_header_is_compiled_in(checkout: Path) -> None:
@@ -181,49 +87,6 @@ def test_the_build_keeps_to_its_processors(checkout: Path, tmp_path: Path) -> No
         given = {"PATH": path, "CMAKE_BUILD_PARALLEL_LEVEL": level}
         subprocess.run(line, env={**environment, **given}, check=True, capture_output=True)
         assert ("-j" in (tmp_path / "asked").read_text()) == asked
-
-
-def test_options_stay_where_none_are_named(checkout: Path) -> None:
-    """`make test` beside `make run CMAKE_ARGS=...` must not take the server's build away."""
-    assert setup(checkout, "-DCMAKE_CXX_FLAGS=-DOPTION=mine").returncode == 0
-    again = setup(checkout, None, CXX="/none/c++")
-    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
-    append(checkout, "gcc-amx.h", '#define HEADER "changed"\n')
-    assert setup(checkout, None).stdout.startswith(
-        "Building llama.cpp from source with -DCMAKE_CXX_FLAGS=-DOPTION=mine: "
-    )
-    assert said(checkout) == "option mine, header changed"
-    assert setup(checkout, "").returncode == 0
-    assert said(checkout) == "option none, header changed"
-    assert setup(checkout, None).stdout == ""
-
-
-def test_a_chat_needs_no_llama_cpp(checkout: Path) -> None:
-    shutil.copy(ROOT / "Makefile", checkout)
-    assert "setup.sh gateway\n" in run("make", "-n", "-C", checkout, "chat")
-
-
-@pytest.mark.parametrize("quote", ["", "'", '"'])
-def test_options_in_env_count_as_in_the_environment(checkout: Path, quote: str) -> None:
-    (checkout / ".env").write_text(
-        f"PORT=1\nCMAKE_ARGS={quote}-DCMAKE_CXX_FLAGS=-DOPTION=mine{quote}\n"
-    )
-    done = setup(checkout)
-    assert done.returncode == 0, done.stderr
-    assert said(checkout) == "option mine, header as it was"
-    assert setup(checkout).stdout == ""
-    assert setup(checkout, "-DCMAKE_CXX_FLAGS=-DOPTION=yours").returncode == 0
-    assert said(checkout) == "option yours, header as it was"
-    (checkout / ".env").unlink()
-
-
-def test_whatever_python_is_named_that_of_the_venv_builds(checkout: Path, tmp_path: Path) -> None:
-    """Debian's has no pip."""
-    without_pip = tmp_path / "bin" / "python3"
-    venv.create(tmp_path, with_pip=False, symlinks=True)
-    done = setup(checkout, "-DCMAKE_CXX_FLAGS=-DOPTION=mine", PYTHON=str(without_pip))
-    assert done.returncode == 0, done.stderr
-    assert said(checkout) == "option mine, header as it was"
 
 
 def test_a_build_that_fails_says_why_and_harms_nothing(checkout: Path) -> None:
