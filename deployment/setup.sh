@@ -94,8 +94,10 @@ install_llama() {
     check_build_tools
     say "Building llama.cpp from source${CMAKE_ARGS:+ with $CMAKE_ARGS}: 77 MB to fetch and some minutes, only once (full log in $LOG)."
     modern_pip
+    # A compiler cache's server outlives the build, so it must not hold the lock.
     if ! PYTHON="$PWD/$VENV/bin/python" PATH="$PWD/$VENV/bin:$PATH" \
-        sh deployment/build-llama.sh requirements/model-server.txt .cache "$VENV/llama" 2>&1 | show_progress "$LOG"; then
+        sh deployment/build-llama.sh requirements/model-server.txt .cache "$VENV/llama" 2>&1 9<&- |
+        show_progress "$LOG"; then
         tail -n 30 "$LOG" >&2
         fail "llama.cpp could not be built: the last lines are above, all of them in $LOG."
     fi

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import venv
 from pathlib import Path
 
@@ -55,6 +57,17 @@ def test_options_stay_where_none_are_named(checkout: Path) -> None:
 def test_a_chat_needs_no_llama_cpp(checkout: Path) -> None:
     shutil.copy(ROOT / "Makefile", checkout)
     assert "setup.sh gateway\n" in run("make", "-n", "-C", checkout, "chat")
+
+
+def test_what_a_build_leaves_running_holds_nobody_up(checkout: Path, tmp_path: Path) -> None:
+    """Such as the server of a compiler cache."""
+    assert setup(checkout, f"-DDAEMON={tmp_path}/pid").returncode == 0
+    pid = int((tmp_path / "pid").read_text())
+    try:
+        assert setup(checkout, None).stdout == ""
+        assert Path(f"/proc/{pid}").exists()
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("quote", ["", "'", '"'])

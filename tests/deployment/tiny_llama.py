@@ -27,6 +27,10 @@ SOURCE = {
         add_library(llama llama.cpp)
         target_link_libraries(llama ggml-base)
         set_target_properties(ggml-base llama PROPERTIES VERSION 0.1.0 SOVERSION 0)
+        if(DAEMON)
+            execute_process(COMMAND sh -c
+                "setsid sleep 30 >/dev/null 2>&1 & echo $! >'${DAEMON}'")
+        endif()
         if(GPU)
             add_library(ggml-gpu ggml.c)
             target_link_libraries(llama ggml-gpu)
