@@ -26,7 +26,8 @@ model: install ## Fetch Vicuna-7B and its heads, QUANT=Q4_K_M quantized, or MODE
 run: install ## Serve the demo model, or MODEL=/path.gguf, or a name in models/, until Ctrl-C
 	@MODEL="$(MODEL)" QUANT="$(QUANT)" exec $(BIN)/python deployment/run.py
 
-chat: install ## Talk to a running service in this terminal (ARGS=--complete: continue texts)
+chat: ## Talk to a running service in this terminal (ARGS=--complete: continue texts)
+	@$(SETUP) gateway
 	@exec $(BIN)/python -m deployment.chat $(ARGS)
 
 test: ## Run the whole test suite

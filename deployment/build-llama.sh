@@ -16,6 +16,16 @@ here=$(cd "$(dirname "$0")" && pwd)
 name=llama_cpp_python-${pin##*==}
 source=$sources/$name
 
+# Has pip make a folder, the last argument of its command: whole or not at all, as disks get full.
+# Of llama-cpp-python only what is Python.
+pip_makes() { # pip_makes FOLDER ARGUMENT...
+    made=$1
+    shift
+    rm -rf "$made" "$made.part"
+    CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" "$python" -m pip "$@" "$made.part"
+    mv "$made.part" "$made"
+}
+
 if [ ! -e "$source.tar.gz" ]; then
     "$python" -m pip download --no-deps --no-binary llama-cpp-python --dest "$source.part" "$pin"
     mv "$source.part/$name.tar.gz" "$sources"
@@ -28,24 +38,24 @@ if [ ! -e "$source" ]; then
 fi
 
 if ! ls "$folder/wheels/$name"-*.whl >/dev/null 2>&1; then
-    CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" \
-        "$python" -m pip wheel --no-deps --wheel-dir "$folder/wheels" "$source"
+    pip_makes "$folder/wheels" wheel --no-deps "$source" --wheel-dir
 fi
 
 if ! command -v ninja >/dev/null; then
-    [ -e "$folder/ninja/bin/ninja" ] || "$python" -m pip install --target "$folder/ninja" ninja
+    [ -e "$folder/ninja/bin/ninja" ] || pip_makes "$folder/ninja" install ninja --target
     PATH=$folder/ninja/bin:$PATH
 fi
 if ! command -v cmake >/dev/null; then
-    [ -e "$folder/cmake/cmake" ] || "$python" -m pip install --target "$folder/cmake" cmake
+    [ -e "$folder/cmake/cmake" ] || pip_makes "$folder/cmake" install cmake --target
     PATH=$folder/cmake/cmake/data/bin:$PATH
 fi
-# Options of an earlier build must not stay; xargs takes the words apart as a shell would.
-rm -f "$folder/build/CMakeCache.txt"
+# Options of an earlier build must not stay, nor the libraries that only they make: all that lie
+# together are loaded. xargs takes the words apart as a shell would.
+rm -rf "$folder/build/CMakeCache.txt" "$folder/build/bin"
 echo "-DCMAKE_BUILD_TYPE=Release ${CMAKE_ARGS:-}" |
     xargs cmake -G Ninja -S "$here" -B "$folder/build" "-DLLAMA_CPP=$source/vendor/llama.cpp"
-cmake --build "$folder/build" --target libraries \
-    --parallel "${CMAKE_BUILD_PARALLEL_LEVEL:-$(getconf _NPROCESSORS_ONLN)}"
+# As many at a time as CMAKE_BUILD_PARALLEL_LEVEL says, or as ninja sees processors for itself.
+cmake --build "$folder/build" --target libraries
 rm -rf "${folder:?}/lib"
 mkdir "$folder/lib"
 cp -P "$folder"/build/bin/lib* "$folder/lib"

@@ -15,8 +15,8 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -74,22 +74,41 @@ def llama(env: MutableMapping[str, str]) -> None:
     if _compiler() is None:
         _rely_on_pip()
         return
-    folder = _llama_folder(env)
+    options = _options(env)
+    folder = places.llama() / key(options)
     with _turn(folder.parent):
-        _build(folder, env.get("CMAKE_ARGS", ""))
-    _see(env, folder)
+        _build(folder, options)
+    _see_llama(env, options)
 
 
 def found_llama(env: MutableMapping[str, str]) -> bool:
     """Whether it was built already, as it would be now; if so it is found from here on."""
-    if (folder := _llama_folder(env)).exists():
-        _see(env, folder)
+    options = _options(env)
+    if (places.llama() / key(options)).exists():
+        _see_llama(env, options)
         return True
     return False
 
 
-def _llama_folder(env: MutableMapping[str, str]) -> Path:
-    return places.llama() / key(env.get("CMAKE_ARGS", ""))
+def _options(env: Mapping[str, str]) -> str:
+    """Of cmake. Where none are named those of before: the doctor is to use the service's build.
+    CMAKE_ARGS= takes the plain one.
+    """
+    named = env.get("CMAKE_ARGS") or os.environ.get("CMAKE_ARGS")
+    if named is None and _kept_options().exists():
+        return _kept_options().read_text()
+    return named or ""
+
+
+def _kept_options() -> Path:
+    """Of this kind of processor: not each machine of a home has the GPU."""
+    return places.llama() / f"{_digest()}.options"
+
+
+def _see_llama(env: MutableMapping[str, str], options: str) -> None:
+    _see(env, places.llama() / key(options))
+    with suppress(OSError):  # a home that is only read serves, too
+        _kept_options().write_text(options)
 
 
 def key(cmake_args: str) -> str:

@@ -79,24 +79,29 @@ print(os.path.dirname(importlib.util.find_spec("llama_cpp").origin))' 2>/dev/nul
 
 # Built apart from the rest so that it can be watched.
 install_llama() {
-    local requirement key package
-    # The environment, then .env, as for all settings.
-    if [ -z "${CMAKE_ARGS:-}" ] && [ -f .env ]; then
-        CMAKE_ARGS=$(tr -d '\r' <.env | sed -n 's/^\(export \)\{0,1\}CMAKE_ARGS=//p' | tail -n 1 |
+    local requirement key package in_file='' kept
+    # The environment, then .env, as for all settings. Else as before: who runs the tests or fetches
+    # a model must not undo the build of a server by naming nothing. CMAKE_ARGS= takes the plain one.
+    if [ -f .env ]; then
+        in_file=$(tr -d '\r' <.env | sed -n 's/^\(export \)\{0,1\}CMAKE_ARGS=//p' | tail -n 1 |
             sed "s/^'\([^']*\)'.*/\1/; t; s/^\"\([^\"]*\)\".*/\1/; t; s/[[:space:]]#.*//")
-        export CMAKE_ARGS
     fi
+    kept=$(cat "$VENV/.llama-options" 2>/dev/null || true)
+    export CMAKE_ARGS="${CMAKE_ARGS:-${in_file:-${CMAKE_ARGS-$kept}}}"
     requirement=$(grep '^llama-cpp-python==' requirements/model-server.txt)
-    key="$requirement ${CMAKE_ARGS:-} $(cat "${LLAMA_BUILT_BY[@]}" | cksum)"
+    key="$requirement $CMAKE_ARGS $(cat "${LLAMA_BUILT_BY[@]}" | cksum)"
     [ "$(cat "$VENV/.llama" 2>/dev/null)" = "$key" ] && llama_cpp >/dev/null && return
     check_build_tools
-    say "Building llama.cpp from source: 77 MB to fetch and some minutes, only once (full log in $LOG)."
+    say "Building llama.cpp from source${CMAKE_ARGS:+ with $CMAKE_ARGS}: 77 MB to fetch and some minutes, only once (full log in $LOG)."
     modern_pip
+    # A compiler cache's server outlives the build, so it must not hold the lock.
     if ! PYTHON="$PWD/$VENV/bin/python" PATH="$PWD/$VENV/bin:$PATH" \
-        sh deployment/build-llama.sh requirements/model-server.txt .cache "$VENV/llama" 2>&1 | show_progress "$LOG"; then
+        sh deployment/build-llama.sh requirements/model-server.txt .cache "$VENV/llama" 2>&1 9<&- |
+        show_progress "$LOG"; then
         tail -n 30 "$LOG" >&2
         fail "llama.cpp could not be built: the last lines are above, all of them in $LOG."
     fi
+    printf '%s' "$CMAKE_ARGS" >"$VENV/.llama-options"
     rm -f "$VENV/.llama"
     "$VENV/bin/python" -m pip install --quiet --no-deps --force-reinstall \
         --no-index --find-links "$VENV/llama/wheels" "$requirement"

@@ -9,6 +9,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from model_server import cgroups
 from model_server.errors import SettingError
 from model_server.llama.context import MAX_BATCH_ROWS, ContextOptions
 from model_server.llama.model import Model
@@ -62,7 +63,7 @@ def scratch_bytes(options: ContextOptions, model: Model) -> int:
     return 4 * options.n_threads * rows * a_row + plans
 
 
-def available(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> float:
+def available(proc: Path = cgroups.PROC, groups: Path = cgroups.GROUPS) -> float:
     """Bytes that may still be taken here, inf where nothing says so: those of the machine, or of
     the container or service that this is, or one around it.
     """
@@ -70,23 +71,16 @@ def available(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup"))
     with suppress(OSError):
         found = re.search(r"^MemAvailable:\s+(\d+) kB$", (proc / "meminfo").read_text(), re.M)
         least = 1_024 * int(found[1]) if found else least
-    with suppress(OSError):
-        for line in (proc / "self/cgroup").read_text().splitlines():
-            _, kind, path = line.split(":", 2)
-            folder = Path(path.lstrip("/"))
-            for around in (folder, *folder.parents):
-                least = min(least, _left(groups, kind, around))
+    for controller, *names in _VERSIONS:
+        for group in cgroups.around(controller, proc, groups):
+            least = min(least, _left(group, *names))
     return least
 
 
-def _left(groups: Path, kind: str, folder: Path) -> float:
-    for version, limit, use, cache in _VERSIONS:
-        if version != kind:
-            continue
-        with suppress(OSError, ValueError):  # "max" is no number
-            group = groups / version / folder
-            allowed, used = (int((group / name).read_text()) for name in (limit, use))
-            cached = re.search(rf"^{cache} (\d+)$", (group / "memory.stat").read_text(), re.M)
-            if allowed < _UNLIMITED:
-                return max(0, allowed - used + (int(cached[1]) if cached else 0))
+def _left(group: Path, limit: str, use: str, cache: str) -> float:
+    with suppress(OSError, ValueError):  # "max" is no number
+        allowed, used = (int((group / name).read_text()) for name in (limit, use))
+        cached = re.search(rf"^{cache} (\d+)$", (group / "memory.stat").read_text(), re.M)
+        if allowed < _UNLIMITED:
+            return max(0, allowed - used + (int(cached[1]) if cached else 0))
     return math.inf

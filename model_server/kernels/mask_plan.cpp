@@ -70,7 +70,6 @@ bool MaskPlan::is_for(const MaskRows & mask, const WriteOrder * order, int first
 }
 
 void MaskPlan::build(const MaskRows & mask, const WriteOrder * order, int first_cell) {
-    remember(mask, order, first_cell);
     read(mask);
     if (order) {
         order->for_each([&](int cell) {
@@ -90,6 +89,7 @@ void MaskPlan::build(const MaskRows & mask, const WriteOrder * order, int first_
         emit(own_[row]);
     }
     arrange_groups(mask.num_rows);
+    remember(mask, order, first_cell);  // last: where memory ran out there is no plan
 }
 
 void MaskPlan::remember(const MaskRows & mask, const WriteOrder * order, int first_cell) {
@@ -102,7 +102,9 @@ void MaskPlan::remember(const MaskRows & mask, const WriteOrder * order, int fir
     first_cell_ = first_cell;
 }
 
+// Forgets what was built before, also half of it.
 void MaskPlan::read(const MaskRows & mask) {
+    mask_.clear();
     groups.clear();
     segments.clear();
     members.clear();
@@ -112,9 +114,14 @@ void MaskPlan::read(const MaskRows & mask) {
     is_biased = false;
     segment_rows_.clear();
     open_of_.fill(-1);
+    for (Run & run : open_) {
+        run.rows = 0;
+        run.cells.clear();
+    }
     seers_.assign(mask.num_cells, 0);
     for (int row = 0; row < mask.num_rows; row++) {
         own_[row].rows = bit(row);
+        own_[row].cells.clear();
         for_each_seen(mask.row(row), mask.num_cells, [&](int cell, uint16_t value) {
             seers_[cell] |= bit(row);
             is_biased |= value != 0;

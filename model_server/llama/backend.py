@@ -16,6 +16,8 @@ from pathlib import Path
 
 import llama_cpp
 
+from model_server import cgroups
+
 Signatures = Mapping[str, tuple[type | None, Sequence[type]]]
 
 log = logging.getLogger("llama.cpp")
@@ -26,6 +28,8 @@ LIBRARIES = Path(os.environ.get("LLAMA_CPP_LIB_PATH") or Path(llama_cpp.__file__
 _last_errors: deque[str] = deque(maxlen=20)
 
 _GGML_LOG_WARN, _GGML_LOG_ERROR = 3, 4
+# Of cgroup v2 and v1.
+_CPU_LIMITS = (("", "cpu.max"), ("cpu", "cpu.cfs_quota_us", "cpu.cfs_period_us"))
 _SIZE, _TEXT, _POINTER = ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p
 
 
@@ -131,9 +135,9 @@ def build() -> str:
     return f"llama-cpp-python {llama_cpp.__version__} ({', '.join(used)})"
 
 
-def physical_cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
+def physical_cores(proc: Path = cgroups.PROC, groups: Path = cgroups.GROUPS) -> int:
     """Physical cores this process may run on, counting hyper-threads of one core once, and no more
-    than a container's CPU limit in `groups` allows.
+    than the CPU limit of a container or service allows.
     """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     siblings = Path("/sys/devices/system/cpu")
@@ -143,13 +147,16 @@ def physical_cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
         if (path := siblings / f"cpu{cpu}/topology/thread_siblings_list").exists()
     }
     present = len(cores) or len(allowed) or os.cpu_count() or 1
-    return max(1, int(min(present, _cpu_limit(groups))))
+    return max(1, int(min(present, _cpu_limit(proc, groups))))
 
 
-def _cpu_limit(groups: Path) -> float:
-    """CPUs' worth of time a second, by cgroup v2 or v1; inf: no limit."""
-    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        with suppress(OSError):
-            quota, period = " ".join((groups / name).read_text() for name in names).split()
-            return math.inf if quota in ("max", "-1") else int(quota) / int(period)
-    return math.inf
+def _cpu_limit(proc: Path, groups: Path) -> float:
+    """CPUs' worth of time a second; inf: no limit."""
+    least = math.inf
+    for controller, *names in _CPU_LIMITS:
+        for group in cgroups.around(controller, proc, groups):
+            with suppress(OSError):
+                quota, period = " ".join((group / name).read_text() for name in names).split()
+                if quota not in ("max", "-1"):
+                    least = min(least, int(quota) / int(period))
+    return least

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import math
+import os
 import re
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -77,6 +78,11 @@ class StoredTensor:
         return np.asarray(mapped)
 
 
+def stem(path: Path) -> str:
+    """What a file is called, as text: its name may hold any bytes."""
+    return os.fsencode(path.stem).decode(errors="replace")
+
+
 class GgufHeader:
     """Metadata of a GGUF file, read without loading any tensor."""
 
@@ -87,7 +93,7 @@ class GgufHeader:
         self.path = path
         self._lib = _library()
         params = _GgufInitParams(no_alloc=True, ctx=None)
-        self._gguf = self._lib.gguf_init_from_file(str(path).encode(), params)
+        self._gguf = self._lib.gguf_init_from_file(os.fsencode(path), params)
         if not self._gguf:
             raise ValueError("not a readable GGUF file")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import llama_cpp
 
 from model_server.errors import ModelFileError, SettingError
-from model_server.llama import backend, kernels
+from model_server.llama import backend, gguf, kernels
 from model_server.llama.gguf import GgufHeader, StoredTensor, base_fingerprint, model_fingerprint
 from model_server.llama.vocab import Vocab
 
@@ -146,7 +147,7 @@ class Model:
             raise ModelFileError(str(path), "no such file")
         header = self.open_header()
         self.architecture = header.string("general.architecture") or "?"
-        self.name = header.string("general.name") or path.stem
+        self.name = header.string("general.name") or gguf.stem(path)
         self.chat_template = header.string("tokenizer.chat_template")
         self.sampling = _sampling(header)
         layers = header.integer(f"{self.architecture}.block_count")
@@ -198,7 +199,7 @@ def _load(
     params.progress_callback = callback
     backend.clear_errors()
     pointer: llama_cpp.llama_model_p | None
-    pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+    pointer = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
     if not pointer:
         raise ModelFileError(str(path), f"can't be loaded: {backend.last_error()}")
     return pointer

@@ -146,7 +146,9 @@ def main(source: str, target: str, type_: str) -> int:
     name = f"LLAMA_FTYPE_MOSTLY_{type_}"
     params.ftype = getattr(llama_cpp, name)
     params.allow_requantize = True
-    failed = llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params))
+    failed = llama_cpp.llama_model_quantize(
+        os.fsencode(source), os.fsencode(target), ctypes.byref(params)
+    )
     if failed:
         print(backend.last_error(), flush=True)
     return 1 if failed else 0

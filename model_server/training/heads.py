@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_server.llama import ggml
+from model_server.llama import ggml, gguf
 from model_server.llama.gguf import GgufHeader, StoredTensor
 from model_server.tools import head_writer
 from model_server.tools.convert_heads import Base
@@ -131,7 +131,7 @@ def write(trained: Trained, base: Base, path: Path, file_type: str) -> None:
         hidden=base.hidden_size,
         file_type=file_type,
         base_fingerprint=base.fingerprint,
-        name=f"Medusa heads for {base.path.stem}",
+        name=f"Medusa heads for {gguf.stem(base.path)}",
         vocab_trim=None if trained.tokens is None else trained.tokens.astype(np.int32),
     )
     head_writer.write(path, [_stored(head) for head in trained.heads.cpu()], header)

@@ -1,188 +1,40 @@
-"""The one way to build llama.cpp, on a source of two files: what is installed, and when anew."""
+"""The one way to build llama.cpp, on a source of two files: what is compiled and installed."""
 
 from __future__ import annotations
 
-import io
 import os
 import pty
 import re
 import shutil
 import subprocess
-import sys
-import tarfile
-import venv
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.benchmarks import files
 from tests.deployment.programs import BUILT_BY, run
+from tests.deployment.tiny_llama import (
+    PLAIN,
+    VERSION,
+    append,
+    command,
+    compiled,
+    libraries,
+    said,
+    setup,
+)
 from tests.structure.modules import ROOT
-
-PROGRESS = Path("model_server", "tools", "progress.py")
-VERSION = "0.0.1"
-SOURCE = {
-    "CMakeLists.txt": """
-        cmake_minimum_required(VERSION 3.18)
-        set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
-        set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
-        add_library(ggml-base ggml.c)
-        add_library(llama llama.cpp)
-        target_link_libraries(llama ggml-base)
-        set_target_properties(ggml-base llama PROPERTIES VERSION 0.1.0 SOVERSION 0)
-    """,
-    "ggml.c": """
-        #ifndef GCC_AMX_H
-        #error no header was included first
-        #endif
-        int answer(void) { return 42; }
-    """,
-    "llama.cpp": """
-        #ifdef BROKEN
-        #error broken on purpose
-        #endif
-        #ifndef OPTION
-        #define OPTION none
-        #endif
-        #ifndef HEADER
-        #define HEADER "as it was"
-        #endif
-        #define TEXT(words) #words
-        #define TEXT_OF(macro) TEXT(macro)
-        extern "C" int answer(void);
-        extern "C" const char *said(void) {
-            return answer() == 42 ? "option " TEXT_OF(OPTION) ", header " HEADER : "wrong";
-        }
-    """,
-}
-PACKAGE = """
-import ctypes, pathlib
-library = ctypes.CDLL(str(pathlib.Path(__file__).parent / "lib" / "libllama.so"))
-library.said.restype = ctypes.c_char_p
-said = library.said().decode()
-"""
-PLAIN = "option none, header as it was"
-METADATA = f"Metadata-Version: 2.1\nName: llama_cpp_python\nVersion: {VERSION}\n"
-WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: false\nTag: py3-none-any\n"
-
-
-def write_source(path: Path) -> None:
-    """An archive laid out as llama-cpp-python's."""
-    with tarfile.open(path, "w:gz") as tar:
-        for name, text in SOURCE.items():
-            member = tarfile.TarInfo(f"llama_cpp_python-{VERSION}/vendor/llama.cpp/{name}")
-            member.size = len(text)
-            tar.addfile(member, io.BytesIO(text.encode()))
-
-
-def write_wheel(folder: Path) -> None:
-    """The Python package, which pip would have to fetch tools for to make."""
-    folder.mkdir(parents=True)
-    about = f"llama_cpp_python-{VERSION}.dist-info"
-    with zipfile.ZipFile(folder / f"llama_cpp_python-{VERSION}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("llama_cpp/__init__.py", PACKAGE)
-        wheel.writestr(f"{about}/METADATA", METADATA)
-        wheel.writestr(f"{about}/WHEEL", WHEEL)
-        wheel.writestr(f"{about}/RECORD", "")
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout with a new .venv, and all in it that would be fetched."""
-    root = tmp_path_factory.mktemp("build") / "a checkout"
-    (root / "deployment").mkdir(parents=True)
-    for name in ("setup.sh", *BUILT_BY):
-        shutil.copy(ROOT / "deployment" / name, root / "deployment")
-    (root / PROGRESS).parent.mkdir(parents=True)
-    shutil.copy(ROOT / PROGRESS, root / PROGRESS)
-    (root / "requirements").mkdir()
-    (root / "requirements.txt").write_text("-r requirements/model-server.txt\n")
-    (root / "requirements" / "gateway.txt").touch()
-    (root / "requirements" / "model-server.txt").write_text(f"llama-cpp-python=={VERSION}\n")
-    (root / ".cache").mkdir()
-    write_source(root / ".cache" / f"llama_cpp_python-{VERSION}.tar.gz")
-    venv.create(root / ".venv", with_pip=True, symlinks=True)
-    write_wheel(root / ".venv" / "llama" / "wheels")
-    return root
-
-
-def command(root: Path, **given: str) -> tuple[list[str], dict[str, str]]:
-    """`setup.sh serve` without a network, and its environment."""
-    ninja = ROOT / ".venv" / "llama" / "ninja" / "bin"  # where the machine has none
-    path = f"{os.environ['PATH']}:{ninja}"
-    offline = {"PYTHON": sys.executable, "PIP_NO_INDEX": "1", "CMAKE_ARGS": "", "PATH": path}
-    line = ["bash", str(root / "deployment" / "setup.sh"), "serve"]
-    return line, {**os.environ, **offline, **given}
-
-
-def setup(root: Path, cmake_args: str = "", **given: str) -> subprocess.CompletedProcess[str]:
-    line, environment = command(root, CMAKE_ARGS=cmake_args, **given)
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
-
-
-def said(root: Path) -> str:
-    """What the installed package finds in its libraries."""
-    show = "import llama_cpp; print(llama_cpp.said)"
-    return run(root / ".venv" / "bin" / "python", "-c", show).rstrip()
-
-
-def append(root: Path, name: str, text: str) -> None:
-    with (root / "deployment" / name).open("a") as file:
-        file.write(text)
-
-
-def compiled(root: Path) -> set[str]:
-    """What the last build compiled, of the two files."""
-    log = (root / ".venv" / "build-llama.log").read_text()
-    return {name for name in ("ggml.c", "llama.cpp") if f"/{name}.o\n" in log}
-
-
-@pytest.fixture
-def checkout(fresh: Path) -> Iterator[Path]:
-    """One that is up to date, and is made so again afterwards."""
-    first = setup(fresh)
-    assert first.returncode == 0, first.stdout + first.stderr
-    yield fresh
-    for name in BUILT_BY:
-        shutil.copy(ROOT / "deployment" / name, fresh / "deployment")
 
 
 def test_a_package_gets_its_libraries(checkout: Path) -> None:
     """Links stay links: a library under two names would be loaded twice."""
     assert said(checkout) == PLAIN
-    [lib] = (checkout / ".venv").glob("lib/python*/site-packages/llama_cpp/lib")
-    assert {path.name: path.is_symlink() for path in lib.iterdir()} == {
+    assert {path.name: path.is_symlink() for path in libraries(checkout)} == {
         f"lib{name}.so{suffix}": suffix != ".0.1.0"
         for name in ("ggml-base", "llama")
         for suffix in ("", ".0", ".0.1.0")
     }
     run(checkout / ".venv" / "bin" / "python", "-m", "pip", "check")
-
-
-def test_what_is_built_is_not_built_again(checkout: Path) -> None:
-    again = setup(checkout, CXX="/none/c++")
-    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
-
-
-@pytest.mark.parametrize("name", BUILT_BY)
-def test_what_the_build_depends_on_makes_it_stale(checkout: Path, name: str) -> None:
-    """A machine without a compiler is told so: it shows that one is wanted, quickly."""
-    append(checkout, name, "\n")
-    stale = setup(checkout, CXX="/none/c++")
-    assert stale.returncode == 1
-    assert stale.stderr.startswith("setup.sh: There is no /none/c++, and llama.cpp is built")
-
-
-def test_another_pin_makes_it_stale(checkout: Path) -> None:
-    locked = checkout / "requirements" / "model-server.txt"
-    text = locked.read_text()
-    locked.write_text(text.replace(VERSION, "0.0.2"))
-    try:
-        assert setup(checkout, CXX="/none/c++").returncode == 1
-    finally:
-        locked.write_text(text)
 
 
 def test_a_changed_header_is_compiled_in(checkout: Path) -> None:
@@ -212,27 +64,29 @@ def test_options_reach_the_compiler_and_leave_again(checkout: Path) -> None:
     assert said(checkout) == PLAIN
 
 
-@pytest.mark.parametrize("quote", ["", "'", '"'])
-def test_options_in_env_count_as_in_the_environment(checkout: Path, quote: str) -> None:
-    (checkout / ".env").write_text(
-        f"PORT=1\nCMAKE_ARGS={quote}-DCMAKE_CXX_FLAGS=-DOPTION=mine{quote}\n"
+def test_a_library_leaves_with_its_option(checkout: Path) -> None:
+    """Without a driver, what is left of a build for GPUs would end every start."""
+    assert setup(checkout, "-DGPU=ON").returncode == 0
+    assert "libggml-gpu.so" in {path.name for path in libraries(checkout)}
+    assert setup(checkout).returncode == 0
+    assert "libggml-gpu.so" not in {path.name for path in libraries(checkout)}
+    assert compiled(checkout) == set()
+
+
+def test_the_build_keeps_to_its_processors(checkout: Path, tmp_path: Path) -> None:
+    """Those of taskset or a container, which ninja counts; the machine may have a hundred more."""
+    line, environment = command(checkout)
+    (tmp_path / "ninja").write_text(
+        f'#!/bin/sh\necho "$@" >>"{tmp_path}/asked"\n'
+        f'exec "{shutil.which("ninja", path=environment["PATH"])}" "$@"\n'
     )
-    done = setup(checkout)
-    assert done.returncode == 0, done.stderr
-    assert said(checkout) == "option mine, header as it was"
-    assert setup(checkout).stdout == ""
-    assert setup(checkout, "-DCMAKE_CXX_FLAGS=-DOPTION=yours").returncode == 0
-    assert said(checkout) == "option yours, header as it was"
-    (checkout / ".env").unlink()
-
-
-def test_whatever_python_is_named_that_of_the_venv_builds(checkout: Path, tmp_path: Path) -> None:
-    """Debian's has no pip."""
-    without_pip = tmp_path / "bin" / "python3"
-    venv.create(tmp_path, with_pip=False, symlinks=True)
-    done = setup(checkout, "-DCMAKE_CXX_FLAGS=-DOPTION=mine", PYTHON=str(without_pip))
-    assert done.returncode == 0, done.stderr
-    assert said(checkout) == "option mine, header as it was"
+    (tmp_path / "ninja").chmod(0o755)
+    for level, asked in (("", False), ("3", True)):
+        append(checkout, "gcc-amx.h", "\n")
+        path = f"{tmp_path}:{environment['PATH']}"
+        given = {"PATH": path, "CMAKE_BUILD_PARALLEL_LEVEL": level}
+        subprocess.run(line, env={**environment, **given}, check=True, capture_output=True)
+        assert ("-j" in (tmp_path / "asked").read_text().split()) == asked
 
 
 def test_a_build_that_fails_says_why_and_harms_nothing(checkout: Path) -> None:
@@ -245,6 +99,31 @@ def test_a_build_that_fails_says_why_and_harms_nothing(checkout: Path) -> None:
     )
     assert said(checkout) == PLAIN
     assert setup(checkout).stdout == ""
+
+
+def test_half_a_wheel_is_not_taken_for_one(checkout: Path, tmp_path: Path) -> None:
+    """What a full disk leaves must not fail every later start."""
+    pip = tmp_path / "python"
+    pip.write_text(
+        '#!/bin/sh\nwhile [ "$1" != --wheel-dir ]; do shift; done\nmkdir -p "$2"\n'
+        f'wheel="$2/llama_cpp_python-{VERSION}-py3-none-any.whl"\n'
+        f'if [ -e "{tmp_path}/room" ]; then echo whole >"$wheel"; exit; fi\n'
+        'echo half >"$wheel"\nexit 1\n'
+    )
+    pip.chmod(0o755)
+    folder = tmp_path / "llama"
+    line = ["sh", "deployment/build-llama.sh", "requirements/model-server.txt", ".cache"]
+    environment = command(checkout, PYTHON=str(pip))[1]
+
+    def built() -> int:
+        done = subprocess.run([*line, folder], cwd=checkout, env=environment, capture_output=True)
+        return done.returncode
+
+    assert built() == 1
+    (tmp_path / "room").touch()
+    assert built() == 0
+    [wheel] = (folder / "wheels").iterdir()
+    assert wheel.read_text() == "whole\n"
 
 
 def test_progress_is_shown(checkout: Path) -> None:
@@ -272,6 +151,21 @@ def test_the_header_is_included_wherever_llama_cpp_is_compiled(
     for line in (files.configure(source, tmp_path, *flags), build):
         done = subprocess.run(line, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_checkout_may_lie_in_any_folder(checkout: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "Tom's models"
+    folder.mkdir()
+    for name in BUILT_BY:
+        shutil.copy(ROOT / "deployment" / name, folder)
+    environment = command(checkout, PYTHON=str(checkout / ".venv" / "bin" / "python"))[1]
+    shutil.copytree(checkout / ".venv" / "llama" / "wheels", folder / "llama" / "wheels")
+    locked = checkout / "requirements" / "model-server.txt"
+    paths = (folder / "build-llama.sh", locked, checkout / ".cache", folder / "llama")
+    line = ["sh", *map(str, paths)]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / "llama" / "lib" / "libllama.so").exists()
 
 
 def test_the_images_are_made_by_the_same_files() -> None:

@@ -54,6 +54,27 @@ def test_options_of_the_build_are_those_that_name_it(
         needs.llama({"CMAKE_ARGS": "-DGGML_CUDA=on"})
 
 
+def test_options_stay_where_none_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the doctor would build llama.cpp again, without them, and measure that."""
+    monkeypatch.setattr(places, "INSTALLED", True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("CMAKE_ARGS", raising=False)
+    for options in ("", "-DGGML_CUDA=on"):
+        places.make(places.llama() / needs.key(options))
+
+    def found(env: dict[str, str]) -> Path:
+        assert needs.found_llama(env)
+        return Path(env["PYTHONPATH"])
+
+    assert found({}).name == needs.key("")
+    assert found({"CMAKE_ARGS": "-DGGML_CUDA=on"}).name == needs.key("-DGGML_CUDA=on")
+    assert found({}).name == needs.key("-DGGML_CUDA=on")
+    monkeypatch.setenv("CMAKE_ARGS", "")
+    assert found({}).name == needs.key("")
+    monkeypatch.delenv("CMAKE_ARGS")
+    assert found({}).name == needs.key("")
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A user's cache, where what is made is open to the user's group."""

@@ -20,7 +20,7 @@ from model_server import places
 from tests import twin
 from tests.deployment import installing
 from tests.deployment.installing import Installed
-from tests.deployment.test_build_llama import PACKAGE, VERSION, write_source, write_wheel
+from tests.deployment.tiny_llama import PACKAGE, VERSION, write_source, write_wheel
 from tests.e2e.service import wait_until
 from tests.ports import free_port
 from tests.structure.modules import ROOT

@@ -42,7 +42,7 @@ FLOORS = {
     "model_server": [
         (
             *("contract.protocol", "contract.log_format", "contract.traces"),
-            *("contract.variables", "places"),
+            *("contract.variables", "places", "cgroups"),
         ),
         ("contract.questions", "config", "errors", "metrics", "kept"),
         ("sampling", "llama", "guide", "logs", "spans"),

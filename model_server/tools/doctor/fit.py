@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from model_server.errors import ModelFileError
-from model_server.llama import ggml
+from model_server.llama import ggml, gguf
 from model_server.llama.gguf import GgufHeader, StoredTensor
 from model_server.llama.model import Model
 from model_server.medusa import head_file
@@ -48,7 +48,7 @@ def look(path: Path, base: Model) -> tuple[Fit, HeadFile]:
     file = head_file.read(path, base, any_base=True)
     header = GgufHeader(path)
     named = header.string("medusa.base_fingerprint")
-    name = header.string("general.name") or path.stem
+    name = header.string("general.name") or gguf.stem(path)
     header.close()
     fingerprint = _fingerprint(base)
     fit = Fit(

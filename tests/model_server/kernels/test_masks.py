@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.model_server.kernels import masks
 from tests.model_server.kernels.graphs import opened
 from tests.model_server.kernels.masks import Mask
 from tests.model_server.kernels.problem import TYPES, random_problem, reference, solve
+from tests.structure.modules import ROOT
 
 NUM_MASKS = 50
 LARGEST_ERROR = 8e-6
@@ -55,3 +60,17 @@ def test_any_mask_is_attended_to() -> None:
             assert np.abs(got - expected).max() <= LARGEST_ERROR * max(1, np.abs(expected).max())
             row = rng.randrange(len(mask))
             assert np.array_equal(solve(device, problem.rows([row]))[0], got[row]), number
+
+
+def test_memory_that_runs_out_leaves_no_half_a_plan(tmp_path: Path) -> None:
+    """The step fails and the engine goes on: the next one's rows must see their own cells."""
+    if shutil.which("c++") is None:
+        pytest.skip("there is no C++ compiler")
+    kernels, program = ROOT / "model_server" / "kernels", tmp_path / "program"
+    sources = [kernels / name for name in ("mask_plan.cpp", "write_order.cpp")]
+    sources.append(Path(__file__).with_name("memory_runs_out.cpp"))
+    options = ["-std=c++17", f"-I{kernels}", "-o", str(program)]
+    subprocess.run(["c++", *options, *map(str, sources)], check=True)
+    wrong, failures = map(int, subprocess.check_output([program]).split())
+    assert failures > 50
+    assert wrong == 0

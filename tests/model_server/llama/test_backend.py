@@ -15,26 +15,44 @@ def test_cores_are_counted_within_what_this_process_may_use() -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "cores"),
+    ("line", "files", "cores"),
     [
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu.max": "150000 100000\n"}, 1),
-        ({"cpu.max": "10000 100000\n"}, 1),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
-        ({"cpu.max": "6400000 100000\n"}, None),
-        ({}, None),
+        ("0::/", {"cpu.max": "max 100000\n"}, None),
+        ("0::/", {"cpu.max": "150000 100000\n"}, 1),
+        ("0::/", {"cpu.max": "10000 100000\n"}, 1),
+        ("0::/", {"cpu.max": "6400000 100000\n"}, None),
+        ("0::/", {}, None),
+        ("0::/a.slice/b.service", {"a.slice/b.service/cpu.max": "100000 100000\n"}, 1),
+        (
+            "0::/a.slice/b.service",
+            {"a.slice/cpu.max": "100000 100000", "a.slice/b.service/cpu.max": "max 100000"},
+            1,
+        ),
+        ("0::/a.slice/b.service", {"a.slice/c.service/cpu.max": "100000 100000\n"}, None),
+        ("0::/seen/outside", {"cpu.max": "100000 100000\n"}, 1),
+        (
+            "4:cpu,cpuacct:/",
+            {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            None,
+        ),
+        (
+            "4:cpu,cpuacct:/a/b",
+            {"cpu/a/cpu.cfs_quota_us": "100000\n", "cpu/a/cpu.cfs_period_us": "100000\n"},
+            1,
+        ),
     ],
 )
-def test_a_containers_limit_counts(
-    tmp_path: Path, files: dict[str, str], cores: int | None
+def test_the_limit_of_a_container_or_service_counts(
+    tmp_path: Path, line: str, files: dict[str, str], cores: int | None
 ) -> None:
     """None: as many as there are."""
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    texts = {f"groups/{name}": text for name, text in files.items()}
+    for name, text in {**texts, "proc/self/cgroup": f"{line}\n"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     present = backend.physical_cores(tmp_path / "none")
-    assert backend.physical_cores(tmp_path) == (present if cores is None else cores)
+    limited = backend.physical_cores(tmp_path / "proc", tmp_path / "groups")
+    assert limited == (present if cores is None else cores)
 
 
 def test_the_build_names_the_binding_and_the_processor() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -51,6 +52,17 @@ def test_loading_can_be_stopped(twin_path: Path) -> None:
     with pytest.raises(ModelFileError, match="can't be loaded"):
         Model(twin_path, 0, stop)
     assert len(heard) == 1
+
+
+def test_a_files_name_may_hold_any_bytes(random_model_path: Path, tmp_path: Path) -> None:
+    """Those of another encoding than UTF-8; the model's own name is text."""
+    raw = random_model_path.read_bytes()
+    nameless = tmp_path / os.fsdecode(b"mod\xe8le.gguf")
+    nameless.write_bytes(raw.replace(b"general.name", b"general.none"))
+    loaded = Model(nameless, 0)
+    assert loaded.name == "mod\ufffdle"
+    assert loaded.open_header().string("general.none")
+    loaded.close()
 
 
 def test_weights_tell_files_apart_and_names_do_not(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,14 @@ def test_every_type_can_be_made(type_: str, random_model_path: Path, tmp_path: P
     assert weights.rounded == (type_ not in ("F16", "BF16"))
     expected = quantizer.expected_bytes(weights.count, type_)
     assert made.stat().st_size == pytest.approx(expected, rel=0.35)  # a small model keeps more
+
+
+def test_names_of_files_may_hold_any_bytes(random_model_path: Path, tmp_path: Path) -> None:
+    """Those of another encoding than UTF-8."""
+    source, made = (tmp_path / os.fsdecode(name) for name in (b"mod\xe8le", b"\xe9tat"))
+    source.symlink_to(random_model_path)
+    quantizer.quantize(source, made, "Q8_0", lambda _: None)
+    assert quantizer.read(made).type == "Q8_0"
 
 
 def test_what_a_file_holds(twin_path: Path, twin_q8_path: Path) -> None:
