@@ -14,7 +14,7 @@ import pytest
 from deployment import run
 from deployment.needs import CannotStart
 from deployment.processes import Processes
-from model_server.tools.download import HEADS_FILE
+from model_server.tools.presets import HEADS_FILE
 from tests import random_heads
 from tests.e2e.service import wait_until
 from tests.ports import free_port
