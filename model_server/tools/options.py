@@ -75,7 +75,7 @@ def convert_base(words: Words = None) -> argparse.Namespace:
     _add_type(parser, weight_types.CONVERTED, "F16")
     parser.add_argument("--heads", type=Path, help="for a Medusa-2 model's; else medusa-heads.gguf")
     parser.add_argument("--venv", type=Path, help="with PyTorch and transformers; else one is made")
-    return parser.parse_args(words)
+    return _parsed(parser, words)
 
 
 def convert_heads(words: Words = None) -> argparse.Namespace:
@@ -93,7 +93,7 @@ def convert_heads(words: Words = None) -> argparse.Namespace:
     parser.add_argument(
         "--keep", type=at_least(1), default=8_192, help="tokens that --trim leaves (%(default)s)"
     )
-    return parser.parse_args(words)
+    return _parsed(parser, words)
 
 
 def quantize(words: Words = None) -> argparse.Namespace:
@@ -105,7 +105,7 @@ def quantize(words: Words = None) -> argparse.Namespace:
     parser.add_argument("source", metavar="IN", type=Path, help="base GGUF, best in F16")
     parser.add_argument("target", metavar="OUT", type=Path, help="GGUF to write")
     _add_type(parser, weight_types.QUANTIZED, "Q4_K_M")
-    return parser.parse_args(words)
+    return _parsed(parser, words)
 
 
 def heads(words: Words = None) -> argparse.Namespace:
@@ -137,7 +137,7 @@ def heads(words: Words = None) -> argparse.Namespace:
     )
     _add_type(parser, weight_types.OF_HEADS, "Q8_0")
     add("--work", type=Path, help="folder for data and checkpoints (OUT.training)")
-    args = parser.parse_args(words)
+    args = _parsed(parser, words)
     args.work = args.work or Path(f"{args.target}.training")
     return args
 
@@ -227,5 +227,20 @@ def _parser(module: str, what: Callable[..., object]) -> argparse.ArgumentParser
 
 
 def _add_type(parser: argparse.ArgumentParser, types: Sequence[str], default: str) -> None:
-    what = f"of the weights ({default})"
-    parser.add_argument("--type", type=str.upper, choices=types, default=default, help=what)
+    """For `_parsed`: what OUT's name ends in counts before the default."""
+    what = f"of the weights; else the one that OUT's name ends in, else {default}"
+    parser.add_argument("--type", type=str.upper, choices=types, help=what)
+    parser.set_defaults(types=types, default_type=default)
+
+
+def _parsed(parser: argparse.ArgumentParser, words: Words) -> argparse.Namespace:
+    """With a type that OUT's name doesn't contradict: QUANT= chooses files by their names."""
+    args = parser.parse_args(words)
+    named = weight_types.named(args.target)
+    args.type = args.type or named or args.default_type
+    if named and args.type != named:
+        parser.error(f"{args.target.name} would hold {args.type}: choose a name without {named}")
+    if args.type not in args.types:
+        known = ", ".join(args.types)
+        parser.error(f"{args.target.name} is named after {named}, which is none of {known}")
+    return args

@@ -1,6 +1,9 @@
-"""Types of weights: the bits of each, and what makes them."""
+"""Types of weights: the bits of each, what makes them, and the one that a file's name tells."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 # That a weight of a 7B Llama takes.
 BITS = {
@@ -21,3 +24,10 @@ BITS = {
 QUANTIZED = tuple(type_ for type_ in BITS if type_ != "F32")  # without an importance matrix
 CONVERTED = ("F16", "BF16", "Q8_0", "F32")
 OF_HEADS = ("Q8_0", "F16", "Q4_K", "Q4_0", "F32")
+_AT_END = re.compile(r"(?<![a-z0-9])(b?f16|f32|i?q[1-8]_\w+)$", re.IGNORECASE)
+
+
+def named(file: Path) -> str:
+    """The type at the end of a file's name, where QUANT= finds it; empty: there is none."""
+    found = _AT_END.search(file.stem)
+    return found[1].upper() if found else ""

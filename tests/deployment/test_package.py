@@ -151,6 +151,7 @@ def test_without_a_compiler_it_says_what_to_install(installed: Installed, tmp_pa
         ("quantize", 2, "error: the following arguments are required: IN, OUT"),
         ("heads base.gguf out.gguf --heads 99", 2, "must be a number from 1 to 16, not 99"),
         ("doctor base.gguf", 2, "error: the following arguments are required: HEADS"),
+        ("convert base folder base-q8_0.gguf --type F16", 2, "base-q8_0.gguf would hold F16"),
         ("fetch nothing", 1, "nothing: must be one of vicuna-7b, or OWNER/REPO/FILE of a hub"),
     ],
 )
