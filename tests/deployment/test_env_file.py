@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from deployment.env_file import read_env_file
 from deployment.needs import CannotStart
-from deployment.run import read_env_file
 
 
 def read(folder: Path, text: str) -> dict[str, str]:
