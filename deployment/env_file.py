@@ -22,8 +22,12 @@ def read_env_file(path: Path) -> dict[str, str]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise CannotStart(f"{path} is not text in UTF-8.") from None
+    lines = list(parse_stream(StringIO(text)))
+    if wrong := next((each for each in lines if each.error), None):
+        at = f"{path}, line {wrong.original.line}"
+        raise CannotStart(f"{at}: must be NAME=VALUE, and where a quote begins it must end.")
     found = dotenv_values(stream=StringIO(text))
-    for each in parse_stream(StringIO(text)):
+    for each in lines:
         if each.key is None or each.value is None:
             continue
         if each.original.string.partition("=")[2].lstrip().startswith("'"):
