@@ -63,7 +63,6 @@ EXAMPLES = {
     "gateway": "  medusa-serve gateway MODEL_SERVER_URLS=http://10.0.0.1:8001,http://10.0.0.2:8001",
     "model-server": f"{OF_MODELS}\n  medusa-serve model-server MODEL_SERVER_HOST=0.0.0.0",
 }
-CHOICES = ("MODEL", "QUANT", "CMAKE_ARGS")  # beside the settings of both tiers
 USAGE_ERROR = 2
 
 
@@ -137,6 +136,7 @@ def _serve_help(command: str) -> str:
 def _settings(command: str, words: Sequence[str]) -> dict[str, str]:
     """NAME=VALUE as make takes them; one word without = is the model. Raises Misused."""
     from api.config import Settings
+    from deployment.run import CHOICES
     from model_server.config import ModelServerSettings
 
     fields = [*Settings.model_fields, *ModelServerSettings.model_fields]

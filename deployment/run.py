@@ -37,8 +37,10 @@ from deployment.processes import (  # noqa: E402
     what_follows,
 )
 from model_server import places  # noqa: E402
+from model_server.contract.variables import almost  # noqa: E402
 
 MODELS = places.models() if places.INSTALLED else ROOT / "models"
+CHOICES = ("MODEL", "QUANT", "CMAKE_ARGS")  # beside the settings of both tiers
 HEADS_FILE = "medusa-heads.gguf"
 # Settings that name files: the processes run elsewhere than who started them.
 PATHS = ("MODEL_PATH", "MEDUSA_PATH", "CHAT_TEMPLATE", "API_KEYS_FILE")
@@ -128,6 +130,18 @@ def base_in(folder: Path, quant: str) -> Path:
     if len(bases) > 1:
         raise CannotStart(f"{folder} holds {names}: choose one by its type, such as QUANT=Q8_0.")
     return bases[0]
+
+
+def say_misspelt(env: dict[str, str]) -> None:
+    """Of what stands behind the command; each tier says it of its own settings."""
+    in_capitals = {name.upper(): name for name in env if name not in CHOICES}
+    cased = [
+        f"{in_capitals[name]} is no setting, and is ignored: is {name} meant?"
+        for name in CHOICES
+        if name in in_capitals
+    ]
+    for sentence in [*cased, *almost(CHOICES, env)]:
+        print(sentence, file=sys.stderr, flush=True)
 
 
 def check(env: dict[str, str]) -> None:
@@ -240,6 +254,7 @@ def become(tier: str) -> NoReturn:
     # The gateway needs no model: its MODEL may be on another machine.
     env = settings() if tier == "gateway" else environment()
     if tier == "model-server":
+        say_misspelt(env)
         needs.llama(env)
         needs.demo(env)
     os.chdir(ROOT)
@@ -253,6 +268,7 @@ def run_both() -> int:
     processes = Processes(ROOT)
     try:
         env = environment()
+        say_misspelt(env)
         check(env)
         needs.llama(env)
         needs.demo(env)
