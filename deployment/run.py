@@ -147,7 +147,8 @@ def say_misspelt(env: dict[str, str]) -> None:
 def check(env: dict[str, str]) -> None:
     """Find what would stop a start before anything is started."""
     if env.get("MODEL_PATH") and not Path(env["MODEL_PATH"]).is_file():
-        raise CannotStart(f"There is no model file {env['MODEL_PATH']}: check MODEL=.")
+        name = "MODEL" if env.get("MODEL") else "MODEL_PATH"
+        raise CannotStart(f"There is no model file {env['MODEL_PATH']}: check {name}=.")
     check_address("HOST", env.get("HOST", "0.0.0.0"), "PORT", env["PORT"])
     model_host = env.get("MODEL_SERVER_HOST", "127.0.0.1")
     check_address("MODEL_SERVER_HOST", model_host, "MODEL_SERVER_PORT", env["MODEL_SERVER_PORT"])

@@ -153,9 +153,10 @@ def test_what_cannot_be_served_is_said(
     assert str(refused.value) == sentence.format(folder=models / "vicuna-7b")
 
 
-def test_a_missing_file_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MODEL", str(models / "none.gguf"))
-    with pytest.raises(CannotStart, match=f"no model file {models}/none.gguf"):
+@pytest.mark.parametrize("name", ["MODEL", "MODEL_PATH"])
+def test_a_missing_file_is_named(name: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, str(models / "none.gguf"))
+    with pytest.raises(CannotStart, match=f"no model file {models}/none.gguf: check {name}=."):
         run.check(run.environment())
 
 
