@@ -35,7 +35,7 @@ first start fetches; it builds llama.cpp then, too, and needs a C++ compiler for
 SERVE_HELP = """\
 usage: medusa-serve {command} [{model}NAME=VALUE ...]
 
-{what}, until Ctrl-C or SIGTERM.
+{what}
 
 {examples}
 
@@ -49,9 +49,10 @@ usage: medusa-serve convert base|heads ...
 
 `medusa-serve convert base --help` says more."""
 WHAT = {
-    "serve": "Starts both tiers, the gateway and the model server",
-    "gateway": "Starts the gateway (tier 1) alone. It may start before its model servers",
-    "model-server": "Starts the model server (tier 2) alone. It asks for no key: keep it inside",
+    "serve": "Runs both tiers, the gateway and the model server, until Ctrl-C or SIGTERM.",
+    "gateway": "Runs the gateway (tier 1) until Ctrl-C or SIGTERM, before or after model servers.",
+    "model-server": "Runs the model server (tier 2) until Ctrl-C or SIGTERM. It asks for no key: "
+    "keep it inside.",
 }
 OF_MODELS = """\
   medusa-serve {command}                              the demo model
