@@ -64,7 +64,7 @@ EXAMPLES = {
     "gateway": "  medusa-serve gateway MODEL_SERVER_URLS=http://10.0.0.1:8001,http://10.0.0.2:8001",
     "model-server": f"{OF_MODELS}\n  medusa-serve model-server MODEL_SERVER_HOST=0.0.0.0",
 }
-USAGE_ERROR = 2
+USAGE_ERROR, INTERRUPTED = 2, 130
 
 
 class Misused(Exception):
@@ -90,6 +90,9 @@ def main() -> int:
     except Misused as error:
         print(error, file=sys.stderr)
         return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("Interrupted: the same command goes on from here.", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _find(arguments: list[str]) -> Callable[[], int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import sys
 import zipfile
 from email.parser import BytesParser
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployment import command
+from deployment import command, needs
 from model_server import places
 from tests import twin
 from tests.deployment import installing
@@ -161,6 +162,19 @@ def test_nothing_is_built_for_a_wrong_line(
     said = installed.run(*words.split(), HOME=tmp_path)
     assert (said.returncode, said.stdout) == (code, "")
     assert problem in said.stderr
+
+
+def test_an_interrupted_build_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(needs, "llama", interrupt)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(sys, "argv", ["medusa-serve", "quantize", "a.gguf", "b.gguf"])
+    assert command.main() == 130
+    assert capsys.readouterr().err == "Interrupted: the same command goes on from here.\n"
 
 
 def test_both_tiers_serve_from_any_folder(installed: Installed, twin_q8_path: Path) -> None:
