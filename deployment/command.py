@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,16 +35,24 @@ first start fetches; it builds llama.cpp then, too, and needs a C++ compiler for
 SERVE_HELP = """\
 usage: medusa-serve {command} [{model}NAME=VALUE ...]
 
-{what}, until Ctrl-C or SIGTERM.
+{what}
 
 {examples}
 
 Settings are variables of the environment, then of a file .env in this folder; NAME=VALUE here wins
 over both. docs/CONFIGURATION.md has all of them. What is built and fetched is kept in {cache}."""
+CONVERT = """\
+usage: medusa-serve convert base|heads ...
+
+  convert base     a Hugging Face checkpoint to a base GGUF
+  convert heads    published Medusa heads of any layout to a GGUF
+
+`medusa-serve convert base --help` says more."""
 WHAT = {
-    "serve": "Starts both tiers, the gateway and the model server",
-    "gateway": "Starts the gateway (tier 1) alone. It may start before its model servers",
-    "model-server": "Starts the model server (tier 2) alone. It asks for no key: keep it inside",
+    "serve": "Runs both tiers, the gateway and the model server, until Ctrl-C or SIGTERM.",
+    "gateway": "Runs the gateway (tier 1) until Ctrl-C or SIGTERM, before or after model servers.",
+    "model-server": "Runs the model server (tier 2) until Ctrl-C or SIGTERM. It asks for no key: "
+    "keep it inside.",
 }
 OF_MODELS = """\
   medusa-serve {command}                              the demo model
@@ -57,9 +64,7 @@ EXAMPLES = {
     "gateway": "  medusa-serve gateway MODEL_SERVER_URLS=http://10.0.0.1:8001,http://10.0.0.2:8001",
     "model-server": f"{OF_MODELS}\n  medusa-serve model-server MODEL_SERVER_HOST=0.0.0.0",
 }
-CHOICES = ("MODEL", "QUANT", "CMAKE_ARGS")  # beside the settings of both tiers
-WITHOUT_LLAMA = ("chat", "keys")
-USAGE_ERROR = 2
+USAGE_ERROR, INTERRUPTED = 2, 130
 
 
 class Misused(Exception):
@@ -75,6 +80,8 @@ def main() -> int:
             raise Misused(HELP)
         if arguments[0] in ("-h", "--help"):
             print(HELP)
+        elif arguments in (["convert", "-h"], ["convert", "--help"]):
+            print(CONVERT)
         elif arguments[0] == "--version":
             print(_version())
         else:
@@ -83,6 +90,9 @@ def main() -> int:
     except Misused as error:
         print(error, file=sys.stderr)
         return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("Interrupted: the same command goes on from here.", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _find(arguments: list[str]) -> Callable[[], int]:
@@ -94,7 +104,7 @@ def _find(arguments: list[str]) -> Callable[[], int]:
         if (name := " ".join(arguments[:length])) in TOOLS:
             return lambda: _use(name, TOOLS[name], arguments[length:])
     if arguments[0] == "convert":
-        raise Misused("usage: medusa-serve convert base|heads ...")
+        raise Misused(CONVERT)
     names = [*WHAT, *(name.split()[0] for name in TOOLS)]
     near = get_close_matches(arguments[0], names, 1)
     meant = f"is {near[0]} meant? " if near else ""
@@ -130,6 +140,7 @@ def _serve_help(command: str) -> str:
 def _settings(command: str, words: Sequence[str]) -> dict[str, str]:
     """NAME=VALUE as make takes them; one word without = is the model. Raises Misused."""
     from api.config import Settings
+    from deployment.run import CHOICES
     from model_server.config import ModelServerSettings
 
     fields = [*Settings.model_fields, *ModelServerSettings.model_fields]
@@ -151,30 +162,19 @@ def _settings(command: str, words: Sequence[str]) -> dict[str, str]:
 def _use(name: str, module: str, words: Sequence[str]) -> int:
     """A tool, as `python -m` runs it in a checkout."""
     from deployment import needs
+    from model_server.tools import options
 
     sys.argv = [f"medusa-serve {name}", *words]
-    try:
-        if name not in WITHOUT_LLAMA:
-            _have_llama(name, asked={"-h", "--help"}.isdisjoint(words))
-    except needs.CannotStart as error:
-        print(error, file=sys.stderr)
-        return 1
+    # --help and usage errors end here: nobody waits minutes for those.
+    if name in options.OF and options.needs_llama(name, options.OF[name](words)):
+        try:
+            needs.llama(os.environ)
+            if name == "verify":
+                needs.demo(os.environ)
+        except needs.CannotStart as error:
+            print(error, file=sys.stderr)
+            return 1
     return int(_main_of(module)() or 0)
-
-
-def _have_llama(name: str, *, asked: bool) -> None:
-    """Nobody waits minutes for a help. Raises CannotStart."""
-    from deployment import needs
-
-    if asked:
-        needs.llama(os.environ)
-        if name == "verify":
-            needs.demo(os.environ)
-    elif not needs.found_llama(os.environ) and find_spec("llama_cpp") is None:
-        raise needs.CannotStart(
-            f"`medusa-serve {name}` needs llama.cpp, which is not built yet: the first "
-            "`medusa-serve serve` builds it, and then this lists the options."
-        )
 
 
 def _main_of(module: str) -> Callable[[], int | None]:

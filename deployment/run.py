@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import re
 import signal
 import socket
 import sys
 import time
-import urllib.error
 import urllib.request
-from io import StringIO
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
-
-from dotenv import dotenv_values
-from dotenv.parser import parse_stream
+from urllib.error import HTTPError
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # this file is run as a script, from anywhere
 
 from deployment import needs  # noqa: E402
+from deployment.env_file import read_env_file  # noqa: E402
 from deployment.needs import CannotStart  # noqa: E402
 from deployment.processes import (  # noqa: E402
     STOP_SIGNALS,
@@ -37,8 +37,10 @@ from deployment.processes import (  # noqa: E402
     what_follows,
 )
 from model_server import places  # noqa: E402
+from model_server.contract.variables import almost  # noqa: E402
 
 MODELS = places.models() if places.INSTALLED else ROOT / "models"
+CHOICES = ("MODEL", "QUANT", "CMAKE_ARGS")  # beside the settings of both tiers
 HEADS_FILE = "medusa-heads.gguf"
 # Settings that name files: the processes run elsewhere than who started them.
 PATHS = ("MODEL_PATH", "MEDUSA_PATH", "CHAT_TEMPLATE", "API_KEYS_FILE")
@@ -52,30 +54,6 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 class Stop(Exception):
     """Someone asked to stop."""
-
-
-def read_env_file(path: Path) -> dict[str, str]:
-    """As Docker Compose reads it: comments behind values, `export`, quotes, a byte-order mark,
-    `${NAME}` but between single quotes. Raises CannotStart over what the two would read apart.
-    """
-    if not path.exists():
-        return {}
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise CannotStart(f"{path} is not text in UTF-8.") from None
-    found = dotenv_values(stream=StringIO(text))
-    for each in parse_stream(StringIO(text)):
-        if each.key is None or each.value is None:
-            continue
-        if each.original.string.partition("=")[2].lstrip().startswith("'"):
-            found[each.key] = each.value
-        elif re.search(r"\$(?!\{)", each.value):
-            raise CannotStart(
-                f"{path}, line {each.original.line}: {each.key} holds a $, with which a variable "
-                "begins for Docker Compose. Put the value in single quotes."
-            )
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def settings() -> dict[str, str]:
@@ -154,10 +132,23 @@ def base_in(folder: Path, quant: str) -> Path:
     return bases[0]
 
 
+def say_misspelt(env: dict[str, str]) -> None:
+    """Of what stands behind the command; each tier says it of its own settings."""
+    in_capitals = {name.upper(): name for name in env if name not in CHOICES}
+    cased = [
+        f"{in_capitals[name]} is no setting, and is ignored: is {name} meant?"
+        for name in CHOICES
+        if name in in_capitals
+    ]
+    for sentence in [*cased, *almost(CHOICES, env)]:
+        print(sentence, file=sys.stderr, flush=True)
+
+
 def check(env: dict[str, str]) -> None:
     """Find what would stop a start before anything is started."""
     if env.get("MODEL_PATH") and not Path(env["MODEL_PATH"]).is_file():
-        raise CannotStart(f"There is no model file {env['MODEL_PATH']}: check MODEL=.")
+        name = "MODEL" if env.get("MODEL") else "MODEL_PATH"
+        raise CannotStart(f"There is no model file {env['MODEL_PATH']}: check {name}=.")
     check_address("HOST", env.get("HOST", "0.0.0.0"), "PORT", env["PORT"])
     model_host = env.get("MODEL_SERVER_HOST", "127.0.0.1")
     check_address("MODEL_SERVER_HOST", model_host, "MODEL_SERVER_PORT", env["MODEL_SERVER_PORT"])
@@ -194,12 +185,17 @@ def url_of(host: str, port: str) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def is_ready(url: str) -> bool:
+def why_not_ready(url: str) -> str:
+    """Empty: it is ready."""
     try:
-        with _DIRECT.open(f"{url}/ready", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
+        with _DIRECT.open(f"{url}/ready", timeout=2):
+            return ""
+    except HTTPError as error:
+        with error, suppress(ValueError, AttributeError, OSError, HTTPException):
+            return str(json.load(error).get("reason") or error)
+        return str(error)
+    except OSError:
+        return f"{url} doesn't answer"
 
 
 def watch(processes: Processes, model_server: Tier, env: dict[str, str]) -> int:
@@ -214,18 +210,20 @@ def watch(processes: Processes, model_server: Tier, env: dict[str, str]) -> int:
             print(sentence, file=sys.stderr, flush=True)
             if not goes_on:
                 return max(ended.process.returncode, 1)
-        becomes_ready = not ready and is_ready(url)
+        reason = "" if ready else why_not_ready(url)
         # Before it is said: who is told so counts on a model server that is started again.
-        model_server.was_ready = model_server.was_ready or is_ready(model_url)
-        if becomes_ready:
+        model_server.was_ready = model_server.was_ready or not why_not_ready(model_url)
+        if not ready and not reason:
             ready = True
             shown_url = url.replace("127.0.0.1", "localhost")
             say_ready(shown_url, with_key=bool(env.get("API_KEYS_FILE")))
             if not env.get("MODEL_PATH"):
                 print("The demo model is tiny and often wrong: MODEL= names another.\n", flush=True)
-        elif not ready and time.monotonic() - shown > PROGRESS_EVERY_S:
+        elif reason and time.monotonic() - shown > PROGRESS_EVERY_S:
             shown = time.monotonic()
-            print(f"Still loading ({shown - started:.0f} s).", flush=True)
+            # The model server itself says how far it is.
+            why = f": {reason}" if model_server.was_ready else ""
+            print(f"Still loading ({shown - started:.0f} s){why}.", flush=True)
         time.sleep(0.5)
 
 
@@ -257,6 +255,7 @@ def become(tier: str) -> NoReturn:
     # The gateway needs no model: its MODEL may be on another machine.
     env = settings() if tier == "gateway" else environment()
     if tier == "model-server":
+        say_misspelt(env)
         needs.llama(env)
         needs.demo(env)
     os.chdir(ROOT)
@@ -270,6 +269,7 @@ def run_both() -> int:
     processes = Processes(ROOT)
     try:
         env = environment()
+        say_misspelt(env)
         check(env)
         needs.llama(env)
         needs.demo(env)

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_server.errors import SettingError
@@ -19,6 +19,8 @@ DEMO_MODEL = (
     else None
 )
 DEMO_HEADS = Path(__file__).parent / "demo" / "smollm2-135m-instruct-heads.gguf"
+
+_SMALLEST_CONTEXT = 16  # tokens; less holds no question and its answer
 
 CpuKernels = Literal["auto", "off"]
 FlashAttention = Literal["auto", "on", "off"]
@@ -33,6 +35,12 @@ def _truth_or_auto(value: object) -> bool | str:
         return TypeAdapter(bool).validate_python(value)
     except ValidationError:
         raise ValueError("must be true, false or auto") from None
+
+
+def _context_size(value: int) -> int:
+    if 0 < value < _SMALLEST_CONTEXT:
+        raise ValueError(f"must be 0, or at least {_SMALLEST_CONTEXT}")
+    return value
 
 
 def _lower(value: object) -> object:
@@ -65,8 +73,8 @@ class ModelServerSettings(BaseSettings):
     """GGUF file to serve; empty: the demo model."""
     model_name: str = ""
     """Name shown to clients; empty: the GGUF's own."""
-    model_context_size: int = Field(0, ge=0)
-    """Prompt plus answer of one request, in tokens; 0: the model's, to 4096."""
+    model_context_size: Annotated[int, AfterValidator(_context_size)] = Field(0, ge=0)
+    """Prompt plus answer of one request, in tokens, from 16; 0: the model's, to 4096."""
     n_gpu_layers: int = Field(-1, ge=-1)
     """Layers on the GPU; -1: all when there is a GPU."""
     n_threads: int = Field(0, ge=0, le=512)

@@ -11,7 +11,7 @@ import logging
 from model_server.contract.log_format import TextLines, json_lines
 from model_server.contract.protocol import PROMPTS, SHAPES, Done, Failed, GenerateRequest
 
-TEXT = "%(levelname)s %(name)s: %(message)s"
+TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 FIELDS = ("asctime", "levelname", "name", "message")
 
 # What begins a line or moves a terminal's cursor.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from model_server import logs
 from model_server.contract.protocol import ChatOptions, GenerateRequest, Infill, Message
 from model_server.contract.questions import Detokenize, Detokenized, Tokenize, Tokenized
 from model_server.engine import infilling
@@ -49,14 +50,24 @@ NO_TEMPLATE = (
 
 def choose_template(own: str | None, setting: Path | str, name: str) -> str | None:
     """The GGUF's own template if it can be read, else CHAT_TEMPLATE, else Vicuna's if the name says
-    so, else the GGUF's as it is.
+    so, else the GGUF's as it is. Raises SettingError.
     """
+    given = _given(setting)
     if own and _is_readable(own):
+        if given is not None:
+            logs.say.warning("CHAT_TEMPLATE=%s is not used: the model file has a template", setting)
         return own
-    if str(setting) == "vicuna" or (not str(setting) and "vicuna" in name.lower()):
-        return VICUNA_TEMPLATE
+    if given is not None:
+        return given
+    return VICUNA_TEMPLATE if "vicuna" in name.lower() else own
+
+
+def _given(setting: Path | str) -> str | None:
+    """What CHAT_TEMPLATE names, whether it is needed or not. Raises SettingError."""
     if not str(setting):
-        return own
+        return None
+    if str(setting) == "vicuna":
+        return VICUNA_TEMPLATE
     try:
         return Path(setting).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

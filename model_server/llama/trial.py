@@ -143,7 +143,9 @@ def _fault(what: str, done: subprocess.CompletedProcess[str]) -> str:
 
 def _say_not_tried(what: str, done: subprocess.CompletedProcess[str]) -> None:
     said = (done.stderr.splitlines() or [""])[-1]
-    log.info("%s not tried, exit code %d: %s", what, done.returncode, said)
+    # After an exception: a file can't be read, most likely, which who loads it says in a sentence.
+    level = logging.DEBUG if done.returncode == 1 else logging.INFO
+    log.log(level, "%s not tried, exit code %d: %s", what, done.returncode, said)
 
 
 def _key(files: Sequence[Path]) -> kept.Key:

@@ -17,12 +17,12 @@ from model_server.errors import HeadFileError, ModelFileError
 from model_server.llama import ggml
 from model_server.llama.gguf import GgufHeader, StoredTensor
 from model_server.llama.model import Model
+from model_server.medusa.limits import MAX_BLOCKS, MAX_HEADS
 from model_server.speculation.confidence import NUM_BINS
 
 ARCHITECTURE, UNKNOWN_BASE = "medusa", "unknown"
 # Of heads that know the hidden state alone, and of those that know the token drawn from it too.
 FORMAT_VERSION, TOKEN_FORMAT_VERSION = 1, 2
-MAX_HEADS, MAX_BLOCKS = 16, 8
 SHARED_OUTPUT_NAME = "medusa.shared_output_name"
 MATRIX_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0")
 

@@ -1,14 +1,15 @@
-"""Numbers on a command line, refused where they are out of their limits."""
+"""Types of arguments for argparse: numbers within limits, and the lines of a file."""
 
 from __future__ import annotations
 
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 
 def at_least(least: int, most: float = math.inf) -> Callable[[str], int]:
-    """A type of argument for argparse: a whole number within limits."""
+    """A whole number within limits."""
     limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
 
     def number(value: str) -> int:
@@ -20,7 +21,7 @@ def at_least(least: int, most: float = math.inf) -> Callable[[str], int]:
 
 
 def between(low: float, high: float) -> Callable[[str], float]:
-    """A type of argument for argparse: a number from `low` to `high`."""
+    """A number from `low` to `high`."""
 
     def number(value: str) -> float:
         try:
@@ -32,3 +33,14 @@ def between(low: float, high: float) -> Callable[[str], float]:
         return found
 
     return number
+
+
+def lines(path: str) -> list[str]:
+    """Those of a file that aren't empty."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{path}: must be UTF-8 text: {error.reason}") from None
+    return [line for line in text.split("\n") if line.strip()]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_server import places
+from model_server.tools.outcome import stoppable
 
 _GRACE_S = 5.0
 # They would lead a venv's Python, or its pip, out of the venv.
@@ -27,7 +28,8 @@ class Ended:
 def run(
     command: Sequence[str | Path], log: Path, watch: Callable[[str], object] = lambda _: None
 ) -> Ended:
-    """Run it to its end; `watch` gets each line. It is ended when anything is raised here.
+    """Run it to its end; `watch` gets each line. It is ended when anything is raised here, as
+    signals to stop do, so call it in the main thread.
 
     Raises OSError when there is no such program, or no room for the log.
     """
@@ -36,6 +38,7 @@ def run(
     last_line = ""
     # A session of its own: Ctrl-C reaches only this process, which then ends all of the other's.
     with (
+        stoppable(),
         log.open("w", encoding="utf-8") as out,
         subprocess.Popen(
             [str(part) for part in command],

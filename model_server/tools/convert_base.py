@@ -16,9 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_server import places
 from model_server.errors import CheckpointError, ConverterError
-from model_server.tools import checkpoint, convert_heads, converter, full_model, head_layout
+from model_server.tools import (
+    checkpoint,
+    convert_heads,
+    converter,
+    full_model,
+    head_layout,
+    options,
+)
 from model_server.tools.converter import Converter
 from model_server.tools.gguf_writer import whole
 from model_server.tools.head_layout import FoundHeads
@@ -26,8 +32,8 @@ from model_server.tools.llama_source import CACHE, requirement
 from model_server.tools.outcome import exit_code, require_space
 from model_server.tools.progress import in_words
 from model_server.tools.stored import Stored
+from model_server.tools.weight_types import BITS
 
-BYTES_A_WEIGHT = {"F16": 2.0, "BF16": 2.0, "Q8_0": 34 / 32, "F32": 4.0}
 _WEIGHTS = "model*.safetensors or pytorch_model*.bin"
 _TOKENIZERS = ("tokenizer.json", "*.model", "*vocab*", "*.tiktoken", "tekken.json")
 _EXPECTED = f"config.json, tokenizer.model or tokenizer.json, and {_WEIGHTS}"
@@ -78,7 +84,7 @@ def check(source: Checkpoint, targets: Targets, *, heads_wanted: bool) -> None:
     if targets.base.absolute() == targets.heads.absolute():
         raise CheckpointError(str(targets.base), "can't be both the base and the heads")
     num_weights = sum(math.prod(tensor.shape) for tensor in source.tensors.values())
-    require_space(targets.base.parent, int(num_weights * BYTES_A_WEIGHT[targets.file_type]))
+    require_space(targets.base.parent, int(num_weights * BITS[targets.file_type] / 8))
 
 
 def convert(source: Checkpoint, targets: Targets, llama: Converter) -> None:
@@ -104,23 +110,9 @@ def _config(path: Path) -> Mapping[str, Any]:
     return config
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=places.program("model_server.tools.convert_base"), description=__doc__
-    )
-    parser.add_argument("source", metavar="HF_DIR", type=Path, help=f"folder with {_EXPECTED}")
-    parser.add_argument("target", metavar="OUT", type=Path, help="base model to write, .gguf")
-    parser.add_argument(
-        "--type", choices=list(BYTES_A_WEIGHT), default="F16", help="of the base (%(default)s)"
-    )
-    parser.add_argument("--heads", type=Path, help="for a Medusa-2 model's; else medusa-heads.gguf")
-    parser.add_argument("--venv", type=Path, help="with PyTorch and transformers; else one is made")
-    return parser.parse_args(arguments)
-
-
 def main(arguments: Sequence[str] | None = None, cache: Path = CACHE) -> int:
     """Convert. The exit code is 1, with one sentence on stderr, when that can't be done."""
-    args = _options(arguments)
+    args = options.convert_base(arguments)
     heads = args.heads or args.target.with_name("medusa-heads.gguf")
     targets = Targets(args.target, heads, args.type)
     given = args.heads is not None

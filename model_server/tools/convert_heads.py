@@ -16,12 +16,10 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server import places
 from model_server.errors import CheckpointError
 from model_server.llama.gguf import GgufHeader, base_fingerprint
 from model_server.medusa.head_file import UNKNOWN_BASE
-from model_server.tools import checkpoint, head_layout, head_writer
-from model_server.tools.arguments import at_least
+from model_server.tools import checkpoint, head_layout, head_writer, options
 from model_server.tools.gguf_writer import Floats
 from model_server.tools.head_layout import FoundHeads
 from model_server.tools.head_writer import Header, HeadTensors
@@ -30,7 +28,6 @@ from model_server.tools.progress import in_words
 
 # What vocabularies are padded to, for the sake of matrix products.
 PADDED_TO = (8, 16, 32, 64, 128)
-TYPES = ("Q8_0", "F16", "Q4_K", "Q4_0", "F32")
 
 
 @dataclass(frozen=True)
@@ -181,26 +178,9 @@ def _head(found: FoundHeads, number: int, kept: NDArray[np.int64] | None) -> Hea
     return HeadTensors(blocks, None if output is None else output.blocks(kept))
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=places.program("model_server.tools.convert_heads"), description=__doc__
-    )
-    parser.add_argument("source", metavar="IN", type=Path, help="file or folder with the heads")
-    parser.add_argument("target", metavar="OUT", type=Path, help="head file to write, .gguf")
-    parser.add_argument(
-        "--type", choices=TYPES, default="Q8_0", help="of the matrices (%(default)s)"
-    )
-    parser.add_argument("--base", type=Path, help="GGUF of their base: checked, and named in OUT")
-    parser.add_argument("--trim", type=Path, help="token frequencies, lines of `id count`")
-    parser.add_argument(
-        "--keep", type=at_least(1), default=8_192, help="tokens that --trim leaves (%(default)s)"
-    )
-    return parser.parse_args(arguments)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert. The exit code is 1, with one sentence on stderr, when that can't be done."""
-    args = _options(arguments)
+    args = options.convert_heads(arguments)
     return exit_code(lambda: _run(args), args.target, "nothing was written")
 
 

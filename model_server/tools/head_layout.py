@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from model_server.errors import CheckpointError
-from model_server.medusa.head_file import MAX_BLOCKS, MAX_HEADS
+from model_server.medusa.limits import MAX_BLOCKS, MAX_HEADS
 from model_server.tools.stored import FLOATS, INTEGERS, Stored
 
 _PREFIX = r"^(?:(?:transformer\.)?medusa_heads?\.)?"

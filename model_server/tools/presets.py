@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from model_server import places
+
+MODELS = places.models() if places.INSTALLED else Path(os.path.relpath(places.models()))
+HEADS_FILE = "medusa-heads.gguf"
 
 
 @dataclass(frozen=True)

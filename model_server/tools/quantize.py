@@ -5,13 +5,11 @@ Done by llama.cpp's own quantizer. OUT appears when it is whole.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model_server import places
-from model_server.tools import quantizer
+from model_server.tools import options, quantizer
 from model_server.tools.outcome import exit_code, refuse_no_folder, refuse_own_source, require_space
 from model_server.tools.progress import Progress, in_words
 
@@ -42,15 +40,7 @@ def quantize(source: Path, target: Path, type_: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Quantize. The exit code is 1, with one sentence on stderr, when that can't be done."""
-    parser = argparse.ArgumentParser(
-        prog=places.program("model_server.tools.quantize"), description=__doc__
-    )
-    parser.add_argument("source", metavar="IN", type=Path, help="base GGUF, best in F16")
-    parser.add_argument("target", metavar="OUT", type=Path, help="GGUF to write")
-    parser.add_argument(
-        "--type", type=str.upper, choices=quantizer.TYPES, default="Q4_K_M", help="(%(default)s)"
-    )
-    args = parser.parse_args(arguments)
+    args = options.quantize(arguments)
     return exit_code(
         lambda: quantize(args.source, args.target, args.type), args.target, "nothing was written"
     )

@@ -24,26 +24,11 @@ from model_server.errors import CheckpointError
 from model_server.llama import backend, ggml
 from model_server.llama.gguf import GgufHeader
 from model_server.tools.gguf_writer import whole
+from model_server.tools.weight_types import BITS
 
 _ROOT = Path(__file__).resolve().parents[2]
 _AT_TENSOR = re.compile(r"\[ *(\d+)/ *\d+\]")  # as it begins with one
 _UNROUNDED = ("F32", "F16", "BF16")
-
-# Those that need no importance matrix, with the bits that a weight of a 7B Llama takes.
-TYPES = {
-    "F16": 16.0,
-    "BF16": 16.0,
-    "Q8_0": 8.5,
-    "Q6_K": 6.57,
-    "Q5_K_M": 5.68,
-    "Q5_K_S": 5.53,
-    "Q5_0": 5.53,
-    "Q4_K_M": 4.85,
-    "Q4_K_S": 4.58,
-    "Q4_0": 4.55,
-    "Q3_K_M": 3.92,
-    "Q2_K": 3.18,
-}
 
 
 @dataclass(frozen=True)
@@ -58,7 +43,7 @@ class BaseWeights:
 
 def expected_bytes(num_weights: int, type_: str) -> int:
     """About the size of a file with so many weights."""
-    return int(num_weights * TYPES[type_] / 8)
+    return int(num_weights * BITS[type_] / 8)
 
 
 def read(source: Path) -> BaseWeights:

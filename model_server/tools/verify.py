@@ -1,11 +1,4 @@
-"""Does Medusa change the text? Asked with the server's settings.
-
-The reference is plain decoding of one request at a time. Plain decoding in a batch of 4 differs
-from it where kernels round otherwise in company; Medusa alone must not differ more often. The
-first divergence of each answer is reported with its logit margin: by how much the reference
-preferred its own token there. The exit code is 1 if Medusa alone differs more often than plain
-decoding in a batch, or, with EXACT=true, if anything differs at all.
-"""
+"""Does Medusa change the text? What `tools.options` says of it is done here."""
 
 from __future__ import annotations
 
@@ -17,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from model_server import places
 from model_server.config import ModelServerSettings, read_settings
 from model_server.contract.protocol import (
     MAX_LOGPROBS,
@@ -26,8 +18,8 @@ from model_server.contract.protocol import (
     Speculation,
 )
 from model_server.engine.startup import Served
+from model_server.tools import options
 from model_server.tools.answers import WholeAnswer, answer_all, loaded
-from model_server.tools.arguments import at_least, between
 from model_server.tools.outcome import exit_code
 from model_server.tools.progress import Progress
 
@@ -141,37 +133,9 @@ def report(way: Way, found: Sequence[Divergence], answers: Sequence[WholeAnswer]
     return "\n".join([head, *(f"  {each}" for each in found)])
 
 
-def _lines(path: str) -> list[str]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{path}: must be UTF-8 text: {error.reason}") from None
-    return [line for line in text.split("\n") if line.strip()]
-
-
-def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=places.program("model_server.tools.verify"),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--prompts", type=_lines, help="a file with one prompt a line")
-    for name, type_, default, what in (
-        ("--num-prompts", at_least(1), 50, "how many"),
-        ("--prompt-tokens", at_least(1), 100, "of the default prompts"),
-        ("--tokens", at_least(1), 100, "of each answer"),
-        ("--temperature", between(0, 100), 0.0, "of the answers"),
-        ("--seed", at_least(0), 0, "of their noise"),
-    ):
-        parser.add_argument(name, type=type_, default=default, help=f"{what} ({default})")
-    return parser.parse_args(arguments)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare, and print what was found."""
-    args = options(arguments)
+    args = options.verify(arguments)
     return exit_code(lambda: _run(args), Path(), "nothing was compared to its end")
 
 

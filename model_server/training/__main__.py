@@ -1,9 +1,4 @@
-"""Medusa heads for any GGUF, trained against the very file that is served.
-
-BASE answers prompts, its own or given ones, or reads texts; its hidden states and the tokens that
-followed are kept in a folder. PyTorch learns the heads from them, and OUT is written. After an
-interruption the same command goes on.
-"""
+"""Medusa heads for any GGUF, trained against the very file that is served."""
 
 from __future__ import annotations
 
@@ -15,15 +10,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from model_server import places
 from model_server.config import read_settings
 from model_server.engine.layout import context_options
 from model_server.engine.prompt import PromptEncoder, choose_template
 from model_server.errors import PromptsError, StartError
 from model_server.llama.model import Model
-from model_server.medusa.head_file import MAX_BLOCKS, MAX_HEADS
-from model_server.tools.arguments import at_least, between
-from model_server.tools.convert_heads import TYPES, read_base
+from model_server.tools import options
+from model_server.tools.convert_heads import read_base
 from model_server.tools.doctor import examine as doctor
 from model_server.tools.doctor import text
 from model_server.tools.doctor.prompts import Prompt
@@ -41,57 +34,7 @@ from model_server.training.sources import Source
 _MAX_EXAMINED = 40  # prompts
 _PROMPT_ROOM = 512  # cells of the KV cache for each prompt, at most
 _SHOWN_CHARS = 60  # of a prompt that is refused
-_MAX_AT_ONCE = 128  # N_PARALLEL's limit
 _CELL_BLOCK = 256  # a lane has whole blocks
-
-
-def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=places.program("model_server.training"), description=__doc__
-    )
-    add = parser.add_argument
-    add("base", metavar="BASE", type=Path, help="GGUF that will be served with the heads")
-    add("out", metavar="OUT", type=Path, help="head file to write, .gguf")
-    for name, what in (
-        ("--prompts", "files of prompts, one a line; BASE answers them"),
-        ("--pieces", "texts or folders; BASE continues pieces of them"),
-        ("--texts", "texts or folders, learnt as they stand, besides or alone"),
-    ):
-        add(name, nargs="+", type=Path, default=[], metavar="PATH", help=what)
-    for name, type_, default, what in (
-        ("--ask", at_least(0), 0, "prompts that BASE asks itself: no data are needed"),
-        ("--num", at_least(0), 0, "prompts and pieces to take, by chance; 0: all"),
-        ("--num-texts", at_least(0), 0, "windows of texts to take, by chance; 0: all"),
-        ("--piece-tokens", at_least(2), 256, "of each piece to continue"),
-        ("--text-tokens", at_least(3), 512, "of each window of a text"),
-        ("--answer-tokens", at_least(2), 256, "that BASE adds at most"),
-        ("--temperature", between(0, 100), 0.0, "of the answers"),
-        ("--at-once", at_least(1, _MAX_AT_ONCE), 16, "answers made together"),
-        ("--held-out", between(0, 1), 0.05, "share of the data that heads are judged by"),
-        ("--heads", at_least(1, MAX_HEADS), 5, "how many"),
-        ("--blocks", at_least(0, MAX_BLOCKS), 1, "residual blocks of each head"),
-        ("--vocab", at_least(0), 0, "most frequent tokens, all that heads can say; 0: every one"),
-        ("--epochs", at_least(1), 8, "passes over the data at most"),
-        ("--patience", at_least(1), 2, "passes without a gain that end it"),
-        ("--batch", at_least(1), 512, "positions a step"),
-        ("--learning-rate", between(0, 1), 1e-3, "at its peak"),
-        ("--dropout", between(0, 0.9), 0.2, "share of the values that a step leaves out"),
-        ("--seed", at_least(0), 0, "of all that goes by chance"),
-    ):
-        add(name, type=type_, default=default, help=f"{what} ({default})")
-    add("--exact", action="store_true", help="the same answers on every run (Q8_0, CPU)")
-    add("--shared-output", action="store_true", help="use BASE's output matrix: a smaller file")
-    add(
-        "--token",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="tell heads the token drawn before theirs; without, they have Medusa's own form",
-    )
-    add("--type", choices=TYPES, default="Q8_0", help="of the matrices in OUT (%(default)s)")
-    add("--work", type=Path, help="folder for data and checkpoints (OUT.training)")
-    args = parser.parse_args(arguments)
-    args.work = args.work or Path(f"{args.out}.training")
-    return args
 
 
 def build(args: argparse.Namespace) -> Report:
@@ -103,11 +46,11 @@ def build(args: argparse.Namespace) -> Report:
     data = collect(args)
     train(args, data.corpus)
     try:
-        report = doctor.examine(args.base, args.out, doctor_options(args, data.judged))
+        report = doctor.examine(args.base, args.target, doctor_options(args, data.judged))
     except PromptsError as error:
-        raise StartError(f"{args.out} is written, but can't be judged: {error}") from None
+        raise StartError(f"{args.target} is written, but can't be judged: {error}") from None
     print(text.render(report))
-    print(write_back(args.out, report))
+    print(write_back(args.target, report))
     print(f"{args.work} is not needed any more.")
     return report
 
@@ -200,7 +143,7 @@ def train(args: argparse.Namespace, corpus: Corpus) -> None:
     except torch.OutOfMemoryError:
         problem = "take fewer --heads, --shared-output or a smaller --batch"
         raise StartError(f"{device} has too little memory: {problem}") from None
-    heads.write(trained, read_base(args.base), args.out, args.type)
+    heads.write(trained, read_base(args.base), args.target, args.type)
 
 
 def doctor_options(args: argparse.Namespace, judged: Sequence[Source]) -> doctor.ExamineOptions:
@@ -283,8 +226,8 @@ def _same_data(work: Path, made: dict[str, object], chosen: Sequence[Source]) ->
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Collect, train, examine. The exit code is 1, with one sentence, when that can't be done."""
-    args = options(arguments)
-    return exit_code(lambda: _run(args), args.out, "the same command goes on from here")
+    args = options.heads(arguments)
+    return exit_code(lambda: _run(args), args.target, "the same command goes on from here")
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -27,9 +27,9 @@ def check(args: argparse.Namespace) -> None:
         raise StartError(
             "--blocks 0 and --no-token with --shared-output leave nothing to learn: choose one"
         )
-    if args.out.is_dir():
-        raise CheckpointError(str(args.out), "is a folder, must be a file to write")
-    refuse_own_source(args.out, args.base, *args.prompts, *args.pieces, *args.texts)
+    if args.target.is_dir():
+        raise CheckpointError(str(args.target), "is a folder, must be a file to write")
+    refuse_own_source(args.target, args.base, *args.prompts, *args.pieces, *args.texts)
     base = read_base(args.base)
     refuse_type(args.base, base.hidden_size, args.type)
     weights = num_weights(args, base)

@@ -11,7 +11,7 @@ import yaml
 
 from api.config import Settings as GatewaySettings
 from model_server.config import ModelServerSettings
-from model_server.tools.download import PresetFiles
+from model_server.tools import download
 from model_server.tools.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def test_the_cuda_overlay_serves_what_it_fetches() -> None:
     overlay = services("deployment/compose.cuda.yml")
     assert overlay["fetch"]["build"] == overlay["model-server"]["build"]
     [module, preset, _, quant, _, folder] = overlay["fetch"]["command"]
-    assert module == PresetFiles.__module__
+    assert module == download.__name__
     assert overlay["model-server"]["environment"][0].startswith("MODEL_PATH=")
     path = re.sub(r".*:-(.*)}", r"\1", overlay["model-server"]["environment"][0])
     assert quant == "${QUANT:-Q8_0}"

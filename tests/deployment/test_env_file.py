@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from deployment.env_file import read_env_file
 from deployment.needs import CannotStart
-from deployment.run import read_env_file
 
 
 def read(folder: Path, text: str) -> dict[str, str]:
@@ -35,6 +36,13 @@ def test_a_dollar_that_compose_would_take_for_a_variable_is_named(
 ) -> None:
     with pytest.raises(CannotStart, match=r"line 2: MODEL_NAME holds a \$.*single quotes"):
         read(tmp_path, f"PORT=8010\nMODEL_NAME={written}\n")
+
+
+@pytest.mark.parametrize("written", ["PORT 8010", "=3", "MODEL_NAME='x", 'MODEL_NAME="x'])
+def test_a_line_that_is_none_is_named(tmp_path: Path, written: str) -> None:
+    place = re.escape(f"{tmp_path}/.env, line 2: must be NAME=VALUE")
+    with pytest.raises(CannotStart, match=f"^{place}"):
+        read(tmp_path, f"PORT=8010\n{written}\n")
 
 
 def test_no_file_has_no_settings(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from api.admission.keys import RELOAD_S, Keys, new_key
 from model_server.config import ModelServerSettings
-from model_server.tools.download import PresetFiles
+from model_server.tools import download
+from model_server.tools.preset_files import PresetFiles
 from model_server.tools.presets import PRESETS
 from tests.deployment.manifests import (
     COMPONENTS,
@@ -65,10 +66,10 @@ def test_overlays_choose_the_image_for_every_container(overlay: str) -> None:
 def test_what_is_downloaded_is_what_is_served(rendered: Rendered) -> None:
     manifests = rendered(["vicuna-7b"])
     pod = manifests.pod("model-server")
-    (download,) = pod.spec["initContainers"]
-    assert "command" not in download  # the image's runs a module of the project
-    module, preset, quant_option, quant, out_option, folder = download["args"]
-    assert (module, quant_option, out_option) == (PresetFiles.__module__, "--quant", "--out")
+    (fetch,) = pod.spec["initContainers"]
+    assert "command" not in fetch  # the image's runs a module of the project
+    module, preset, quant_option, quant, out_option, folder = fetch["args"]
+    assert (module, quant_option, out_option) == (download.__name__, "--quant", "--out")
     plan = PresetFiles(PRESETS[preset], quant, Path(folder))
     environment = manifests.environment(pod)
     assert plan.base == Path(environment["MODEL_PATH"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import sys
 import zipfile
 from email.parser import BytesParser
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployment import command
+from deployment import command, needs
 from model_server import places
 from tests import twin
 from tests.deployment import installing
@@ -99,10 +100,12 @@ def test_help_lists_every_command(installed: Installed) -> None:
     assert installed.run("--version").stdout.startswith("medusa-serve ")
 
 
-@pytest.mark.parametrize("name", [*command.WHAT, *places.TOOLS])
-def test_each_command_has_a_help_of_its_own(installed: Installed, name: str) -> None:
-    installed.has_llama()
-    said = installed.run(*name.split(), "--help")
+@pytest.mark.parametrize("name", [*command.WHAT, *places.TOOLS, "convert"])
+def test_each_command_has_a_help_of_its_own(
+    installed: Installed, name: str, tmp_path: Path
+) -> None:
+    """In another home, where llama.cpp is not built."""
+    said = installed.run(*name.split(), "--help", HOME=tmp_path)
     assert (said.returncode, said.stderr) == (0, "")
     assert said.stdout.startswith(f"usage: medusa-serve {name} ")
     assert "python -m" not in said.stdout
@@ -141,9 +144,37 @@ def test_without_a_compiler_it_says_what_to_install(installed: Installed, tmp_pa
     said = installed.run("verify", HOME=tmp_path, CXX="/none/c++")
     assert said.returncode == 1
     assert said.stderr.startswith("There is no C++ compiler, and llama.cpp is built from source")
-    said = installed.run("doctor", "--help", HOME=tmp_path)
-    assert said.returncode == 1
-    assert said.stderr.startswith("`medusa-serve doctor` needs llama.cpp, which is not built yet")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "problem"),
+    [
+        ("quantize", 2, "error: the following arguments are required: IN, OUT"),
+        ("heads base.gguf out.gguf --heads 99", 2, "must be a number from 1 to 16, not 99"),
+        ("doctor base.gguf", 2, "error: the following arguments are required: HEADS"),
+        ("convert base folder base-q8_0.gguf --type F16", 2, "base-q8_0.gguf would hold F16"),
+        ("fetch nothing", 1, "nothing: must be one of vicuna-7b, or OWNER/REPO/FILE of a hub"),
+    ],
+)
+def test_nothing_is_built_for_a_wrong_line(
+    installed: Installed, tmp_path: Path, words: str, code: int, problem: str
+) -> None:
+    said = installed.run(*words.split(), HOME=tmp_path)
+    assert (said.returncode, said.stdout) == (code, "")
+    assert problem in said.stderr
+
+
+def test_an_interrupted_build_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(needs, "llama", interrupt)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(sys, "argv", ["medusa-serve", "quantize", "a.gguf", "b.gguf"])
+    assert command.main() == 130
+    assert capsys.readouterr().err == "Interrupted: the same command goes on from here.\n"
 
 
 def test_both_tiers_serve_from_any_folder(installed: Installed, twin_q8_path: Path) -> None:

@@ -39,6 +39,57 @@ def watched(folder: Path, name: str, *, was_ready: bool) -> int:
     return run.watch(processes, tier, ports)
 
 
+@pytest.mark.parametrize(
+    ("death", "sentence"),
+    [
+        ("sys.exit(3)", "ended (exit code 3), so everything stops."),
+        (
+            "os.kill(os.getpid(), signal.SIGILL)",
+            "was ended by SIGILL, so everything stops. llama.cpp was made for another processor: "
+            "run `make clean && make run`.",
+        ),
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            "was ended by SIGKILL, so everything stops. Most likely the memory was full: choose a "
+            "smaller model, such as QUANT=Q4_0, or a smaller KV_CACHE_TOKENS.",
+        ),
+        (
+            "os.abort()",
+            "was ended by SIGABRT, so everything stops. "
+            "llama.cpp gave up; its last lines above say why.",
+        ),
+        (
+            "ctypes.string_at(0)",
+            "was ended by SIGSEGV, so everything stops. "
+            "Fetch the model file again; if that doesn't help, `make clean && make run`.",
+        ),
+        (
+            "file = open('f', 'w+b'); file.truncate(9); seen = mmap.mmap(file.fileno(), 9); "
+            "file.truncate(0); seen[0]",
+            "was ended by SIGBUS, so everything stops. "
+            "A file that it read is cut off or its disk fails: fetch the model file again.",
+        ),
+        ("os.kill(os.getpid(), signal.SIGUSR1)", "was ended by SIGUSR1, so everything stops."),
+        (
+            "os.kill(os.getpid(), signal.SIGRTMIN + 1)",
+            f"was ended by signal {signal.SIGRTMIN + 1}, so everything stops.",
+        ),
+    ],
+)
+def test_what_ended_a_process_is_said(
+    death: str, sentence: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    imports = "import ctypes, mmap, os, resource, signal, sys"
+    no_core = "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))"
+    (tmp_path / "mortal.py").write_text(f"{imports}\n{no_core}\n{death}\n")
+    processes = Processes(tmp_path)
+    mortal = processes.start("model server", "mortal", dict(os.environ))
+    ports = {"PORT": str(free_port()), "MODEL_SERVER_PORT": str(free_port())}
+    code = run.watch(processes, mortal, ports)
+    assert capfd.readouterr().err == f"The model server {sentence}\n"
+    assert code == (3 if "exit code" in sentence else 1)
+
+
 def test_a_model_server_is_started_again_with_growing_pauses_and_then_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,8 +13,7 @@ import pytest
 
 from deployment import run
 from deployment.needs import CannotStart
-from deployment.processes import Processes
-from model_server.tools.download import HEADS_FILE
+from model_server.tools.presets import HEADS_FILE
 from tests import random_heads
 from tests.e2e.service import wait_until
 from tests.ports import free_port
@@ -154,10 +153,20 @@ def test_what_cannot_be_served_is_said(
     assert str(refused.value) == sentence.format(folder=models / "vicuna-7b")
 
 
-def test_a_missing_file_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MODEL", str(models / "none.gguf"))
-    with pytest.raises(CannotStart, match=f"no model file {models}/none.gguf"):
+@pytest.mark.parametrize("name", ["MODEL", "MODEL_PATH"])
+def test_a_missing_file_is_named(name: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, str(models / "none.gguf"))
+    with pytest.raises(CannotStart, match=f"no model file {models}/none.gguf: check {name}=."):
         run.check(run.environment())
+
+
+@pytest.mark.parametrize("given", ["MODLE", "model", "MODELL"])
+def test_a_misspelt_choice_is_named(
+    given: str, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(given, "any.gguf")
+    run.say_misspelt(run.environment())
+    assert f"{given} is no setting, and is ignored: is MODEL meant?\n" in capsys.readouterr().err
 
 
 def test_env_is_read_as_compose_reads_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,57 +211,6 @@ def test_a_host_that_cannot_be_bound_is_not_called_a_port(name: str, host: str) 
     env = {"PORT": str(free_port()), "MODEL_SERVER_PORT": str(free_port()), "HOST": "127.0.0.1"}
     with pytest.raises(CannotStart, match=f"^{name} {host} is no address of this machine: "):
         run.check({**env, name: host})
-
-
-@pytest.mark.parametrize(
-    ("death", "sentence"),
-    [
-        ("sys.exit(3)", "ended (exit code 3), so everything stops."),
-        (
-            "os.kill(os.getpid(), signal.SIGILL)",
-            "was ended by SIGILL, so everything stops. llama.cpp was made for another processor: "
-            "run `make clean && make run`.",
-        ),
-        (
-            "os.kill(os.getpid(), signal.SIGKILL)",
-            "was ended by SIGKILL, so everything stops. Most likely the memory was full: choose a "
-            "smaller model, such as QUANT=Q4_0, or a smaller KV_CACHE_TOKENS.",
-        ),
-        (
-            "os.abort()",
-            "was ended by SIGABRT, so everything stops. "
-            "llama.cpp gave up; its last lines above say why.",
-        ),
-        (
-            "ctypes.string_at(0)",
-            "was ended by SIGSEGV, so everything stops. "
-            "Fetch the model file again; if that doesn't help, `make clean && make run`.",
-        ),
-        (
-            "file = open('f', 'w+b'); file.truncate(9); seen = mmap.mmap(file.fileno(), 9); "
-            "file.truncate(0); seen[0]",
-            "was ended by SIGBUS, so everything stops. "
-            "A file that it read is cut off or its disk fails: fetch the model file again.",
-        ),
-        ("os.kill(os.getpid(), signal.SIGUSR1)", "was ended by SIGUSR1, so everything stops."),
-        (
-            "os.kill(os.getpid(), signal.SIGRTMIN + 1)",
-            f"was ended by signal {signal.SIGRTMIN + 1}, so everything stops.",
-        ),
-    ],
-)
-def test_what_ended_a_process_is_said(
-    death: str, sentence: str, models: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    imports = "import ctypes, mmap, os, resource, signal, sys"
-    no_core = "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))"
-    (models.parent / "mortal.py").write_text(f"{imports}\n{no_core}\n{death}\n")
-    processes = Processes(run.ROOT)
-    mortal = processes.start("model server", "mortal", dict(os.environ))
-    ports = {"PORT": str(free_port()), "MODEL_SERVER_PORT": str(free_port())}
-    code = run.watch(processes, mortal, ports)
-    assert capfd.readouterr().err == f"The model server {sentence}\n"
-    assert code == (3 if "exit code" in sentence else 1)
 
 
 def is_ready(url: str) -> bool:

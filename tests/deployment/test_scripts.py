@@ -27,7 +27,16 @@ from tests.structure.modules import ROOT
 
 MODEL_SERVER, GATEWAY = "server-llm.sh", "api-server.sh"
 SCRIPTS = (MODEL_SERVER, GATEWAY)
-COPIED = ("__init__.py", "needs.py", "run.py", "processes.py", "setup.sh", *BUILT_BY, *SCRIPTS)
+COPIED = (
+    "__init__.py",
+    "env_file.py",
+    "needs.py",
+    "run.py",
+    "processes.py",
+    "setup.sh",
+    *BUILT_BY,
+    *SCRIPTS,
+)
 LINKED = ("api", "model_server", "requirements", "requirements.txt")
 LOCKS = {
     "serve": ("requirements.txt", "requirements/gateway.txt", "requirements/model-server.txt"),

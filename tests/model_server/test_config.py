@@ -63,6 +63,7 @@ def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) ->
         ("N_PARALLEL", "129"),
         ("N_PARALLEL", "many"),
         ("MODEL_CONTEXT_SIZE", "-1"),
+        ("MODEL_CONTEXT_SIZE", "1"),
         ("N_GPU_LAYERS", "-2"),
         ("N_THREADS", "1.5"),
         ("KV_CACHE_TOKENS", "-1"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model_server.tools.quantizer import TYPES
+from model_server.tools.weight_types import BITS
 
 SHOWN = ("Q4_0", "Q8_0", "F16")
 POOL_TOKENS = 2 * 2_048  # KV_CACHE_TOKENS where the context is that long
@@ -34,7 +34,7 @@ class Shape:
         return self.layers * layer + 2 * self.vocab * self.hidden
 
     def file_gb(self, type_: str) -> float:
-        return self.num_weights * TYPES[type_] / 8e9
+        return self.num_weights * BITS[type_] / 8e9
 
     @property
     def pool_gb(self) -> float:
@@ -45,7 +45,7 @@ class Shape:
     def heads_gb(self) -> float:
         """A residual block and a vocabulary matrix each, Q8_0."""
         weights = HEADS * self.hidden * (self.hidden + self.vocab)
-        return weights * TYPES["Q8_0"] / 8e9
+        return weights * BITS["Q8_0"] / 8e9
 
 
 SHAPES = (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from model_server.tools import options
 from model_server.tools.outcome import INTERRUPTED
 from model_server.training import __main__ as training
 from tests.structure.modules import ROOT
@@ -27,7 +28,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_data_of_another_run_are_refused(twin_path: Path, tmp_path: Path, capsys: Capsys) -> None:
     out = tmp_path / "heads.gguf"
     given = [str(twin_path), str(out), "--prompts", str(prompts(tmp_path / "p.txt", 40)), *QUICK]
-    args = training.options(given)
+    args = options.heads(given)
     training.collect(args)
     capsys.readouterr()
     assert training.main([*given, "--temperature", "0.7"]) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model_server.errors import NoSpaceError
-from model_server.tools import convert_heads
+from model_server.tools import convert_heads, options
 from model_server.tools.progress import in_words
 from model_server.training import __main__ as training
 from model_server.training import needs, sources
@@ -53,7 +53,7 @@ def test_what_it_takes_is_said(twin_path: Path, tmp_path: Path, capsys: Capsys) 
     """For each weight 4 bytes 6 times in memory, 8 times on the disk; and the base's output and
     embedding.
     """
-    args = training.options([str(twin_path), str(tmp_path / "h"), "--heads", "2", "--blocks", "2"])
+    args = options.heads([str(twin_path), str(tmp_path / "h"), "--heads", "2", "--blocks", "2"])
     base = convert_heads.read_base(twin_path)
     hidden, vocab = base.hidden_size, base.vocab_size
     shape = heads.HeadShape(2, 2)
@@ -68,7 +68,7 @@ def test_what_it_takes_is_said(twin_path: Path, tmp_path: Path, capsys: Capsys) 
 
 
 def test_a_disk_with_too_little_room_is_refused(twin_path: Path, tmp_path: Path) -> None:
-    args = training.options([str(twin_path), str(tmp_path / "heads.gguf")])
+    args = options.heads([str(twin_path), str(tmp_path / "heads.gguf")])
     needs.check_space(args, [])
     total = shutil.disk_usage(tmp_path).total
     vast = [sources.Source(range(total), "a", answered=False)]

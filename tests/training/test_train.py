@@ -14,6 +14,7 @@ from model_server.contract.protocol import GenerateRequest, Sampling, Speculatio
 from model_server.engine import startup
 from model_server.errors import StartError
 from model_server.metrics import ModelServerMetrics
+from model_server.tools import options
 from model_server.tools.answers import answer_all
 from model_server.training import __main__ as training
 from model_server.training.corpus import Corpus
@@ -83,7 +84,7 @@ def data(twin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Data:
     """A corpus of the twin, and its output matrix."""
     folder = tmp_path_factory.mktemp("corpus")
     lines = str(prompts(folder / "prompts.txt", 40))
-    args = training.options([str(twin_path), str(folder / "heads"), "--prompts", lines, *QUICK])
+    args = options.heads([str(twin_path), str(folder / "heads"), "--prompts", lines, *QUICK])
     return training.collect(args).corpus, heads.base_matrices(twin_path)
 
 

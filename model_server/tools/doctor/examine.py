@@ -14,7 +14,8 @@ from model_server.config import ModelServerSettings, read_settings
 from model_server.engine.leaves import leaf_blocks
 from model_server.errors import HeadFileError, PromptsError
 from model_server.llama.context import MAX_SEQS
-from model_server.medusa.head_file import MAX_HEADS, HeadFile
+from model_server.medusa.head_file import HeadFile
+from model_server.medusa.limits import MAX_HEADS
 from model_server.speculation.confidence import HeadConfidence
 from model_server.tools.answers import loaded
 from model_server.tools.doctor import (
@@ -34,6 +35,7 @@ from model_server.tools.doctor.report import Kept, Report, Sample, Table
 from model_server.tools.doctor.speed import Speed
 from model_server.tools.doctor.track import Track
 from model_server.tools.doctor.trim import Trim
+from model_server.tools.options import NUM_PROMPTS, NUM_TOKENS
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class ExamineOptions:
     """
 
     prompts: Path | None = None
-    num_prompts: int = 40
-    num_tokens: int = 48
+    num_prompts: int = NUM_PROMPTS
+    num_tokens: int = NUM_TOKENS
     seed: int = 0
     any_base: bool = False
     given: Sequence[Prompt] = ()

@@ -18,6 +18,7 @@ OURS = [*Settings.model_fields, *ModelServerSettings.model_fields]
         ("BATCH_SIZES", "BATCH_SIZE"),
         ("MODEL_SERVER_URL", "MODEL_SERVER_URLS"),
         ("MEDUSA_PAHT", "MEDUSA_PATH"),
+        ("PROT", "PORT"),
     ],
 )
 def test_what_is_almost_a_setting_is_named(given: str, meant: str) -> None:
@@ -37,3 +38,4 @@ def test_no_setting_is_almost_another() -> None:
         (a, b): SequenceMatcher(None, a, b).ratio() for a, b in itertools.combinations(names, 2)
     }
     assert {pair: ratio for pair, ratio in ratios.items() if ratio >= ALIKE} == {}
+    assert len({tuple(sorted(name)) for name in names}) == len(names)

@@ -9,6 +9,7 @@ from model_server.contract.protocol import GenerateRequest
 from model_server.engine.prompt import VICUNA_TEMPLATE, PromptEncoder, choose_template
 from model_server.errors import PromptRefused, PromptTooLong, SettingError
 from model_server.llama.vocab import Vocab
+from model_server.logs import say
 from tests import twin
 from tests.vocabulary import BOS, EOS
 
@@ -34,14 +35,25 @@ def test_the_files_own_template_comes_first_if_it_can_be_read(
     assert choose_template(own, setting, name) == chosen
 
 
+def test_a_template_that_is_not_used_is_said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(say, "propagate", True)  # a server's start ends that
+    assert choose_template("own", "", "x") == "own"
+    assert caplog.messages == []
+    assert choose_template("own", "vicuna", "x") == "own"
+    assert caplog.messages == ["CHAT_TEMPLATE=vicuna is not used: the model file has a template"]
+
+
 def test_a_template_may_be_a_file(tmp_path: Path) -> None:
     path = tmp_path / "chat.jinja"
     path.write_text(ECHO)
     assert choose_template(None, path, "vicuna") == ECHO
     path.write_bytes(b"\xff\xfe")
     for broken in (path, tmp_path / "missing", tmp_path):
-        with pytest.raises(SettingError, match="CHAT_TEMPLATE"):
-            choose_template(None, broken, "x")
+        for own in (None, "own"):
+            with pytest.raises(SettingError, match="CHAT_TEMPLATE"):
+                choose_template(own, broken, "x")
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         load(ModelServerSettings(model_path=tmp_path / "x.gguf"), ModelServerMetrics())
 
 
-@pytest.mark.parametrize("context_size", [1, 50, 300])
+@pytest.mark.parametrize("context_size", [16, 50, 300])
 def test_any_context_size_starts_and_answers(twin_path: Path, context_size: int) -> None:
     settings = ModelServerSettings(
         model_path=twin_path, n_threads=1, model_context_size=context_size

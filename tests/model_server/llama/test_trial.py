@@ -166,6 +166,10 @@ def test_files_that_cannot_be_read_are_left_to_who_loads_them(
     assert not was_held(caplog, tmp_path / "missing.gguf")
     (tmp_path / "broken.gguf").write_bytes(b"GGUF")
     assert was_held(caplog, tmp_path / "broken.gguf")
+    assert not trial.own_kernels([tmp_path / "broken.gguf"])
+    assert "not tried" not in caplog.text
+    with caplog.at_level("DEBUG"):
+        trial.require([tmp_path / "broken.gguf"])
     assert "was not tried, exit code 1: model_server.errors.ModelFileError: " in caplog.text
 
 

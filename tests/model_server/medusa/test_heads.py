@@ -12,8 +12,9 @@ import pytest
 from model_server.errors import HeadFileError
 from model_server.llama.gguf import GgufHeader
 from model_server.llama.model import Model
-from model_server.medusa.head_file import MATRIX_TYPES, MAX_BLOCKS, MAX_HEADS
+from model_server.medusa.head_file import MATRIX_TYPES
 from model_server.medusa.heads import HeadOptions, Heads, Proposals
+from model_server.medusa.limits import MAX_BLOCKS, MAX_HEADS
 from model_server.speculation.confidence import HeadConfidence
 from tests import gguf_file, heads_reference, random_heads, random_model
 from tests.model_server.medusa.conftest import WriteHeads

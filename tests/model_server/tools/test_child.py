@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 
 from model_server.tools import child
 from model_server.tools.child import Ended
+from tests.structure.modules import ROOT
 
 PYTHON = (sys.executable, "-c")
 
@@ -52,6 +55,28 @@ def test_it_ends_with_the_tool_and_so_does_what_it_started(
         child.run([*PYTHON, code], tmp_path / "log", stop)
     while is_running(pids[0]):
         assert time.monotonic() - started < 30
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_it_ends_with_a_tool_that_is_told_to_stop(how: signal.Signals, tmp_path: Path) -> None:
+    """As a service's manager, or a closed terminal, does it."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom model_server.tools import child\n"
+        "child.run(['sh', '-c', 'echo $$; sleep 60'], Path(sys.argv[1]), lambda line: "
+        "print(line, flush=True))"
+    )
+    command = [*PYTHON, code, str(tmp_path / "log")]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as tool:
+        assert tool.stdout is not None
+        pid = int(tool.stdout.readline())
+        tool.send_signal(how)
+        tool.wait(30)
+    started = time.monotonic()
+    while is_running(pid):
+        assert time.monotonic() - started < 10
         time.sleep(0.01)
 
 

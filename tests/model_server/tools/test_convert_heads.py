@@ -14,8 +14,8 @@ from model_server.errors import HeadFileError
 from model_server.llama.gguf import GgufHeader, base_fingerprint
 from model_server.llama.model import Model
 from model_server.medusa import head_file
-from model_server.tools import convert_heads
 from model_server.tools.outcome import INTERRUPTED
+from model_server.tools.weight_types import OF_HEADS
 from tests import checkpoints, heads_reference, twin
 from tests.checkpoints import Values, Weights
 from tests.model_server.tools.converting import LAYOUTS, run, v01_pt
@@ -44,7 +44,7 @@ def test_every_layout_gives_the_same_weights(
         np.testing.assert_array_equal(found[name], values)
 
 
-@pytest.mark.parametrize("file_type", convert_heads.TYPES)
+@pytest.mark.parametrize("file_type", OF_HEADS)
 def test_outputs_are_those_of_the_original(
     file_type: str, folder: Path, target: Path, base: Model
 ) -> None:

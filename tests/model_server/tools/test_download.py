@@ -11,8 +11,9 @@ import pytest
 from model_server.llama.gguf import GgufHeader, base_fingerprint
 from model_server.llama.model import Model
 from model_server.medusa import head_file
-from model_server.tools.download import MODELS, PresetFiles, next_command, source_named
-from model_server.tools.presets import PRESETS, HubFile
+from model_server.tools.download import next_command, source_named
+from model_server.tools.preset_files import PresetFiles
+from model_server.tools.presets import MODELS, PRESETS, HubFile
 from tests import checkpoints
 from tests.checkpoints import Weights
 from tests.model_server.tools.converting import as_bf16

@@ -26,6 +26,45 @@ def test_a_model_of_full_precision_is_rounded_once(
     assert list(target.parent.iterdir()) == [target]
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "type_"),
+    [
+        ("m-q8_0.gguf", [], "Q8_0"),
+        ("m.BF16.gguf", [], "BF16"),
+        ("m-Q5_0.gguf", ["--type", "q5_0"], "Q5_0"),
+        ("m.gguf", ["--type", "Q5_0"], "Q5_0"),
+        ("q8_0-m.gguf", [], "Q4_K_M"),
+    ],
+)
+def test_the_type_is_that_of_the_name(
+    capsys: Capsys,
+    random_model_path: Path,
+    tmp_path: Path,
+    name: str,
+    options: list[str],
+    type_: str,
+) -> None:
+    assert quantize.main([str(random_model_path), str(tmp_path / name), *options]) == 0
+    assert f" to {type_}.\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        ("m-q8_0.gguf", ["--type", "Q4_0"], "m-q8_0.gguf would hold Q4_0: choose a name without"),
+        ("m-iq2_xs.gguf", [], "m-iq2_xs.gguf is named after IQ2_XS, which is none of F16, BF16,"),
+    ],
+)
+def test_a_name_of_another_type_is_refused(
+    capsys: Capsys, tmp_path: Path, name: str, options: list[str], problem: str
+) -> None:
+    """Who serves a folder chooses among its files by name."""
+    with pytest.raises(SystemExit) as ended:
+        quantize.main(["base.gguf", str(tmp_path / name), *options])
+    assert ended.value.code == 2
+    assert problem in capsys.readouterr().err
+
+
 def refused(capsys: Capsys, source: Path, target: Path) -> str:
     """The one sentence; nothing is left behind."""
     before = sorted(target.parent.iterdir()) if target.parent.exists() else []

@@ -10,6 +10,7 @@ from model_server.errors import CheckpointError
 from model_server.llama import ggml
 from model_server.llama.gguf import GgufHeader, base_fingerprint
 from model_server.tools import quantizer
+from model_server.tools.weight_types import QUANTIZED
 from tests import random_heads, twin
 from tests.random_heads import Kind
 from tests.reference import Reference
@@ -46,7 +47,7 @@ def test_the_answers_stay_and_heads_still_fit(
     assert list(tmp_path.iterdir()) == [made]
 
 
-@pytest.mark.parametrize("type_", quantizer.TYPES)
+@pytest.mark.parametrize("type_", QUANTIZED)
 def test_every_type_can_be_made(type_: str, random_model_path: Path, tmp_path: Path) -> None:
     made = tmp_path / "made.gguf"
     quantizer.quantize(random_model_path, made, type_, lambda _: None)
