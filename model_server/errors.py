@@ -162,7 +162,9 @@ class GrammarTooSlow(RequestError):
     code = "grammar_too_slow"
 
     def __init__(self) -> None:
-        super().__init__("the grammar is too large or ambiguous: its next token takes too much work")
+        super().__init__(
+            "the grammar is too large or ambiguous: its next token takes too much work"
+        )
 
 
 class Unavailable(ModelServerError):
