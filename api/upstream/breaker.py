@@ -27,7 +27,11 @@ class Breaker:
 
     def allows(self, now: float) -> bool:
         """Whether one more request may go there."""
-        return self.is_closed or (now >= self._until and not self._on_trial)
+        return not (self.is_open(now) or self._on_trial)
+
+    def is_open(self, now: float) -> bool:
+        """Whether nobody may go there yet, not even for a trial."""
+        return not self.is_closed and now < self._until
 
     def take(self) -> None:
         """A request goes there: while it isn't closed, the trial."""
@@ -59,7 +63,7 @@ class Breaker:
         self._ends.append(True)
         if self.is_closed and not self._is_too_much():
             return False
-        if not self.is_closed and now < self._until:
+        if self.is_open(now):
             return False  # it was sent before
         self._hold_s = min(max(FIRST_HOLD_S, 2 * self._hold_s), LONGEST_HOLD_S)
         self._until = now + self._hold_s

@@ -241,7 +241,7 @@ class ServerPool:
         """
         if time.monotonic() - server.heard > LOST_AFTER_S:
             why = f"nothing was heard for {LOST_AFTER_S:g} s"
-        elif not server.breaker.is_closed and not server.ready and self.ready:
+        elif server.breaker.is_open(time.monotonic()) and self.ready:
             why = server.reason
         else:
             return

@@ -1,0 +1,50 @@
+"""Which model servers are left out because their answers fail, and how they come back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from api.upstream.breaker import IN_A_ROW
+from model_server.contract.protocol import Event, GenerateRequest
+from tests.api.fleet import ANSWER, fleet, text_in
+from tests.api.scripted_server import ScriptedServer, accepted, done, num_tokens, token
+from tests.api.virtual_time import VIRTUAL_TIME
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    return VIRTUAL_TIME
+
+
+@pytest.fixture(autouse=True)
+def _equals_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.upstream.balancer.SLOW_START_S", 1e-6)
+
+
+async def slowly(request: GenerateRequest) -> AsyncIterator[Event | None]:
+    """The known answer, in two seconds."""
+    yield accepted(request)
+    for index in range(len(request.resume.tokens) if request.resume else 0, num_tokens(request)):
+        await asyncio.sleep(0.4)
+        yield token(request, index)
+    yield done(request)
+
+
+async def test_one_that_is_well_again_comes_back_however_long_an_answer_takes() -> None:
+    """Though it is probed meanwhile, and another server is ready."""
+    recovered, well = ScriptedServer(slowly), ScriptedServer(slowly)
+    async with fleet(recovered, well) as made:
+        breaker = made.pool.servers[0].breaker
+        for _ in range(IN_A_ROW):
+            breaker.fail("a decode failed", time.monotonic())
+        while not recovered.requests:
+            assert text_in(await made.ask()) == ANSWER
+            await asyncio.sleep(0.1)
+        assert breaker.is_closed
+        assert recovered.left == [], "the trial was not taken from it"
