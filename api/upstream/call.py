@@ -44,6 +44,7 @@ class BatchCall:
         self.requests = [each.request for each in choices]
         self.task: asyncio.Task[None] | None = None
         self._model_id = server.model_id or ""  # of what it answers, whatever it becomes later
+        self._sent = now
         self._has_failed = False
         self._choices = {each.request.id: each for each in choices}
         self._unaccepted = set(self._choices)
@@ -85,8 +86,8 @@ class BatchCall:
         failure = None if choice.ended.cancelled() else choice.failure
         if isinstance(failure, AnswerFailed) and not self._has_failed:
             self._has_failed = True  # a batch that fails is one failure
-            server.count_failure(failure)
-            choice.blamed.append(server.url)
+            if server.count_failure(failure, self._sent):
+                choice.blamed.append(server.url)
         server.give_back(answered=answered)
         if isinstance(failure, TryAgain):
             choice.failed_at.add(server.url)

@@ -178,8 +178,10 @@ class ModelServer:
         self._mark_down(str(error).rstrip("."))
         self.suspected.set()
 
-    def count_failure(self, error: AnswerFailed) -> None:
-        """An answer failed; too many leave the server out."""
+    def count_failure(self, error: AnswerFailed, sent: float) -> bool:
+        """An answer to what was sent then failed; whether that is news. Too many leave it out."""
+        if self.breaker.knows(sent):
+            return False
         now = time.monotonic()
         if self.breaker.fail(str(error).rstrip("."), now):
             self.down_since = now
@@ -187,6 +189,7 @@ class ModelServer:
             log.warning("model server left out: %s", self.reason)
             self._shown_ready.set(0)
             self.suspected.set()
+        return True
 
     def _mark_down(self, reason: str) -> None:
         if self.is_up:

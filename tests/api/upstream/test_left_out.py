@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from api.upstream.breaker import IN_A_ROW
+from api.upstream.retry import FIRST_WAIT_S
 from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.fleet import ANSWER, fleet, text_in
-from tests.api.scripted_server import ScriptedServer, accepted, done, num_tokens, token
+from tests.api.scripted_server import ScriptedServer, accepted, done, num_tokens, refused, token
 from tests.api.virtual_time import VIRTUAL_TIME
 
 pytestmark = pytest.mark.anyio
@@ -48,3 +49,26 @@ async def test_one_that_is_well_again_comes_back_however_long_an_answer_takes() 
             await asyncio.sleep(0.1)
         assert breaker.is_closed
         assert recovered.left == [], "the trial was not taken from it"
+
+
+@pytest.mark.parametrize("num_streams", [2, 8])
+async def test_a_failed_step_is_one_failure_however_many_were_in_it(num_streams: int) -> None:
+    """Each of a batch of its own; all go on as soon as the first does."""
+    step_fails = asyncio.Event()
+
+    async def script(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        async for event in slowly(request):
+            if step_fails.is_set() and request.attempt == 1:
+                event = refused(request, 503, "engine")
+            yield event
+
+    server = ScriptedServer(script)
+    async with fleet(server, batch_size=1) as made:
+        began = time.monotonic()
+        asks = [made.ask(stream=True) for _ in range(num_streams)]
+        await asyncio.sleep(0.9)
+        step_fails.set()
+        assert [text_in(await ask) for ask in asks] == [ANSWER] * num_streams
+        assert time.monotonic() - began < 5 * 0.4 + 0.4 + FIRST_WAIT_S
+        assert made.pool.servers[0].breaker.is_closed
+    assert [each.attempt for each in server.requests] == [1] * num_streams + [2] * num_streams
