@@ -52,9 +52,12 @@ class Breaker:
         return True
 
     def forgive(self) -> None:
-        """A failure was the request's fault: it failed elsewhere, too."""
-        if True in self._ends:
+        """A failure was the request's fault: it failed elsewhere, too. An answer speaks for one
+        such; else two servers that answer nobody would forgive each other for ever.
+        """
+        if {True, False} <= set(self._ends):
             self._ends.remove(True)
+            self._ends.remove(False)
         if not self._is_too_much():
             self._close()
 

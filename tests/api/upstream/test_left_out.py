@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from api.upstream.breaker import IN_A_ROW
+from api.upstream.breaker import IN_A_ROW, OF_THE_LAST
 from api.upstream.retry import FIRST_WAIT_S
 from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.fleet import ANSWER, fleet, text_in
 from tests.api.scripted_server import ScriptedServer, accepted, done, num_tokens, refused, token
+from tests.api.upstream.test_sick import fails_to_decode
 from tests.api.virtual_time import VIRTUAL_TIME
 
 pytestmark = pytest.mark.anyio
@@ -72,3 +73,17 @@ async def test_a_failed_step_is_one_failure_however_many_were_in_it(num_streams:
         assert time.monotonic() - began < 5 * 0.4 + 0.4 + FIRST_WAIT_S
         assert made.pool.servers[0].breaker.is_closed
     assert [each.attempt for each in server.requests] == [1] * num_streams + [2] * num_streams
+
+
+async def test_servers_that_are_sick_do_not_forgive_each_other_for_ever() -> None:
+    """A request that fails at two servers is at fault itself, unless they answer nobody."""
+    sick, well = [ScriptedServer(), ScriptedServer()], ScriptedServer()
+    async with fleet(*sick, well) as made:
+        for _ in range(3 * OF_THE_LAST):
+            assert text_in(await made.ask()) == ANSWER
+        for server in sick:
+            server.script = fails_to_decode
+        statuses = [(await made.ask()).status_code for _ in range(100)]
+        assert [each.breaker.is_closed for each in made.pool.servers] == [False, False, True]
+    assert statuses.count(500) <= OF_THE_LAST + IN_A_ROW
+    assert set(statuses[-50:]) == {200}
