@@ -45,7 +45,7 @@ class BatchCall:
         self.task: asyncio.Task[None] | None = None
         self._model_id = server.model_id or ""  # of what it answers, whatever it becomes later
         self._sent = now
-        self._has_failed = False
+        self._has_answered = self._has_failed = False
         self._choices = {each.request.id: each for each in choices}
         self._unaccepted = set(self._choices)
         for each in choices:
@@ -84,13 +84,10 @@ class BatchCall:
         answered = choice.done is not None
         # Who left has no end here; its `failure` is that of an attempt elsewhere.
         failure = None if choice.ended.cancelled() else choice.failure
-        if isinstance(failure, AnswerFailed) and not self._has_failed:
-            self._has_failed = True  # a batch that fails is one failure
-            if server.count_failure(failure, self._sent):
-                choice.blamed.append(server.url)
-        server.give_back(answered=answered)
         if isinstance(failure, TryAgain):
             choice.failed_at.add(server.url)
+            self._count(failure, choice)
+        server.give_back(answered=answered)
         num_tokens = len(choice.token_ids) - choice.num_before
         if answered and choice.first_at is not None and num_tokens > 1:
             server.load.note_pace((server.heard - choice.first_at) / (num_tokens - 1), server.heard)
@@ -100,6 +97,15 @@ class BatchCall:
             elif name not in self._unaccepted:
                 server.cancel(name)
         self._acknowledge(name)
+
+    def _count(self, failure: TryAgain, choice: Choice) -> None:
+        """A batch that fails, or is lost before its first event, is one failure of its server."""
+        failed = isinstance(failure, AnswerFailed)
+        is_lost = isinstance(failure, ModelServerLost) and not self._has_answered
+        if (failed or is_lost) and not self._has_failed:
+            self._has_failed = True
+            if self.server.count_failure(failure, self._sent) and failed:
+                choice.blamed.append(self.server.url)
 
     def _prompt_changed(self) -> TryAgain:
         return TryAgain(
@@ -143,6 +149,7 @@ class BatchCall:
 
     def _take(self, event: Event) -> None:
         """Give an event to its choice; cancel what nobody waits for, or what cannot go on so."""
+        self._has_answered = True
         choice = self._choices.get(event.id)
         if choice is None or choice.ended.done():
             if isinstance(event, Accepted):  # left before the model server knew of it

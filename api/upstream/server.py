@@ -178,7 +178,7 @@ class ModelServer:
         self._mark_down(str(error).rstrip("."))
         self.suspected.set()
 
-    def count_failure(self, error: AnswerFailed, sent: float) -> bool:
+    def count_failure(self, error: TryAgain, sent: float) -> bool:
         """An answer to what was sent then failed; whether that is news. Too many leave it out."""
         if self.breaker.knows(sent):
             return False

@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from api.upstream.breaker import IN_A_ROW, OF_THE_LAST
 from api.upstream.retry import FIRST_WAIT_S
 from model_server.contract.protocol import Event, GenerateRequest
-from tests.api.fleet import ANSWER, fleet, text_in
-from tests.api.scripted_server import ScriptedServer, accepted, done, num_tokens, refused, token
+from tests.api.fleet import ANSWER, ASK, fleet, text_in
+from tests.api.scripted_server import (
+    DROP,
+    ScriptedServer,
+    accepted,
+    done,
+    num_tokens,
+    refused,
+    token,
+)
 from tests.api.upstream.test_sick import fails_to_decode
 from tests.api.virtual_time import VIRTUAL_TIME
 
@@ -59,9 +68,8 @@ async def test_a_failed_step_is_one_failure_however_many_were_in_it(num_streams:
 
     async def script(request: GenerateRequest) -> AsyncIterator[Event | None]:
         async for event in slowly(request):
-            if step_fails.is_set() and request.attempt == 1:
-                event = refused(request, 503, "engine")
-            yield event
+            failed = step_fails.is_set() and request.attempt == 1
+            yield refused(request, 503, "engine") if failed else event
 
     server = ScriptedServer(script)
     async with fleet(server, batch_size=1) as made:
@@ -87,3 +95,31 @@ async def test_servers_that_are_sick_do_not_forgive_each_other_for_ever() -> Non
         assert [each.breaker.is_closed for each in made.pool.servers] == [False, False, True]
     assert statuses.count(500) <= OF_THE_LAST + IN_A_ROW
     assert set(statuses[-50:]) == {200}
+
+
+async def hangs_up(request: GenerateRequest) -> AsyncIterator[Event | None]:
+    yield DROP
+
+
+async def says_nothing(request: GenerateRequest) -> AsyncIterator[Event | None]:
+    await asyncio.Event().wait()
+    yield DROP
+
+
+@pytest.mark.parametrize("script", [hangs_up, says_nothing])
+async def test_one_that_answers_probes_and_loses_every_batch_is_left_out(script: Any) -> None:
+    """As behind a path that drops large packets, or a proxy beside a server that is gone."""
+    lossy, well = ScriptedServer(script), ScriptedServer()
+    async with fleet(lossy, well) as made:
+        for _ in range(20):
+            answer = await made.client.post("/generate", json=ASK, timeout=None)
+            assert text_in(answer) == ANSWER
+        assert not made.pool.servers[0].breaker.is_closed
+    assert len(lossy.requests) <= IN_A_ROW + 2
+
+
+async def test_among_many_that_lose_every_batch_the_one_that_is_well_is_found() -> None:
+    lossy = [ScriptedServer(hangs_up) for _ in range(7)]
+    async with fleet(*lossy, ScriptedServer(), retry_attempts=5) as made:
+        statuses = [(await made.ask()).status_code for _ in range(40)]
+    assert set(statuses[-20:]) == {200}
