@@ -48,9 +48,12 @@ class BatchCall:
         self._has_answered = self._has_failed = False
         self._choices = {each.request.id: each for each in choices}
         self._unaccepted = set(self._choices)
+        # A shape may take long to compile, beside the plain requests: nobody waits for that.
+        self._holding = {each.id for each in self.requests if each.sampling.shape is None}
         for each in choices:
             each.carrier, each.is_sent, each.wait_s = self, True, now - each.arrived
-        server.unacknowledged[self.id] = now
+        if self._holding:
+            server.unacknowledged[self.id] = now
 
     async def run(self) -> None:
         """Until each choice has ended. What goes wrong is told to the choices and the server."""
@@ -117,7 +120,8 @@ class BatchCall:
 
     def _acknowledge(self, name: str) -> None:
         self._unaccepted.discard(name)
-        if not self._unaccepted:
+        self._holding.discard(name)
+        if not self._holding:
             self.server.unacknowledged.pop(self.id, None)
             self.server.changed.set()
 
