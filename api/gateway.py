@@ -95,7 +95,7 @@ class Gateway:
         attempts = Attempts(
             settings.retry_attempts,
             deadline,
-            lambda: self.pool.is_ready_beside(choice),
+            lambda: self.pool.is_ready_beside(choice.failed_at),
             choice.progress,
         )
         try:
@@ -129,15 +129,18 @@ class Gateway:
 
     async def ask(self, path: str, question: Wire) -> bytes:
         """A model server's answer to a question that needs no slot, as JSON."""
-        timeout_s = self.settings.request_timeout
-        deadline = time.monotonic() + timeout_s
-        attempts = Attempts(self.settings.retry_attempts, deadline, lambda: self.pool.ready)
+        timeout_s, failed_at = self.settings.request_timeout, set[str]()
+        attempts = Attempts(
+            self.settings.retry_attempts,
+            time.monotonic() + timeout_s,
+            lambda: self.pool.is_ready_beside(failed_at),
+        )
         with self.permits.taken(1):
             try:
                 async with timeout(timeout_s):
                     while True:
                         try:
-                            return await self.pool.ask(path, question)
+                            return await self.pool.ask(path, question, failed_at)
                         except TryAgain as error:
                             await attempts.wait(error)
             except TimeoutError:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from api.config import Settings
-from api.errors import GatewayError, ModelServerLost, NoModelServer
+from api.errors import GatewayError, ModelServerLost, NoModelServer, TryAgain
 from api.metrics import GatewayMetrics
 from api.request import Choice
 from api.upstream import balancer
@@ -124,17 +124,24 @@ class ServerPool:
         self._calls[call.task] = call
         call.task.add_done_callback(self._calls.pop)  # runs for what was left before it began, too
 
-    async def ask(self, path: str, question: Any) -> bytes:
-        """The least busy server's answer to what needs no slot. Raises NoModelServer, too."""
+    async def ask(self, path: str, question: Any, failed_at: set[str]) -> bytes:
+        """The least busy server's answer to what needs no slot, better not one of these, to which
+        it is added if it fails. Raises NoModelServer, too.
+        """
         ready = [server for server in self.servers if server.ready]
         if not ready:
             raise NoModelServer(self.reason)
-        server = min(ready, key=lambda server: server.load.outstanding)
-        return await server.ask(path, question)
+        able = [each for each in ready if each.url not in failed_at] or ready
+        server = min(able, key=lambda server: server.load.outstanding)
+        try:
+            return await server.ask(path, question)
+        except TryAgain:
+            failed_at.add(server.url)
+            raise
 
-    def is_ready_beside(self, choice: Choice) -> bool:
-        """Whether a server is ready at which the choice has not failed."""
-        return any(each.ready and each.url not in choice.failed_at for each in self.servers)
+    def is_ready_beside(self, failed_at: set[str]) -> bool:
+        """Whether a server is ready that is none of these."""
+        return any(each.ready and each.url not in failed_at for each in self.servers)
 
     def forgive(self, choice: Choice) -> None:
         """The servers that a choice's failures were counted at: it is at fault itself."""
@@ -245,6 +252,8 @@ class ServerPool:
             why = server.reason
         else:
             return
+        for question in server.asking:
+            question.cancel()
         for task, call in self._calls.items():
             if call.server is server:
                 call.end(ModelServerLost(server.url, why))

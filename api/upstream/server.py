@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import cache
 from urllib.parse import urlsplit
 
+import anyio
 import httpx
 from pydantic import ValidationError
 
@@ -71,6 +72,7 @@ class ModelServer:
         self.down_since = self.heard = time.monotonic()
         self.full_until = 0.0
         self.unacknowledged = dict[str, float]()  # by batch: when it was sent
+        self.asking = set[anyio.CancelScope]()  # cancelled, a question is asked elsewhere
         self.client = _connect(address, transport)
         self._metrics = metrics
         self._shown_ready = metrics.server_ready.labels(self.url)
@@ -123,15 +125,21 @@ class ModelServer:
 
     async def ask(self, path: str, question: Wire) -> bytes:
         """The JSON that it answers to what needs no slot. Raises GatewayError."""
-        try:
-            content = question.model_dump_json(exclude_defaults=True)
-            answer = await self.client.post(
-                path, content=content, headers=JSON, timeout=QUESTION_TIMEOUT
-            )
-        except httpx.TransportError as error:
-            lost = ModelServerLost(self.url, describe(error))
-            self.lose(lost)
-            raise lost from error
+        content = question.model_dump_json(exclude_defaults=True)
+        with anyio.CancelScope() as asking:
+            self.asking.add(asking)
+            try:
+                answer = await self.client.post(
+                    path, content=content, headers=JSON, timeout=QUESTION_TIMEOUT
+                )
+            except httpx.TransportError as error:
+                lost = ModelServerLost(self.url, describe(error))
+                self.lose(lost)
+                raise lost from error
+            finally:
+                self.asking.discard(asking)
+        if asking.cancelled_caught:
+            raise ModelServerLost(self.url, self.reason)
         if answer.status_code == 503:
             refused = busy(self.url, answer)
             self.lose(refused)

@@ -82,7 +82,7 @@ async def test_batches_that_are_not_acknowledged_hold_back_the_next() -> None:
 
 
 async def test_shapes_that_take_long_to_compile_hold_nobody_back() -> None:
-    """Not who comes later, nor who travels with one: the model server takes plain ones meanwhile."""
+    """Not who comes later, nor who travels with one: plain ones are taken meanwhile."""
 
     async def compiling(request: GenerateRequest) -> AsyncIterator[Event | None]:
         if request.sampling.shape:
