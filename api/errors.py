@@ -40,6 +40,7 @@ STATUS = {
     "client_gone": 499,
     "model_changed": 502,
     "prompt_changed": 502,
+    "resume_refused": 502,
     "model_server_fault": 502,
     "model_server_busy": 503,
     "model_server_lost": 502,

@@ -110,13 +110,9 @@ class BatchCall:
             if self.server.count_failure(failure, self._sent) and failed:
                 choice.blamed.append(self.server.url)
 
-    def _prompt_changed(self) -> TryAgain:
-        return TryAgain(
-            "prompt_changed",
-            f"The answer was interrupted, and the model server at {self.server.url} makes another "
-            "prompt of the same request (its chat template or its date differs), so it cannot "
-            "continue it.",
-        )
+    def _cannot_continue(self, why: str) -> str:
+        server = f"the model server at {self.server.url}"
+        return f"The answer was interrupted, and {server} {why}, so it cannot continue it."
 
     def _acknowledge(self, name: str) -> None:
         self._unaccepted.discard(name)
@@ -159,11 +155,16 @@ class BatchCall:
             if isinstance(event, Accepted):  # left before the model server knew of it
                 self.server.cancel(event.id)
         elif isinstance(event, Failed):
-            choice.finish(refused(event))
+            error = refused(event)
+            if choice.accepted and event.id in self._unaccepted and event.status < 500:
+                why = f"refuses what was accepted before ({event.message})"
+                error = TryAgain("resume_refused", self._cannot_continue(why))
+            choice.finish(error)
         elif isinstance(event, Accepted) and choice.continues_otherwise(event):
             self._acknowledge(event.id)
             self.server.cancel(event.id)
-            choice.finish(self._prompt_changed())
+            why = "makes another prompt of the same request (its chat template or its date differs)"
+            choice.finish(TryAgain("prompt_changed", self._cannot_continue(why)))
         else:
             if isinstance(event, Accepted):
                 self._acknowledge(event.id)
