@@ -168,6 +168,8 @@ class BatchCall:
         else:
             if isinstance(event, Accepted):
                 self._acknowledge(event.id)
+            elif event.id in self._unaccepted:
+                raise ModelServerFault(self.server.url, f"{event.event} came before accepted")
             choice.receive(event, self._model_id, self.server.heard)
 
 

@@ -123,3 +123,16 @@ async def test_among_many_that_lose_every_batch_the_one_that_is_well_is_found() 
     async with fleet(*lossy, ScriptedServer(), retry_attempts=5) as made:
         statuses = [(await made.ask()).status_code for _ in range(40)]
     assert set(statuses[-20:]) == {200}
+
+
+async def test_an_answer_that_was_never_accepted_is_none() -> None:
+    """Its client would wait for that without end."""
+
+    async def odd(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        yield done(request)
+
+    sick, well = ScriptedServer(odd), ScriptedServer()
+    async with fleet(sick, well) as made:
+        for _ in range(5):
+            assert text_in(await made.ask()) == ANSWER
+        assert "done came before accepted" in made.pool.servers[0].breaker.reason
