@@ -25,6 +25,7 @@ from model_server.contract.protocol import Info
 
 READY_WAIT_S = 10.0
 LOOK_UP_INTERVAL_S = 5.0
+ACCEPTED_AFTER_S = 60.0  # at the latest, where nothing is wrong
 SOON_S = 0.5  # in which a batch is taken, unless something is wrong
 
 log = logging.getLogger(__name__)
@@ -243,20 +244,22 @@ class ServerPool:
             await server.aclose(forget=True)
 
     def _rescue(self, server: ModelServer) -> None:
-        """End what is on its way to a server that is silent, or sick while another is ready: it is
-        continued elsewhere.
+        """End what is on its way to a server that is silent, or sick while another is ready, and
+        what one has not accepted for long: it is continued elsewhere.
         """
-        if time.monotonic() - server.heard > LOST_AFTER_S:
+        now, why = time.monotonic(), ""
+        if now - server.heard > LOST_AFTER_S:
             why = f"nothing was heard for {LOST_AFTER_S:g} s"
-        elif server.breaker.is_open(time.monotonic()) and self.ready:
+        elif server.breaker.is_open(now) and self.ready:
             why = server.reason
-        else:
-            return
-        for question in server.asking:
+        for question in server.asking if why else ():
             question.cancel()
+        late = now - ACCEPTED_AFTER_S if self.is_ready_beside({server.url}) else 0.0
         for task, call in self._calls.items():
-            if call.server is server:
-                call.end(ModelServerLost(server.url, why))
+            is_late = server.unacknowledged.get(call.id, now) < late
+            if call.server is server and (why or is_late):
+                never = f"nothing was accepted for {ACCEPTED_AFTER_S:g} s"
+                call.end(ModelServerLost(server.url, why or never))
                 task.cancel()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

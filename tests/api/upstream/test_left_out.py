@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from api.upstream.breaker import IN_A_ROW, OF_THE_LAST
+from api.upstream.pool import ACCEPTED_AFTER_S
 from api.upstream.retry import FIRST_WAIT_S
+from api.upstream.server import PROBE_INTERVAL_S
 from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.fleet import ANSWER, ASK, fleet, text_in
+from tests.api.plays import Server
 from tests.api.scripted_server import (
     DROP,
     ScriptedServer,
@@ -22,6 +25,7 @@ from tests.api.scripted_server import (
     refused,
     token,
 )
+from tests.api.serving import until
 from tests.api.upstream.test_sick import fails_to_decode
 from tests.api.virtual_time import VIRTUAL_TIME
 
@@ -136,3 +140,25 @@ async def test_an_answer_that_was_never_accepted_is_none() -> None:
         for _ in range(5):
             assert text_in(await made.ask()) == ANSWER
         assert "done came before accepted" in made.pool.servers[0].breaker.reason
+
+
+async def test_one_that_is_alive_and_accepts_nothing_is_not_waited_for() -> None:
+    stuck, well = Server(), ScriptedServer()
+    async with fleet(stuck, well, batch_size=1) as made:
+        began = time.monotonic()
+        asking = (made.client.post("/generate", json=ASK, timeout=None) for _ in range(12))
+        assert {text_in(each) for each in await asyncio.gather(*asking)} == {ANSWER}
+        assert time.monotonic() - began < ACCEPTED_AFTER_S + 2 * PROBE_INTERVAL_S
+    assert stuck.requests, "it was sent some"
+
+
+async def test_a_lone_server_may_take_its_time() -> None:
+    """There is nobody else, and it shows that it lives."""
+    slow = Server()
+    async with fleet(slow) as made:
+        ask = asyncio.create_task(made.client.post("/generate", json=ASK, timeout=None))
+        await until(lambda: slow.plays)
+        await asyncio.sleep(2 * ACCEPTED_AFTER_S)
+        slow.plays[0].go_on(10)
+        assert text_in(await ask) == ANSWER
+    assert len(slow.plays) == 1
