@@ -145,8 +145,12 @@ class Batcher:
         parts, rest = dict[ModelServer, list[Choice]](), list[Choice]()
         for choice in [each for each in batch if not each.ended.done()]:  # others have left
             server = self._pool.take(free, choice)
-            part = rest if server is None else parts.setdefault(server, [])
-            part.append(choice)
+            if server is not None:
+                parts.setdefault(server, []).append(choice)
+            elif choice.of.model_id:  # it waits for its model, and holds nobody up
+                self._resuming.append(choice)
+            else:
+                rest.append(choice)
         for server, part in parts.items():
             self._pool.send(server, part)
             self._metrics.batch_size.observe(len(part))

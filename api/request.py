@@ -59,7 +59,7 @@ class Choice:
         # What has come, over all attempts.
         self.accepted: Accepted | None = None
         self.done: Done | None = None
-        self.model_id: str | None = None
+        self.model_id: str | None = None  # of the server that it was sent to
         self.token_ids: list[int] = []
         self.pieces: list[str] = []
         self.logprobs: list[PositionLogprobs] = []  # where the reader keeps them
@@ -97,6 +97,8 @@ class Choice:
         self.is_sent = self.is_queued = False
         self.arrived = now
         self.first_at, self.num_before = None, len(self.token_ids)
+        if not self.token_ids:
+            self.model_id = None
         if self.failure is not None:
             resume = None
             if self.token_ids:
@@ -115,13 +117,12 @@ class Choice:
         earlier = self.accepted
         return bool(self.token_ids and earlier and earlier.prompt_hash != event.prompt_hash)
 
-    def receive(self, event: Event, model_id: str, now: float) -> None:
+    def receive(self, event: Event, now: float) -> None:
         """Take an event. A later attempt's `accepted` is no news to the client, nor is a slot."""
         self.is_queued, was_accepted = isinstance(event, Accepted), self.accepted is not None
         if isinstance(event, Accepted) and not self.token_ids:
             self.accepted = event  # the prompt that tokens will stand behind
         elif isinstance(event, Tokens):
-            self.model_id = model_id
             self.first_at = self.first_at or now
             self.token_ids += event.ids
             self.pieces.append(event.text)
@@ -164,6 +165,11 @@ class ClientRequest:
     def prompts(self) -> list[Choice]:
         """One choice of each prompt: it counts once, however many it has."""
         return [each for each in self.choices if each.request.sampling.choice == 0]
+
+    @property
+    def model_id(self) -> str | None:
+        """The model that gives all of the answer; None: nothing of it was begun."""
+        return next((each.model_id for each in self.choices if each.model_id), None)
 
     @property
     def is_done(self) -> bool:

@@ -43,7 +43,6 @@ class BatchCall:
         self.id = secrets.token_hex(16)
         self.requests = [each.request for each in choices]
         self.task: asyncio.Task[None] | None = None
-        self._model_id = server.model_id or ""  # of what it answers, whatever it becomes later
         self._sent = now
         self._has_answered = self._has_failed = False
         self._choices = {each.request.id: each for each in choices}
@@ -170,7 +169,7 @@ class BatchCall:
                 self._acknowledge(event.id)
             elif event.id in self._unaccepted:
                 raise ModelServerFault(self.server.url, f"{event.event} came before accepted")
-            choice.receive(event, self._model_id, self.server.heard)
+            choice.receive(event, self.server.heard)
 
 
 async def _check(response: httpx.Response, url: str) -> None:

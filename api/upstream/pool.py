@@ -106,9 +106,11 @@ class ServerPool:
 
     def take(self, free: Sequence[ModelServer], choice: Choice) -> ModelServer | None:
         """The one of these that gets a choice, and is charged with it. None may continue an answer
-        that began on another model, or one that will soon be free is worth the wait.
+        that began on another model, be it with another choice; or one that will soon be free is
+        worth the wait.
         """
-        able = [each for each in self.free(SOON_S) if choice.model_id in (None, each.model_id)]
+        model_id = choice.of.model_id
+        able = [each for each in self.free(SOON_S) if model_id in (None, each.model_id)]
         able = [each for each in able if each.url not in choice.failed_at] or able
         loads, places = [each.load for each in able], [each.load for each in free]
         prompt = balancer.chunks(choice.request) if len(self.servers) > 1 else []
@@ -116,6 +118,7 @@ class ServerPool:
         if best is None or best not in free:
             return None
         best.take(prompt)
+        choice.model_id = best.model_id
         return best
 
     def send(self, server: ModelServer, choices: Sequence[Choice]) -> None:
@@ -155,7 +158,7 @@ class ServerPool:
         whose place is worth any wait; or it was accepted before, and waits until its deadline for a
         server that may still come back with its model.
         """
-        own = [each for each in self.servers if each.may_have(choice.model_id)]
+        own = [each for each in self.servers if each.may_have(choice.of.model_id)]
         if any(server.ready for server in own):
             return None
         if choice.accepted:
@@ -165,10 +168,10 @@ class ServerPool:
 
     def refusal(self, choice: Choice) -> GatewayError:
         """Why no server takes a choice."""
-        if choice.model_id is None or not self.ready:
+        if choice.of.model_id is None or not self.ready:
             return NoModelServer(self.reason)
         others = ", ".join(sorted({str(each.model_id) for each in self.servers if each.ready}))
-        message = f"The answer began on model {choice.model_id} and only {others} is left"
+        message = f"The answer began on model {choice.of.model_id} and only {others} is left"
         return GatewayError("model_changed", f"{message} to continue it.")
 
     async def first_info(self, timeout_s: float) -> Info:

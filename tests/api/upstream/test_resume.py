@@ -132,7 +132,7 @@ async def refusing(request: GenerateRequest) -> AsyncIterator[Event | None]:
 async def test_one_that_refuses_to_continue_leaves_it_to_another() -> None:
     one, small, two = ScriptedServer(holding(asyncio.Event(), 2)), away(), away()
     small.script = refusing
-    async with fleet(one, small, two, batch_size=1) as made:
+    async with fleet(one, small, two, batch_size=1, retry_attempts=20) as made:
         ask = made.ask(stream=True)
         await begin(made, one, small)
         die(one)
