@@ -141,16 +141,15 @@ class Batcher:
         return max(0.0, min(known) - time.monotonic()) if known else None
 
     def _send(self, batch: list[Choice], free: list[ModelServer]) -> list[Choice]:
-        """Each to its own server; those with the same server travel together; the rest."""
+        """Each to its own server; those with the same server travel together; the rest. Who waits
+        for the model of its request holds nobody up.
+        """
         parts, rest = dict[ModelServer, list[Choice]](), list[Choice]()
         for choice in [each for each in batch if not each.ended.done()]:  # others have left
             server = self._pool.take(free, choice)
-            if server is not None:
-                parts.setdefault(server, []).append(choice)
-            elif choice.of.model_id:  # it waits for its model, and holds nobody up
-                self._resuming.append(choice)
-            else:
-                rest.append(choice)
+            waiting = self._resuming if choice.of.model_id else rest
+            part = waiting if server is None else parts.setdefault(server, [])
+            part.append(choice)
         for server, part in parts.items():
             self._pool.send(server, part)
             self._metrics.batch_size.observe(len(part))
@@ -159,14 +158,9 @@ class Batcher:
         return rest
 
     def _turn_away(self) -> float | None:
-        """End who has waited too long for a server; when the next one will have."""
-        times = [self._end_if_late(each) for each in self._resuming]
-        self._resuming = [each for each in self._resuming if not each.ended.done()]
-        while queue := self._window.queue:
-            times.append(self._end_if_late(queue[0]))
-            if not queue[0].ended.done():
-                break
-            queue.popleft()
+        """End who has waited too long for a server, and so leaves; when the next one will have."""
+        waiting = [*self._resuming, *islice(self._window.queue, 1)]
+        times = [self._end_if_late(each) for each in waiting]
         return min((each for each in times if each is not None), default=None)
 
     def _end_if_late(self, choice: Choice) -> float | None:

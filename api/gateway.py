@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import anyio
 from opentelemetry.trace import TracerProvider
@@ -90,16 +91,10 @@ class Gateway:
 
     async def _carry(self, choice: Choice) -> None:
         """Attempt until one succeeds, the policy gives up, or the deadline has passed."""
-        settings = self.settings
-        deadline = choice.of.started + settings.request_timeout
-        attempts = Attempts(
-            settings.retry_attempts,
-            deadline,
-            lambda: self.pool.is_ready_beside(choice.failed_at),
-            choice.progress,
-        )
+        attempts = self._attempts(choice.of.started, choice.failed_at)
+        attempts.progress = choice.progress
         try:
-            async with timeout(settings.request_timeout):
+            async with timeout(self.settings.request_timeout):
                 while True:
                     try:
                         with self._spans.attempt(choice) if self._spans else nullcontext():
@@ -120,6 +115,11 @@ class Gateway:
             log.exception("request %s failed. This is a bug.", choice.request.id)
             choice.of.fail(translate(bug))
 
+    def _attempts(self, started: float, failed_at: set[str]) -> Attempts:
+        deadline = started + self.settings.request_timeout
+        elsewhere = partial(self.pool.is_ready_beside, failed_at)
+        return Attempts(self.settings.retry_attempts, deadline, elsewhere)
+
     def _too_late(self, choice: Choice) -> GatewayError:
         if choice.accepted and not choice.is_sent:  # interrupted, and nobody came to continue it
             return self.pool.refusal(choice)
@@ -130,11 +130,7 @@ class Gateway:
     async def ask(self, path: str, question: Wire) -> bytes:
         """A model server's answer to a question that needs no slot, as JSON."""
         timeout_s, failed_at = self.settings.request_timeout, set[str]()
-        attempts = Attempts(
-            self.settings.retry_attempts,
-            time.monotonic() + timeout_s,
-            lambda: self.pool.is_ready_beside(failed_at),
-        )
+        attempts = self._attempts(time.monotonic(), failed_at)
         with self.permits.taken(1):
             try:
                 async with timeout(timeout_s):

@@ -24,7 +24,7 @@ class Breaker:
         self._hold_s = 0.0
         self._until = 0.0
         self._on_trial = False
-        self._failed = 0.0  # when the last failure was counted
+        self.failed = 0.0  # when the last failure was counted
 
     def allows(self, now: float) -> bool:
         """Whether one more request may go there."""
@@ -61,13 +61,9 @@ class Breaker:
         if not self._is_too_much():
             self._close()
 
-    def knows(self, sent: float) -> bool:
-        """Whether a failure of what was sent then is no news: all that a step had fails with it."""
-        return sent < self._failed
-
     def fail(self, reason: str, now: float) -> bool:
         """An answer failed; whether this opens it."""
-        self.reason, self._failed = reason, now
+        self.reason, self.failed = reason, now
         self._ends.append(True)
         if self.is_closed and not self._is_too_much():
             return False

@@ -23,7 +23,7 @@ from api.errors import (
     translate,
 )
 from api.request import Choice
-from api.upstream.server import JSON, ModelServer, busy, describe, refused
+from api.upstream.server import JSON, ModelServer, describe, refusal, refused
 from model_server.contract.protocol import EVENTS, Accepted, Batch, Event, Failed
 
 # An event has a few hundred bytes; with twenty alternatives for each token of a step some thousand.
@@ -129,7 +129,9 @@ class BatchCall:
             async with server.client.stream(
                 "POST", "/batch", content=body, headers=JSON
             ) as response:
-                await _check(response, server.url)
+                if response.status_code != 200:
+                    await response.aread()
+                    raise refusal(server.url, "/batch", response)
                 async for chunk in response.aiter_bytes():
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in filter(None, lines):  # an empty one only says that it is there
@@ -170,12 +172,3 @@ class BatchCall:
             elif event.id in self._unaccepted:
                 raise ModelServerFault(self.server.url, f"{event.event} came before accepted")
             choice.receive(event, self.server.heard)
-
-
-async def _check(response: httpx.Response, url: str) -> None:
-    if response.status_code == 200:
-        return
-    await response.aread()
-    if response.status_code == 503:
-        raise busy(url, response)
-    raise ModelServerFault(url, f"POST /batch answered {response.status_code} {response.text}")

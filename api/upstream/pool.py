@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from api.config import Settings
-from api.errors import GatewayError, ModelServerLost, NoModelServer, TryAgain
+from api.errors import AnswerFailed, GatewayError, ModelServerLost, NoModelServer, TryAgain
 from api.metrics import GatewayMetrics
 from api.request import Choice
 from api.upstream import balancer
@@ -109,8 +109,7 @@ class ServerPool:
         that began on another model, be it with another choice; or one that will soon be free is
         worth the wait.
         """
-        model_id = choice.of.model_id
-        able = [each for each in self.free(SOON_S) if model_id in (None, each.model_id)]
+        able = [each for each in self.free(SOON_S) if each.may_have(choice.of.model_id)]
         able = [each for each in able if each.url not in choice.failed_at] or able
         loads, places = [each.load for each in able], [each.load for each in free]
         prompt = balancer.chunks(choice.request) if len(self.servers) > 1 else []
@@ -139,8 +138,10 @@ class ServerPool:
         server = min(able, key=lambda server: server.load.outstanding)
         try:
             return await server.ask(path, question)
-        except TryAgain:
+        except TryAgain as error:
             failed_at.add(server.url)
+            if not isinstance(error, AnswerFailed):
+                server.lose(error)
             raise
 
     def is_ready_beside(self, failed_at: set[str]) -> bool:
@@ -247,22 +248,24 @@ class ServerPool:
             await server.aclose(forget=True)
 
     def _rescue(self, server: ModelServer) -> None:
-        """End what is on its way to a server that is silent, or sick while another is ready, and
-        what one has not accepted for long: it is continued elsewhere.
+        """End what is on its way to a server that is silent, or sick or stuck while another is
+        ready: it is continued elsewhere.
         """
-        now, why = time.monotonic(), ""
+        now = time.monotonic()
+        oldest = min(server.unacknowledged.values(), default=now)
         if now - server.heard > LOST_AFTER_S:
             why = f"nothing was heard for {LOST_AFTER_S:g} s"
         elif server.breaker.is_open(now) and self.ready:
             why = server.reason
-        for question in server.asking if why else ():
+        elif now - oldest > ACCEPTED_AFTER_S and self.is_ready_beside({server.url}):
+            why = f"a batch was not accepted for {ACCEPTED_AFTER_S:g} s"
+        else:
+            return
+        for question in server.asking:
             question.cancel()
-        late = now - ACCEPTED_AFTER_S if self.is_ready_beside({server.url}) else 0.0
         for task, call in self._calls.items():
-            is_late = server.unacknowledged.get(call.id, now) < late
-            if call.server is server and (why or is_late):
-                never = f"nothing was accepted for {ACCEPTED_AFTER_S:g} s"
-                call.end(ModelServerLost(server.url, why or never))
+            if call.server is server:
+                call.end(ModelServerLost(server.url, why))
                 task.cancel()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

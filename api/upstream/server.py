@@ -133,19 +133,13 @@ class ModelServer:
                     path, content=content, headers=JSON, timeout=QUESTION_TIMEOUT
                 )
             except httpx.TransportError as error:
-                lost = ModelServerLost(self.url, describe(error))
-                self.lose(lost)
-                raise lost from error
+                raise ModelServerLost(self.url, describe(error)) from error
             finally:
                 self.asking.discard(asking)
         if asking.cancelled_caught:
-            raise ModelServerLost(self.url, self.reason)
-        if answer.status_code == 503:
-            refused = busy(self.url, answer)
-            self.lose(refused)
-            raise refused
+            raise ModelServerLost(self.url, "it is silent, or its answers fail")
         if answer.status_code != 200:
-            raise _refusal(self.url, path, answer)
+            raise refusal(self.url, path, answer)
         return answer.content
 
     async def probe(self) -> None:
@@ -188,8 +182,8 @@ class ModelServer:
 
     def count_failure(self, error: TryAgain, sent: float) -> bool:
         """An answer to what was sent then failed; whether that is news. Too many leave it out."""
-        if self.breaker.knows(sent):
-            return False
+        if sent < self.breaker.failed:
+            return False  # all that a step had fails with it
         now = time.monotonic()
         if self.breaker.fail(str(error).rstrip("."), now):
             self.down_since = now
@@ -234,7 +228,7 @@ class ModelServer:
             self._metrics.forget_server(self.url)
 
 
-def busy(url: str, answer: httpx.Response) -> ModelServerBusy:
+def _busy(url: str, answer: httpx.Response) -> ModelServerBusy:
     """What a 503 means: in its body it says whether it is "ready", and so only full."""
     words, is_full, wait_s = "takes no requests right now", False, 0.0
     with suppress(ValueError, KeyError, TypeError):
@@ -258,7 +252,10 @@ def _is_refused(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _refusal(url: str, path: str, answer: httpx.Response) -> GatewayError:
+def refusal(url: str, path: str, answer: httpx.Response) -> GatewayError:
+    """What an answer with another status than 200 means."""
+    if answer.status_code == 503:
+        return _busy(url, answer)
     try:
         return refused(Failed.model_validate_json(answer.content))
     except ValidationError:
