@@ -19,7 +19,6 @@ from api.batcher import Batcher
 from api.config import Settings
 from api.errors import (
     AnswerFailed,
-    DeadlineExceeded,
     GatewayError,
     NoModelServer,
     ShuttingDown,
@@ -120,27 +119,28 @@ class Gateway:
         elsewhere = partial(self.pool.is_ready_beside, failed_at)
         return Attempts(self.settings.retry_attempts, deadline, elsewhere)
 
-    def _too_late(self, choice: Choice) -> GatewayError:
-        if choice.accepted and not choice.is_sent:  # interrupted, and nobody came to continue it
+    def _too_late(self, choice: Choice | None = None) -> GatewayError:
+        if choice and choice.accepted and not choice.is_sent:  # nobody came to continue it
             return self.pool.refusal(choice)
-        if self.pool.ready:
-            return DeadlineExceeded(self.settings.request_timeout)
-        return NoModelServer(self.pool.reason)
+        if not self.pool.ready:
+            return NoModelServer(self.pool.reason)
+        limit = f"{self.settings.request_timeout:g} s (REQUEST_TIMEOUT)"
+        return GatewayError("deadline_exceeded", f"The answer took longer than {limit}.")
 
     async def ask(self, path: str, question: Wire) -> bytes:
         """A model server's answer to a question that needs no slot, as JSON."""
-        timeout_s, failed_at = self.settings.request_timeout, set[str]()
+        failed_at = set[str]()
         attempts = self._attempts(time.monotonic(), failed_at)
         with self.permits.taken(1):
             try:
-                async with timeout(timeout_s):
+                async with timeout(self.settings.request_timeout):
                     while True:
                         try:
                             return await self.pool.ask(path, question, failed_at)
                         except TryAgain as error:
                             await attempts.wait(error)
             except TimeoutError:
-                raise DeadlineExceeded(timeout_s) from None
+                raise self._too_late() from None
 
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new; let open requests finish until then, and end those that have not."""

@@ -115,8 +115,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             raise httptools.HttpParserError("what comes behind the last request")
         super().on_headers_complete()
-        waiting = [each for each in self._unanswered if not each.response_complete]
-        self._unanswered = [*waiting, self.cycle]
+        self._unanswered = [*(self._unanswered if self.pipeline else ()), self.cycle]
         self._num_body = 0
         self.cycle.transport = SimpleNamespace(  # type: ignore[assignment]
             write=self.transport.write,

@@ -35,16 +35,13 @@ def chunks(request: GenerateRequest) -> list[int]:
     if request.prompt_tokens is not None:
         prompt, size = tuple(request.prompt_tokens), CHUNK_TOKENS
     else:
-        prompt, size = request.prompt or _chat(request), CHUNK_CHARS
+        turns = (f"{turn.role}\0{turn.content}" for turn in request.messages or ())
+        prompt, size = request.prompt or "\0".join(turns), CHUNK_CHARS
     found, before = [], hash(request.prefix_owner)
     for end in range(size, min(len(prompt), MAX_CHUNKS * size) + 1, size):
         before = hash((before, prompt[end - size : end]))
         found.append(before)
     return found
-
-
-def _chat(request: GenerateRequest) -> str:
-    return "\0".join(f"{turn.role}\0{turn.content}" for turn in request.messages or ())
 
 
 class Prefixes:

@@ -245,7 +245,8 @@ class ServerPool:
             server.suspected.clear()
         if server in self.leaving:
             self.leaving.remove(server)
-            await server.aclose(forget=True)
+            await server.aclose()
+            self._metrics.forget_server(server.url)
 
     def _rescue(self, server: ModelServer) -> None:
         """End what is on its way to a server that is silent, or sick or stuck while another is

@@ -74,7 +74,6 @@ class ModelServer:
         self.unacknowledged = dict[str, float]()  # by batch: when it was sent
         self.asking = set[anyio.CancelScope]()  # cancelled, a question is asked elsewhere
         self.client = _connect(address, transport)
-        self._metrics = metrics
         self._shown_ready = metrics.server_ready.labels(self.url)
         self._shown_requests = metrics.server_requests.labels(self.url)
         self._cancelling: set[asyncio.Task[None]] = set()
@@ -220,12 +219,9 @@ class ModelServer:
         except httpx.HTTPError as error:
             log.warning("cancelling %s at %s failed: %s", request_id, self.url, describe(error))
 
-    async def aclose(self, *, forget: bool = False) -> None:
-        """`forget`: show nothing of it any more."""
+    async def aclose(self) -> None:
         await asyncio.gather(*self._cancelling, return_exceptions=True)
         await self.client.aclose()
-        if forget:
-            self._metrics.forget_server(self.url)
 
 
 def _busy(url: str, answer: httpx.Response) -> ModelServerBusy:
