@@ -51,9 +51,6 @@ class Prefixes:
         self._limit = limit
         self._seen: OrderedDict[int, None] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._seen)
-
     def num_known(self, prompt: Sequence[int]) -> int:
         """How many of a prompt's chunks, from its first on, are known."""
         if not prompt or prompt[0] not in self._seen:

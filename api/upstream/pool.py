@@ -210,7 +210,9 @@ class ServerPool:
             await asyncio.sleep(LOOK_UP_INTERVAL_S)
 
     def _is_dead(self, address: Address) -> bool:
-        return any(each.is_dead for each in self.servers if each.address == address)
+        """Not ready for a while."""
+        down = [each for each in self.servers if each.address == address and not each.is_up]
+        return any(time.monotonic() - each.down_since > LOST_AFTER_S for each in down)
 
     def _adopt(self) -> None:
         """Take in who is new in the directory; who is no longer in it may finish what it has."""

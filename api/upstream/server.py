@@ -83,11 +83,6 @@ class ModelServer:
         """It says so, and its answers don't fail."""
         return self.is_up and self.breaker.allows(time.monotonic())
 
-    @property
-    def is_dead(self) -> bool:
-        """Has not been ready for a while."""
-        return not self.is_up and time.monotonic() - self.down_since > LOST_AFTER_S
-
     def may_have(self, model_id: str | None) -> bool:
         """Whether it has this model, or may when it answers; None: any will do."""
         return model_id is None or self.model_id in (None, model_id)
@@ -106,14 +101,12 @@ class ModelServer:
         elif self.breaker.succeed():
             log.info("model server %s answers again", self.url)
             self.load.warm_up(time.monotonic())
-            self._shown_ready.set(1)
         self._shown_requests.dec()
         self.changed.set()
 
     def forgive(self) -> None:
         """A failed answer was its request's fault."""
         self.breaker.forgive()
-        self._shown_ready.set(self.ready)
         self.changed.set()
 
     def cancel(self, request_id: str) -> None:
@@ -162,6 +155,7 @@ class ModelServer:
                 self.heard = time.monotonic()
         except ValidationError as error:
             self._mark_down(f"{self.url} has limits of another version: {error}")
+        self._shown_ready.set(self.is_up and self.breaker.is_closed)
 
     def probe_delay_s(self, random: float) -> float:
         """Seconds until the next probe: a twentieth of the time it has been away, within bounds,
@@ -188,7 +182,6 @@ class ModelServer:
             self.down_since = now
             self.reason = f"answers of {self.url} fail ({self.breaker.reason})"
             log.warning("model server left out: %s", self.reason)
-            self._shown_ready.set(0)
             self.suspected.set()
         return True
 
@@ -198,7 +191,6 @@ class ModelServer:
             self.down_since = time.monotonic()
         self.is_up = False
         self.reason = reason
-        self._shown_ready.set(0)
         self.changed.set()
 
     def _mark_up(self, info: Info, asked: float) -> None:
@@ -211,7 +203,6 @@ class ModelServer:
         if not self.is_up and asked >= self.down_since:  # else it was lost while it was asked
             log.info("model server %s is ready with %s", self.url, info.model_name)
             self.is_up = True
-            self._shown_ready.set(1)
 
     async def _delete(self, request_id: str) -> None:
         try:
