@@ -90,8 +90,9 @@ class Gateway:
 
     async def _carry(self, choice: Choice) -> None:
         """Attempt until one succeeds, the policy gives up, or the deadline has passed."""
-        attempts = self._attempts(choice.of.started, choice.failed_at)
-        attempts.progress = choice.progress
+        deadline = choice.of.started + self.settings.request_timeout
+        elsewhere = partial(self.pool.is_ready_beside, choice.failed_at)
+        attempts = Attempts(self.settings.retry_attempts, deadline, elsewhere, choice.progress)
         try:
             async with timeout(self.settings.request_timeout):
                 while True:
@@ -114,11 +115,6 @@ class Gateway:
             log.exception("request %s failed. This is a bug.", choice.request.id)
             choice.of.fail(translate(bug))
 
-    def _attempts(self, started: float, failed_at: set[str]) -> Attempts:
-        deadline = started + self.settings.request_timeout
-        elsewhere = partial(self.pool.is_ready_beside, failed_at)
-        return Attempts(self.settings.retry_attempts, deadline, elsewhere)
-
     def _too_late(self, choice: Choice | None = None) -> GatewayError:
         if choice and choice.accepted and not choice.is_sent:  # nobody came to continue it
             return self.pool.refusal(choice)
@@ -130,7 +126,9 @@ class Gateway:
     async def ask(self, path: str, question: Wire) -> bytes:
         """A model server's answer to a question that needs no slot, as JSON."""
         failed_at = set[str]()
-        attempts = self._attempts(time.monotonic(), failed_at)
+        deadline = time.monotonic() + self.settings.request_timeout
+        elsewhere = partial(self.pool.is_ready_beside, failed_at)
+        attempts = Attempts(self.settings.retry_attempts, deadline, elsewhere)
         with self.permits.taken(1):
             try:
                 async with timeout(self.settings.request_timeout):

@@ -33,7 +33,6 @@ MAX_BURST = 64
 
 Outcome = Literal["done", "failed", "disconnected"]
 News = Tokens | Done  # of a choice, for its client
-Inbox = deque[tuple["Choice", News, float]]
 
 
 class Carrier(Protocol):
@@ -99,6 +98,8 @@ class Choice:
         self.first_at, self.num_before = None, len(self.token_ids)
         if not self.token_ids:
             self.model_id = None
+            models = (each.model_id for each in self.of.choices if each.model_id)
+            self.of.model_id = next(models, None)
         if self.failure is not None:
             resume = None
             if self.token_ids:
@@ -149,13 +150,14 @@ class ClientRequest:
     ) -> None:
         self.id = request_id
         self.choices = [Choice(index, each, self) for index, each in enumerate(requests)]
+        self.model_id: str | None = None  # all of the answer comes from it, while any of it lives
         self.tasks: list[asyncio.Task[None]] = []  # one a choice, which carries it
         self.outcome: Outcome = "disconnected"
         self.started = time.monotonic()
         self.first_token_at: float | None = None
         self.failure: GatewayError | None = None
         # Not bounded by itself: a slow client holds no more events than its max_tokens allows.
-        self.inbox: Inbox = deque()
+        self.inbox = deque[tuple[Choice, News, float]]()
         self.arrived = asyncio.Event()
         self._admission = admission
         self.metrics = metrics
@@ -165,11 +167,6 @@ class ClientRequest:
     def prompts(self) -> list[Choice]:
         """One choice of each prompt: it counts once, however many it has."""
         return [each for each in self.choices if each.request.sampling.choice == 0]
-
-    @property
-    def model_id(self) -> str | None:
-        """The model that gives all of the answer; None: nothing of it was begun."""
-        return next((each.model_id for each in self.choices if each.model_id), None)
 
     @property
     def is_done(self) -> bool:

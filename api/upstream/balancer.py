@@ -75,7 +75,7 @@ class ServerLoad:
         self.prefixes = Prefixes(0)
         self.last_taken = 0.0
         self.delay_s = 0.0  # until it answered the last probe
-        self._opened = 0.0
+        self.opened = 0.0  # from then on it starts slowly
         self._pace_s = 0.0  # a token; 0: not known
         self._paced = 0.0
 
@@ -83,11 +83,7 @@ class ServerLoad:
         """It came, or came back: its caches are cold, and it starts slowly."""
         self.slots = slots
         self.prefixes = Prefixes(kv_cache_tokens // CHUNK_TOKENS)
-        self.warm_up(now)
-
-    def warm_up(self, now: float) -> None:
-        """It starts slowly from now on."""
-        self._opened = now
+        self.opened = now
 
     def note_pace(self, seconds_a_token: float, now: float) -> None:
         """An answer came at this pace, once it had begun."""
@@ -111,7 +107,7 @@ class ServerLoad:
 
     def share(self, now: float) -> float:
         """The part of its slots that it counts with: grows to 1 over SLOW_START_S."""
-        age_s = now - self._opened
+        age_s = now - self.opened
         return 1.0 if age_s >= SLOW_START_S else max(FIRST_SHARE, age_s / SLOW_START_S)
 
 

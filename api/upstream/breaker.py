@@ -28,7 +28,7 @@ class Breaker:
 
     def allows(self, now: float) -> bool:
         """Whether one more request may go there."""
-        return not (self.is_open(now) or self._on_trial)
+        return self.is_closed or (now >= self._until and not self._on_trial)
 
     def is_open(self, now: float) -> bool:
         """Whether nobody may go there yet, not even for a trial."""

@@ -44,7 +44,7 @@ class BatchCall:
         self.requests = [each.request for each in choices]
         self.task: asyncio.Task[None] | None = None
         self._sent = now
-        self._has_answered = self._has_failed = False
+        self._has_answered = False
         self._choices = {each.request.id: each for each in choices}
         self._unaccepted = set(self._choices)
         # A shape may take long to compile, beside the plain requests: nobody waits for that.
@@ -104,10 +104,9 @@ class BatchCall:
         """A batch that fails, or is lost before its first event, is one failure of its server."""
         failed = isinstance(failure, AnswerFailed)
         is_lost = isinstance(failure, ModelServerLost) and not self._has_answered
-        if (failed or is_lost) and not self._has_failed:
-            self._has_failed = True
-            if self.server.count_failure(failure, self._sent) and failed:
-                choice.blamed.append(self.server.url)
+        is_news = (failed or is_lost) and self.server.count_failure(failure, self._sent)
+        if is_news and failed:
+            choice.blamed.append(self.server.url)
 
     def _cannot_continue(self, why: str) -> str:
         server = f"the model server at {self.server.url}"

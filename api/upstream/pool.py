@@ -109,7 +109,8 @@ class ServerPool:
         that began on another model, be it with another choice; or one that will soon be free is
         worth the wait.
         """
-        able = [each for each in self.free(SOON_S) if each.may_have(choice.of.model_id)]
+        model_id = choice.of.model_id
+        able = [each for each in self.free(SOON_S) if model_id in (None, each.model_id)]
         able = [each for each in able if each.url not in choice.failed_at] or able
         loads, places = [each.load for each in able], [each.load for each in free]
         prompt = balancer.chunks(choice.request) if len(self.servers) > 1 else []
@@ -117,7 +118,7 @@ class ServerPool:
         if best is None or best not in free:
             return None
         best.take(prompt)
-        choice.model_id = best.model_id
+        choice.model_id = choice.of.model_id = best.model_id
         return best
 
     def send(self, server: ModelServer, choices: Sequence[Choice]) -> None:
@@ -128,9 +129,7 @@ class ServerPool:
         call.task.add_done_callback(self._calls.pop)  # runs for what was left before it began, too
 
     async def ask(self, path: str, question: Any, failed_at: set[str]) -> bytes:
-        """The least busy server's answer to what needs no slot, better not one of these, to which
-        it is added if it fails. Raises NoModelServer, too.
-        """
+        """The least busy server's answer, better one that has not failed. Raises GatewayError."""
         ready = [server for server in self.servers if server.ready]
         if not ready:
             raise NoModelServer(self.reason)
@@ -152,7 +151,8 @@ class ServerPool:
         """The servers that a choice's failures were counted at: it is at fault itself."""
         for server in self.servers:
             for _ in range(choice.blamed.count(server.url)):
-                server.forgive()
+                server.breaker.forgive()
+        self.changed.set()
 
     def waits_until(self, choice: Choice) -> float | None:
         """When a choice has waited long enough for a server that may take it. None: one is ready,

@@ -100,13 +100,8 @@ class ModelServer:
             self.breaker.leave()
         elif self.breaker.succeed():
             log.info("model server %s answers again", self.url)
-            self.load.warm_up(time.monotonic())
+            self.load.opened = time.monotonic()
         self._shown_requests.dec()
-        self.changed.set()
-
-    def forgive(self) -> None:
-        """A failed answer was its request's fault."""
-        self.breaker.forgive()
         self.changed.set()
 
     def cancel(self, request_id: str) -> None:

@@ -126,7 +126,7 @@ async def test_who_may_not_go_to_the_quick_server_does_not_wait_for_it(
         ask = made.ask()
         await until(lambda: quick.requests)
         choices = some_choices(3)
-        choices[1].model_id = OTHER.model_id
+        choices[1].of.model_id = OTHER.model_id
         choices[2].failed_at.add(made.pool.servers[1].url)
         free = made.pool.free()
         took = [made.pool.take(free, each) for each in choices]
