@@ -157,10 +157,12 @@ class ServerPool:
     def waits_until(self, choice: Choice) -> float | None:
         """When a choice has waited long enough for a server that may take it. None: one is ready,
         whose place is worth any wait; or it was accepted before, and waits until its deadline for a
-        server that may still come back with its model.
+        server that may still come back with its model; or of its request only attempts are on their
+        way to a model, and nothing came of them yet.
         """
+        has_begun = any(each.token_ids or each.done for each in choice.of.choices)
         own = [each for each in self.servers if each.may_have(choice.of.model_id)]
-        if any(server.ready for server in own):
+        if any(server.ready for server in own) or (choice.of.model_id and not has_begun):
             return None
         if choice.accepted:
             return 0.0 if self.ready and not own else None

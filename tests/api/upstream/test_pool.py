@@ -178,6 +178,19 @@ async def test_a_request_of_which_nothing_came_may_go_to_another_model() -> None
     assert len(new.requests) == 2
 
 
+async def test_while_nothing_came_a_request_is_not_told_that_its_model_is_gone() -> None:
+    """Its first choice is on its way to a server that hangs; both go to the other, then."""
+    old, new = ScriptedServer(), away(OTHER)
+    async with fleet(old, new, batch_size=1) as made:
+        made.pool.ready_wait_s = 1.0
+        made.machines[0].awake.clear()
+        body = {"prompt": "a", "max_tokens": 3, "n": 2}
+        pair = asyncio.create_task(made.client.post("/v1/completions", json=body, timeout=None))
+        await asyncio.sleep(6.0)
+        new.ready = True
+        assert (await pair).status_code == 200
+
+
 async def test_one_request_of_a_batch_is_a_sick_server_s_trial(server: ScriptedServer) -> None:
     async with fleet(server) as made:
         [sick] = made.pool.servers
