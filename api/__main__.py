@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import resource
 import socket
 import sys
 from ipaddress import ip_address
@@ -17,10 +16,9 @@ from api.admission.keys import BadKeyFile
 from api.config import Settings
 from api.http.workers import make_app, run, run_workers
 from api.requests.refusal import refusal
+from model_server.contract.connections import allow_connections
 from model_server.contract.traces import TracesMissing
 from model_server.contract.variables import almost
-
-MAX_FILES = 65_536
 
 log = logging.getLogger("api")
 
@@ -32,7 +30,7 @@ def main() -> None:
         app = make_app(settings)  # several workers make their own, if it can be made
     except (BadKeyFile, TracesMissing) as error:
         sys.exit(str(error))
-    _allow_connections()
+    allow_connections()
     listening = _listen(settings.host, settings.port)
     for sentence in almost(Settings.model_fields, os.environ):
         log.warning("%s", sentence)
@@ -54,14 +52,6 @@ def _settings() -> Settings:
         wrong = refusal(error.errors())
         name = str(wrong.param)
         sys.exit(str(wrong).replace(name, name.upper(), 1))
-
-
-def _allow_connections() -> None:
-    """Each is an open file, and of those a shell allows 1,024 where the system allows far more."""
-    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_FILES if most == resource.RLIM_INFINITY else min(most, MAX_FILES)
-    if now != resource.RLIM_INFINITY and now < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _listen(host: str, port: int) -> socket.socket:

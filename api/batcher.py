@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 
@@ -120,7 +121,7 @@ class Batcher:
         for start in range(0, len(resuming), self._window.batch_size):
             batch = resuming[start : start + self._window.batch_size]
             self._resuming += self._send(batch, self._pool.free())
-        times: list[float | None] = []
+        times = list[float]()
         while self._window.queue:
             free = self._pool.free()
             # What they have of other gateways is not known.
@@ -135,17 +136,19 @@ class Batcher:
                 self._window.queue.extendleft(reversed(rest))
                 break
         if num_waiting := len(self._window.queue) + len(self._resuming):
-            times.append(self._turn_away())
+            times += self._turn_away()
         self._metrics.waiting.set(num_waiting)
-        known = [each for each in times if each is not None]
-        return max(0.0, min(known) - time.monotonic()) if known else None
+        return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _send(self, batch: list[Choice], free: list[ModelServer]) -> list[Choice]:
-        """Each to its own server; those with the same server travel together; the rest."""
+        """Each to its own server; those with the same server travel together; the rest. Who waits
+        for the model of its request holds nobody up.
+        """
         parts, rest = dict[ModelServer, list[Choice]](), list[Choice]()
         for choice in [each for each in batch if not each.ended.done()]:  # others have left
             server = self._pool.take(free, choice)
-            part = rest if server is None else parts.setdefault(server, [])
+            waiting = self._resuming if choice.of.model_id else rest
+            part = waiting if server is None else parts.setdefault(server, [])
             part.append(choice)
         for server, part in parts.items():
             self._pool.send(server, part)
@@ -154,20 +157,11 @@ class Batcher:
                 self._metrics.batch_wait.observe(choice.wait_s)
         return rest
 
-    def _turn_away(self) -> float | None:
-        """End who has waited too long for a server; when the next one will have."""
-        times = [self._end_if_late(each) for each in self._resuming]
-        self._resuming = [each for each in self._resuming if not each.ended.done()]
-        while queue := self._window.queue:
-            times.append(self._end_if_late(queue[0]))
-            if not queue[0].ended.done():
-                break
-            queue.popleft()
-        return min((each for each in times if each is not None), default=None)
-
-    def _end_if_late(self, choice: Choice) -> float | None:
-        until = self._pool.waits_until(choice)
-        if until is None or until > time.monotonic():
-            return until
-        choice.finish(self._pool.refusal(choice))
-        return None
+    def _turn_away(self) -> Iterator[float]:
+        """End who has waited too long for a server, and so leaves; when others will have."""
+        for choice in [*self._resuming, *islice(self._window.queue, 1)]:
+            until = self._pool.waits_until(choice)
+            if until is not None and until <= time.monotonic():
+                choice.finish(self._pool.refusal(choice))
+            elif until is not None:
+                yield until

@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     max_wait_time: float = Field(0.1, ge=0, le=10)
     """Seconds a batch gathers at most, counted from its first request."""
     max_concurrent_batches: int = Field(4, ge=1, le=1_024)
-    """Batches sent to one model server and not yet acknowledged."""
+    """Batches sent to one model server and not yet acknowledged; shaped answers don't count."""
     host: str = "0.0.0.0"
     """Address to listen on; 127.0.0.1: this machine only."""
     port: int = Field(8000, ge=1, le=65_535)

@@ -3,7 +3,6 @@
 GatewayError               a code of STATUS or the model server's, and a sentence for the client
 ├── InvalidRequest         a field of the request is wrong
 ├── NoModelServer          none became ready in time
-├── DeadlineExceeded       REQUEST_TIMEOUT has passed
 ├── ShuttingDown           DRAIN_TIMEOUT has passed at shutdown
 ├── ClientGone             nobody is left to answer
 └── TryAgain               another attempt may succeed
@@ -40,6 +39,7 @@ STATUS = {
     "client_gone": 499,
     "model_changed": 502,
     "prompt_changed": 502,
+    "resume_refused": 502,
     "model_server_fault": 502,
     "model_server_busy": 503,
     "model_server_lost": 502,
@@ -100,12 +100,6 @@ class InvalidRequest(GatewayError):
 class NoModelServer(GatewayError):
     def __init__(self, reason: str) -> None:
         super().__init__("no_model_server", f"No model server is ready: {reason}.", retry_after_s=5)
-
-
-class DeadlineExceeded(GatewayError):
-    def __init__(self, timeout_s: float) -> None:
-        message = f"The answer took longer than {timeout_s:g} s (REQUEST_TIMEOUT)."
-        super().__init__("deadline_exceeded", message)
 
 
 class ShuttingDown(GatewayError):

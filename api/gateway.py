@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import anyio
 from opentelemetry.trace import TracerProvider
@@ -18,7 +19,6 @@ from api.batcher import Batcher
 from api.config import Settings
 from api.errors import (
     AnswerFailed,
-    DeadlineExceeded,
     GatewayError,
     NoModelServer,
     ShuttingDown,
@@ -90,16 +90,11 @@ class Gateway:
 
     async def _carry(self, choice: Choice) -> None:
         """Attempt until one succeeds, the policy gives up, or the deadline has passed."""
-        settings = self.settings
-        deadline = choice.of.started + settings.request_timeout
-        attempts = Attempts(
-            settings.retry_attempts,
-            deadline,
-            lambda: self.pool.is_ready_beside(choice),
-            choice.progress,
-        )
+        deadline = choice.of.started + self.settings.request_timeout
+        elsewhere = partial(self.pool.is_ready_beside, choice.failed_at)
+        attempts = Attempts(self.settings.retry_attempts, deadline, elsewhere, choice.progress)
         try:
-            async with timeout(settings.request_timeout):
+            async with timeout(self.settings.request_timeout):
                 while True:
                     try:
                         with self._spans.attempt(choice) if self._spans else nullcontext():
@@ -120,28 +115,30 @@ class Gateway:
             log.exception("request %s failed. This is a bug.", choice.request.id)
             choice.of.fail(translate(bug))
 
-    def _too_late(self, choice: Choice) -> GatewayError:
-        if choice.accepted and not choice.is_sent:  # interrupted, and nobody came to continue it
+    def _too_late(self, choice: Choice | None = None) -> GatewayError:
+        if choice and choice.accepted and not choice.is_sent:  # nobody came to continue it
             return self.pool.refusal(choice)
-        if self.pool.ready:
-            return DeadlineExceeded(self.settings.request_timeout)
-        return NoModelServer(self.pool.reason)
+        if not self.pool.ready:
+            return NoModelServer(self.pool.reason)
+        limit = f"{self.settings.request_timeout:g} s (REQUEST_TIMEOUT)"
+        return GatewayError("deadline_exceeded", f"The answer took longer than {limit}.")
 
     async def ask(self, path: str, question: Wire) -> bytes:
         """A model server's answer to a question that needs no slot, as JSON."""
-        timeout_s = self.settings.request_timeout
-        deadline = time.monotonic() + timeout_s
-        attempts = Attempts(self.settings.retry_attempts, deadline, lambda: self.pool.ready)
+        failed_at = set[str]()
+        deadline = time.monotonic() + self.settings.request_timeout
+        elsewhere = partial(self.pool.is_ready_beside, failed_at)
+        attempts = Attempts(self.settings.retry_attempts, deadline, elsewhere)
         with self.permits.taken(1):
             try:
-                async with timeout(timeout_s):
+                async with timeout(self.settings.request_timeout):
                     while True:
                         try:
-                            return await self.pool.ask(path, question)
+                            return await self.pool.ask(path, question, failed_at)
                         except TryAgain as error:
                             await attempts.wait(error)
             except TimeoutError:
-                raise DeadlineExceeded(timeout_s) from None
+                raise self._too_late() from None
 
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new; let open requests finish until then, and end those that have not."""

@@ -33,7 +33,6 @@ MAX_BURST = 64
 
 Outcome = Literal["done", "failed", "disconnected"]
 News = Tokens | Done  # of a choice, for its client
-Inbox = deque[tuple["Choice", News, float]]
 
 
 class Carrier(Protocol):
@@ -59,7 +58,7 @@ class Choice:
         # What has come, over all attempts.
         self.accepted: Accepted | None = None
         self.done: Done | None = None
-        self.model_id: str | None = None
+        self.model_id: str | None = None  # of the server that it was sent to
         self.token_ids: list[int] = []
         self.pieces: list[str] = []
         self.logprobs: list[PositionLogprobs] = []  # where the reader keeps them
@@ -97,6 +96,10 @@ class Choice:
         self.is_sent = self.is_queued = False
         self.arrived = now
         self.first_at, self.num_before = None, len(self.token_ids)
+        if not self.token_ids:
+            self.model_id = None
+            models = (each.model_id for each in self.of.choices if each.model_id)
+            self.of.model_id = next(models, None)
         if self.failure is not None:
             resume = None
             if self.token_ids:
@@ -115,13 +118,12 @@ class Choice:
         earlier = self.accepted
         return bool(self.token_ids and earlier and earlier.prompt_hash != event.prompt_hash)
 
-    def receive(self, event: Event, model_id: str, now: float) -> None:
+    def receive(self, event: Event, now: float) -> None:
         """Take an event. A later attempt's `accepted` is no news to the client, nor is a slot."""
         self.is_queued, was_accepted = isinstance(event, Accepted), self.accepted is not None
         if isinstance(event, Accepted) and not self.token_ids:
             self.accepted = event  # the prompt that tokens will stand behind
         elif isinstance(event, Tokens):
-            self.model_id = model_id
             self.first_at = self.first_at or now
             self.token_ids += event.ids
             self.pieces.append(event.text)
@@ -148,13 +150,14 @@ class ClientRequest:
     ) -> None:
         self.id = request_id
         self.choices = [Choice(index, each, self) for index, each in enumerate(requests)]
+        self.model_id: str | None = None  # all of the answer comes from it, while any of it lives
         self.tasks: list[asyncio.Task[None]] = []  # one a choice, which carries it
         self.outcome: Outcome = "disconnected"
         self.started = time.monotonic()
         self.first_token_at: float | None = None
         self.failure: GatewayError | None = None
         # Not bounded by itself: a slow client holds no more events than its max_tokens allows.
-        self.inbox: Inbox = deque()
+        self.inbox = deque[tuple[Choice, News, float]]()
         self.arrived = asyncio.Event()
         self._admission = admission
         self.metrics = metrics

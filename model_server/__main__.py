@@ -18,6 +18,7 @@ import uvicorn
 from model_server import logs
 from model_server.config import ModelServerSettings, read_settings
 from model_server.contract import traces, variables
+from model_server.contract.connections import allow_connections
 from model_server.errors import SettingError, StartError
 
 # A thread that waits for the others spins, by default for milliseconds. Where other processes want
@@ -76,6 +77,7 @@ def main() -> int:
     except (StartError, traces.TracesMissing) as error:
         print(f"model server: {error}", file=sys.stderr)
         return 1
+    allow_connections()
     logs.configure(settings.log_level, settings.log_format)
     for sentence in variables.almost(ModelServerSettings.model_fields, os.environ):
         log.warning("%s", sentence)

@@ -24,8 +24,6 @@ RELOAD_S = 1.0
 _HOW = "make one with `python -m api.admission.keys new NAME`, or `medusa-serve keys new NAME`"
 _LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):([0-9a-f]{64})")
 
-Stamp = tuple[int, int, int]
-
 log = logging.getLogger(__name__)
 
 
@@ -102,7 +100,7 @@ def read_keys(path: Path) -> Mapping[bytes, str]:
     return names
 
 
-def _stamp(path: Path) -> Stamp | None:
+def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
         status = os.stat(path)
     except OSError:

@@ -177,6 +177,9 @@ class Rates:
             return {}
         if time.monotonic() - asked > SLOW_S:
             self._suspect()
+        if max(answers[len(costs) :]) > time.time() + self._window_s:  # the clock was set back
+            await asyncio.gather(*map(self._storage.clear, keys.values()))
+            return await self._add(caller, costs)
         budgets = {}
         for unit, used_now, ends_at in zip(costs, answers, answers[len(costs) :], strict=False):
             limit, is_new = self._items[unit].amount, used_now == costs[unit]

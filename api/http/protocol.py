@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 
@@ -35,14 +36,19 @@ class BoundedHttp(HttpToolsProtocol):
     _closing = False  # answered for the last time, but the client is still sending
     _repeating = False  # headers that were understood already
     _alarm: asyncio.TimerHandle | None = None
+    _unanswered: Sequence[RequestResponseCycle] = ()  # a client may send several requests at once
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._set_alarm(HEADER_TIMEOUT_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Each request is told; uvicorn tells the latest one, which may wait for its turn."""
         self._clear_alarm()
         super().connection_lost(exc)
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         if self._refused or self.transport.is_closing():
@@ -109,6 +115,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             raise httptools.HttpParserError("what comes behind the last request")
         super().on_headers_complete()
+        self._unanswered = [*(self._unanswered if self.pipeline else ()), self.cycle]
         self._num_body = 0
         self.cycle.transport = SimpleNamespace(  # type: ignore[assignment]
             write=self.transport.write,

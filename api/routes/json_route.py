@@ -31,15 +31,13 @@ LARGE_BYTES = 128 * 1024
 # One thread: parsing holds the interpreter anyway, and with two the event loop would wait for both.
 ONE = CapacityLimiter(1)
 
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-
 
 class JsonRoute(APIRoute):
     """For endpoints that take a `body`, and maybe `request`, and make their own response. The body
     is read and checked here: FastAPI's way for any signature costs a tenth of a whole request.
     """
 
-    def get_route_handler(self) -> Handler:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The endpoint with its body; FastAPI's own handler where there is none."""
         if self.body_field is None:
             return super().get_route_handler()

@@ -8,7 +8,6 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -19,7 +18,7 @@ from starlette.types import Scope
 
 from api.http.paths import MARKDOWN, PATHS
 from api.markdown import MAX_CHARS, nodes
-from api.routes.json_route import JsonRoute
+from api.routes.json_route import ONE, JsonRoute
 from api.upstream.pool import ServerPool
 
 router = APIRouter(tags=["Operation"], route_class=JsonRoute)
@@ -50,8 +49,6 @@ class PageFiles(StaticFiles):
 files = PageFiles(directory=FOLDER)
 DOCS_FILES = "/docs/files"
 docs_files = StaticFiles(directory=Path(str(package_files("fastapi_swagger"))) / "resources")
-
-ONE = CapacityLimiter(1)  # for the same reason as large bodies have one thread
 
 
 @router.get("/", summary="A page to try it; as JSON, what this service is")

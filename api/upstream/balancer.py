@@ -35,16 +35,13 @@ def chunks(request: GenerateRequest) -> list[int]:
     if request.prompt_tokens is not None:
         prompt, size = tuple(request.prompt_tokens), CHUNK_TOKENS
     else:
-        prompt, size = request.prompt or _chat(request), CHUNK_CHARS
+        turns = (f"{turn.role}\0{turn.content}" for turn in request.messages or ())
+        prompt, size = request.prompt or "\0".join(turns), CHUNK_CHARS
     found, before = [], hash(request.prefix_owner)
     for end in range(size, min(len(prompt), MAX_CHUNKS * size) + 1, size):
         before = hash((before, prompt[end - size : end]))
         found.append(before)
     return found
-
-
-def _chat(request: GenerateRequest) -> str:
-    return "\0".join(f"{turn.role}\0{turn.content}" for turn in request.messages or ())
 
 
 class Prefixes:
@@ -53,9 +50,6 @@ class Prefixes:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._seen: OrderedDict[int, None] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._seen)
 
     def num_known(self, prompt: Sequence[int]) -> int:
         """How many of a prompt's chunks, from its first on, are known."""
@@ -81,7 +75,7 @@ class ServerLoad:
         self.prefixes = Prefixes(0)
         self.last_taken = 0.0
         self.delay_s = 0.0  # until it answered the last probe
-        self._opened = 0.0
+        self.opened = 0.0  # from then on it starts slowly
         self._pace_s = 0.0  # a token; 0: not known
         self._paced = 0.0
 
@@ -89,11 +83,7 @@ class ServerLoad:
         """It came, or came back: its caches are cold, and it starts slowly."""
         self.slots = slots
         self.prefixes = Prefixes(kv_cache_tokens // CHUNK_TOKENS)
-        self.warm_up(now)
-
-    def warm_up(self, now: float) -> None:
-        """It starts slowly from now on."""
-        self._opened = now
+        self.opened = now
 
     def note_pace(self, seconds_a_token: float, now: float) -> None:
         """An answer came at this pace, once it had begun."""
@@ -117,7 +107,7 @@ class ServerLoad:
 
     def share(self, now: float) -> float:
         """The part of its slots that it counts with: grows to 1 over SLOW_START_S."""
-        age_s = now - self._opened
+        age_s = now - self.opened
         return 1.0 if age_s >= SLOW_START_S else max(FIRST_SHARE, age_s / SLOW_START_S)
 
 

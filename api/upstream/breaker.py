@@ -24,10 +24,15 @@ class Breaker:
         self._hold_s = 0.0
         self._until = 0.0
         self._on_trial = False
+        self.failed = 0.0  # when the last failure was counted
 
     def allows(self, now: float) -> bool:
         """Whether one more request may go there."""
         return self.is_closed or (now >= self._until and not self._on_trial)
+
+    def is_open(self, now: float) -> bool:
+        """Whether nobody may go there yet, not even for a trial."""
+        return not self.is_closed and now < self._until
 
     def take(self) -> None:
         """A request goes there: while it isn't closed, the trial."""
@@ -47,19 +52,22 @@ class Breaker:
         return True
 
     def forgive(self) -> None:
-        """A failure was the request's fault: it failed elsewhere, too."""
-        if True in self._ends:
+        """A failure was the request's fault: it failed elsewhere, too. An answer speaks for one
+        such; else two servers that answer nobody would forgive each other for ever.
+        """
+        if {True, False} <= set(self._ends):
             self._ends.remove(True)
+            self._ends.remove(False)
         if not self._is_too_much():
             self._close()
 
     def fail(self, reason: str, now: float) -> bool:
         """An answer failed; whether this opens it."""
-        self.reason = reason
+        self.reason, self.failed = reason, now
         self._ends.append(True)
         if self.is_closed and not self._is_too_much():
             return False
-        if not self.is_closed and now < self._until:
+        if self.is_open(now):
             return False  # it was sent before
         self._hold_s = min(max(FIRST_HOLD_S, 2 * self._hold_s), LONGEST_HOLD_S)
         self._until = now + self._hold_s

@@ -23,7 +23,7 @@ from api.errors import (
     translate,
 )
 from api.request import Choice
-from api.upstream.server import JSON, ModelServer, busy, describe, refused
+from api.upstream.server import JSON, ModelServer, describe, refusal, refused
 from model_server.contract.protocol import EVENTS, Accepted, Batch, Event, Failed
 
 # An event has a few hundred bytes; with twenty alternatives for each token of a step some thousand.
@@ -43,13 +43,16 @@ class BatchCall:
         self.id = secrets.token_hex(16)
         self.requests = [each.request for each in choices]
         self.task: asyncio.Task[None] | None = None
-        self._model_id = server.model_id or ""  # of what it answers, whatever it becomes later
-        self._has_failed = False
+        self._sent = now
+        self._has_answered = False
         self._choices = {each.request.id: each for each in choices}
         self._unaccepted = set(self._choices)
+        # A shape may take long to compile, beside the plain requests: nobody waits for that.
+        self._holding = {each.id for each in self.requests if each.sampling.shape is None}
         for each in choices:
             each.carrier, each.is_sent, each.wait_s = self, True, now - each.arrived
-        server.unacknowledged[self.id] = now
+        if self._holding:
+            server.unacknowledged[self.id] = now
 
     async def run(self) -> None:
         """Until each choice has ended. What goes wrong is told to the choices and the server."""
@@ -83,13 +86,10 @@ class BatchCall:
         answered = choice.done is not None
         # Who left has no end here; its `failure` is that of an attempt elsewhere.
         failure = None if choice.ended.cancelled() else choice.failure
-        if isinstance(failure, AnswerFailed) and not self._has_failed:
-            self._has_failed = True  # a batch that fails is one failure
-            server.count_failure(failure)
-            choice.blamed.append(server.url)
-        server.give_back(answered=answered)
         if isinstance(failure, TryAgain):
             choice.failed_at.add(server.url)
+            self._count(failure, choice)
+        server.give_back(answered=answered)
         num_tokens = len(choice.token_ids) - choice.num_before
         if answered and choice.first_at is not None and num_tokens > 1:
             server.load.note_pace((server.heard - choice.first_at) / (num_tokens - 1), server.heard)
@@ -100,17 +100,22 @@ class BatchCall:
                 server.cancel(name)
         self._acknowledge(name)
 
-    def _prompt_changed(self) -> TryAgain:
-        return TryAgain(
-            "prompt_changed",
-            f"The answer was interrupted, and the model server at {self.server.url} makes another "
-            "prompt of the same request (its chat template or its date differs), so it cannot "
-            "continue it.",
-        )
+    def _count(self, failure: TryAgain, choice: Choice) -> None:
+        """A batch that fails, or is lost before its first event, is one failure of its server."""
+        failed = isinstance(failure, AnswerFailed)
+        is_lost = isinstance(failure, ModelServerLost) and not self._has_answered
+        is_news = (failed or is_lost) and self.server.count_failure(failure, self._sent)
+        if is_news and failed:
+            choice.blamed.append(self.server.url)
+
+    def _cannot_continue(self, why: str) -> str:
+        server = f"the model server at {self.server.url}"
+        return f"The answer was interrupted, and {server} {why}, so it cannot continue it."
 
     def _acknowledge(self, name: str) -> None:
         self._unaccepted.discard(name)
-        if not self._unaccepted:
+        self._holding.discard(name)
+        if not self._holding:
             self.server.unacknowledged.pop(self.id, None)
             self.server.changed.set()
 
@@ -123,7 +128,9 @@ class BatchCall:
             async with server.client.stream(
                 "POST", "/batch", content=body, headers=JSON
             ) as response:
-                await _check(response, server.url)
+                if response.status_code != 200:
+                    await response.aread()
+                    raise refusal(server.url, "/batch", response)
                 async for chunk in response.aiter_bytes():
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in filter(None, lines):  # an empty one only says that it is there
@@ -142,26 +149,25 @@ class BatchCall:
 
     def _take(self, event: Event) -> None:
         """Give an event to its choice; cancel what nobody waits for, or what cannot go on so."""
+        self._has_answered = True
         choice = self._choices.get(event.id)
         if choice is None or choice.ended.done():
             if isinstance(event, Accepted):  # left before the model server knew of it
                 self.server.cancel(event.id)
         elif isinstance(event, Failed):
-            choice.finish(refused(event))
+            error = refused(event)
+            if choice.accepted and event.id in self._unaccepted and event.status < 500:
+                why = f"refuses what was accepted before ({event.message})"
+                error = TryAgain("resume_refused", self._cannot_continue(why))
+            choice.finish(error)
         elif isinstance(event, Accepted) and choice.continues_otherwise(event):
             self._acknowledge(event.id)
             self.server.cancel(event.id)
-            choice.finish(self._prompt_changed())
+            why = "makes another prompt of the same request (its chat template or its date differs)"
+            choice.finish(TryAgain("prompt_changed", self._cannot_continue(why)))
         else:
             if isinstance(event, Accepted):
                 self._acknowledge(event.id)
-            choice.receive(event, self._model_id, self.server.heard)
-
-
-async def _check(response: httpx.Response, url: str) -> None:
-    if response.status_code == 200:
-        return
-    await response.aread()
-    if response.status_code == 503:
-        raise busy(url, response)
-    raise ModelServerFault(url, f"POST /batch answered {response.status_code} {response.text}")
+            elif event.id in self._unaccepted:
+                raise ModelServerFault(self.server.url, f"{event.event} came before accepted")
+            choice.receive(event, self.server.heard)

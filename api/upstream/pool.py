@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from api.config import Settings
-from api.errors import GatewayError, ModelServerLost, NoModelServer
+from api.errors import AnswerFailed, GatewayError, ModelServerLost, NoModelServer, TryAgain
 from api.metrics import GatewayMetrics
 from api.request import Choice
 from api.upstream import balancer
@@ -25,6 +25,7 @@ from model_server.contract.protocol import Info
 
 READY_WAIT_S = 10.0
 LOOK_UP_INTERVAL_S = 5.0
+ACCEPTED_AFTER_S = 60.0  # at the latest, where nothing is wrong
 SOON_S = 0.5  # in which a batch is taken, unless something is wrong
 
 log = logging.getLogger(__name__)
@@ -105,9 +106,11 @@ class ServerPool:
 
     def take(self, free: Sequence[ModelServer], choice: Choice) -> ModelServer | None:
         """The one of these that gets a choice, and is charged with it. None may continue an answer
-        that began on another model, or one that will soon be free is worth the wait.
+        that began on another model, be it with another choice; or one that will soon be free is
+        worth the wait.
         """
-        able = [each for each in self.free(SOON_S) if choice.model_id in (None, each.model_id)]
+        model_id = choice.of.model_id
+        able = [each for each in self.free(SOON_S) if model_id in (None, each.model_id)]
         able = [each for each in able if each.url not in choice.failed_at] or able
         loads, places = [each.load for each in able], [each.load for each in free]
         prompt = balancer.chunks(choice.request) if len(self.servers) > 1 else []
@@ -115,6 +118,7 @@ class ServerPool:
         if best is None or best not in free:
             return None
         best.take(prompt)
+        choice.model_id = choice.of.model_id = best.model_id
         return best
 
     def send(self, server: ModelServer, choices: Sequence[Choice]) -> None:
@@ -124,31 +128,41 @@ class ServerPool:
         self._calls[call.task] = call
         call.task.add_done_callback(self._calls.pop)  # runs for what was left before it began, too
 
-    async def ask(self, path: str, question: Any) -> bytes:
-        """The least busy server's answer to what needs no slot. Raises NoModelServer, too."""
+    async def ask(self, path: str, question: Any, failed_at: set[str]) -> bytes:
+        """The least busy server's answer, better one that has not failed. Raises GatewayError."""
         ready = [server for server in self.servers if server.ready]
         if not ready:
             raise NoModelServer(self.reason)
-        server = min(ready, key=lambda server: server.load.outstanding)
-        return await server.ask(path, question)
+        able = [each for each in ready if each.url not in failed_at] or ready
+        server = min(able, key=lambda server: server.load.outstanding)
+        try:
+            return await server.ask(path, question)
+        except TryAgain as error:
+            failed_at.add(server.url)
+            if not isinstance(error, AnswerFailed):
+                server.lose(error)
+            raise
 
-    def is_ready_beside(self, choice: Choice) -> bool:
-        """Whether a server is ready at which the choice has not failed."""
-        return any(each.ready and each.url not in choice.failed_at for each in self.servers)
+    def is_ready_beside(self, failed_at: set[str]) -> bool:
+        """Whether a server is ready that is none of these."""
+        return any(each.ready and each.url not in failed_at for each in self.servers)
 
     def forgive(self, choice: Choice) -> None:
         """The servers that a choice's failures were counted at: it is at fault itself."""
         for server in self.servers:
             for _ in range(choice.blamed.count(server.url)):
-                server.forgive()
+                server.breaker.forgive()
+        self.changed.set()
 
     def waits_until(self, choice: Choice) -> float | None:
         """When a choice has waited long enough for a server that may take it. None: one is ready,
         whose place is worth any wait; or it was accepted before, and waits until its deadline for a
-        server that may still come back with its model.
+        server that may still come back with its model; or of its request only attempts are on their
+        way to a model, and nothing came of them yet.
         """
-        own = [each for each in self.servers if each.may_have(choice.model_id)]
-        if any(server.ready for server in own):
+        has_begun = any(each.token_ids or each.done for each in choice.of.choices)
+        own = [each for each in self.servers if each.may_have(choice.of.model_id)]
+        if any(server.ready for server in own) or (choice.of.model_id and not has_begun):
             return None
         if choice.accepted:
             return 0.0 if self.ready and not own else None
@@ -157,10 +171,10 @@ class ServerPool:
 
     def refusal(self, choice: Choice) -> GatewayError:
         """Why no server takes a choice."""
-        if choice.model_id is None or not self.ready:
+        if choice.of.model_id is None or not self.ready:
             return NoModelServer(self.reason)
         others = ", ".join(sorted({str(each.model_id) for each in self.servers if each.ready}))
-        message = f"The answer began on model {choice.model_id} and only {others} is left"
+        message = f"The answer began on model {choice.of.model_id} and only {others} is left"
         return GatewayError("model_changed", f"{message} to continue it.")
 
     async def first_info(self, timeout_s: float) -> Info:
@@ -198,7 +212,9 @@ class ServerPool:
             await asyncio.sleep(LOOK_UP_INTERVAL_S)
 
     def _is_dead(self, address: Address) -> bool:
-        return any(each.is_dead for each in self.servers if each.address == address)
+        """Not ready for a while."""
+        down = [each for each in self.servers if each.address == address and not each.is_up]
+        return any(time.monotonic() - each.down_since > LOST_AFTER_S for each in down)
 
     def _adopt(self) -> None:
         """Take in who is new in the directory; who is no longer in it may finish what it has."""
@@ -233,18 +249,25 @@ class ServerPool:
             server.suspected.clear()
         if server in self.leaving:
             self.leaving.remove(server)
-            await server.aclose(forget=True)
+            await server.aclose()
+            self._metrics.forget_server(server.url)
 
     def _rescue(self, server: ModelServer) -> None:
-        """End what is on its way to a server that is silent, or sick while another is ready: it is
-        continued elsewhere.
+        """End what is on its way to a server that is silent, or sick or stuck while another is
+        ready: it is continued elsewhere.
         """
-        if time.monotonic() - server.heard > LOST_AFTER_S:
+        now = time.monotonic()
+        oldest = min(server.unacknowledged.values(), default=now)
+        if now - server.heard > LOST_AFTER_S:
             why = f"nothing was heard for {LOST_AFTER_S:g} s"
-        elif not server.breaker.is_closed and not server.ready and self.ready:
+        elif server.breaker.is_open(now) and self.ready:
             why = server.reason
+        elif now - oldest > ACCEPTED_AFTER_S and self.is_ready_beside({server.url}):
+            why = f"a batch was not accepted for {ACCEPTED_AFTER_S:g} s"
         else:
             return
+        for question in server.asking:
+            question.cancel()
         for task, call in self._calls.items():
             if call.server is server:
                 call.end(ModelServerLost(server.url, why))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
@@ -31,8 +30,6 @@ class Attempts:
     deadline: float
     elsewhere: Callable[[], bool]
     progress: Callable[[], int | None] = lambda: 0
-    clock: Callable[[], float] = field(default_factory=partial(getattr, time, "monotonic"))
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     _number = 0
     _seen = 0
@@ -54,9 +51,9 @@ class Attempts:
             self._in_vain = 1 if now > self._seen else self._in_vain + 1
             self._seen = now
         wait_s = self._wait_s(error)
-        if self._in_vain >= self.most_in_vain or self.clock() + wait_s >= self.deadline:
+        if self._in_vain >= self.most_in_vain or time.monotonic() + wait_s >= self.deadline:
             raise error
-        await self.sleep(wait_s)
+        await asyncio.sleep(wait_s)
 
     def _wait_s(self, error: TryAgain) -> float:
         """Back off, exponentially and jittered, but never less than Retry-After says. The first

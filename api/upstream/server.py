@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import cache
 from urllib.parse import urlsplit
 
+import anyio
 import httpx
 from pydantic import ValidationError
 
@@ -37,6 +38,7 @@ LOST_AFTER_S = 10.0
 # How long one that is full gets nothing more, where it does not say.
 FULL_S = 0.1
 CONNECT_TIMEOUT_S = 5.0
+STEP_FAILS_S = 1.0  # for all that was in it
 # An answer may take minutes, but a model server shows every HEARTBEAT_S that it is there.
 TIMEOUT = httpx.Timeout(30.0, connect=CONNECT_TIMEOUT_S, read=LOST_AFTER_S, pool=None)
 # Idle connections go before the model server would close them (KEEP_ALIVE_TIMEOUT) under a request.
@@ -71,8 +73,8 @@ class ModelServer:
         self.down_since = self.heard = time.monotonic()
         self.full_until = 0.0
         self.unacknowledged = dict[str, float]()  # by batch: when it was sent
+        self.asking = set[anyio.CancelScope]()  # cancelled, a question is asked elsewhere
         self.client = _connect(address, transport)
-        self._metrics = metrics
         self._shown_ready = metrics.server_ready.labels(self.url)
         self._shown_requests = metrics.server_requests.labels(self.url)
         self._cancelling: set[asyncio.Task[None]] = set()
@@ -81,11 +83,6 @@ class ModelServer:
     def ready(self) -> bool:
         """It says so, and its answers don't fail."""
         return self.is_up and self.breaker.allows(time.monotonic())
-
-    @property
-    def is_dead(self) -> bool:
-        """Has not been ready for a while."""
-        return not self.is_up and time.monotonic() - self.down_since > LOST_AFTER_S
 
     def may_have(self, model_id: str | None) -> bool:
         """Whether it has this model, or may when it answers; None: any will do."""
@@ -104,15 +101,8 @@ class ModelServer:
             self.breaker.leave()
         elif self.breaker.succeed():
             log.info("model server %s answers again", self.url)
-            self.load.warm_up(time.monotonic())
-            self._shown_ready.set(1)
+            self.load.opened = time.monotonic()
         self._shown_requests.dec()
-        self.changed.set()
-
-    def forgive(self) -> None:
-        """A failed answer was its request's fault."""
-        self.breaker.forgive()
-        self._shown_ready.set(self.ready)
         self.changed.set()
 
     def cancel(self, request_id: str) -> None:
@@ -123,21 +113,21 @@ class ModelServer:
 
     async def ask(self, path: str, question: Wire) -> bytes:
         """The JSON that it answers to what needs no slot. Raises GatewayError."""
-        try:
-            content = question.model_dump_json(exclude_defaults=True)
-            answer = await self.client.post(
-                path, content=content, headers=JSON, timeout=QUESTION_TIMEOUT
-            )
-        except httpx.TransportError as error:
-            lost = ModelServerLost(self.url, describe(error))
-            self.lose(lost)
-            raise lost from error
-        if answer.status_code == 503:
-            refused = busy(self.url, answer)
-            self.lose(refused)
-            raise refused
+        content = question.model_dump_json(exclude_defaults=True)
+        with anyio.CancelScope() as asking:
+            self.asking.add(asking)
+            try:
+                answer = await self.client.post(
+                    path, content=content, headers=JSON, timeout=QUESTION_TIMEOUT
+                )
+            except httpx.TransportError as error:
+                raise ModelServerLost(self.url, describe(error)) from error
+            finally:
+                self.asking.discard(asking)
+        if asking.cancelled_caught:
+            raise ModelServerLost(self.url, "it is silent, or its answers fail")
         if answer.status_code != 200:
-            raise _refusal(self.url, path, answer)
+            raise refusal(self.url, path, answer)
         return answer.content
 
     async def probe(self) -> None:
@@ -161,6 +151,7 @@ class ModelServer:
                 self.heard = time.monotonic()
         except ValidationError as error:
             self._mark_down(f"{self.url} has limits of another version: {error}")
+        self._shown_ready.set(self.is_up and self.breaker.is_closed)
 
     def probe_delay_s(self, random: float) -> float:
         """Seconds until the next probe: a twentieth of the time it has been away, within bounds,
@@ -178,15 +169,17 @@ class ModelServer:
         self._mark_down(str(error).rstrip("."))
         self.suspected.set()
 
-    def count_failure(self, error: AnswerFailed) -> None:
-        """An answer failed; too many leave the server out."""
+    def count_failure(self, error: TryAgain, sent: float) -> bool:
+        """An answer to what was sent then failed; whether that is news. Too many leave it out."""
         now = time.monotonic()
+        if sent < self.breaker.failed and now - self.breaker.failed < STEP_FAILS_S:
+            return False  # all that a step had fails with it
         if self.breaker.fail(str(error).rstrip("."), now):
             self.down_since = now
             self.reason = f"answers of {self.url} fail ({self.breaker.reason})"
             log.warning("model server left out: %s", self.reason)
-            self._shown_ready.set(0)
             self.suspected.set()
+        return True
 
     def _mark_down(self, reason: str) -> None:
         if self.is_up:
@@ -194,7 +187,6 @@ class ModelServer:
             self.down_since = time.monotonic()
         self.is_up = False
         self.reason = reason
-        self._shown_ready.set(0)
         self.changed.set()
 
     def _mark_up(self, info: Info, asked: float) -> None:
@@ -207,7 +199,6 @@ class ModelServer:
         if not self.is_up and asked >= self.down_since:  # else it was lost while it was asked
             log.info("model server %s is ready with %s", self.url, info.model_name)
             self.is_up = True
-            self._shown_ready.set(1)
 
     async def _delete(self, request_id: str) -> None:
         try:
@@ -215,15 +206,12 @@ class ModelServer:
         except httpx.HTTPError as error:
             log.warning("cancelling %s at %s failed: %s", request_id, self.url, describe(error))
 
-    async def aclose(self, *, forget: bool = False) -> None:
-        """`forget`: show nothing of it any more."""
+    async def aclose(self) -> None:
         await asyncio.gather(*self._cancelling, return_exceptions=True)
         await self.client.aclose()
-        if forget:
-            self._metrics.forget_server(self.url)
 
 
-def busy(url: str, answer: httpx.Response) -> ModelServerBusy:
+def _busy(url: str, answer: httpx.Response) -> ModelServerBusy:
     """What a 503 means: in its body it says whether it is "ready", and so only full."""
     words, is_full, wait_s = "takes no requests right now", False, 0.0
     with suppress(ValueError, KeyError, TypeError):
@@ -247,7 +235,10 @@ def _is_refused(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _refusal(url: str, path: str, answer: httpx.Response) -> GatewayError:
+def refusal(url: str, path: str, answer: httpx.Response) -> GatewayError:
+    """What an answer with another status than 200 means."""
+    if answer.status_code == 503:
+        return _busy(url, answer)
     try:
         return refused(Failed.model_validate_json(answer.content))
     except ValidationError:

@@ -33,6 +33,7 @@ class Fleet:
 
     client: httpx.AsyncClient
     app: FastAPI
+    machines: Sequence[Machine] = ()
 
     @property
     def pool(self) -> ServerPool:
@@ -75,8 +76,10 @@ async def fleet(*servers: ScriptedServer, **settings: Any) -> AsyncIterator[Flee
     ready are; no sockets.
     """
     urls = tuple(f"http://10.0.0.{number}" for number in range(1, len(servers) + 1))
-    network = Network(Wire([Machine(each) for each in servers]))
+    machines = [Machine(each) for each in servers]
+    network = Network(Wire(machines))
     async with _opened(network, **{**QUICK, "model_server_urls": urls, **settings}) as made:
+        made.machines = machines
         await until(lambda: made.num_ready == sum(each.ready for each in servers))
         yield made
 

@@ -150,6 +150,7 @@ class Batching(RuleBasedStateMachine):
             self.loop.run_until_complete(asyncio.sleep(min(left, 0.25)))
             if not self.gateway.pool.ready:
                 self.none_ready_at.append(self.loop.time())
+        self.loop.run_until_complete(asyncio.sleep(1e-6))  # what this very instant began is over
         self.check()
 
     @property
@@ -220,7 +221,7 @@ class Batching(RuleBasedStateMachine):
             assert client.request is not None
             return any(at >= client.request.started for at in self.none_ready_at)
         if end == "model_changed":
-            return self.has_other_model and any(client.read)
+            return self.has_other_model and any(each.token_ids for each in client.choices)
         return end in ("model_server_lost", "model_server_busy") and in_vain
 
     def _check_nothing_is_held(self) -> None:

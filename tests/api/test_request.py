@@ -25,11 +25,11 @@ async def test_a_later_attempt_resumes_behind_what_was_delivered() -> None:
     for attempt in (1, 2, 3):
         choice.begin(now=0.0)
         assert choice.request.attempt == attempt
-        choice.receive(accepted(choice.request), "model", 0)
+        choice.receive(accepted(choice.request), 0)
         assert choice.progress() is None
-        choice.receive(Started(id="a"), "model", 0)
+        choice.receive(Started(id="a"), 0)
         assert choice.progress() == attempt - 1
-        choice.receive(token(REQUEST, attempt), "model", 0)
+        choice.receive(token(REQUEST, attempt), 0)
         if attempt < 3:
             choice.finish(ModelServerBusy("draining"))
     assert choice.request.resume == Resume(tokens=[1, 2], num_chars=4)
@@ -44,12 +44,12 @@ async def test_the_prompt_that_counts_is_the_one_behind_the_tokens() -> None:
     )
     for event in (first, second):
         choice.begin(now=0.0)
-        choice.receive(event, "model", 0)
+        choice.receive(event, 0)
         choice.failure = ModelServerBusy("gone")
-    choice.receive(token(REQUEST, 1), "model", 0)
+    choice.receive(token(REQUEST, 1), 0)
     assert choice.continues_otherwise(first)
     assert not choice.continues_otherwise(second)
-    choice.receive(first, "model", 0)
+    choice.receive(first, 0)
     assert not choice.continues_otherwise(second)
 
 
@@ -65,7 +65,7 @@ async def test_an_attempt_ends_once() -> None:
 async def test_what_came_before_a_failure_is_read_before_it() -> None:
     request = opened()
     [choice] = request.choices
-    choice.receive(token(REQUEST, 1), "model", 0)
+    choice.receive(token(REQUEST, 1), 0)
     request.fail(NoModelServer("gone"))
     request.fail(ModelServerBusy("the first is believed"))
     bursts = request.bursts()
@@ -85,8 +85,8 @@ async def test_a_prompt_is_charged_once_and_every_token_is_even_if_nobody_read_i
     ]
     request = ClientRequest("a", choices, admission, GatewayMetrics())
     for choice in request.choices:
-        choice.receive(accepted(choice.request), "model", 0)
-        choice.receive(token(choice.request, 1), "model", 0)
+        choice.receive(accepted(choice.request), 0)
+        choice.receive(token(choice.request, 1), 0)
     await request.accepted()
     assert admission.used == accepted(REQUEST).prompt_tokens
     request.close()
@@ -99,7 +99,7 @@ async def test_silence_is_an_empty_burst() -> None:
     assert await asyncio.wait_for(anext(bursts), 5) == []
     [choice] = request.choices
     choice.begin(now=0.0)
-    choice.receive(done(choice.request), "model", 0)
+    choice.receive(done(choice.request), 0)
     assert [event.event for _, event in await anext(bursts)] == ["done"]
     assert [burst async for burst in bursts] == []
     assert request.outcome == "done"

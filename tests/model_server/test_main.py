@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -78,6 +78,22 @@ def test_a_signal_ends_it_with_code_0(twin_path: Path, how: signal.Signals) -> N
     assert "Traceback" not in said
     assert "ready: tiny twin on the CPU, 8 slots, context 128, 256 KV cells" in said
     assert "loading" in said.splitlines()[0]
+
+
+def test_a_crowd_of_gateways_is_not_bounded_by_the_limit_of_a_shell(twin_path: Path) -> None:
+    port = free_port()
+    arguments, environment = command(model_path=twin_path, model_server_port=port)
+    limited = ["bash", "-c", f"ulimit -S -n 64; exec {' '.join(arguments)}"]
+    process = subprocess.Popen(limited, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        wait_ready(f"http://127.0.0.1:{port}")
+        with ExitStack() as kept:
+            for _ in range(100):
+                kept.enter_context(socket.create_connection(("127.0.0.1", port)))
+            wait_ready(f"http://127.0.0.1:{port}")
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_files_that_cannot_be_served_end_it_in_one_sentence(

@@ -42,7 +42,7 @@ FLOORS = {
     "model_server": [
         (
             *("contract.protocol", "contract.log_format", "contract.traces"),
-            *("contract.variables", "places", "cgroups"),
+            *("contract.variables", "contract.connections", "places", "cgroups"),
         ),
         ("contract.questions", "config", "errors", "metrics", "kept"),
         ("sampling", "llama", "guide", "logs", "spans"),
@@ -95,7 +95,7 @@ RESERVED = {
 # What both tiers share. The gateway's image has this of the model server, and nothing else.
 CONTRACT = [
     f"model_server.contract.{name}"
-    for name in ("protocol", "questions", "log_format", "traces", "variables")
+    for name in ("protocol", "questions", "log_format", "traces", "variables", "connections")
 ]
 
 PURE = [

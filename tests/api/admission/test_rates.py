@@ -185,6 +185,18 @@ async def test_what_came_back_too_late_is_no_gift_to_the_next_window() -> None:
     assert await refusal(limited) is not None
 
 
+async def test_a_clock_that_is_set_back_makes_nobody_wait_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limited, now = rates("memory://", requests=2, tokens=100), time.time()
+    assert [await refusal(limited) is None for _ in range(3)] == [True, True, False]
+    monkeypatch.setattr(time, "time", lambda: now - 3_600)
+    assert [await refusal(limited) is None for _ in range(3)] == [True, True, False]
+    error = await refusal(limited)
+    assert error is not None
+    assert error.retry_after_s == MINUTE_S
+
+
 async def test_no_limits_ask_no_storage() -> None:
     limited = rates(f"redis://127.0.0.1:{free_port()}")
     admission = await limited.admit("key ann", 4)

@@ -187,6 +187,25 @@ async def test_a_stream_with_nothing_to_say_says_so(
         await asyncio.wait_for(reader.readuntil(b"data: [DONE]\n\n"), 5)
 
 
+@pytest.mark.parametrize("behind", [b"", GET + b"\r\n", (GET + b"\r\n") * 3])
+async def test_a_client_that_leaves_with_more_requests_on_their_way_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, behind: bytes
+) -> None:
+    async def endless(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        yield accepted(request)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(sse, "PING_INTERVAL_S", 0.05)
+    server = ScriptedServer(endless)
+    async with gateway_over_sockets(server, http=BoundedHttp) as (client, app):
+        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        writer.write(ASK + behind)
+        await head(reader)
+        writer.close()
+        await until(lambda: app.state.gateway.permits.in_flight == 0)
+        await until(lambda: server.left)
+
+
 async def test_a_client_that_reads_nothing_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

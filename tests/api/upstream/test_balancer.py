@@ -103,7 +103,7 @@ def test_the_ends_of_old_prompts_are_forgotten_first() -> None:
     seen = Prefixes(4)
     seen.remember([1, 2, 3])
     seen.remember([1, 20, 30])
-    assert len(seen) == 4
+    assert len(seen._seen) == 4
     assert seen.num_known([1, 20, 30]) == 3
     assert seen.num_known([1, 2, 3]) == 2
 
@@ -118,7 +118,7 @@ def test_what_is_known_is_known_from_the_start(prompts: list[list[int]], limit: 
     paths = [[hash(tuple(each[: n + 1])) for n in range(len(each))] for each in prompts]
     for path in paths:
         seen.remember(path)
-        assert len(seen) <= limit
+        assert len(seen._seen) <= limit
         for other in paths:
             known = [seen.num_known([chunk]) == 1 for chunk in other]
             assert known == sorted(known, reverse=True)

@@ -73,10 +73,18 @@ def test_what_was_sent_before_it_opened_does_not_prolong_it() -> None:
 
 
 def test_what_was_the_requests_fault_is_forgiven() -> None:
-    breaker = opened()
+    breaker = Breaker()
+    breaker.succeed()
+    assert [breaker.fail("sick", 0.0) for _ in range(IN_A_ROW)][-1]
     breaker.forgive()
     assert breaker.is_closed
     assert breaker.fail("once more", 0.0)
+
+
+def test_one_that_answers_nobody_is_not_forgiven() -> None:
+    breaker = opened()
+    breaker.forgive()
+    assert not breaker.is_closed
 
 
 class Model(RuleBasedStateMachine):

@@ -81,6 +81,28 @@ async def test_batches_that_are_not_acknowledged_hold_back_the_next() -> None:
         await leave(*held)
 
 
+async def test_shapes_that_take_long_to_compile_hold_nobody_back() -> None:
+    """Not who comes later, nor who travels with one: plain ones are taken meanwhile."""
+
+    async def compiling(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        if request.sampling.shape:
+            await compiled.wait()
+        async for event in count(request):
+            yield event
+
+    compiled = asyncio.Event()
+    server = ScriptedServer(compiling)
+    limits = {**IN_PAIRS, "max_concurrent_batches": 1}
+    async with gateway_over_sockets(server, **limits) as (client, _):
+        shaped = [ask(client, "long", guided_choice=["a", f"{n}"]) for n in range(5)]
+        await until(lambda: len(server.batches) == 2)
+        plain = await asyncio.gather(*(ask(client, "short") for _ in range(3)))
+        assert {each.status_code for each in plain} == {200}
+        assert not any(each.done() for each in shaped)
+        compiled.set()
+        assert {(await each).status_code for each in shaped} == {200}
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_who_leaves_is_cancelled_and_the_others_go_on(stream: bool) -> None:
     server = ScriptedServer(endless)

@@ -68,7 +68,7 @@ async def test_a_server_that_is_listed_again_stays() -> None:
 async def test_a_name_that_vanishes_keeps_its_servers_while_they_live(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("api.upstream.server.LOST_AFTER_S", 0.2)
+    monkeypatch.setattr("api.upstream.pool.LOST_AFTER_S", 0.2)
     one = ScriptedServer()
     names = Names(models=["10.0.0.1"])
     async with named_fleet(names, one) as made:

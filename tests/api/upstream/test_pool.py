@@ -13,7 +13,7 @@ from api.request import Choice, ClientRequest
 from api.upstream.balancer import CHUNK_CHARS
 from api.upstream.breaker import FIRST_HOLD_S, IN_A_ROW
 from model_server.contract.protocol import Event, GenerateRequest
-from tests.api.fleet import ANSWER, OTHER, Fleet, away, fleet, holding
+from tests.api.fleet import ANSWER, OTHER, Fleet, away, begin, die, fleet, holding
 from tests.api.scripted_server import INFO, Script, ScriptedServer, count
 from tests.api.serving import until
 from tests.api.virtual_time import VIRTUAL_TIME
@@ -73,8 +73,10 @@ def note_paces(made: Fleet, *seconds_a_token: float) -> None:
 
 
 def some_choices(number: int) -> list[Choice]:
+    """Each of a request of its own."""
     asked = [GenerateRequest(id=f"{i}", prompt="a") for i in range(number)]
-    return ClientRequest("a", asked, Admission(""), GatewayMetrics()).choices
+    metrics = GatewayMetrics()
+    return [ClientRequest("a", [each], Admission(""), metrics).choices[0] for each in asked]
 
 
 async def test_a_slow_server_gets_nothing_while_the_quick_one_has_yet_to_take_its_batches(
@@ -124,13 +126,69 @@ async def test_who_may_not_go_to_the_quick_server_does_not_wait_for_it(
         ask = made.ask()
         await until(lambda: quick.requests)
         choices = some_choices(3)
-        choices[1].model_id = OTHER.model_id
+        choices[1].of.model_id = OTHER.model_id
         choices[2].failed_at.add(made.pool.servers[1].url)
         free = made.pool.free()
         took = [made.pool.take(free, each) for each in choices]
         assert took == [None, made.pool.servers[0], made.pool.servers[0]]
         told.set()
         assert (await ask).status_code == 200
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+async def test_all_of_a_request_comes_from_one_model(batch_size: int) -> None:
+    """While two are served, as during a change."""
+    old, new = ScriptedServer(), ScriptedServer(info=OTHER)
+    async with fleet(old, new, batch_size=batch_size) as made:
+        for _ in range(4):
+            body = {"prompt": ["a", "b"], "max_tokens": 3, "n": 2}
+            answer = await made.client.post("/v1/completions", json=body)
+            assert answer.status_code == 200
+        owners = [
+            {request.id.partition("-")[0] for request in each.requests} for each in (old, new)
+        ]
+    assert not owners[0] & owners[1]
+    assert all(owners), "both were sent some"
+
+
+async def test_who_waits_for_the_model_of_its_request_holds_nobody_up() -> None:
+    told = asyncio.Event()
+    old, new = ScriptedServer(taking_when(told)), away(OTHER)
+    async with fleet(old, new, batch_size=1, max_concurrent_batches=1) as made:
+        body = {"prompt": "a", "max_tokens": 3, "n": 2}
+        pair = asyncio.create_task(made.client.post("/v1/completions", json=body))
+        await until(lambda: old.requests)
+        new.ready = True
+        await until(lambda: made.num_ready == 2)
+        assert (await made.ask()).status_code == 200
+        assert (len(old.requests), len(new.requests)) == (1, 1)
+        told.set()
+        assert (await pair).status_code == 200
+    assert (len(old.requests), len(new.requests)) == (2, 1)
+
+
+async def test_a_request_of_which_nothing_came_may_go_to_another_model() -> None:
+    old, new = ScriptedServer(taking_when(asyncio.Event())), away(OTHER)
+    async with fleet(old, new) as made:
+        body = {"prompt": "a", "max_tokens": 3, "n": 2}
+        pair = asyncio.create_task(made.client.post("/v1/completions", json=body))
+        await begin(made, old, new)
+        die(old)
+        assert (await pair).status_code == 200
+    assert len(new.requests) == 2
+
+
+async def test_while_nothing_came_a_request_is_not_told_that_its_model_is_gone() -> None:
+    """Its first choice is on its way to a server that hangs; both go to the other, then."""
+    old, new = ScriptedServer(), away(OTHER)
+    async with fleet(old, new, batch_size=1) as made:
+        made.pool.ready_wait_s = 1.0
+        made.machines[0].awake.clear()
+        body = {"prompt": "a", "max_tokens": 3, "n": 2}
+        pair = asyncio.create_task(made.client.post("/v1/completions", json=body, timeout=None))
+        await asyncio.sleep(6.0)
+        new.ready = True
+        assert (await pair).status_code == 200
 
 
 async def test_one_request_of_a_batch_is_a_sick_server_s_trial(server: ScriptedServer) -> None:

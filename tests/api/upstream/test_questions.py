@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from api.upstream.server import LOST_AFTER_S, PROBE_TIMEOUT_S
 from model_server.contract.protocol import Failed, Message
 from model_server.contract.questions import Tokenize
+from tests.api.fleet import fleet
 from tests.api.scripted_server import ScriptedServer
 from tests.api.serving import gateway
+from tests.api.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -63,6 +69,32 @@ async def test_an_answer_outside_the_contract_is_502(server: ScriptedServer, odd
     async with gateway(server) as client:
         answer = await client.post("/tokenize", json={"prompt": "a"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "model_server_fault")
+
+
+@in_virtual_time
+async def test_one_of_two_that_fails_costs_nobody_an_answer() -> None:
+    sick, well = ScriptedServer(), ScriptedServer()
+    sick.refusals = [Response(status_code=500) for _ in range(10)]
+    async with fleet(sick, well) as made:
+        asked = [await made.client.post("/tokenize", json={"prompt": "a"}) for _ in range(10)]
+    assert {each.status_code for each in asked} == {200}
+
+
+@in_virtual_time
+async def test_one_that_falls_silent_is_not_waited_for() -> None:
+    """Neither by who had asked before, nor longer than until it is known to be away."""
+    servers = [ScriptedServer(), ScriptedServer()]
+    async with fleet(*servers) as made:
+        made.machines[0].awake.clear()
+        fell_silent = time.monotonic()
+        asked = []
+        for _ in range(10):
+            asking = made.client.post("/tokenize", json={"prompt": "a"}, timeout=None)
+            asked.append(asyncio.create_task(asking))
+            await asyncio.sleep(1)
+        assert {(await each).status_code for each in asked} == {200}
+        assert time.monotonic() - fell_silent < LOST_AFTER_S + PROBE_TIMEOUT_S
+    assert all(len(each.questions) >= 5 for each in servers), "it was asked first"
 
 
 async def test_without_a_model_server_it_is_503(server: ScriptedServer) -> None:

@@ -1,13 +1,15 @@
 """A model server that dies, beside others: its answers continue elsewhere, or say why not."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
 from api.upstream.server import PROBE_INTERVAL_S
+from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.fleet import ANSWER, OTHER, away, begin, die, fleet, holding, text_in
-from tests.api.scripted_server import ScriptedServer, count
-from tests.api.serving import until
+from tests.api.scripted_server import ScriptedServer, count, refused
+from tests.api.serving import stream_of, until
 from tests.api.virtual_time import VIRTUAL_TIME
 
 pytestmark = pytest.mark.anyio
@@ -120,3 +122,39 @@ async def test_who_was_interrupted_holds_nobody_back_from_being_turned_away() ->
         assert not interrupted.done()
         two.ready = True
         assert text_in(await interrupted) == ANSWER
+
+
+async def refusing(request: GenerateRequest) -> AsyncIterator[Event | None]:
+    """As one with a smaller context does."""
+    yield refused(request, 400, "context_length_exceeded")
+
+
+async def test_one_that_refuses_to_continue_leaves_it_to_another() -> None:
+    one, small, two = ScriptedServer(holding(asyncio.Event(), 2)), away(), away()
+    small.script = refusing
+    async with fleet(one, small, two, batch_size=1, retry_attempts=20) as made:
+        ask = made.ask(stream=True)
+        await begin(made, one, small)
+        die(one)
+        await until(lambda: small.requests)
+        two.ready = True
+        assert text_in(await ask) == ANSWER
+    assert two.requests[0].resume is not None
+
+
+async def test_where_all_refuse_to_continue_the_client_is_not_blamed() -> None:
+    one, small = ScriptedServer(holding(asyncio.Event(), 2)), away()
+    small.script = refusing
+    async with fleet(one, small, batch_size=1) as made:
+        ask = made.ask(stream=True)
+        await begin(made, one, small)
+        die(one)
+        [error] = [each["error"] for each in stream_of(await ask) if "error" in each]
+        fresh = await made.ask()
+    assert (error["code"], error["type"], error["param"]) == (
+        "resume_refused",
+        "server_error",
+        None,
+    )
+    assert "refuses what was accepted before (context_length_exceeded.)" in error["message"]
+    assert (fresh.status_code, fresh.json()["error"]["param"]) == (400, "prompt")
