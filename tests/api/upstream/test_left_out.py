@@ -12,7 +12,7 @@ import pytest
 from api.upstream.breaker import IN_A_ROW, OF_THE_LAST
 from api.upstream.pool import ACCEPTED_AFTER_S
 from api.upstream.retry import FIRST_WAIT_S
-from api.upstream.server import PROBE_INTERVAL_S
+from api.upstream.server import PROBE_INTERVAL_S, STEP_FAILS_S
 from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.fleet import ANSWER, ASK, fleet, text_in
 from tests.api.plays import Server
@@ -85,6 +85,24 @@ async def test_a_failed_step_is_one_failure_however_many_were_in_it(num_streams:
         assert time.monotonic() - began < 5 * 0.4 + 0.4 + FIRST_WAIT_S
         assert made.pool.servers[0].breaker.is_closed
     assert [each.attempt for each in server.requests] == [1] * num_streams + [2] * num_streams
+
+
+async def test_answers_that_fail_late_count_one_by_one() -> None:
+    """What fails at another time than its neighbours was in no step with them."""
+
+    async def fails_late(request: GenerateRequest) -> AsyncIterator[Event | None]:
+        yield accepted(request)
+        await asyncio.sleep(5)
+        yield refused(request, 500, "engine")
+
+    async with fleet(ScriptedServer(fails_late), batch_size=1) as made:
+        breaker, asks, began = made.pool.servers[0].breaker, [], time.monotonic()
+        while breaker.is_closed:
+            asks.append(made.ask(stream=True))
+            await asyncio.sleep(0.3)
+        assert time.monotonic() - began < 5 + IN_A_ROW * (STEP_FAILS_S + 0.3)
+        for ask in asks:
+            ask.cancel()
 
 
 async def test_servers_that_are_sick_do_not_forgive_each_other_for_ever() -> None:
