@@ -106,6 +106,11 @@ class Context:
             raise EngineError(f"llama_decode of {batch.num_rows} rows ended with {code}: {reason}")
 
     @property
+    def is_causal(self) -> bool:
+        """Whether rows see those before them, as KV, and none behind them."""
+        return bool(self._memory) and bool(llama_cpp.llama_get_causal_attn(self.pointer))
+
+    @property
     def num_graphs_reused(self) -> int:
         """Decodes so far that llama.cpp computed with the graph of the one before."""
         return int(llama_cpp.llama_perf_context(self.pointer).n_reused)
@@ -171,8 +176,11 @@ class Context:
             batch.add(position % self.vocab_size, position, [0], output=True)
         self.set_embeddings(False)
         self.decode(batch)
-        if not is_finite(self.logits(_PROVEN_ROWS)):
+        logits = self.logits(_PROVEN_ROWS)
+        if not is_finite(logits):
             raise LogitsError
+        if not np.ptp(logits, axis=1).any():  # llama.cpp leaves zeros where a model has none
+            raise EngineError("it gives no logits")
         self.clear()
 
     def length(self, seq: int) -> int:
