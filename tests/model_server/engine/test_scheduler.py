@@ -83,8 +83,8 @@ def test_a_prompt_gets_on_however_slow_the_others_are(make_sequence: MakeSequenc
     made.add(make_sequence(unlike(0, 5), order=1))
     for _ in range(5):
         step(made)
-    made.add(make_sequence(unlike(1, 10), order=2))
-    assert step(made).num_prefill_rows == 1
+    made.add(make_sequence(unlike(1, 101), order=2))
+    assert step(made).num_prefill_rows == 100
 
 
 def test_no_step_has_more_rows_than_a_batch(make_sequence: MakeSequence) -> None:
