@@ -1,9 +1,10 @@
 """Which rows the next step computes. Pure: it sees sequences, the KV ledger and the cost curves.
 
 Requests are admitted to free slots first come, first served. Running ones decode every step; prompt
-rows fill what is left of the longest step allowed, at the best rate of rows a second. When the KV
-pool is full the youngest request is put back and recomputed later. One that may have made a step
-fail gets steps of its own, in turn with those of all others, until it is past where that was.
+rows fill what is left of the longest step allowed, at the best rate of rows a second: half of them
+of the oldest prompt, the others of the shortest. When the KV pool is full the youngest request is
+put back and recomputed later. One that may have made a step fail gets steps of its own, in turn
+with those of all others, until it is past where that was.
 """
 
 from __future__ import annotations
@@ -167,14 +168,7 @@ class Scheduler:
 
     def _fill(self, company: list[Sequence]) -> tuple[list[PrefillChunk], list[Sequence]]:
         """Prompt chunks of the step, and the sequences that then decode."""
-        num_rows = self._prefill_rows(company)
-        chunks = []
-        for sequence in company:
-            take = min(sequence.num_pending - 1, num_rows)
-            if take > 0:
-                start = sequence.num_computed
-                chunks.append(PrefillChunk(sequence, start, start + take))
-                num_rows -= take
+        chunks = _chunks(company, self._prefill_rows(company))
         ends = {chunk.sequence: chunk.end for chunk in chunks}
         decode = [s for s in company if ends.get(s, s.num_computed) == len(s.tokens) - 1]
         return chunks, decode
@@ -235,6 +229,27 @@ class Scheduler:
         tokens = sequence.tokens[start : sequence.num_computed]
         paths = _paths(decoded, nodes) if tree.num_nodes > 1 else []
         return self.kv.commit(sequence.seq, tokens, tree.num_nodes, paths)
+
+
+def _chunks(company: list[Sequence], num_rows: int) -> list[PrefillChunk]:
+    """Half of the rows go to the prompt that came first, the others to the shortest: a long one
+    stalls none that is short, and they don't stall it.
+    """
+    unready = [sequence for sequence in company if sequence.num_pending > 1]
+    if not unready:
+        return []
+    chunks = []
+    first = unready[0]
+    kept = min(first.num_pending - 1, -(-num_rows // 2))
+    for sequence in sorted(unready, key=lambda each: each.num_pending):
+        if sequence is first:
+            kept = 0
+        take = min(sequence.num_pending - 1, num_rows - kept)
+        if take > 0:
+            start = sequence.num_computed
+            chunks.append(PrefillChunk(sequence, start, start + take))
+            num_rows -= take
+    return chunks
 
 
 def _paths(decoded: DecodeTree, nodes: list[int]) -> list[Path]:

@@ -76,17 +76,6 @@ def test_running_requests_decode_beside_a_long_prompt(make_sequence: MakeSequenc
     assert plan.num_prefill_rows + len(plan.decode) <= 20
 
 
-def test_a_prompt_gets_on_however_slow_the_others_are(make_sequence: MakeSequence) -> None:
-    made = scheduler()
-    for _ in range(10):
-        made.costs.decode.observe(1, 0, 10.0)
-    made.add(make_sequence(unlike(0, 5), order=1))
-    for _ in range(5):
-        step(made)
-    made.add(make_sequence(unlike(1, 101), order=2))
-    assert step(made).num_prefill_rows == 100
-
-
 def test_no_step_has_more_rows_than_a_batch(make_sequence: MakeSequence) -> None:
     made = scheduler(max_rows=6)
     made.add(make_sequence(unlike(0, 50)))
