@@ -21,7 +21,7 @@ from model_server.engine.plan import DecodeTree, Plan, PrefillChunk, kv_length
 from model_server.engine.sequence import Sequence, Verified
 from model_server.speculation.drafter import Drafter, Room
 
-_MAX_LOOKED_AT = 32
+_MAX_LOOKED_AT = 256  # most of them wait for a prefix: a request may have 128 choices
 _LONG_ANSWER, _LITTLE = 16, 4  # of an ordered pool, and of what it has computed: shares
 
 
@@ -158,13 +158,19 @@ class Scheduler:
         """Whether to wait for a prefix that another request is computing right now."""
         if self.kv.windowed:
             return False  # only all of it could be shared, and it goes on
+        other, length = sequence.awaited  # long prompts are not compared again at each step
+        if other in self.running and other.num_pending > 1 and other.num_computed < length:
+            return True
         wanted = sequence.reusable[:-1]
         known = max(self.kv.match(sequence.reusable, sequence.owner), MIN_SHARED_TOKENS - 1)
-        return any(
-            common_prefix(other.tokens, wanted) > known
-            for other in self.running
-            if other.num_pending > 1 and other.owner == sequence.owner
-        )
+        sequence.awaited = None, 0
+        for other in self.running:
+            if other.num_pending > 1 and other.owner == sequence.owner:
+                length = common_prefix(other.tokens, wanted)
+                if length > known:
+                    sequence.awaited = other, length
+                    return True
+        return False
 
     def _fill(self, company: list[Sequence]) -> tuple[list[PrefillChunk], list[Sequence]]:
         """Prompt chunks of the step, and the sequences that then decode."""
