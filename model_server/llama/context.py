@@ -81,6 +81,8 @@ class Context:
             kernels.set_own_threads(options.n_threads)
         self.pointer = _create(model, options)
         self.num_cells = int(llama_cpp.llama_n_ctx(self.pointer))
+        # Where positions are learned, llama.cpp ends the process over one that the model lacks.
+        self.num_positions = min(self.num_cells, model.context_size)
         self._memory = llama_cpp.llama_get_memory(self.pointer)
         self._gives_embeddings = False
 
