@@ -94,7 +94,7 @@ class ModelServerSettings(BaseSettings):
     exact: Exact = "auto"
     """Same text alone, in a batch, resumed: true, false, or auto: where it is free."""
     max_step_ms: int = Field(0, ge=0)
-    """Longest step that prefill may cause; 0: 64 rows of it, at least 50."""
+    """Longest step with prefill, or 1.5 times that without; 0: 64 rows of it, at least 50."""
     medusa_path: Path | Literal[""] = ""
     """GGUF file with the Medusa heads; empty: none, the demo model has its own."""
     medusa_any_base: bool = False

@@ -36,6 +36,7 @@ _DRIFT, _NOISE = 0.002, 0.2
 _LARGEST_SURPRISE = 4.0
 _NO_CHANCE, _CERTAIN = 0.6, 0.0025
 _AS_GOOD = 0.9  # few large steps are preferred to many small ones
+_LONGER = 1.5  # than the shortest step with a row of a prompt: what others bear for its sake
 # A count that is thought too dear is never tried: doubts must fade.
 _FORGET_EVERY, _FORGETTING_SHARE = 16, 16 / 500  # decodes
 
@@ -150,7 +151,10 @@ class CostCurve:
         """Rows (1..max_rows) that give the most rows a second in a step of at most `max_step_s`.
 
         `beside_s`: what else the step computes. Of nearly equal choices the largest; at least 1.
+        Where that takes most of the step it may be longer: else a prompt of a thousand tokens would
+        take a thousand steps.
         """
+        max_step_s = max(max_step_s, _LONGER * (beside_s + self.seconds(1, kv_length)))
         choices = [rows for rows in ROWS if rows < max_rows] + [max_rows]
         steps = {rows: beside_s + self.seconds(rows, kv_length) for rows in choices}
         rates = {rows: rows / step for rows, step in steps.items() if step <= max_step_s}

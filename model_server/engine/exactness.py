@@ -85,7 +85,7 @@ class _Trial:
         started = time.perf_counter()
         self._prefill(self._prompt[:_LEAST_PREFIX], [_LEAST_PREFIX])
         row_s = (time.perf_counter() - started) / _LEAST_PREFIX
-        room = self._context.num_cells - len(_PARENTS) - _OTHER - _FILLER - 1
+        room = self._context.num_positions - len(_PARENTS) - _OTHER - _FILLER - 1
         length = max(_LEAST_PREFIX, min(_PREFIX, room, int(_BUDGET_S / row_s / 2)))
         self._prefill(self._prompt[:length], [MAX_BATCH_ROWS], start=_LEAST_PREFIX)
         self._prefill(self._other[:-1], [_OTHER], seq=self._num_leaves)

@@ -205,6 +205,8 @@ class KvCache:
         for seq, entry in (*self._live.items(), *self._cached.items()):
             if entry.owner != owner:
                 continue
+            if entry.tokens[longest : longest + 1] != wanted[longest : longest + 1]:
+                continue  # it shares no more than the best so far
             length = common_prefix(entry.tokens, wanted)
             if self.windowed and length < len(entry.tokens):
                 continue

@@ -98,7 +98,7 @@ class Profiler:
         for rows in _DECODE_ROWS if output else ROWS:
             spent = self._clock() - started
             expected = 2 * CostCurve(measured).seconds(rows) if measured else 0.0
-            if rows <= self._context.num_cells and spent + expected <= _MEASURE_BUDGET_S:
+            if rows <= self._context.num_positions and spent + expected <= _MEASURE_BUDGET_S:
                 measured[rows] = self._steady_time(rows, output)
         return measured
 

@@ -1,9 +1,10 @@
 """Which rows the next step computes. Pure: it sees sequences, the KV ledger and the cost curves.
 
 Requests are admitted to free slots first come, first served. Running ones decode every step; prompt
-rows fill what is left of the longest step allowed, at the best rate of rows a second. When the KV
-pool is full the youngest request is put back and recomputed later. One that may have made a step
-fail gets steps of its own, in turn with those of all others, until it is past where that was.
+rows fill what is left of the longest step allowed, at the best rate of rows a second: half of them
+of the oldest prompt, the others of the shortest. When the KV pool is full the youngest request is
+put back and recomputed later. One that may have made a step fail gets steps of its own, in turn
+with those of all others, until it is past where that was.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from model_server.engine.plan import DecodeTree, Plan, PrefillChunk, kv_length
 from model_server.engine.sequence import Sequence, Verified
 from model_server.speculation.drafter import Drafter, Room
 
-_MAX_LOOKED_AT = 32
+_MAX_LOOKED_AT = 256  # most of them wait for a prefix: a request may have 128 choices
 _LONG_ANSWER, _LITTLE = 16, 4  # of an ordered pool, and of what it has computed: shares
 
 
@@ -157,24 +158,23 @@ class Scheduler:
         """Whether to wait for a prefix that another request is computing right now."""
         if self.kv.windowed:
             return False  # only all of it could be shared, and it goes on
+        other, length = sequence.awaited  # long prompts are not compared again at each step
+        if other in self.running and other.num_pending > 1 and other.num_computed < length:
+            return True
         wanted = sequence.reusable[:-1]
         known = max(self.kv.match(sequence.reusable, sequence.owner), MIN_SHARED_TOKENS - 1)
-        return any(
-            common_prefix(other.tokens, wanted) > known
-            for other in self.running
-            if other.num_pending > 1 and other.owner == sequence.owner
-        )
+        sequence.awaited = None, 0
+        for other in self.running:
+            if other.num_pending > 1 and other.owner == sequence.owner:
+                length = common_prefix(other.tokens, wanted)
+                if length > known:
+                    sequence.awaited = other, length
+                    return True
+        return False
 
     def _fill(self, company: list[Sequence]) -> tuple[list[PrefillChunk], list[Sequence]]:
         """Prompt chunks of the step, and the sequences that then decode."""
-        num_rows = self._prefill_rows(company)
-        chunks = []
-        for sequence in company:
-            take = min(sequence.num_pending - 1, num_rows)
-            if take > 0:
-                start = sequence.num_computed
-                chunks.append(PrefillChunk(sequence, start, start + take))
-                num_rows -= take
+        chunks = _chunks(company, self._prefill_rows(company))
         ends = {chunk.sequence: chunk.end for chunk in chunks}
         decode = [s for s in company if ends.get(s, s.num_computed) == len(s.tokens) - 1]
         return chunks, decode
@@ -235,6 +235,27 @@ class Scheduler:
         tokens = sequence.tokens[start : sequence.num_computed]
         paths = _paths(decoded, nodes) if tree.num_nodes > 1 else []
         return self.kv.commit(sequence.seq, tokens, tree.num_nodes, paths)
+
+
+def _chunks(company: list[Sequence], num_rows: int) -> list[PrefillChunk]:
+    """Half of the rows go to the prompt that came first, the others to the shortest: a long one
+    stalls none that is short, and they don't stall it.
+    """
+    unready = [sequence for sequence in company if sequence.num_pending > 1]
+    if not unready:
+        return []
+    chunks = []
+    first = unready[0]
+    kept = min(first.num_pending - 1, -(-num_rows // 2))
+    for sequence in sorted(unready, key=lambda each: each.num_pending):
+        if sequence is first:
+            kept = 0
+        take = min(sequence.num_pending - 1, num_rows - kept)
+        if take > 0:
+            start = sequence.num_computed
+            chunks.append(PrefillChunk(sequence, start, start + take))
+            num_rows -= take
+    return chunks
 
 
 def _paths(decoded: DecodeTree, nodes: list[int]) -> list[Path]:

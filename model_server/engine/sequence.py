@@ -52,7 +52,8 @@ class Verified(NamedTuple):
 class Sequence:
     """Tokens, their state in the KV pool, and the rules that end the answer.
 
-    `apart`: it gets steps of its own, as it may be what made one fail.
+    `apart`: it gets steps of its own, as it may be what made one fail. `awaited`: who computes so
+    many of its tokens right now, while it waits for them.
     """
 
     request: GenerateRequest
@@ -71,6 +72,7 @@ class Sequence:
     num_cached: int = 0
     num_failures: int = 0
     apart: bool = False
+    awaited: tuple[Sequence | None, int] = (None, 0)
     admitted_s: float | None = None
     first_token_s: float | None = None
     last_token_s: float = 0.0

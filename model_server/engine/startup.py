@@ -163,7 +163,10 @@ def _scheduler(
 
 
 def _prove(context: Context, model: Model) -> None:
-    """Raises ModelFileError where not even a few rows can be computed."""
+    """Raises ModelFileError where not even a few rows can be computed as text is."""
+    if not context.is_causal:
+        problem = "it is an encoder, which goes on with no text: its rows see those behind them"
+        raise ModelFileError(str(model.path), problem)
     try:
         context.prove()
     except EngineError as error:

@@ -81,6 +81,8 @@ class Context:
             kernels.set_own_threads(options.n_threads)
         self.pointer = _create(model, options)
         self.num_cells = int(llama_cpp.llama_n_ctx(self.pointer))
+        # Where positions are learned, llama.cpp ends the process over one that the model lacks.
+        self.num_positions = min(self.num_cells, model.context_size)
         self._memory = llama_cpp.llama_get_memory(self.pointer)
         self._gives_embeddings = False
 
@@ -104,6 +106,11 @@ class Context:
             reason = backend.last_error()
             backend.clear_errors()  # the next failure has a reason of its own
             raise EngineError(f"llama_decode of {batch.num_rows} rows ended with {code}: {reason}")
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether rows see those before them, as KV, and none behind them."""
+        return bool(self._memory) and bool(llama_cpp.llama_get_causal_attn(self.pointer))
 
     @property
     def num_graphs_reused(self) -> int:
@@ -171,8 +178,11 @@ class Context:
             batch.add(position % self.vocab_size, position, [0], output=True)
         self.set_embeddings(False)
         self.decode(batch)
-        if not is_finite(self.logits(_PROVEN_ROWS)):
+        logits = self.logits(_PROVEN_ROWS)
+        if not is_finite(logits):
             raise LogitsError
+        if not np.ptp(logits, axis=1).any():  # llama.cpp leaves zeros where a model has none
+            raise EngineError("it gives no logits")
         self.clear()
 
     def length(self, seq: int) -> int:

@@ -213,8 +213,13 @@ class _Reader:
         names = ("calibration.accuracy", "calibration.count")
         if not any(name in self._header.tensors for name in names):
             return None
-        accuracy, count = (self._tensor(name, ("F32",), shape).rows() for name in names)
-        return np.array(accuracy.view(np.float32)), np.array(count.view(np.float32))
+        rows = (self._tensor(name, ("F32",), shape).rows() for name in names)
+        accuracy, count = (np.array(each.view(np.float32)) for each in rows)
+        for name, values, most in zip(names, (accuracy, count), (1.0, np.inf), strict=True):
+            for value in values[~(np.isfinite(values) & (values >= 0) & (values <= most))]:
+                limit = "0 to 1" if most == 1 else "0 or more"
+                raise self._error(f"{name} holds {value:g}, must be {limit}")
+        return accuracy, count
 
     def _tensor(self, name: str, types: Sequence[str], shape: tuple[int, ...]) -> StoredTensor:
         found = self._header.tensors.get(name)

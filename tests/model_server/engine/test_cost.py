@@ -51,6 +51,14 @@ def test_what_a_step_computes_beside_them_makes_more_rows_pay() -> None:
     assert curve.best_rows(16, 14.5, beside_s=10.0) == 8
 
 
+@pytest.mark.parametrize(("beside_s", "best"), [(4.0, 4), (10.0, 16), (40.0, 32)])
+def test_a_prompt_gets_on_where_others_fill_the_step(beside_s: float, best: int) -> None:
+    """The step is as long with one row: up to half as long again for many costs others little."""
+    curve = CostCurve(MEASURED)
+    assert curve.best_rows(32, 6.0, beside_s) == best
+    assert beside_s + curve.seconds(best) <= 1.5 * (beside_s + curve.seconds(1))
+
+
 def test_what_is_observed_raises_the_price_of_that_length_and_longer() -> None:
     curve = CostCurve(MEASURED)
     for _ in range(100):

@@ -145,6 +145,24 @@ def test_short_matches_are_not_worth_it(shared: int, cached: int) -> None:
     assert kv.match([*range(shared), 99, 99]) == cached
 
 
+def test_prefixes_that_share_no_more_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting requests ask each step; long prompts behind one system prompt are all alike."""
+    kv = KvCache(10_000, 64)
+    for i in range(32):
+        kv.release(filled(kv, [7] * 100 + [20 + i] * 20))
+    compared: list[int] = []
+
+    def counted(left: list[int], right: list[int]) -> int:
+        compared.append(1)
+        return common_prefix(left, right)
+
+    monkeypatch.setattr("model_server.engine.kv.common_prefix", counted)
+    assert kv.match([7] * 100 + [60] * 50) == 100
+    assert len(compared) == 1
+    assert kv.match([7] * 100 + [51] * 50) == 120
+    assert len(compared) == 3
+
+
 def test_a_finished_request_stays_cached_until_its_cells_are_needed() -> None:
     kv = KvCache(40, 4)
     seq = filled(kv, list(range(20)))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from model_server.engine.profiler import Measurements, Profiler
 from model_server.llama.context import Context, ContextOptions
 from model_server.llama.model import Model
 from model_server.medusa.heads import HeadOptions, Heads
-from tests import random_heads
+from tests import random_heads, twin
 from tests.random_heads import Kind
 
 BEFORE = Measurements(
@@ -101,6 +101,17 @@ def test_measurements_survive_being_kept(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     kept.keep("costs", {}, asdict(BEFORE))
     assert kept.recall("costs", {}, Measurements) == BEFORE
+
+
+def test_no_position_is_measured_that_the_model_lacks(tmp_path: Path) -> None:
+    """llama.cpp ends the process over it where positions are learned, as GPT-2's are."""
+    path = twin.write(tmp_path / "short.gguf", shape=replace(twin.TINY, context=64))
+    model = Model(path, 0)
+    short = Context(model, ContextOptions(256, 8, 1))
+    measured = profiler(short, Clock(0.010)).measure(output=False)
+    short.close()
+    model.close()
+    assert max(measured) == 64
 
 
 def test_all_is_measured(context: Context, model: Model, tmp_path: Path) -> None:

@@ -76,17 +76,6 @@ def test_running_requests_decode_beside_a_long_prompt(make_sequence: MakeSequenc
     assert plan.num_prefill_rows + len(plan.decode) <= 20
 
 
-def test_a_prompt_gets_on_however_slow_the_others_are(make_sequence: MakeSequence) -> None:
-    made = scheduler()
-    for _ in range(10):
-        made.costs.decode.observe(1, 0, 10.0)
-    made.add(make_sequence(unlike(0, 5), order=1))
-    for _ in range(5):
-        step(made)
-    made.add(make_sequence(unlike(1, 10), order=2))
-    assert step(made).num_prefill_rows == 1
-
-
 def test_no_step_has_more_rows_than_a_batch(make_sequence: MakeSequence) -> None:
     made = scheduler(max_rows=6)
     made.add(make_sequence(unlike(0, 50)))
@@ -120,14 +109,32 @@ def test_a_request_waits_for_a_prefix_that_another_computes(make_sequence: MakeS
     assert made.kv.num_used <= 61 + 5
 
 
-def test_others_pass_one_that_waits_for_a_prefix(make_sequence: MakeSequence) -> None:
+@pytest.mark.parametrize("num_waiting", [1, 127])
+def test_others_pass_those_that_wait_for_a_prefix(
+    make_sequence: MakeSequence, num_waiting: int
+) -> None:
+    """As many as a request has choices."""
     made = scheduler()
     made.add(make_sequence(unlike(0, 90), order=1))
     step(made)
-    made.add(make_sequence(unlike(0, 90), order=2))
-    made.add(other := make_sequence(unlike(1, 5), order=3))
+    for order in range(num_waiting):
+        made.add(make_sequence(unlike(0, 90), order=2 + order))
+    made.add(other := make_sequence(unlike(1, 5), order=200))
     step(made)
     assert other in made.running
+
+
+def test_who_waits_is_not_compared_at_each_step(
+    make_sequence: MakeSequence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty choices of a long prompt took 50 ms of each step of everybody's."""
+    made = scheduler()
+    for order in range(5):
+        made.add(make_sequence(unlike(0, 300), order=order))
+    step(made)
+    monkeypatch.setattr(made.kv, "match", lambda *_: pytest.fail("it was looked at again"))
+    for _ in range(3):
+        assert len(step(made).prefill) == 1
 
 
 def test_the_youngest_goes_back_when_the_pool_is_full(make_sequence: MakeSequence) -> None:

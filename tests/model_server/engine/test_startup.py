@@ -16,7 +16,7 @@ from model_server.errors import HeadFileError, ModelFileError, SettingError, Sta
 from model_server.llama import backend
 from model_server.llama.context import MAX_SEQS
 from model_server.metrics import ModelServerMetrics
-from tests import gguf_file, random_heads, twin
+from tests import encoders, gguf_file, random_heads, twin
 from tests.model_server.engine.test_profiler import Clock
 from tests.random_heads import Kind
 
@@ -80,6 +80,23 @@ def test_a_load_that_fails_leaves_nothing_behind(random_q8_path: Path, tmp_path:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no such file"):
         load(ModelServerSettings(model_path=tmp_path / "x.gguf"), ModelServerMetrics())
+
+
+@pytest.mark.parametrize(
+    ("write", "problem"),
+    [
+        (encoders.two_way_llama, "it is an encoder"),
+        (encoders.bert, "it is an encoder"),
+        (encoders.llama_embed, "it gives no logits"),
+    ],
+)
+def test_a_model_that_goes_on_with_no_text_is_refused(
+    tmp_path: Path, write: Callable[[Path], Path], problem: str
+) -> None:
+    """llama.cpp computes something with each; served, they answered with zeros or nonsense."""
+    settings = ModelServerSettings(model_path=write(tmp_path / "a.gguf"), n_threads=1)
+    with pytest.raises(ModelFileError, match=problem):
+        load(settings, ModelServerMetrics())
 
 
 @pytest.mark.parametrize("context_size", [16, 50, 300])
