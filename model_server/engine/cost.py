@@ -37,6 +37,9 @@ _LARGEST_SURPRISE = 4.0
 _NO_CHANCE, _CERTAIN = 0.6, 0.0025
 _AS_GOOD = 0.9  # few large steps are preferred to many small ones
 _LONGER = 1.5  # than the shortest step with a row of a prompt: what others bear for its sake
+# Room for a tile of a prompt's rows beside a few streams: smaller chunks waste half of the time.
+_MIN_STEP_S, _STREAMS_BESIDE = 0.05, 4
+_AT_LENGTH = 1.5  # what a row costs in a long context, against one at its start
 # A count that is thought too dear is never tried: doubts must fade.
 _FORGET_EVERY, _FORGETTING_SHARE = 16, 16 / 500  # decodes
 
@@ -276,3 +279,9 @@ class Costs:
     prefill: CostCurve
     decode: CostCurve
     heads: HeadCosts = field(default_factory=lambda: HeadCosts({}))
+
+    @property
+    def usual_step_s(self) -> float:
+        """The longest step that prefill may cause, where nobody says."""
+        step_s = self.prefill.seconds(TILE_ROWS) + self.decode.seconds(_STREAMS_BESIDE)
+        return max(_MIN_STEP_S, _AT_LENGTH * step_s)

@@ -27,11 +27,14 @@ _LONG_ANSWER, _LITTLE = 16, 4  # of an ordered pool, and of what it has computed
 
 @dataclass(frozen=True)
 class Limits:
-    """What a step may hold."""
+    """What a step may hold. `is_usual`: nobody asked for `max_step_s`, and a machine that turns out
+    to be faster than at its start has shorter steps.
+    """
 
     num_slots: int
     max_rows: int
     max_step_s: float
+    is_usual: bool = False
 
 
 class Scheduler:
@@ -203,9 +206,10 @@ class Scheduler:
         ready = [s for s in company if s.num_pending == 1]
         decode_s = self.costs.decode.seconds(len(ready), kv_length(ready), len(ready))
         most = min(sum(s.num_pending - 1 for s in unready), self.limits.max_rows)
-        return self.costs.prefill.best_rows(
-            most, self.limits.max_step_s, decode_s, unready[0].num_computed
-        )
+        limit_s = self.limits.max_step_s
+        if self.limits.is_usual:
+            limit_s = min(limit_s, self.costs.usual_step_s)
+        return self.costs.prefill.best_rows(most, limit_s, decode_s, unready[0].num_computed)
 
     def _preempt_youngest(self, ops: list[KvOp]) -> None:
         assert len(self.running) > 1, "one request alone always fits the pool. This is a bug."

@@ -16,7 +16,7 @@ from model_server.config import ModelServerSettings
 from model_server.contract.protocol import Info, Sampling
 from model_server.engine import exactness, memory
 from model_server.engine.attention import likely, open_context
-from model_server.engine.cost import TILE_ROWS, Costs
+from model_server.engine.cost import Costs
 from model_server.engine.engine import Engine
 from model_server.engine.intake import Intake
 from model_server.engine.kv import KvCache
@@ -39,10 +39,6 @@ from model_server.speculation.drafter import Drafter, DraftOptions
 from model_server.speculation.policy import Policy
 
 log = logging.getLogger(__name__)
-
-_MIN_STEP_MS = 50.0
-_AT_LENGTH = 1.5  # what a row costs in a long context, against one at its start
-_STREAMS_BESIDE = 4
 
 
 @dataclass(frozen=True)
@@ -148,8 +144,9 @@ def _scheduler(
     heads: Heads | None,
 ) -> Scheduler:
     options = context.options
-    max_step_s = (settings.max_step_ms or _default_step_ms(quiet)) / 1_000
-    limits = Limits(settings.n_parallel, min(MAX_BATCH_ROWS, context.num_cells), max_step_s)
+    max_rows = min(MAX_BATCH_ROWS, context.num_cells)
+    max_step_s = settings.max_step_ms / 1_000 or quiet.usual_step_s
+    limits = Limits(settings.n_parallel, max_rows, max_step_s, not settings.max_step_ms)
     blocks = leaf_blocks(settings.n_parallel, options.num_seqs)
     ordered = exact and not options.own_attention
     kv = KvCache(
@@ -281,9 +278,3 @@ def _warnings(settings: ModelServerSettings, most_leaves: int) -> list[str]:
     )
     log.warning("%s", problem)
     return [problem]
-
-
-def _default_step_ms(costs: Costs) -> float:
-    """Room for a tile of prefill rows beside a few streams: smaller chunks waste half the time."""
-    step_s = costs.prefill.seconds(TILE_ROWS) + costs.decode.seconds(_STREAMS_BESIDE)
-    return max(_MIN_STEP_MS, 1_000 * _AT_LENGTH * step_s)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+from model_server.engine.cost import CostCurve, Costs
+from model_server.engine.kv import KvCache
+from model_server.engine.scheduler import Limits, Scheduler
+from tests.model_server.drafters import plain
 from tests.model_server.engine.test_scheduler import scheduler, step, unlike
 from tests.model_server.sequences import MakeSequence
 
@@ -52,3 +58,21 @@ def test_a_prompt_gets_on_however_slow_the_others_are(make_sequence: MakeSequenc
         step(made)
     made.add(make_sequence(unlike(1, 101), order=2))
     assert step(made).num_prefill_rows == 100
+
+
+@pytest.mark.parametrize("is_usual", [True, False])
+def test_a_machine_that_was_busy_at_its_start_makes_short_steps_later(
+    make_sequence: MakeSequence, is_usual: bool
+) -> None:
+    """Not so where somebody asked for the limit."""
+    each_s = {1: 1.0, 64: 6.4, 512: 51.2}
+    costs = Costs(CostCurve(each_s), CostCurve({1: 1.0}))
+    limits = Limits(4, 512, costs.usual_step_s, is_usual)
+    made = Scheduler(KvCache(4_096, 4), costs, limits, plain(costs))
+    for _ in range(200):
+        costs.decode.observe(1, 0, 1.0 / 20)
+        for rows, seconds in each_s.items():
+            costs.prefill.observe(rows, 0, seconds / 20)
+    made.add(make_sequence(unlike(0, 2_000), order=0))
+    num_rows = step(made).num_prefill_rows
+    assert (64 <= num_rows <= 128) if is_usual else num_rows == 512
