@@ -124,7 +124,7 @@ def load(
             max_step_ms=round(scheduler.limits.max_step_s * 1_000, 1),
             heads=heads.num_heads if heads else 0,
             medusa_mode=settings.medusa_mode,
-            warnings=[*_warnings(settings, scheduler.kv.leaves.most), *untrusted],
+            warnings=[*_warnings(settings, model, context, scheduler.kv.leaves.most), *untrusted],
         )
         opened.pop_all()
     runner = Runner(context, Verifier(model.vocab), costs, heads)
@@ -181,7 +181,9 @@ def _identity(settings: ModelServerSettings, model: Model, options: ContextOptio
     """What a model's id says: the promise of equal texts holds on one kind of processor only."""
     processor = [backend.kernels()] if settings.exact is True else []
     packed = ["packed"] if model.packed else []
-    return [model.fingerprint[:16], options.mode, *processor, *packed]
+    is_short = model.short_context is None or options.num_cells <= model.short_context
+    rope = [] if is_short else ["long"]
+    return [model.fingerprint[:16], options.mode, *processor, *packed, *rope]
 
 
 def _can_pack(settings: ModelServerSettings) -> bool:
@@ -269,12 +271,17 @@ def _sampling(model: Model) -> dict[str, float]:
     return model.sampling
 
 
-def _warnings(settings: ModelServerSettings, most_leaves: int) -> list[str]:
-    if settings.medusa_mode in ("off", "chain") or most_leaves > 1:
-        return []
-    problem = (
-        f"N_PARALLEL={settings.n_parallel} leaves no sequence ids for draft trees "
-        f"({MAX_SEQS} in all): drafts are chains"
-    )
-    log.warning("%s", problem)
-    return [problem]
+def _warnings(
+    settings: ModelServerSettings, model: Model, context: Context, most_leaves: int
+) -> list[str]:
+    found = []
+    if settings.medusa_mode not in ("off", "chain") and most_leaves <= 1:
+        few = f"N_PARALLEL={settings.n_parallel} leaves no sequence ids for draft trees"
+        found.append(f"{few} ({MAX_SEQS} in all): drafts are chains")
+    short, num_cells = model.short_context, context.options.num_cells
+    if short and choose_context_size(settings, model) <= short < num_cells:
+        long = f"a KV pool of {num_cells} positions has the model's factors for long contexts"
+        found.append(f"{long}; KV_CACHE_TOKENS={short} or less has those for short ones")
+    for problem in found:
+        log.warning("%s", problem)
+    return found

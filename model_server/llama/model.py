@@ -152,6 +152,11 @@ class Model:
         self.sampling = _sampling(header)
         layers = header.integer(f"{self.architecture}.block_count")
         self.fingerprint = model_fingerprint(header)
+        # LongRoPE: in a KV pool of more positions llama.cpp turns all of them otherwise.
+        self.short_context: int | None = None
+        if "rope_factors_short.weight" in header.tensors:
+            original = f"{self.architecture}.rope.scaling.original_context_length"
+            self.short_context = header.integer(original)
         epsilon = f"{self.architecture}.attention.layer_norm_rms_epsilon"
         smallest = header.number(epsilon)
         header.close()
