@@ -6,20 +6,18 @@ import logging
 import sys
 import threading
 import time
-from array import array
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from hashlib import blake2b
 
-from model_server.contract.protocol import Accepted, Event, Started
-from model_server.engine.events import added, done, failed, gone
+from model_server.contract.protocol import Event, Started
+from model_server.engine.events import accepted, added, done, failed, gone
 from model_server.engine.plan import Plan
 from model_server.engine.runner import Runner
 from model_server.engine.scheduler import Scheduler
 from model_server.engine.sequence import Sequence, Sink, Verified
 from model_server.engine.suspects import Suspects
-from model_server.errors import EngineError
+from model_server.errors import EngineError, LogitsError
 from model_server.metrics import ModelServerMetrics, RequestPart, StepRecord
 from model_server.speculation.tree import DraftTree
 
@@ -162,6 +160,8 @@ class Engine:
             self._emit(result.sequence, *self._heard(result))
             if result.error is not None or result.sequence.finish_reason is not None:
                 self._end(result.sequence, keep=not isinstance(result.error, EngineError))
+        if any(isinstance(result.error, LogitsError) for result in results):
+            self._clean()
         return plan
 
     def _count(self, tree: DraftTree, result: Verified) -> None:
@@ -229,16 +229,9 @@ class Engine:
         self._num_submitted += 1
         sequence.order = self._num_submitted
         self._live[sequence.id] = sequence
-        accepted = Accepted(
-            id=sequence.id,
-            attempt=sequence.request.attempt,
-            prompt_tokens=len(sequence.prompt),
-            cached_tokens=self.scheduler.kv.match(
-                sequence.prompt if sequence.reusable else [], sequence.owner
-            ),
-            prompt_hash=blake2b(array("i", sequence.prompt), digest_size=12).hexdigest(),
-        )
-        self._emit(sequence, accepted)
+        reusable = sequence.prompt if sequence.reusable else []
+        num_cached = self.scheduler.kv.match(reusable, sequence.owner)
+        self._emit(sequence, accepted(sequence, num_cached))
         if sequence.finish_reason is not None:  # a resumed answer that was already complete
             self._emit(sequence, done(sequence, time.monotonic()))
             self._end(sequence)
@@ -278,11 +271,20 @@ class Engine:
             event = self._suspects.judge(sequence, error, alone=len(involved) == 1)
             self._emit(sequence, event)
             self._end(sequence, keep=False)
+        if isinstance(error, LogitsError):
+            self._clean()
         self._failed_before = bool(self.scheduler.running)
         if not self._failed_before:
             self._runner.context.prove()
         if not involved:  # nobody could be to blame
             raise error
+
+    def _clean(self) -> None:
+        """Have all that run computed again. Attention without flash multiplies what is no number by
+        0 for rows that must not see it, and that is no number either.
+        """
+        self._runner.apply(self.scheduler.start_over())
+        self._runner.context.clear(data=True)
 
     def _emit(self, sequence: Sequence, *events: Event) -> None:
         assert sequence.sink is not None, "it was never submitted. This is a bug."

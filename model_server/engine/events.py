@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from model_server.contract.protocol import Done, Failed, Timings, Tokens
+from array import array
+from hashlib import blake2b
+
+from model_server.contract.protocol import Accepted, Done, Failed, Timings, Tokens
 from model_server.engine.sequence import Sequence, Verified
 from model_server.errors import EngineError, RequestError
 
 TRY_AGAIN = 503
+
+
+def accepted(sequence: Sequence, num_cached: int) -> Accepted:
+    """The request will be answered; so many tokens of its prompt are computed already."""
+    return Accepted(
+        id=sequence.id,
+        attempt=sequence.request.attempt,
+        prompt_tokens=len(sequence.prompt),
+        cached_tokens=num_cached,
+        prompt_hash=blake2b(array("i", sequence.prompt), digest_size=12).hexdigest(),
+    )
 
 
 def added(result: Verified) -> Tokens:

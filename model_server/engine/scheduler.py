@@ -70,7 +70,7 @@ class Scheduler:
             if self.kv.reserve(num_rows, ops):
                 return self._grow(Plan(ops, chunks, []), decode)
             if self.kv.ordered:
-                self._start_over(ops)
+                ops.extend(self.start_over())
                 self._admit(ops)
             else:
                 self._preempt_youngest(ops)
@@ -121,8 +121,8 @@ class Scheduler:
             if self._shares_a_running_prefill(sequence):
                 continue
             if not self._fits(sequence, self.kv.num_reservable):
-                if self._fits(sequence, self.kv.num_not_live) and self._may_start_over():
-                    self._start_over(ops)
+                if self._fits(sequence, self.kv.num_not_live) and self._maystart_over():
+                    ops.extend(self.start_over())
                     self._admit(ops)
                 return
             allocation = self.kv.allocate(sequence.reusable, sequence.owner)
@@ -152,7 +152,7 @@ class Scheduler:
         """Cells that an answer will still take, if it doesn't get very long."""
         return min(sequence.max_tokens - sequence.num_answered, self.kv.num_cells // _LONG_ANSWER)
 
-    def _may_start_over(self) -> bool:
+    def _maystart_over(self) -> bool:
         """Whether what is computed again is little beside what was computed since the last time."""
         num_live = self.kv.num_cells - self.kv.num_not_live
         return _LITTLE * num_live <= self.kv.num_not_live - self.kv.num_reservable
@@ -215,11 +215,14 @@ class Scheduler:
         assert len(self.running) > 1, "one request alone always fits the pool. This is a bug."
         self._put_back(max(self.running, key=_order), ops)
 
-    def _start_over(self, ops: list[KvOp]) -> None:
-        """Put everyone back and clear the pool: an ordered one has no other way to free cells."""
+    def start_over(self) -> list[KvOp]:
+        """Put everyone back and clear the pool: an ordered one has no other way to free cells, and
+        what is no number in one of them may spread.
+        """
+        ops: list[KvOp] = []
         for sequence in list(self.running):
             self._put_back(sequence, ops)
-        ops.extend(self.kv.clear())
+        return [*ops, *self.kv.clear()]
 
     def _put_back(self, sequence: Sequence, ops: list[KvOp]) -> None:
         self.running.remove(sequence)

@@ -16,7 +16,7 @@ from model_server.errors import HeadFileError, ModelFileError, SettingError, Sta
 from model_server.llama import backend
 from model_server.llama.context import MAX_SEQS
 from model_server.metrics import ModelServerMetrics
-from tests import encoders, gguf_file, long_rope_model, random_heads, twin
+from tests import encoders, gguf_file, random_heads, twin
 from tests.model_server.engine.test_profiler import Clock
 from tests.random_heads import Kind
 
@@ -108,23 +108,6 @@ def test_any_context_size_starts_and_answers(twin_path: Path, context_size: int)
     assert loaded.info.context_size == context_size
     assert loaded.info.kv_cache_tokens == 2 * context_size
     loaded.close()
-
-
-def test_factors_for_long_contexts_are_named(tmp_path: Path) -> None:
-    """llama.cpp chooses them by the size of the pool, and they change every answer."""
-    path = long_rope_model.write(tmp_path / "a.gguf", short_context=512)
-    told = {}
-    for num_cells in (512, 1_024):
-        settings = ModelServerSettings(
-            model_path=path, n_threads=1, model_context_size=256, kv_cache_tokens=num_cells
-        )
-        loaded = load(settings, ModelServerMetrics())
-        told[num_cells] = (loaded.info.model_id, loaded.info.warnings)
-        loaded.close()
-    assert told[512][0] != told[1_024][0]
-    assert told[512][1] == []
-    [warning] = told[1_024][1]
-    assert "KV_CACHE_TOKENS=512" in warning
 
 
 def test_exact_mode_fixes_the_numeric_mode(random_q8_path: Path) -> None:
