@@ -176,6 +176,7 @@ function closed(id) {
 function showSettings(wanted) {
   find("settings").hidden = !wanted;
   find("settings-button").setAttribute("aria-expanded", wanted);
+  show(state); // the chat's end moves now, and not under a click later
 }
 
 function configure() {
@@ -200,8 +201,7 @@ prompt.addEventListener("keydown", (event) => {
 });
 if (!CSS.supports("field-sizing", "content")) prompt.addEventListener("input", () => (prompt.rows = Math.min(prompt.value.split("\n").length, 10)));
 document.addEventListener("keydown", onKey);
-find("settings").addEventListener("change", configure);
-find("layer").addEventListener("change", configure);
+for (const id of ["settings", "layer"]) find(id).addEventListener("change", configure);
 find("settings-button").addEventListener("click", () => showSettings(find("settings").hidden));
 find("stop").addEventListener("click", () => {
   go(states.stop(state));
