@@ -12,7 +12,7 @@ from api.errors import InvalidRequest
 from api.requests.body import Body, Source, TokenId, check_tokens
 from api.requests.completion import parse_text
 from api.requests.fields import FATES
-from api.requests.generation import OpenAIBody
+from api.requests.generation import ChoicesBody
 from api.requests.messages import Messages, parse_messages
 from api.requests.values import Flag, Int, MaxTokens, bounded
 from model_server.contract.protocol import MAX_LOGPROBS, ChatOptions, Info, Message
@@ -23,6 +23,7 @@ TEMPLATE_OWN = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"}
 )
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+ReasoningEffort = Annotated[Effort | None, Field(description="For templates that know; none: off.")]
 
 
 def _variables(given: dict[str, Any]) -> dict[str, Any]:
@@ -43,9 +44,8 @@ class ChatTemplateBody(Body):
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_variables)] = Field(
         default_factory=dict, description="Variables of the chat template: enable_thinking, ..."
     )
-    reasoning_effort: Effort | None = Field(None, description="For templates that know; none: off.")
 
-    def chat(self, messages: list[Message]) -> Source:
+    def chat(self, messages: list[Message], effort: Effort | None) -> Source:
         """What the model server is told. Raises InvalidRequest."""
         continued = self.continue_final_message
         if continued and self.add_generation_prompt:
@@ -53,21 +53,20 @@ class ChatTemplateBody(Body):
             raise InvalidRequest(f"{name} and add_generation_prompt exclude each other.", name)
         if continued is None:
             continued = messages[-1].role == "assistant" and not self.add_generation_prompt
-        effort: dict[str, Any] = {}
-        if self.reasoning_effort == "none":
-            effort = {"enable_thinking": False}
-        elif self.reasoning_effort is not None:
-            effort = {"reasoning_effort": self.reasoning_effort}
+        thinking: dict[str, Any] = {"reasoning_effort": effort} if effort else {}
+        if effort == "none":
+            thinking = {"enable_thinking": False}
         options = ChatOptions(
             add_generation_prompt=self.add_generation_prompt is not False and not continued,
             continue_final_message=continued,
-            variables={**effort, **self.chat_template_kwargs},
+            variables={**thinking, **self.chat_template_kwargs},
         )
         return {"messages": messages, "chat": options}
 
 
-class ChatBody(OpenAIBody, ChatTemplateBody):
+class ChatBody(ChoicesBody, ChatTemplateBody):
     messages: Messages = Field(description="The chat so far.")
+    reasoning_effort: ReasoningEffort = None
     max_tokens: MaxTokens = Field(
         None, ge=1, description="Longest; null, -1: to the context's end."
     )
@@ -84,7 +83,7 @@ class ChatBody(OpenAIBody, ChatTemplateBody):
         return self
 
     def _sources(self, info: Info) -> list[Source]:
-        source = self.chat(parse_messages(self.messages, info))
+        source = self.chat(parse_messages(self.messages, info), self.reasoning_effort)
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
         longest = self.max_completion_tokens or self.max_tokens
         return [{**source, "max_tokens": longest, "logprobs": logprobs}]
@@ -96,6 +95,7 @@ class TokenizeBody(ChatTemplateBody):
     model: StrictStr = Field("", description="Any name.")
     prompt: StrictStr | None = Field(None, description="A text, or give messages.")
     messages: Messages | None = Field(None, description="A chat.")
+    reasoning_effort: ReasoningEffort = None
     add_special_tokens: StrictBool = Field(True, description="With BOS, where the model wants one.")
     parse_special: StrictBool | None = Field(
         None, description="Texts of special tokens in `prompt` are these tokens, unless false."
@@ -106,7 +106,7 @@ class TokenizeBody(ChatTemplateBody):
     def _one_prompt(self) -> TokenizeBody:
         if (self.prompt is None) == (self.messages is None):
             raise InvalidRequest("Give one of prompt and messages.", "prompt")
-        given = ChatTemplateBody.model_fields.keys() & self.model_fields_set
+        given = self.model_fields_set & {*ChatTemplateBody.model_fields, "reasoning_effort"}
         if self.prompt is not None and given:
             name = min(given)
             raise InvalidRequest(f"{name} is for messages, and a prompt is given.", name)
@@ -117,7 +117,7 @@ class TokenizeBody(ChatTemplateBody):
 
     def question(self, info: Info) -> Tokenize:
         if self.messages is not None:
-            source = self.chat(parse_messages(self.messages, info))
+            source = self.chat(parse_messages(self.messages, info), self.reasoning_effort)
         else:
             source = {"prompt": parse_text(self.prompt or "", "prompt", info)}
             source["parse_special"] = self.parse_special is not False

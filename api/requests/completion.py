@@ -17,7 +17,7 @@ from pydantic import (
 from api.errors import InvalidRequest
 from api.requests.body import MAX_CHOICES, Body, Source, check_prompt_bytes, check_tokens
 from api.requests.fields import FATES
-from api.requests.generation import GenerationBody, OpenAIBody
+from api.requests.generation import ChoicesBody, GenerationBody
 from api.requests.refusal import shown
 from api.requests.values import ALL, Int, MaxTokens, NumLogprobs, whole
 from model_server.contract.protocol import (
@@ -92,7 +92,7 @@ ParseSpecial = Annotated[
 ]
 
 
-class CompletionBody(OpenAIBody):
+class CompletionBody(ChoicesBody):
     prompt: Prompt
     suffix: StrictStr = Field("", description="Text behind the gap to fill, if the model can.")
     parse_special: ParseSpecial = True

@@ -188,15 +188,12 @@ class StreamOptions(Body):
 
 
 class OpenAIBody(GenerationBody):
-    """What completions and chat share beyond sampling."""
+    """What OpenAI's share beyond sampling."""
 
-    # Of these {} asks for nothing.
-    may_be_empty = GenerationBody.may_be_empty | {"response_format", "stream_options"}
+    may_be_empty = GenerationBody.may_be_empty | {"stream_options"}  # {} asks for nothing
 
     model: StrictStr = Field("", description="Any name; the answer tells the model served.")
-    n: Int = Field(1, ge=1, le=MAX_CHOICES, description="Choices for each prompt.")
     stream_options: StreamOptions | None = Field(None, description="What a stream ends with.")
-    response_format: ResponseFormat | None = Field(None, description="text, JSON, or a schema.")
 
     @property
     def include_usage(self) -> bool:
@@ -207,6 +204,15 @@ class OpenAIBody(GenerationBody):
         if self.include_usage and not self.stream:
             raise InvalidRequest("stream_options needs stream to be true.", "stream_options")
         return self
+
+
+class ChoicesBody(OpenAIBody):
+    """And what completions and chats have, and responses have not."""
+
+    may_be_empty = OpenAIBody.may_be_empty | {"response_format"}
+
+    n: Int = Field(1, ge=1, le=MAX_CHOICES, description="Choices for each prompt.")
+    response_format: ResponseFormat | None = Field(None, description="text, JSON, or a schema.")
 
     def _shapes(self) -> list[tuple[str, str, Any]]:
         form = self.response_format

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictStr, model_validator
 
-from api.errors import InvalidRequest
 from api.requests.body import Body, Source
 from api.requests.chat import ChatTemplateBody, Effort
 from api.requests.fields import FATES
@@ -100,20 +99,6 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
     )
     top_logprobs: Int = Field(0, ge=0, le=MAX_LOGPROBS, description="Alternatives a token.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _as_a_chat(cls, data: Any) -> Any:
-        """What a chat has, too, stands elsewhere here."""
-        if not isinstance(data, dict):
-            return data
-        for name in ("n", "response_format", "reasoning_effort"):
-            if data.get(name) is not None:
-                raise InvalidRequest(f"Unknown field {name}.", name, "unknown_parameter")
-        reasoning = data.get("reasoning")
-        if isinstance(reasoning, dict) and reasoning.get("effort") in get_args(Effort):
-            return {**data, "reasoning_effort": reasoning["effort"]}
-        return data
-
     @property
     def with_logprobs(self) -> bool:
         return bool(self.top_logprobs) or "message.output_text.logprobs" in self.include
@@ -124,7 +109,7 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
             said = [Message(role="system", content=self.instructions), *said]
         logprobs = self.top_logprobs if self.with_logprobs else None
         limits = {"max_tokens": self.max_output_tokens, "logprobs": logprobs}
-        return [{**self.chat(said), **limits}]
+        return [{**self.chat(said, self.reasoning.effort), **limits}]
 
     def _shapes(self) -> list[tuple[str, str, Any]]:
         form = self.text.format

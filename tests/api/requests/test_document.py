@@ -11,6 +11,10 @@ from openapi_spec_validator import validate
 from api.app import create_app
 from api.config import Settings
 from api.requests.fields import FATES, with_fates
+from tests.api.scripted_server import ScriptedServer
+from tests.api.serving import gateway
+
+pytestmark = pytest.mark.anyio
 
 
 def test_the_document_is_valid_openapi() -> None:
@@ -67,6 +71,15 @@ def test_fields_that_are_taken_are_listed_and_refused_ones_are_not() -> None:
 )
 def test_unknown_fields_are_taken_only_as_null(name: str) -> None:
     assert schemas()[name]["additionalProperties"] == {"type": "null"}
+
+
+@pytest.mark.parametrize("name", ["n", "response_format", "reasoning_effort"])
+async def test_what_responses_refuse_is_not_described(name: str, server: ScriptedServer) -> None:
+    body = {"input": "a", name: {"n": 1, "response_format": {"type": "text"}}.get(name, "low")}
+    async with gateway(server) as client:
+        error = (await client.post("/v1/responses", json=body)).json()["error"]
+    assert (error["param"], error["code"]) == (name, "unknown_parameter")
+    assert name not in schemas()["ResponsesBody"]["properties"]
 
 
 def test_statuses_are_documented_one_by_one() -> None:
