@@ -1,16 +1,23 @@
-"""What every request body has in common: known fields only, and how tokens are drawn."""
+"""What every request body has in common: known fields only, and what becomes of all others.
+
+These are OpenAI's, and those of vLLM, llama-server, Ollama, LiteLLM, TGI and their clients: in
+fields.json, by table; docs/FIELDS.md shows them. A field is ignored only where that can't change
+what the answer means. OpenAI's are held against the definitions of its own client by a test.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, ClassVar
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.errors import InvalidRequest
-from api.requests.fields import Fate, Fates, with_fates
 from api.requests.refusal import printable, shown
 from api.requests.values import Int, is_empty
 from model_server.contract.protocol import Info
@@ -22,10 +29,89 @@ TokenId = Annotated[Int, Field(ge=0)]
 Source = dict[str, Any]  # fields of GenerateRequest that say what to continue, and how far
 
 
+class Fate(NamedTuple):
+    """Values that are `ignored` ask for what happens anyway; "any": all of them. What is not is
+    refused with `why`, which says what to do instead. `ours`: the field that means the same.
+    """
+
+    why: str = ""
+    ignored: Sequence[object] = ()
+    ours: str = ""
+
+    def ignores(self, value: object) -> bool:
+        return self.ignored == "any" or value in self.ignored
+
+
+Fates = Mapping[str, Fate]
+
+
+def read(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Fates]:
+    """The fates of each table's fields, those of the tables that it is `like` among them; a later
+    entry takes the place of an earlier one.
+    """
+    made: dict[str, Fates] = {}
+    for table, entries in tables.items():
+        fates: dict[str, Fate] = {}
+        for entry in entries:
+            fates |= made[entry["like"]] if "like" in entry else _named(**entry)
+        made[table] = fates
+    return made
+
+
+def _named(fields: str, **fate: Any) -> Fates:
+    return dict.fromkeys(fields.split(), Fate(**fate))
+
+
+FATES = read(json.loads(Path(__file__).with_name("fields.json").read_text(encoding="utf-8")))
+
+
+def describe(schema: dict[str, Any], body: type[Any]) -> None:
+    """Add what a body takes beside its own fields to its schema: fields of one fate in one pattern,
+    or a reader would lose the others among them.
+    """
+    required = schema.get("required", ())
+    known = {
+        name: each if name in required else _nullable(each)
+        for name, each in schema["properties"].items()
+    }
+    patterns: dict[str, Any] = {}
+    others = [name for name in body.fates if name not in known]
+    for fate, names in groupby(others, body.fates.__getitem__):
+        pattern = f"^({'|'.join(map(re.escape, names))})$"
+        if fate.ours:
+            patterns[pattern] = known[fate.ours]
+        elif fate.ignored == "any":
+            patterns[pattern] = {"description": f"Ignored: {fate.why}."}
+        elif fate.ignored:
+            about = f"No other value is taken: {fate.why}."
+            patterns[pattern] = {"enum": [*fate.ignored, None], "description": about}
+    if patterns:
+        schema["patternProperties"] = patterns
+    for name in body.may_be_empty:
+        options = [known[name], {"enum": list(EMPTIES)}]
+        known[name] = {"anyOf": options, "description": known[name]["description"]}
+    schema |= {"properties": known, "additionalProperties": body.tolerant or {"type": "null"}}
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    kinds = schema.get("type")
+    if isinstance(kinds, str) and "enum" not in schema:
+        return {**schema, "type": [kinds, "null"]}
+    options = schema.get("anyOf")
+    if options is None:
+        about = schema.keys() & {"title", "description", "default"}
+        return {"anyOf": [schema, {"type": "null"}]} | {key: schema[key] for key in about}
+    if {"type": "null"} in options:
+        return schema
+    return {**schema, "anyOf": [*options, {"type": "null"}]}
+
+
 class Body(BaseModel):
     """Null means not given. A field that cannot be honoured is refused by its name."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", protected_namespaces=(), json_schema_extra=describe
+    )
 
     # What becomes of fields that are none of the body's, and fields of which "", [] and {} mean the
     # default.
@@ -47,41 +133,26 @@ class Body(BaseModel):
         }
         for name in given.keys() - _known(cls):
             value, fate = given.pop(name), cls.fates.get(name)
-            if fate and fate.ours in _known(cls) and fate.ours not in given:
+            if fate and fate.ours and fate.ours not in given:
                 given[fate.ours] = value
-            elif not cls._is_ignored(value, fate):
-                raise cls._refusal(name, value, fate)
+            else:
+                cls._check_ignored(name, value, fate)
         return given
 
     @classmethod
-    def _is_ignored(cls, value: object, fate: Fate | None) -> bool:
-        if cls.tolerant and (fate is None or is_empty(value)):
-            return True
-        return fate is not None and (fate.values is None or value in fate.values)
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        schema = handler.resolve_ref_schema(handler(core_schema))
-        schema = with_fates(schema, cls.fates)
-        if cls.tolerant:
-            return {**schema, "additionalProperties": True}
-        for name in cls.may_be_empty & schema["properties"].keys():
-            known = schema["properties"][name]
-            about = {"description": known.get("description", "")}
-            schema["properties"][name] = {"anyOf": [known, {"enum": list(EMPTIES)}], **about}
-        return schema
-
-    @classmethod
-    def _refusal(cls, name: str, value: object, fate: Fate | None) -> InvalidRequest:
+    def _check_ignored(cls, name: str, value: object, fate: Fate | None) -> None:
+        """Raises InvalidRequest for what is not."""
         param = cls.place + printable(name)
+        if cls.tolerant and (fate is None or is_empty(value)):
+            return
         if fate is None:
-            return InvalidRequest(f"Unknown field {param}.", param, "unknown_parameter")
-        if fate.ours in _known(cls):
-            return InvalidRequest(f"{param} is {fate.why}: give one of them.", param)
-        message = f"{param} is not supported, got {shown(value)}: {fate.why}."
-        return InvalidRequest(message, param, "unsupported_parameter")
+            raise InvalidRequest(f"Unknown field {param}.", param, "unknown_parameter")
+        if fate.ours:
+            message = f"{param} is another name of {fate.ours}: give one of them."
+            raise InvalidRequest(message, param)
+        if not fate.ignores(value):
+            message = f"{param} is not supported, got {shown(value)}: {fate.why}."
+            raise InvalidRequest(message, param, "unsupported_parameter")
 
 
 @cache

@@ -15,8 +15,14 @@ from pydantic import (
 )
 
 from api.errors import InvalidRequest
-from api.requests.body import MAX_CHOICES, Body, Source, check_prompt_bytes, check_tokens
-from api.requests.fields import FATES
+from api.requests.body import (
+    FATES,
+    MAX_CHOICES,
+    Body,
+    Source,
+    check_prompt_bytes,
+    check_tokens,
+)
 from api.requests.generation import ChoicesBody, GenerationBody
 from api.requests.refusal import shown
 from api.requests.values import ALL, Int, MaxTokens, NumLogprobs, whole

@@ -16,8 +16,7 @@ from pydantic import (
 )
 
 from api.errors import InvalidRequest
-from api.requests.body import MAX_CHOICES, Body, Source, TokenId, check_tokens
-from api.requests.fields import FATES
+from api.requests.body import FATES, MAX_CHOICES, Body, Source, TokenId, check_tokens
 from api.requests.refusal import refusal
 from api.requests.shape import (
     ANY_OBJECT,
@@ -107,10 +106,13 @@ class GenerationBody(Body):
     guided_grammar: Grammar | None = Field(None, description="vLLM's older grammar.")
 
     @model_validator(mode="after")
-    def _trees_need_a_stream(self) -> GenerationBody:
+    def _belong_together(self) -> GenerationBody:
         if self.speculation.show_tree and not self.stream:
             name = "speculation.show_tree"
             raise InvalidRequest(f"{name} needs stream to be true.", name)
+        shapes = [name for name, _, value in self._shapes() if value is not None]
+        if len(shapes) > 1:
+            raise InvalidRequest(f"{shapes[0]} and {shapes[1]} exclude each other.", shapes[0])
         return self
 
     def requests(self, request_id: str, info: Info) -> list[GenerateRequest]:
@@ -122,8 +124,9 @@ class GenerationBody(Body):
         if total > MAX_CHOICES:
             raise InvalidRequest(f"prompts x n is limited to {MAX_CHOICES}, got {total}.", "n")
         # As is asked for, else as the model's file says, else as OpenAI.
-        own = {name: info.sampling[name] for name in info.sampling.keys() - self.model_fields_set}
-        drawing = {name: own.get(name, getattr(self, name)) for name in _SAMPLED}
+        drawing = self.model_dump(include=Sampling.model_fields.keys() - {"seed", *SHAPES})
+        own = drawing.keys() & info.sampling.keys() - self.model_fields_set
+        drawing |= {name: info.sampling[name] for name in own}
         drawing |= {kind: value for _, kind, value in self._shapes() if value is not None}
         requests: list[GenerateRequest] = []
         try:
@@ -148,13 +151,6 @@ class GenerationBody(Body):
         """What each endpoint says in its own way: what to continue, how far, with which figures."""
         raise NotImplementedError
 
-    @model_validator(mode="after")
-    def _one_shape(self) -> GenerationBody:
-        given = [name for name, _, value in self._shapes() if value is not None]
-        if len(given) > 1:
-            raise InvalidRequest(f"{given[0]} and {given[1]} exclude each other.", given[0])
-        return self
-
     def _shapes(self) -> list[tuple[str, str, Any]]:
         """Name of each field, the wire's name of what it holds, and its value."""
         vllm = self.structured_outputs or StructuredOutputs()
@@ -174,12 +170,6 @@ class GenerationBody(Body):
         ]
 
 
-# What a body and the wire's Sampling have in common, but seed and shapes.
-_SAMPLED = frozenset(
-    Sampling.model_fields.keys() & GenerationBody.model_fields.keys() - {"seed", *SHAPES}
-)
-
-
 class StreamOptions(Body):
     fates = FATES["stream"]
     place = "stream_options."
@@ -193,15 +183,13 @@ class OpenAIBody(GenerationBody):
     may_be_empty = GenerationBody.may_be_empty | {"stream_options"}  # {} asks for nothing
 
     model: StrictStr = Field("", description="Any name; the answer tells the model served.")
-    stream_options: StreamOptions | None = Field(None, description="What a stream ends with.")
-
-    @property
-    def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+    stream_options: StreamOptions = Field(
+        default_factory=StreamOptions, description="What a stream ends with."
+    )
 
     @model_validator(mode="after")
     def _fields_that_belong_together(self) -> OpenAIBody:
-        if self.include_usage and not self.stream:
+        if self.stream_options.include_usage and not self.stream:
             raise InvalidRequest("stream_options needs stream to be true.", "stream_options")
         return self
 

@@ -6,13 +6,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, StrictStr, model_validator
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import BeforeValidator, ConfigDict, Field, StrictStr, model_validator
 
 from api.errors import InvalidRequest
-from api.requests.body import EMPTIES, Body, check_prompt_bytes
-from api.requests.fields import FATES
+from api.requests.body import EMPTIES, FATES, Body, check_prompt_bytes, describe
 from api.requests.refusal import shown, unsupported
 from api.requests.values import is_empty
 from model_server.contract.protocol import Info, Message
@@ -85,7 +82,14 @@ def _role(value: object) -> object:
 Role = Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_role)]
 
 
+def _describe(schema: dict[str, Any], body: type[Any]) -> None:
+    describe(schema, body)
+    schema["required"] = ["role"]  # the assistant may have said nothing
+
+
 class ChatMessage(Body):
+    model_config = ConfigDict(json_schema_extra=_describe)
+
     fates = FATES["message"]
     place = "messages."
     tolerant = True
@@ -110,13 +114,6 @@ class ChatMessage(Body):
         if thoughts is None and isinstance(data.get("reasoning"), str):
             thoughts = data["reasoning"]
         return {**data, "content": said, "reasoning_content": thoughts}
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        schema = super().__get_pydantic_json_schema__(core_schema, handler)
-        return {**schema, "required": ["role"]}  # the assistant may have said nothing
 
     def to_wire(self) -> Message:
         role = "system" if self.role == "developer" else self.role

@@ -28,7 +28,7 @@ def refusal(errors: Sequence[Any]) -> InvalidRequest:
     if kind == "missing":
         return InvalidRequest(f"{param} is missing.", param, "missing_required_parameter")
     sentence = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    if kind == "model_type":
+    if kind in ("model_type", "model_attributes_type"):
         sentence = "should be an object"
     if kind == "too_long":
         sentence = f"at most {error['ctx']['max_length']}, got {len(error['input'])}"

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_validator
 
-from api.requests.body import Body
-from api.requests.fields import FATES
+from api.requests.body import FATES, Body
 from api.requests.values import bounded, check_bytes
 
 ANY_OBJECT = {"type": "object"}

@@ -42,7 +42,7 @@ class OpenAIFormat(Format[B]):
 
     def __init__(self, request: ClientRequest, info: Info, body: B) -> None:
         super().__init__(request, info, body)
-        self.with_usage = body.include_usage
+        self.with_usage = body.stream_options.include_usage
         self._num_ended = 0
         self._head = {
             "id": f"{self.prefix}-{request.id}",

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from api.request import Choice, ClientRequest
-from api.requests.responses import ResponsesBody
+from api.requests.chat import ResponsesBody
 from api.responses.format import Format, Json
 from api.responses.openai import logprobs
 from model_server.contract.protocol import Done, Info, PositionLogprobs, Tokens
 
 
 class ResponsesFormat(Format[ResponsesBody]):
-    is_typed: ClassVar[bool] = True
     says_done: ClassVar[bool] = False
 
     def __init__(self, request: ClientRequest, info: Info, body: ResponsesBody) -> None:

@@ -11,9 +11,8 @@ from fastapi.responses import JSONResponse
 
 from api.errors import GatewayError
 from api.gateway import Gateway
-from api.requests.chat import ChatBody, DetokenizeBody, TokenizeBody
+from api.requests.chat import ChatBody, DetokenizeBody, ResponsesBody, TokenizeBody
 from api.requests.completion import CompletionBody, EmbeddingsBody, GenerateBody, InfillBody
-from api.requests.responses import ResponsesBody
 from api.responses.generate import GenerateFormat, InfillFormat
 from api.responses.openai import ChatFormat, CompletionFormat, EmbeddingsFormat
 from api.responses.responses import ResponsesFormat

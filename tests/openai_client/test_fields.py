@@ -19,13 +19,11 @@ from openai.types.shared_params import reasoning, response_format_json_schema
 from pydantic import BaseModel, ValidationError
 
 from api.errors import InvalidRequest
-from api.requests.body import Body
-from api.requests.chat import ChatBody
+from api.requests.body import FATES, Body
+from api.requests.chat import ChatBody, Reasoning, ResponsesBody, TextOptions
 from api.requests.completion import CompletionBody, EmbeddingsBody
-from api.requests.fields import FATES
 from api.requests.generation import StreamOptions
 from api.requests.messages import ChatMessage, TextPart
-from api.requests.responses import Reasoning, ResponsesBody, TextOptions
 from api.requests.shape import JsonSchemaFormat, ResponseFormat
 
 
@@ -120,7 +118,7 @@ def _with(pair: Pair, *, ignored: bool) -> list[tuple[type[Body], str]]:
     return [
         (pair.body, name)
         for name, fate in pair.body.fates.items()
-        if name not in _honoured(pair.body) and not fate.ours and (fate.values is None) == ignored
+        if name not in _honoured(pair.body) and not fate.ours and (fate.ignored == "any") == ignored
     ]
 
 

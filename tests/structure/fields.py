@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from api.requests.fields import FATES, Fate
+from api.requests.body import FATES, Fate
 
 GROUPS = {"OpenAI": FATES["openai"], "Others": FATES["others"]}
 
@@ -12,11 +12,11 @@ GROUPS = {"OpenAI": FATES["openai"], "Others": FATES["others"]}
 def in_words(fate: Fate) -> str:
     if fate.ours:
         return f"honoured, as `{fate.ours}`"
-    if fate.values is None:
+    if fate.ignored == "any":
         return f"ignored: {fate.why}"
-    if not fate.values:
+    if not fate.ignored:
         return f"refused: {fate.why}"
-    values = " or ".join(f"`{json.dumps(value)}`" for value in fate.values)
+    values = " or ".join(f"`{json.dumps(value)}`" for value in fate.ignored)
     return f"ignored where it is {values}, else refused: {fate.why}"
 
 

@@ -10,7 +10,7 @@ from openapi_spec_validator import validate
 
 from api.app import create_app
 from api.config import Settings
-from api.requests.fields import FATES, with_fates
+from api.requests.body import FATES, Body, describe
 from tests.api.scripted_server import ScriptedServer
 from tests.api.serving import gateway
 
@@ -28,7 +28,7 @@ def schemas() -> dict[str, Any]:
 
 
 def test_optional_fields_may_be_null_and_required_ones_may_not() -> None:
-    described = {
+    described: dict[str, Any] = {
         "required": ["a"],
         "properties": {
             "a": {"type": "string"},
@@ -39,7 +39,8 @@ def test_optional_fields_may_be_null_and_required_ones_may_not() -> None:
             "f": {"type": "string", "enum": ["x"]},
         },
     }
-    assert with_fates(described, {})["properties"] == {
+    describe(described, Body)
+    assert described["properties"] == {
         "a": {"type": "string"},
         "b": {"type": ["integer", "null"], "minimum": 1},
         "c": {"anyOf": [{"type": "string"}, {"type": "null"}]},
