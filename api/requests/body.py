@@ -110,7 +110,12 @@ class Body(BaseModel):
     """Null means not given. A field that cannot be honoured is refused by its name."""
 
     model_config = ConfigDict(
-        frozen=True, extra="ignore", protected_namespaces=(), json_schema_extra=describe
+        strict=True,
+        allow_inf_nan=False,
+        frozen=True,
+        extra="ignore",
+        protected_namespaces=(),
+        json_schema_extra=describe,
     )
 
     # What becomes of fields that are none of the body's, and fields of which "", [] and {} mean the
@@ -169,10 +174,11 @@ def check_tokens(field: str, ids: Any, info: Info) -> None:
         raise InvalidRequest(f"{field}: token ids go from 0 to {last}, got {token}.", field)
 
 
-def check_prompt_bytes(field: str, num_bytes: int, info: Info) -> None:
-    """No text this long can fit: every token is at most longest_piece_bytes long."""
-    limit = info.context_size * info.longest_piece_bytes
+def parse_text(text: str, field: str, info: Info) -> str:
+    """A text that is not certain to be too long: tokens have longest_piece_bytes at most."""
+    num_bytes, limit = len(text.encode()), info.context_size * info.longest_piece_bytes
     if num_bytes > limit:
         room = f"the model's context of {info.context_size} tokens, that is {limit} bytes at most"
         message = f"{field}: {num_bytes} bytes cannot fit {room}."
         raise InvalidRequest(message, field, "context_length_exceeded")
+    return text

@@ -6,22 +6,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    StrictBool,
-    StrictStr,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from api.errors import InvalidRequest
-from api.requests.body import FATES, Body, Source, TokenId, check_tokens
-from api.requests.completion import parse_text
-from api.requests.generation import ChoicesBody, OpenAIBody
+from api.requests.body import FATES, Body, Source, TokenId, check_tokens, parse_text
+from api.requests.generation import ANY_OBJECT, ChoicesBody, OpenAIBody, Schema
 from api.requests.messages import MAX_MESSAGES, ChatMessage, Messages, few, parse_messages
 from api.requests.refusal import printable, unsupported
-from api.requests.shape import ANY_OBJECT, Schema
 from api.requests.values import Flag, Int, MaxTokens, bounded
 from model_server.contract.protocol import MAX_LOGPROBS, ChatOptions, Info, Message
 from model_server.contract.questions import Detokenize, Tokenize
@@ -43,10 +34,10 @@ def _variables(given: dict[str, Any]) -> dict[str, Any]:
 class ChatTemplateBody(Body):
     """How messages become a prompt, by the names of vLLM and llama.cpp."""
 
-    add_generation_prompt: StrictBool | None = Field(
+    add_generation_prompt: bool | None = Field(
         None, description="End where the assistant speaks next; not where its words are continued."
     )
-    continue_final_message: StrictBool | None = Field(
+    continue_final_message: bool | None = Field(
         None, description="Continue the last message; not given: if it is the assistant's."
     )
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_variables)] = Field(
@@ -145,10 +136,10 @@ class TextFormat(Body):
     place = "text.format."
 
     type: Literal["text", "json_object", "json_schema"] = Field(description="What comes.")
-    name: StrictStr | None = Field(None, description="Comes back as it is.")
-    description: StrictStr | None = Field(None, description="Comes back as it is.")
+    name: str | None = Field(None, description="Comes back as it is.")
+    description: str | None = Field(None, description="Comes back as it is.")
     json_schema: Schema | None = Field(None, alias="schema", description="Of type json_schema.")
-    strict: StrictBool | None = Field(None, description="Schemas are kept to whatever it says.")
+    strict: bool | None = Field(None, description="Schemas are kept to whatever it says.")
 
     @model_validator(mode="after")
     def _schema_is_there(self) -> TextFormat:
@@ -170,7 +161,7 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
     fates = FATES["responses"]
 
     input: Input = Field(description="Text, or messages.")
-    instructions: StrictStr | None = Field(None, description="What the system says.")
+    instructions: str | None = Field(None, description="What the system says.")
     max_output_tokens: MaxTokens = Field(None, ge=1, description="Null, -1: to the context's end.")
     text: TextOptions = Field(default_factory=TextOptions, description="Of the answer's text.")
     reasoning: Reasoning = Field(default_factory=Reasoning, description="For templates that know.")
@@ -200,15 +191,15 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
 class TokenizeBody(ChatTemplateBody):
     fates = FATES["tokenize"]
 
-    model: StrictStr = Field("", description="Any name.")
-    prompt: StrictStr | None = Field(None, description="A text, or give messages.")
+    model: str = Field("", description="Any name.")
+    prompt: str | None = Field(None, description="A text, or give messages.")
     messages: Messages | None = Field(None, description="A chat.")
     reasoning_effort: ReasoningEffort = None
-    add_special_tokens: StrictBool = Field(True, description="With BOS, where the model wants one.")
-    parse_special: StrictBool | None = Field(
+    add_special_tokens: bool = Field(True, description="With BOS, where the model wants one.")
+    parse_special: bool | None = Field(
         None, description="Texts of special tokens in `prompt` are these tokens, unless false."
     )
-    return_token_strs: StrictBool = Field(False, description="Spelt as the vocabulary has them.")
+    return_token_strs: bool = Field(False, description="Spelt as the vocabulary has them.")
 
     @model_validator(mode="after")
     def _one_prompt(self) -> TokenizeBody:
@@ -237,7 +228,7 @@ class TokenizeBody(ChatTemplateBody):
 
 
 class DetokenizeBody(Body):
-    model: StrictStr = Field("", description="Any name.")
+    model: str = Field("", description="Any name.")
     tokens: list[TokenId] = Field(fail_fast=True, description="Ids of the model's tokens.")
 
     def question(self, info: Info) -> Detokenize:

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    StrictBool,
-    StrictStr,
-    TypeAdapter,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, TypeAdapter, WithJsonSchema, model_validator
 
 from api.errors import InvalidRequest
 from api.requests.body import (
@@ -20,8 +12,8 @@ from api.requests.body import (
     MAX_CHOICES,
     Body,
     Source,
-    check_prompt_bytes,
     check_tokens,
+    parse_text,
 )
 from api.requests.generation import ChoicesBody, GenerationBody
 from api.requests.refusal import shown
@@ -73,12 +65,6 @@ def _parse(prompt: object, field: str, info: Info) -> Source:
     raise InvalidRequest(f"{field} should be {kinds}, got {shown(prompt)}.", param, "invalid_type")
 
 
-def parse_text(prompt: str, field: str, info: Info) -> str:
-    """A text that is not certain to be too long."""
-    check_prompt_bytes(field, len(prompt.encode()), info)
-    return prompt
-
-
 def _ids(prompt: list[Any], field: str, param: str, info: Info) -> list[int]:
     if len(prompt) > info.context_size:
         message = f"{field}: the model's context is {info.context_size} tokens, got {len(prompt)}."
@@ -94,13 +80,13 @@ def _ids(prompt: list[Any], field: str, param: str, info: Info) -> list[int]:
 
 
 ParseSpecial = Annotated[
-    StrictBool, Field(description="Texts of special tokens in `prompt` become these tokens.")
+    bool, Field(description="Texts of special tokens in `prompt` become these tokens.")
 ]
 
 
 class CompletionBody(ChoicesBody):
     prompt: Prompt
-    suffix: StrictStr = Field("", description="Text behind the gap to fill, if the model can.")
+    suffix: str = Field("", description="Text behind the gap to fill, if the model can.")
     parse_special: ParseSpecial = True
     max_tokens: MaxTokens = Field(16, ge=1, description="Longest answer; -1: as long as fits.")
     best_of: Int | None = Field(None, description="Only the same as n.")
@@ -129,7 +115,7 @@ class CompletionBody(ChoicesBody):
 class GenerateBody(GenerationBody):
     """One prompt, one answer, every setting by its plain name."""
 
-    prompt: StrictStr = Field(description="The text to continue.")
+    prompt: str = Field(description="The text to continue.")
     parse_special: ParseSpecial = True
     max_tokens: MaxTokens = Field(256, ge=1, description="Longest answer; -1: as long as fits.")
 
@@ -148,9 +134,9 @@ class InfillBody(GenerateBody):
         AfterValidator(lambda count: 1 if count == 0 else count),
         WithJsonSchema({"type": "integer", "minimum": ALL}),
     ] = Field(None, ge=0, description="-1, none: as long as fits. 0 is 1: to read ahead of time.")
-    prompt: StrictStr = Field("", description="Text between input_prefix and the gap.")
-    input_prefix: StrictStr = Field("", description="Text before the gap.")
-    input_suffix: StrictStr = Field("", description="Text behind the gap.")
+    prompt: str = Field("", description="Text between input_prefix and the gap.")
+    input_prefix: str = Field("", description="Text before the gap.")
+    input_suffix: str = Field("", description="Text behind the gap.")
     input_extra: list[Snippet] = Field([], max_length=MAX_SNIPPETS, description="The nearest last.")
 
     def _sources(self, info: Info) -> list[Source]:
@@ -164,7 +150,7 @@ class EmbeddingsBody(Body):
     stream: ClassVar[bool] = False
 
     input: Prompt
-    model: StrictStr = Field("", description="Any name; the answer tells the model served.")
+    model: str = Field("", description="Any name; the answer tells the model served.")
     encoding_format: Literal["float", "base64"] = Field("float", description="base64: of float32.")
     pooling: Pooling = Field("mean", description="Mean of all tokens' states, or the last one's.")
 

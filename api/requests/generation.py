@@ -1,33 +1,19 @@
-"""How tokens are drawn and when they end, the same for every endpoint; and what OpenAI's share."""
+"""How tokens are drawn, what their text looks like and when it ends, the same for every endpoint,
+under the names of OpenAI, llama-server and vLLM; and what OpenAI's share.
+"""
 
 from __future__ import annotations
 
+import json
 import secrets
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from api.errors import InvalidRequest
 from api.requests.body import FATES, MAX_CHOICES, Body, Source, TokenId, check_tokens
 from api.requests.refusal import refusal
-from api.requests.shape import (
-    ANY_OBJECT,
-    Choices,
-    Grammar,
-    ResponseFormat,
-    Schema,
-    SchemaOrText,
-    StructuredOutputs,
-)
-from api.requests.values import Int, TopK, stops
+from api.requests.values import Int, TopK, bounded, check_bytes, stops
 from model_server.contract.protocol import (
     MAX_SEED,
     MAX_STOP_CHARS,
@@ -39,19 +25,82 @@ from model_server.contract.protocol import (
     Speculation,
 )
 
-Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-StopString = Annotated[str, Field(strict=True, max_length=MAX_STOP_CHARS)]
+ANY_OBJECT = {"type": "object"}
+
+
+def _parsed(schema: object) -> object:
+    """vLLM takes a schema as text, too."""
+    try:
+        return json.loads(schema) if isinstance(schema, str) else schema
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+
+
+Schema = Annotated[dict[str, Any], AfterValidator(bounded)]
+SchemaOrText = Annotated[
+    dict[str, Any],
+    BeforeValidator(_parsed, json_schema_input_type=dict[str, Any] | str),
+    AfterValidator(bounded),
+]
+Grammar = Annotated[str, Field(min_length=1), AfterValidator(check_bytes)]
+Choice = Annotated[str, Field(min_length=1)]
+Choices = Annotated[
+    list[Choice],
+    Field(min_length=1, fail_fast=True),
+    AfterValidator(lambda texts: check_bytes("".join(texts)) and texts),
+]
+
+
+class JsonSchemaFormat(Body):
+    fates = FATES["schema"]
+    place = "response_format.json_schema."
+
+    json_schema: Schema = Field(alias="schema", description="What the answer keeps to.")
+
+
+class ResponseFormat(Body):
+    place = "response_format."
+
+    type: Literal["text", "json_object", "json_schema"] = Field(description="What comes.")
+    json_schema: JsonSchemaFormat | None = Field(None, description="Of type json_schema.")
+    object_schema: Schema | None = Field(None, alias="schema", description="Of a json_object.")
+
+    @model_validator(mode="after")
+    def _schema_is_there(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema belongs to type json_schema, and is needed there")
+        if self.object_schema is not None and self.type != "json_object":
+            raise ValueError("schema belongs to type json_object")
+        return self
+
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        if self.json_schema is not None:
+            return self.json_schema.json_schema
+        return (self.object_schema or ANY_OBJECT) if self.type == "json_object" else None
+
+
+class StructuredOutputs(Body):
+    """vLLM's: one of these."""
+
+    fates = FATES["structured"]
+    place = "structured_outputs."
+
+    json_: SchemaOrText | None = Field(None, alias="json", description="A JSON schema.")
+    regex: Grammar | None = Field(None, description="Of the whole answer.")
+    choice: Choices | None = Field(None, description="Texts, one of them.")
+    grammar: Grammar | None = Field(None, description="GBNF, or Lark.")
+    json_object: bool = Field(False, description="Any JSON object.")
+
+
+StopString = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
 SomeStops = Annotated[list[StopString | None], Field(max_length=MAX_STOP_STRINGS)]
 Stops = Annotated[
     list[StopString],
     Field(fail_fast=True),
     BeforeValidator(stops, json_schema_input_type=StopString | SomeStops),
 ]
-
-
-def wire(name: str) -> Any:
-    """A field as the wire contract has it: default, bounds and description are said there."""
-    return Sampling.model_fields[name]
+# Fields as the wire contract has them: default, bounds and description are said there.
+WIRE: Any = {**Sampling.model_fields, **Speculation.model_fields}
 
 
 class SpeculationBody(Body, Speculation):
@@ -59,10 +108,9 @@ class SpeculationBody(Body, Speculation):
     tree: drafts in every step. The text is the same whichever it is, unless acceptance is typical.
     """
 
-    model_config = ConfigDict(strict=True)
     place: ClassVar[str] = "speculation."
 
-    max_tokens_per_step: Int = Speculation.model_fields["max_tokens_per_step"]  # type: ignore[assignment]
+    max_tokens_per_step: Int = WIRE["max_tokens_per_step"]
 
 
 class GenerationBody(Body):
@@ -71,14 +119,16 @@ class GenerationBody(Body):
     fates = FATES["generation"]
     may_be_empty = frozenset({"grammar", "logit_bias"})
 
-    temperature: Finite = wire("temperature")
-    top_p: Finite = wire("top_p")
-    top_k: TopK = wire("top_k")
-    min_p: Finite = wire("min_p")
-    repeat_penalty: Finite = wire("repeat_penalty")
-    presence_penalty: Finite = wire("presence_penalty")
-    frequency_penalty: Finite = wire("frequency_penalty")
-    logit_bias: Annotated[dict[int, Finite], Field(fail_fast=True)] = wire("logit_bias")
+    temperature: float = WIRE["temperature"]
+    top_p: float = WIRE["top_p"]
+    top_k: TopK = WIRE["top_k"]
+    min_p: float = WIRE["min_p"]
+    repeat_penalty: float = WIRE["repeat_penalty"]
+    presence_penalty: float = WIRE["presence_penalty"]
+    frequency_penalty: float = WIRE["frequency_penalty"]
+    logit_bias: Annotated[
+        dict[Annotated[int, Field(strict=False)], float], Field(fail_fast=True)
+    ] = WIRE["logit_bias"]
     seed: Int | None = Field(None, ge=-(2**63), le=MAX_SEED, description="Same seed, same text.")
     stop: Stops = Field(
         default_factory=list,
@@ -91,9 +141,9 @@ class GenerationBody(Body):
         fail_fast=True,
         description="Tokens that end the text.",
     )
-    ignore_eos: StrictBool = Field(False, description="Go on after the model's own end.")
+    ignore_eos: bool = Field(False, description="Go on after the model's own end.")
     speculation: SpeculationBody = Field(default_factory=SpeculationBody, description="Drafting.")
-    stream: StrictBool = Field(False, description="Answer with server-sent events.")
+    stream: bool = Field(False, description="Answer with server-sent events.")
     # At most one of all these shapes the answer.
     json_schema: Schema | None = Field(None, description="JSON schema that the answer keeps to.")
     grammar: Grammar | None = Field(
@@ -174,7 +224,7 @@ class StreamOptions(Body):
     fates = FATES["stream"]
     place = "stream_options."
 
-    include_usage: StrictBool = Field(False, description="End with a chunk that counts tokens.")
+    include_usage: bool = Field(False, description="End with a chunk that counts tokens.")
 
 
 class OpenAIBody(GenerationBody):
@@ -182,7 +232,7 @@ class OpenAIBody(GenerationBody):
 
     may_be_empty = GenerationBody.may_be_empty | {"stream_options"}  # {} asks for nothing
 
-    model: StrictStr = Field("", description="Any name; the answer tells the model served.")
+    model: str = Field("", description="Any name; the answer tells the model served.")
     stream_options: StreamOptions = Field(
         default_factory=StreamOptions, description="What a stream ends with."
     )

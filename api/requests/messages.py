@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, StrictStr, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from api.errors import InvalidRequest
-from api.requests.body import EMPTIES, FATES, Body, check_prompt_bytes, describe
+from api.requests.body import EMPTIES, FATES, Body, describe, parse_text
 from api.requests.refusal import shown, unsupported
 from api.requests.values import is_empty
 from model_server.contract.protocol import Info, Message
@@ -42,7 +42,7 @@ class TextPart(Body):
     type: Annotated[
         Literal["text"], BeforeValidator(_part_type, json_schema_input_type=Literal[WORDS])
     ] = Field(description="What it is: text, by any of its names.")
-    text: StrictStr | None = Field(None, description="The words.")
+    text: str | None = Field(None, description="The words.")
 
     @model_validator(mode="before")
     @classmethod
@@ -96,10 +96,8 @@ class ChatMessage(Body):
 
     role: Role = Field(description="Who speaks; developer is system.")
     content: Content = Field(description="Text, or a list of text parts.")
-    reasoning_content: StrictStr | None = Field(
-        None, description="Earlier thoughts, for templates."
-    )
-    refusal: StrictStr | None = Field(None, description="What the assistant said instead.")
+    reasoning_content: str | None = Field(None, description="Earlier thoughts, for templates.")
+    refusal: str | None = Field(None, description="What the assistant said instead.")
 
     @model_validator(mode="before")
     @classmethod
@@ -150,6 +148,5 @@ def parse_messages(messages: list[ChatMessage], info: Info) -> list[Message]:
         message = f"{info.model_name} {problem}; {then}"
         raise InvalidRequest(message, "messages", "chat_not_supported")
     wire = [each.to_wire() for each in messages]
-    num_bytes = sum(len(each.content.encode()) for each in wire)
-    check_prompt_bytes("messages", num_bytes, info)
+    parse_text("".join(each.content for each in wire), "messages", info)
     return wire

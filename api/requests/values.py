@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictInt
+from pydantic import BeforeValidator, Field
 
 from model_server.contract.protocol import MAX_GRAMMAR_BYTES, MAX_LOGPROBS, MAX_STOP_STRINGS
 
@@ -78,25 +78,25 @@ def check_bytes(text: str) -> str:
     return text
 
 
-Int = Annotated[StrictInt, BeforeValidator(whole)]
+Int = Annotated[int, BeforeValidator(whole)]
 TopK = Annotated[
-    StrictInt,
+    int,
     BeforeValidator(_top_k, json_schema_input_type=Annotated[int, Field(ge=ALL, le=2**31 - 1)]),
 ]
 MaxTokens = Annotated[
-    StrictInt | None,
+    int | None,
     BeforeValidator(
         _max_tokens, json_schema_input_type=Annotated[int, Field(ge=1)] | Literal[-1] | None
     ),
 ]
 NumLogprobs = Annotated[
-    StrictInt | None,
+    int | None,
     BeforeValidator(
         _count, json_schema_input_type=Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | bool | None
     ),
 ]
 Flag = Annotated[
-    StrictBool,
+    bool,
     BeforeValidator(
         lambda value: False if value == 0 else value, json_schema_input_type=bool | Literal[0]
     ),

@@ -22,9 +22,8 @@ from api.errors import InvalidRequest
 from api.requests.body import FATES, Body
 from api.requests.chat import ChatBody, Reasoning, ResponsesBody, TextOptions
 from api.requests.completion import CompletionBody, EmbeddingsBody
-from api.requests.generation import StreamOptions
+from api.requests.generation import JsonSchemaFormat, ResponseFormat, StreamOptions
 from api.requests.messages import ChatMessage, TextPart
-from api.requests.shape import JsonSchemaFormat, ResponseFormat
 
 
 class Pair(NamedTuple):

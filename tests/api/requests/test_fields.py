@@ -61,8 +61,9 @@ def test_what_every_table_says_is_of_its_kind(table: str) -> None:
     ],
 )
 def test_an_entry_that_is_none_is_not_read(entry: Any) -> None:
+    wrong: list[Any] = [{"fields": "x", "why": "y"}, entry]
     with pytest.raises((TypeError, AttributeError, KeyError)):
-        read({"first": [], "wrong": [{"fields": "x", "why": "y"}, entry], "later": []})
+        read({"first": [], "wrong": wrong, "later": []})
 
 
 def test_what_entries_say() -> None:
