@@ -6,7 +6,7 @@ import gc
 import json
 import re
 from codecs import BOM_UTF8
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,12 +14,13 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import Headers
 
 from api.errors import InvalidRequest
 from api.requests.refusal import NO_OBJECT, refusal, refuse_half_characters
+
+Validate = Callable[[object], tuple[object, Sequence[Any]]]  # the body, or what is wrong with it
 
 # How half a surrogate pair can come into a body, which is UTF-8 itself, and so be no JSON.
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -41,10 +42,8 @@ class JsonRoute(APIRoute):
         """The endpoint with its body; FastAPI's own handler where there is none."""
         if self.body_field is None:
             return super().get_route_handler()
-        endpoint, name = self.endpoint, self.dependant.request_param_name
-        model = self.body_field.field_info.annotation
-        assert isinstance(model, type), "the body is one model. This is a bug."
-        assert issubclass(model, BaseModel), "the body is one model. This is a bug."
+        endpoint, validate = self.endpoint, self.body_field.validate
+        name = self.dependant.request_param_name
 
         async def handle(request: Request) -> Response:
             app, admission = request.app.state, request.state.admission
@@ -55,9 +54,9 @@ class JsonRoute(APIRoute):
                     if admission.refused:
                         raise admission.refusal()
                 if len(raw) > LARGE_BYTES:
-                    body = await run_sync(parse, model, request.headers, raw, limiter=ONE)
+                    body = await run_sync(parse, validate, request.headers, raw, limiter=ONE)
                 else:
-                    body = parse(model, request.headers, raw)
+                    body = parse(validate, request.headers, raw)
                 del raw
             given = {name: request} if name else {}
             response: Response = await endpoint(body=body, **given)
@@ -66,8 +65,8 @@ class JsonRoute(APIRoute):
         return handle
 
 
-def parse(model: type[BaseModel], headers: Headers, body: bytes) -> BaseModel:
-    """Raises InvalidRequest with one sentence."""
+def parse(validate: Validate, headers: Headers, body: bytes) -> object:
+    """The body, checked. Raises InvalidRequest with one sentence."""
     if not body or not JSON_TYPE.fullmatch(headers.get("content-type", "")):
         raise InvalidRequest(NO_OBJECT, code="invalid_json")
     gc.disable()  # collections walk all lists so far, again and again, and nobody runs meanwhile
@@ -80,7 +79,7 @@ def parse(model: type[BaseModel], headers: Headers, body: bytes) -> BaseModel:
         raise InvalidRequest(f"The body is not JSON: {error}.", code="invalid_json") from None
     finally:
         gc.enable()
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        raise refusal(error.errors()) from None
+    checked, errors = validate(fields)
+    if errors:
+        raise refusal(errors)
+    return checked

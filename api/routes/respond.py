@@ -51,7 +51,6 @@ class Answer(Response):
     def __init__(self, body: GenerationBody | EmbeddingsBody, form: type[Format[Any]]) -> None:
         self._body = body
         self._form = form
-        self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gateway: Gateway = scope["app"].state.gateway
@@ -99,9 +98,10 @@ async def _stream(request: ClientRequest, form: Format[Any], send: Send) -> None
     await send({"type": "http.response.start", "status": 200, "headers": head.raw_headers})
     with anyio.CancelScope() as patience:
         async for data in _pieces(request, form):
-            patience.deadline = anyio.current_time() + SEND_TIMEOUT_S
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-            patience.deadline = math.inf
+            if data:
+                patience.deadline = anyio.current_time() + SEND_TIMEOUT_S
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+                patience.deadline = math.inf
         end = DONE if form.says_done else b""
         await send({"type": "http.response.body", "body": end, "more_body": False})
     if patience.cancelled_caught:
@@ -109,34 +109,31 @@ async def _stream(request: ClientRequest, form: Format[Any], send: Send) -> None
 
 
 async def _pieces(request: ClientRequest, form: Format[Any]) -> AsyncIterator[bytes]:
-    """What can be sent at once, each time. Raises ClientGone."""
+    """What can be sent at once, each time, or nothing. Raises ClientGone."""
     try:
-        if opening := _encode(form.opening(), form):
-            yield opening
+        yield _encode(form.opening())
         async for burst in request.bursts(PING_INTERVAL_S):
             chunks = (chunk for choice, event in burst for chunk in form.chunks(choice, event))
-            if data := _encode(chunks, form) if burst else PING:
-                yield data
+            yield _encode(chunks) if burst else PING
         note_answer(request)
-        if closing := _encode(form.closing(), form):
-            yield closing
+        yield _encode(form.closing())
     except ClientGone:
         raise
     except GatewayError as error:
         note_answer(request, error)
         request.metrics.stream_failures.labels(error.status).inc()
-        yield _encode([form.failure(error.body)], form)
+        yield _encode([form.failure(error.body)])
 
 
-def _encode(chunks: Iterable[Json], form: Format[Any]) -> bytes:
-    """An event for each chunk."""
+def _encode(chunks: Iterable[Json]) -> bytes:
+    """An event for each chunk, by its name where it has a `type`."""
     events = []
     for chunk in chunks:
         data = to_json(chunk)
         for char, escaped in LINE_ENDS.items():
             if char in data:
                 data = data.replace(char, escaped)
-        name = b"event: %b\n" % chunk["type"].encode() if form.is_typed else b""
+        name = b"event: %b\n" % chunk["type"].encode() if "type" in chunk else b""
         events.append(b"%bdata: %b\n\n" % (name, data))
     return b"".join(events)
 
