@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from functools import reduce
 from itertools import zip_longest
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -17,15 +18,14 @@ Json = Mapping[str, Any]
 class Format(Generic[B]):
     """Keeps what it needs from chunk to chunk, so there is one for each client request."""
 
-    # Whether chunks are events by the names in their `type`.
-    is_typed: ClassVar[bool] = False
     says_done: ClassVar[bool] = True  # [DONE] is a stream's last line
 
     def __init__(self, request: ClientRequest, info: Info, body: B) -> None:
         self.request = request
         self.info = info
         self.body = body
-        self._unsent: dict[int, dict[str, Any]] = {}
+        self.created = int(time.time())
+        self._unsent: dict[int, dict[str, list[Any]]] = {}
 
     def opening(self) -> Iterable[Json]:
         """Chunks before the first event."""
@@ -36,16 +36,16 @@ class Format(Generic[B]):
         waits for the choice's next chunk where it shows nothing itself: `token_ids` and
         `from_draft`, one entry a token each; with `show_tree`, `draft_trees`, too, one a step.
         """
-        tokens = self._unsent.pop(choice.index, {})
+        tokens = self._unsent.pop(choice.index, None) or defaultdict(list)
         if isinstance(event, Done):
             return self.end(choice, tokens)
         if event.ids:
             from_draft = event.from_draft or [False] * len(event.ids)
             assert len(from_draft) == len(event.ids), "each token has one flag. This is a bug."
-            tokens["token_ids"] = tokens.get("token_ids", []) + event.ids
-            tokens["from_draft"] = tokens.get("from_draft", []) + from_draft
+            tokens["token_ids"] += event.ids
+            tokens["from_draft"] += from_draft
         if event.tree is not None:
-            tokens["draft_trees"] = [*tokens.get("draft_trees", []), event.tree.model_dump()]
+            tokens["draft_trees"].append(event.tree.model_dump())
         if event.text or event.logprobs:
             return (self.piece(choice, event, tokens),)
         self._unsent[choice.index] = tokens
@@ -79,19 +79,15 @@ class Format(Generic[B]):
         stats = [each.speculation for each in ends if each.speculation is not None]
         if not stats:
             return {}
-        return {"metrics": {"speculative_decoding": reduce(_sum, stats).model_dump()}}
-
-
-def _sum(a: SpeculationStats, b: SpeculationStats) -> SpeculationStats:
-    """Counts add up, also by position; the two means follow from them."""
-    total: dict[str, Any] = {}
-    for name, one in a:
-        other = getattr(b, name)
-        if isinstance(one, list):
-            total[name] = [x + y for x, y in zip_longest(one, other, fillvalue=0)]
-        else:
-            total[name] = one + other
-    num_accepted = total["num_accepted_draft_tokens"]
-    total["mean_acceptance_length"] = 1 + num_accepted / total["num_spec_steps"]
-    total["draft_acceptance_rate"] = num_accepted / total["num_draft_tokens"]
-    return SpeculationStats(**total)
+        # Counts add up, also by position; the two means follow from them.
+        total: dict[str, Any] = {}
+        for name in SpeculationStats.model_fields:
+            values = [getattr(each, name) for each in stats]
+            if isinstance(values[0], list):
+                total[name] = [sum(at) for at in zip_longest(*values, fillvalue=0)]
+            else:
+                total[name] = sum(values)
+        num_accepted = total["num_accepted_draft_tokens"]
+        total["mean_acceptance_length"] = 1 + num_accepted / total["num_spec_steps"]
+        total["draft_acceptance_rate"] = num_accepted / total["num_draft_tokens"]
+        return {"metrics": {"speculative_decoding": total}}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import time
 from array import array
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import ClassVar, TypeVar
 
 from api.request import Choice, ClientRequest
@@ -40,37 +40,38 @@ class OpenAIFormat(Format[B]):
     chunk_object: ClassVar[str]
     nothing: ClassVar[Json]  # what the chunk of an end says
 
-    def __init__(self, request: ClientRequest, info: Info, body: B) -> None:
-        super().__init__(request, info, body)
-        self.with_usage = body.stream_options.include_usage
-        self._num_ended = 0
-        self._head = {
-            "id": f"{self.prefix}-{request.id}",
+    _num_ended = 0
+
+    @cached_property
+    def head(self) -> Json:
+        """Of a chunk. The usage is said in one of its own, at the end."""
+        usage = {"usage": None} if self.body.stream_options.include_usage else {}
+        return {
+            "id": f"{self.prefix}-{self.request.id}",
             "object": self.chunk_object,
-            "created": int(time.time()),
-            "model": info.model_name,
-            "system_fingerprint": info.model_id,
+            "created": self.created,
+            "model": self.info.model_name,
+            "system_fingerprint": self.info.model_id,
+            **usage,
         }
-        # The usage is said in a chunk of its own, at the end.
-        self.chunk_head = {**self._head, "usage": None} if self.with_usage else self._head
 
     def piece(self, choice: Choice, event: Tokens, tokens: Json) -> Json:
         said = self.said(choice, event.text, event.logprobs or ())
         piece = {"index": choice.index, **said, "finish_reason": None, **tokens}
-        return {**self.chunk_head, "choices": [piece]}
+        return {**self.head, "choices": [piece]}
 
     def end(self, choice: Choice, tokens: Json) -> Iterator[Json]:
         self._num_ended += 1
         is_last = self._num_ended == len(self.request.choices)
-        totals = self.metrics() if is_last and not self.with_usage else {}
+        totals = self.metrics() if is_last and "usage" not in self.head else {}
         reason = choice.end.finish_reason
         piece = {"index": choice.index, **self.nothing, "finish_reason": reason, **tokens}
-        yield {**self.chunk_head, "choices": [piece], **totals}
+        yield {**self.head, "choices": [piece], **totals}
 
     def closing(self) -> Iterator[Json]:
-        if self.with_usage:
+        if "usage" in self.head:
             totals = {"usage": usage(self.request), **self.metrics()}
-            yield {**self.chunk_head, "choices": [], **totals}
+            yield {**self.head, "choices": [], **totals}
 
     def whole(self) -> Json:
         choices = [
@@ -78,7 +79,7 @@ class OpenAIFormat(Format[B]):
             for each in self.request.choices
         ]
         totals = {"usage": usage(self.request), **self.metrics()}
-        return {**self._head, "object": self.whole_object, "choices": choices, **totals}
+        return {**self.head, "object": self.whole_object, "choices": choices, **totals}
 
     def said(self, choice: Choice, text: str, positions: Sequence[PositionLogprobs]) -> Json:
         """Words and log probabilities of a choice in a chunk."""
@@ -99,7 +100,7 @@ class ChatFormat(OpenAIFormat[ChatBody]):
         for choice in self.request.choices:
             delta = {"role": "assistant", "content": "", "refusal": None}
             shown = {"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": None}
-            yield {**self.chunk_head, "choices": [shown]}
+            yield {**self.head, "choices": [shown]}
 
     def said(self, choice: Choice, text: str, positions: Sequence[PositionLogprobs]) -> Json:
         chances = self._logprobs(positions) if positions else None

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from api.request import Choice, ClientRequest
+from api.request import Choice
 from api.requests.chat import ResponsesBody
 from api.responses.format import Format, Json
 from api.responses.openai import logprobs
-from model_server.contract.protocol import Done, Info, PositionLogprobs, Tokens
+from model_server.contract.protocol import Done, PositionLogprobs, Tokens
 
 
 class ResponsesFormat(Format[ResponsesBody]):
     says_done: ClassVar[bool] = False
 
-    def __init__(self, request: ClientRequest, info: Info, body: ResponsesBody) -> None:
-        super().__init__(request, info, body)
-        self._created = int(time.time())
-        self._sent = 0
+    _num_sent = 0
 
     def opening(self) -> Iterator[Json]:
         for step in ("created", "in_progress"):
@@ -72,7 +68,7 @@ class ResponsesFormat(Format[ResponsesBody]):
         return {
             "id": f"resp_{self.request.id}",
             "object": "response",
-            "created_at": self._created,
+            "created_at": self.created,
             "status": status,
             "background": False,
             "error": None,
@@ -120,5 +116,5 @@ class ResponsesFormat(Format[ResponsesBody]):
         return {"item_id": f"msg_{self.request.id}", "output_index": 0, "content_index": 0}
 
     def _event(self, kind: str, **fields: Any) -> Json:
-        number, self._sent = self._sent, self._sent + 1
-        return {"type": kind, "sequence_number": number, **fields}
+        self._num_sent += 1
+        return {"type": kind, "sequence_number": self._num_sent - 1, **fields}
