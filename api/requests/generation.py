@@ -43,9 +43,8 @@ SchemaOrText = Annotated[
     AfterValidator(bounded),
 ]
 Grammar = Annotated[str, Field(min_length=1), AfterValidator(check_bytes)]
-Choice = Annotated[str, Field(min_length=1)]
 Choices = Annotated[
-    list[Choice],
+    list[Annotated[str, Field(min_length=1)]],
     Field(min_length=1, fail_fast=True),
     AfterValidator(lambda texts: check_bytes("".join(texts)) and texts),
 ]

@@ -11,17 +11,11 @@ from fastapi import FastAPI
 
 from model_server.contract.protocol import SpeculationStats
 
-
-def _read(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
-    return content
-
-
 # Schemas; responses by path; refusals by status, of every endpoint that takes a body; which paths
 # stream; and an event of a stream: OpenAPI 3.1 has no word for it, and tools read it like this.
-ANSWERS = _read("answers.json")
+ANSWERS: dict[str, Any] = json.loads(Path(__file__).with_name("answers.json").read_text("utf-8"))
 # Bodies by path: short ones, that suit a small model.
-EXAMPLES = _read("examples.json")
+EXAMPLES: dict[str, Any] = json.loads(Path(__file__).with_name("examples.json").read_text("utf-8"))
 
 
 class DocumentedApp(FastAPI):

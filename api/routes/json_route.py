@@ -43,7 +43,6 @@ class JsonRoute(APIRoute):
         if self.body_field is None:
             return super().get_route_handler()
         endpoint, validate = self.endpoint, self.body_field.validate
-        name = self.dependant.request_param_name
 
         async def handle(request: Request) -> Response:
             app, admission = request.app.state, request.state.admission
@@ -58,7 +57,7 @@ class JsonRoute(APIRoute):
                 else:
                     body = parse(validate, request.headers, raw)
                 del raw
-            given = {name: request} if name else {}
+            given = {"request": request} if self.dependant.request_param_name else {}
             response: Response = await endpoint(body=body, **given)
             return response
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Any
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
@@ -58,23 +57,9 @@ async def service(request: Request) -> Response:
         page = await files.get_response("index.html", request.scope)
         page.headers.update(VARY)
         return page
-    return JSONResponse(_service(request), headers=VARY)
-
-
-def wants_page(accept: str) -> bool:
-    """`*/*` asks for no page: that is what curl sends."""
-    quality: dict[str, float] = {}
-    for media_range in accept.lower().split(","):
-        name, *parameters = (part.strip() for part in media_range.split(";"))
-        given = next((each[2:] for each in parameters if each.startswith("q=")), "1")
-        quality[name] = float(given) if given.replace(".", "", 1).isdecimal() else 0.0
-    return quality.get("text/html", 0.0) > quality.get("application/json", 0.0)
-
-
-def _service(request: Request) -> dict[str, Any]:
     pool: ServerPool = request.app.state.gateway.pool
     info = pool.info
-    return {
+    told = {
         "service": "Medusa on llama.cpp",
         "ready": pool.ready,
         "reason": None if pool.ready else pool.reason,
@@ -91,6 +76,17 @@ def _service(request: Request) -> dict[str, Any]:
         "docs": "/docs",
         "metrics": "/metrics",
     }
+    return JSONResponse(told, headers=VARY)
+
+
+def wants_page(accept: str) -> bool:
+    """`*/*` asks for no page: that is what curl sends."""
+    quality: dict[str, float] = {}
+    for media_range in accept.lower().split(","):
+        name, *parameters = (part.strip() for part in media_range.split(";"))
+        given = next((each[2:] for each in parameters if each.startswith("q=")), "1")
+        quality[name] = float(given) if given.replace(".", "", 1).isdecimal() else 0.0
+    return quality.get("text/html", 0.0) > quality.get("application/json", 0.0)
 
 
 class MarkdownBody(BaseModel):
