@@ -67,8 +67,8 @@ def test_an_entry_that_is_none_is_not_read(entry: Any) -> None:
 
 
 def test_what_entries_say() -> None:
-    first = [{"fields": "a b", "why": "c"}, {"fields": "d", "ours": "e"}]
-    then = [{"like": "first"}, {"fields": "b", "why": "f", "ignored": [1]}]
+    first: list[dict[str, Any]] = [{"fields": "a b", "why": "c"}, {"fields": "d", "ours": "e"}]
+    then: list[dict[str, Any]] = [{"like": "first"}, {"fields": "b", "why": "f", "ignored": [1]}]
     then += [{"fields": "d", "why": "g", "ignored": "any"}]
     tables = read({"first": first, "then": then})
     assert tables["first"]["d"] == Fate(ours="e")
