@@ -124,13 +124,10 @@ class PromptTooLong(RequestError):
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt_tokens: int, context_size: int, num_answer: int = 1) -> None:
-        answer = "with one of the answer " if num_answer else ""
-        super().__init__(
-            f"prompt has {prompt_tokens} tokens: {answer}it must stay within the context of "
-            f"{context_size} tokens",
-            "prompt",
-        )
+    def __init__(self, context_size: int, problem: str, param: str = "prompt") -> None:
+        # Clients that know no codes look for OpenAI's words.
+        known = f"This model's maximum context length is {context_size} tokens"
+        super().__init__(f"{known}: {problem}", param)
 
 
 class PromptRefused(RequestError):

@@ -22,6 +22,7 @@ from model_server.engine.template_source import LABEL, compiled
 from model_server.errors import PromptRefused
 from model_server.llama.vocab import Vocab
 
+_SPACE = " \t\n\r\v\f"  # C's, which llama.cpp means
 _PRIVATE_USE = range(0xE000, ord(LABEL))
 _SAMPLE = (("system", "first"), ("user", "second"), ("assistant", "third"), ("user", "fourth"))
 
@@ -73,9 +74,11 @@ class ChatTemplate:
         tokens: list[int] = []
         at = 0
         for found in self._special.finditer(text):
-            tokens += self._vocab.tokenize(text[at : found.start()].replace(mark, ""))
-            tokens.append(self._vocab.special_texts[found.group()])
+            token = self._vocab.special_texts[found.group()]
+            tokens += [*self._vocab.tokenize(text[at : found.start()].replace(mark, "")), token]
             at = found.end()
+            if token in self._vocab.stripping:
+                at = len(text) - len(text[at:].lstrip(_SPACE))
         return tokens + self._vocab.tokenize(text[at:].replace(mark, ""))
 
     @cached_property

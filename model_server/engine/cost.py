@@ -99,11 +99,11 @@ class CostCurve:
         beyond = np.log2(np.maximum(_PRICED / max(known), 1.0))
         covariance = _GUESS * np.outer(beyond, beyond) + _PRICE * np.eye(len(start))
         few, tiled = slice(_PLACE[TILE_ROWS]), slice(_PLACE[TILE_ROWS], None)
+        self._points = start
         self._prices = {
             False: _Prices(start[few], covariance[few, few]),
             True: _Prices(start[tiled], covariance[tiled, tiled]),
         }
-        self._points = start
 
     def seconds(self, num_rows: int, kv_length: float = 0.0, num_requests: int = 1) -> float:
         """Predicted time of one decode; 0 for no rows."""
@@ -146,7 +146,6 @@ class CostCurve:
         if tiled and place is not None:
             place -= _PLACE[TILE_ROWS]
         self._prices[tiled].observe(place, int(kv_length) // _KV_BUCKET, ratio)
-        self._points = np.concatenate([each.points for each in self._prices.values()])
 
     def best_rows(
         self, max_rows: int, max_step_s: float, beside_s: float = 0.0, kv_length: float = 0.0
@@ -180,12 +179,14 @@ class _Prices:
     what was computed in it beside all others.
     """
 
-    def __init__(self, start: NDArray[np.float64], covariance: NDArray[np.float64]) -> None:
-        """`start`: seconds by count; `covariance`: of the logarithms of what they are wrong by."""
-        self.points = self._start = start
+    def __init__(self, points: NDArray[np.float64], covariance: NDArray[np.float64]) -> None:
+        """`points`: seconds by count, which are kept current in place; `covariance`: of the
+        logarithms of what they are wrong by.
+        """
+        self._points, self._start = points, points.copy()
         # The pace comes first, then by how much prices differ from those at start.
-        self._logs = np.zeros(1 + len(start))
-        self._at_start = np.zeros((1 + len(start), 1 + len(start)))
+        self._logs = np.zeros(1 + len(points))
+        self._at_start = np.zeros((1 + len(points), 1 + len(points)))
         self._at_start[1:, 1:] = covariance
         self._covariance = self._at_start.copy()
         self._paces: dict[int, float] = {}
@@ -209,17 +210,18 @@ class _Prices:
             self._logs[0] = math.log(self.pace(bucket))
             self._bucket = bucket
         self._covariance[0, 0] += _DRIFT
-        observed = [0] if place is None else [0, 1 + place]
-        column = self._covariance[observed].sum(axis=0)
-        noise = _NOISE if ratio > _NO_CHANCE else _CERTAIN
-        gain = column / (column[observed].sum() + noise)
-        self._covariance -= np.outer(gain, column)
+        column, variance = self._covariance[0], self._covariance[0, 0]
+        if place is not None:
+            column = column + self._covariance[1 + place]
+            variance = column[0] + column[1 + place]
+        gain = column / (variance + (_NOISE if ratio > _NO_CHANCE else _CERTAIN))
+        self._covariance -= gain[:, None] * column
         self._logs += gain * math.log(min(ratio, _LARGEST_SURPRISE))
         self._num_seen += 1
         if self._num_seen % _FORGET_EVERY == 0:
             self._forget()
         self._paces[bucket] = math.exp(self._logs[0])
-        self.points = self._start * np.exp(self._logs[1:])
+        np.multiply(self._start, np.exp(self._logs[1:]), out=self._points)
 
     def _forget(self) -> None:
         """Prices drift back to those at start, and how sure they are to how sure they were."""

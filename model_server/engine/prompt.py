@@ -111,7 +111,9 @@ class PromptEncoder:
             raise PromptRefused("prompt is empty: at least one token is needed", "prompt")
         num_answer = 0 if request.pooling else 1
         if len(tokens) + num_answer > self._context_size:
-            raise PromptTooLong(len(tokens), self._context_size, num_answer)
+            field = "prompt" if request.messages is None else "messages"
+            beside = ", and one of the answer must fit" if num_answer else ""
+            raise PromptTooLong(self._context_size, f"{field} has {len(tokens)}{beside}", field)
         return tokens
 
     def max_tokens(self, request: GenerateRequest, num_prompt: int) -> int:
@@ -122,7 +124,7 @@ class PromptEncoder:
         return min(request.max_tokens or room, room)
 
     def tokenize(self, asked: Tokenize) -> Tokenized:
-        """The tokens that a completion or a chat would begin with. Raises PromptRefused."""
+        """The tokens that a completion or a chat would begin with. Raises RequestError."""
         if asked.messages is not None:
             tokens = self._of_messages(asked.messages, asked.chat)
         else:
@@ -149,13 +151,13 @@ class PromptEncoder:
     def _of_text(self, prompt: str, *, parse_special: bool) -> list[int]:
         """Tokens of a text without BOS; with `parse_special` texts of special tokens are these.
 
-        Raises PromptRefused where they can't fit.
+        Raises PromptTooLong where they can't fit.
         """
         self._refuse_bytes("prompt", prompt)
         return self._vocab.tokenize(prompt, special=parse_special)
 
     def _around_a_gap(self, prompt: str, infill: Infill, max_tokens: int | None) -> list[int]:
-        """Tokens around a gap, for models that know how to fill one. Raises PromptRefused."""
+        """Tokens around a gap, for models that know how to fill one. Raises RequestError."""
         if not self._vocab.infill:
             raise PromptRefused(NO_INFILL, "suffix")
         if not infill.trims:
@@ -165,7 +167,7 @@ class PromptEncoder:
         return self._with_bos(infilling.tokens(self._vocab, prompt, infill, trimmed))
 
     def _of_messages(self, messages: Sequence[Message], options: ChatOptions) -> list[int]:
-        """Tokens of a chat as its template writes them. Raises PromptRefused."""
+        """Tokens of a chat as its template writes them. Raises RequestError."""
         if self._template is None:
             raise PromptRefused(NO_TEMPLATE, "messages")
         if not messages:
@@ -185,8 +187,5 @@ class PromptEncoder:
         num_bytes = sum(len(text.encode(errors="surrogatepass")) for text in texts)
         limit = self._context_size * self._vocab.longest_piece_bytes
         if num_bytes > limit:
-            raise PromptRefused(
-                f"{field} has {num_bytes} bytes, at most {limit} can fit the context of "
-                f"{self._context_size} tokens",
-                field,
-            )
+            problem = f"{field} has {num_bytes} bytes, of which at most {limit} can fit"
+            raise PromptTooLong(self._context_size, problem, field)

@@ -15,7 +15,7 @@ from llguidance.llamacpp import lltokenizer_from_vocab
 
 from model_server.errors import StartError
 
-_CONTROL, _USER_DEFINED = 1 << 3, 1 << 4  # enum llama_token_attr
+_CONTROL, _USER_DEFINED, _RSTRIP = 1 << 3, 1 << 4, 1 << 8  # enum llama_token_attr
 _SPM = 1  # enum llama_vocab_type
 _NULL = -1  # LLAMA_TOKEN_NULL
 
@@ -105,6 +105,11 @@ class Vocab:
     def special_texts(self) -> dict[str, int]:
         """Texts that a chat template may use to mean a special token."""
         return self._texts_of(_CONTROL | _USER_DEFINED)
+
+    @cached_property
+    def stripping(self) -> frozenset[int]:
+        """Special tokens that take white space behind their text with them, as Phi-3's do."""
+        return frozenset(self._texts_of(_RSTRIP).values())
 
     @cached_property
     def _user_defined(self) -> re.Pattern[str]:

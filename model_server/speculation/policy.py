@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from model_server.engine.cost import CostCurve, HeadCosts
 from model_server.speculation.confidence import HeadConfidence, Proposal, Ranking
-from model_server.speculation.tree import Candidates, DraftNode, best_first
+from model_server.speculation.tree import PLAIN, Candidates, DraftNode, best_first
 
 MAX_NODES = 127  # draft rows of one step, over all its requests
 
@@ -70,8 +70,8 @@ class Policy:
         self._num_steps: Counter[int] = Counter()
         self._num_reviews: Counter[int] = Counter()
         self._num_requests = 1
-        # What a row must be likely to pay, by requests in a step, and whether they have heads:
-        self._needed: dict[tuple[int, bool], float] = {}
+        # What drafts must gain to be worth it, by requests in a step, and whether they have heads:
+        self._needed: dict[tuple[int, bool], _Needed] = {}
         self._steps_priced = 0
         self._last_drafts = 0
         self._num_drafted = 0  # steps in a row
@@ -132,20 +132,22 @@ class Policy:
         rates = (load.num_requests + gains) / step_s[: len(gains)]
         self._last_drafts = _settle(rates, min(self._last_drafts, len(nodes)))
         if not self._last_drafts:
-            self._needed[load.num_requests, heads > 0] = _needed(load.num_requests, step_s)
+            self._needed[load.num_requests, heads > 0] = _Needed.of(load.num_requests, step_s)
         chosen = [] if self._is_plains_turn() else nodes[: self._last_drafts]
         return [*chosen, *islice(_forced(requests, chosen), load.max_drafts - len(chosen))]
 
     def _is_hopeless(self, requests: Sequence[Candidates], load: Load, heads: int) -> bool:
-        """Whether even rows as likely as the likeliest candidate would not pay, as prices were a
-        few steps ago. Quick: beside many requests most steps are like that.
+        """Whether no number of the likeliest candidates would pay, as prices were a few steps ago.
+        Quick: beside many requests most steps are like that.
         """
         if not self._steps_priced:
             self._needed.clear()
         self._steps_priced = (self._steps_priced + 1) % _PRICES_HOLD
         if self._last_drafts or any(request.forced for request in requests):
             return False
-        return max(map(_surest, requests)) <= self._needed.get((load.num_requests, heads > 0), 0.0)
+        if needed := self._needed.get((load.num_requests, heads > 0)):
+            return not needed.is_reached(requests)
+        return all(request is PLAIN for request in requests)
 
     def _is_plains_turn(self) -> bool:
         self._num_drafted = self._num_drafted + 1 if self._last_drafts else 0
@@ -192,16 +194,33 @@ class Policy:
         return step_s
 
 
-def _surest(candidates: Candidates) -> float:
-    """No node of the request is likelier."""
-    firsts = (candidates.by_depth[0] if len(candidates.by_depth) else (), candidates.copied)
-    return max((ranked[0][1] for ranked in firsts if ranked), default=0.0)
+class _Needed(NamedTuple):
+    """What drafts must gain for plain decoding to be left for them, in expected tokens: by their
+    number, from one; and the least of it for each.
+    """
 
+    gains: list[float]
+    each: float
 
-def _needed(num_requests: int, step_s: Floats) -> float:
-    """How likely a number of rows would all have to be for plain decoding to be left for them."""
-    gains = num_requests * (_LEAVE_PLAIN * step_s[1:] / step_s[0] - 1)
-    return float((gains / np.arange(1, len(step_s))).min(initial=1.0))
+    @classmethod
+    def of(cls, num_requests: int, step_s: Floats) -> _Needed:
+        """`step_s`: seconds of a step by its drafts, from none."""
+        gains = num_requests * (_LEAVE_PLAIN * step_s[1:] / step_s[0] - 1)
+        return cls(gains.tolist(), float((gains / np.arange(1, len(step_s))).min(initial=1.0)))
+
+    def is_reached(self, requests: Sequence[Candidates]) -> bool:
+        """Whether some number of their nodes gains enough."""
+        gain = 0.0
+        for number, (node, needed) in enumerate(
+            zip(best_first(requests), self.gains, strict=False)
+        ):
+            # No later node is likelier; so many of those would not make up for what is needed.
+            if gain + node.probability <= self.each * (number + 1) and node.probability < self.each:
+                return False
+            gain += node.probability
+            if gain > needed:
+                return True
+        return False
 
 
 def _forced(requests: Sequence[Candidates], chosen: Sequence[DraftNode]) -> Iterator[DraftNode]:

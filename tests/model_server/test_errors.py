@@ -22,10 +22,9 @@ def test_every_request_error_has_a_client_status_and_a_code_of_its_own() -> None
 
 
 def test_a_prompt_too_long_names_the_field_that_can_change_it() -> None:
-    error = PromptTooLong(130, 100)
-    assert error.param == "prompt"
-    assert "130 tokens" in error.message
-    assert "100 tokens" in error.message
+    error = PromptTooLong(100, "messages has 130", "messages")
+    assert error.param == "messages"
+    assert error.message == "This model's maximum context length is 100 tokens: messages has 130"
 
 
 def test_a_setting_error_begins_with_the_setting() -> None:

@@ -117,7 +117,7 @@ def test_megabytes_are_no_work(knowing: Vocab) -> None:
 def test_nothing_is_left_away_unless_asked(knowing: Vocab) -> None:
     with pytest.raises(PromptTooLong):
         encode(knowing, "ba be bi " * 50, 128)
-    with pytest.raises(PromptRefused, match="at most"):
+    with pytest.raises(PromptTooLong, match="at most"):
         encode(knowing, suffix="a" * 100_000)
 
 

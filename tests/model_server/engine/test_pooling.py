@@ -138,7 +138,7 @@ def test_a_prompt_may_fill_the_context_and_no_more(path: Path) -> None:
         made.submit("full", prompt(256), pooling="mean")
         made.run()
         assert np.linalg.norm(embedding(made, "full")) == pytest.approx(1, abs=1e-6)
-        too_long = "prompt has 257 tokens: it must stay within the context of 256 tokens"
+        too_long = "This model's maximum context length is 256 tokens: prompt has 257"
         with pytest.raises(PromptTooLong, match=too_long):
             made.submit("long", prompt(257), pooling="mean")
 

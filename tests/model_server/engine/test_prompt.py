@@ -88,8 +88,6 @@ def test_bos_is_there_once(encoder: PromptEncoder, vocab: Vocab) -> None:
         ({"prompt_tokens": [1, 512]}, "token 512, must be 0 to 511", "prompt"),
         ({"prompt_tokens": [-1]}, "token -1", "prompt"),
         ({"prompt_tokens": [2**40]}, "token 1099511627776", "prompt"),
-        ({"prompt": "a" * 10_000_000}, "10000000 bytes, at most 320", "prompt"),
-        ({"messages": [{"role": "user", "content": "é" * 161}]}, "322 bytes", "messages"),
     ],
 )
 def test_bad_prompts_are_refused(
@@ -109,6 +107,29 @@ def test_an_answer_gets_what_it_asks_for_or_what_there_is(
 ) -> None:
     asked = request(prompt_tokens=twin.prompt(num_prompt), max_tokens=max_tokens)
     assert encoder.max_tokens(asked, len(encoder.encode(asked))) == room
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem", "param"),
+    [
+        ({"prompt": "a" * 10_000_000}, "prompt has 10000000 bytes, of which at most 320", "prompt"),
+        ({"messages": [{"role": "user", "content": "é" * 161}]}, "messages has 322", "messages"),
+        ({"messages": [{"role": "user", "content": "a" * 100}]}, "messages has 1", "messages"),
+        (
+            {"messages": [{"role": "assistant", "content": "a", "reasoning_content": "a" * 400}]},
+            "messages has 401 bytes",
+            "messages",
+        ),
+    ],
+)
+def test_a_prompt_too_long_is_told_in_words_that_clients_look_for(
+    encoder: PromptEncoder, fields: dict[str, Any], problem: str, param: str
+) -> None:
+    known = "This model's maximum context length is 64 tokens: "
+    with pytest.raises(PromptTooLong, match=known + problem) as caught:
+        encoder.encode(request(**fields))
+    assert caught.value.param == param
+    assert caught.value.code == "context_length_exceeded"
 
 
 @pytest.mark.parametrize("num_prompt", [CONTEXT, CONTEXT + 1])

@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from model_server.contract.protocol import ChatOptions, Message
 from model_server.engine.chat_template import ChatTemplate
 from model_server.llama.vocab import Vocab
-from tests.model_server.pinned import pinned, templates
+from tests.model_server.pinned import pinned, templates, vocabulary
 
 CHATS = {
     "a question": [("user", "Hello there")],
@@ -27,6 +27,13 @@ CHATS = {
         ("user", "q two"),
     ],
     "spelled": [("user", "what is </think> or <|im_end|>?"), ("assistant", "x"), ("user", "</s>")],
+}
+OF_VOCABULARIES = {
+    "phi-3": "microsoft-Phi-3.5-mini-instruct",
+    "llama-bpe": "meta-llama-Llama-3.1-8B-Instruct",
+    "qwen2": "Qwen-Qwen2.5-7B-Instruct",
+    "command-r": "CohereForAI-c4ai-command-r7b-12-2024-tool_use",
+    "deepseek-llm": "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
 }
 # Templates for chats with tools only: `transformers` fails on them without any.
 TOOLS_ONLY = {
@@ -146,3 +153,15 @@ def test_nothing_that_a_user_says_is_lost(template: ChatTemplate) -> None:
     for name in ("a question", "turns", "a system"):
         text = template.render(messages(CHATS[name]))
         assert all(said in text for role, said in CHATS[name])
+
+
+@pytest.mark.parametrize("name", OF_VOCABULARIES)
+def test_tokens_are_those_that_llama_cpp_makes_of_the_text(name: str) -> None:
+    """Phi-3's special tokens take the line's end behind them along."""
+    vocab = vocabulary(name)
+    source = pinned(f"models/templates/{OF_VOCABULARIES[name]}.jinja").read_text()
+    template = ChatTemplate(source, vocab)
+    for turns in ("a question", "turns"):
+        said = messages(CHATS[turns])
+        expected = vocab.tokenize(template.render(said), special=True)
+        assert template.tokenize(said) == expected

@@ -5,7 +5,7 @@ import pytest
 from model_server.contract.protocol import GenerateRequest, Message
 from model_server.contract.questions import Detokenize, Tokenize
 from model_server.engine.prompt import VICUNA_TEMPLATE, PromptEncoder
-from model_server.errors import PromptRefused
+from model_server.errors import PromptRefused, PromptTooLong
 from model_server.llama.vocab import Vocab
 from tests import twin
 from tests.vocabulary import BOS, EOS
@@ -65,7 +65,7 @@ def test_tokens_that_are_not_there_are_refused(prompts: PromptEncoder, token: in
 
 
 def test_what_cannot_be_a_prompt_is_refused(vocab: Vocab, prompts: PromptEncoder) -> None:
-    with pytest.raises(PromptRefused, match="bytes"):
+    with pytest.raises(PromptTooLong, match="bytes"):
         prompts.tokenize(Tokenize(prompt="a" * 100_000))
     without = PromptEncoder(vocab, None, 256)
     with pytest.raises(PromptRefused, match="no chat template"):

@@ -53,6 +53,24 @@ def test_rows_that_cost_as_much_as_the_first_are_never_taken() -> None:
     assert _policy(EACH_THE_SAME).choose([SURE], Load(1, 0, 20), 3) == []
 
 
+@pytest.mark.parametrize("curve", CURVES)
+def test_what_a_plain_step_has_shown_to_be_needed_changes_no_choice(curve: str) -> None:
+    rng = np.random.default_rng(1)
+    taken = 0
+    for _ in range(200):
+        num_requests = int(rng.integers(1, 9))
+        likely = np.sort(rng.dirichlet([0.3] * 4, (num_requests, int(rng.integers(1, 6)))))
+        requests = [_candidates(*each[:, :0:-1].tolist()) for each in likely]
+        load = Load(num_requests, 0, 40)
+        knows = _policy(CURVES[curve])
+        if knows.choose([_candidates([0.0])] * num_requests, load, 0):
+            continue  # more rows are cheaper: that step wasn't plain
+        chosen = knows.choose(requests, load, 0)
+        assert chosen == _policy(CURVES[curve]).choose(requests, load, 0)
+        taken += bool(chosen)
+    assert (taken > 20) == (curve != "same")
+
+
 def test_four_rows_are_taken_where_three_are_dearer() -> None:
     policy = _policy(STOCK_Q4_0)
     assert len(policy.choose([SURE], Load(1, 0, 63), 0)) == 3
