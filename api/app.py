@@ -52,11 +52,7 @@ def create_app(
     """`network`: tests bring their own. `shutdown` is entered as long as the gateway runs."""
     gateway = Gateway(settings, network, tracer_provider)
     keys = Keys(settings.api_keys_file) if settings.api_keys_file else None
-    rates = Rates(
-        {"requests": settings.rate_limit_requests, "tokens": settings.rate_limit_tokens},
-        settings.rate_limit_storage,
-        gateway.metrics,
-    )
+    rates = Rates(settings, gateway.metrics)
     app = DocumentedApp(
         title="Medusa gateway",
         description=DESCRIPTION,

@@ -36,22 +36,18 @@ class AdmissionControl:
             await self._app(scope, receive, send)
             return
         costs = scope["path"] != MARKDOWN
-        state = scope["state"]
-        admission = state["admission"] = Admission("")
+        admission = scope["state"]["admission"] = Admission()
         try:
             if costs and scope["method"] == "POST":
                 if self._gateway.draining:
                     raise ShuttingDown
                 self._gateway.permits.check()
-            caller = self._caller(scope)
+            admission.caller = self._caller(scope)
             if costs:
                 # A body whose length nobody tells is charged when it has been read.
                 length = Headers(scope=scope).get("content-length", "")
                 is_known = length.isdecimal() and scope["method"] == "POST"
-                admission = await self._rates.admit(caller, int(length) if is_known else 0)
-                state["admission"] = admission
-            if admission.refused:
-                raise admission.refusal()
+                await self._rates.admit(admission, int(length) if is_known else 0)
         except GatewayError as error:
             await error_response(error, scope)(scope, receive, send)
             return
