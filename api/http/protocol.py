@@ -60,9 +60,6 @@ class BoundedHttp(HttpToolsProtocol):
         if self._num_bytes > MAX_HEADER_BYTES and not self._refused:
             self._refuse(TOO_LARGE)
 
-    def _should_upgrade(self) -> bool:
-        return False
-
     def _parse(self, data: bytes) -> None:
         """All of it as HTTP/1.1. An `Upgrade` is an offer, which nobody here takes up: stock Java
         clients offer h2c, and send the body behind it.
