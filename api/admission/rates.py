@@ -132,7 +132,8 @@ class Rates:
         """What is left, maybe less than 0; nothing: it is away. At once, since it may be far."""
         if self._is_away:
             return {}
-        keys = {unit: f"medusa/{unit}/{caller}" for unit in costs}
+        # A limit that was changed begins anew.
+        keys = {u: f"medusa/{u}/{caller}/{self._limits[u]}/{MINUTE_S}/second" for u in costs}
         used = [self._storage.incr(keys[unit], MINUTE_S, cost) for unit, cost in costs.items()]
         ends = [self._storage.get_expiry(key) for key in keys.values()]
         asked = time.monotonic()
