@@ -31,7 +31,7 @@ class AdmissionControl:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or (
-            scope["method"] in ("GET", "HEAD", "OPTIONS") and not scope["path"].startswith("/v1/")
+            scope["method"] in ("GET", "OPTIONS") and not scope["path"].startswith("/v1/")
         ):
             await self._app(scope, receive, send)
             return

@@ -25,6 +25,7 @@ DROP_TIMEOUT_S = 30.0
 TOO_LARGE = GatewayError(
     "headers_too_large", f"The request's headers are larger than {MAX_HEADER_BYTES} bytes."
 )
+INVALID = GatewayError("invalid_http", "Invalid HTTP request received.")
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -56,8 +57,8 @@ class BoundedHttp(HttpToolsProtocol):
         try:
             self._parse(data)
         except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
-        if self._num_bytes > MAX_HEADER_BYTES and not self._refused:
+            self._refuse(INVALID)
+        if self._num_bytes > MAX_HEADER_BYTES:
             self._refuse(TOO_LARGE)
 
     def _parse(self, data: bytes) -> None:
@@ -141,14 +142,12 @@ class BoundedHttp(HttpToolsProtocol):
         elif self.cycle.response_complete:
             self._set_alarm(self.timeout_keep_alive)
 
-    def send_400_response(self, msg: str) -> None:
-        if not self._refused:
-            self._refuse(GatewayError("invalid_http", msg))
-
     def _refuse(self, error: GatewayError) -> None:
         """The connection's last word. It stays open for a moment, since closing it on what the
         client still sends would take the word back.
         """
+        if self._refused:
+            return
         if self.transport.is_closing() or self._closing:
             self.transport.close()
             return

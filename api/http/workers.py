@@ -20,6 +20,7 @@ import uvicorn
 from prometheus_client.multiprocess import mark_process_dead
 from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
+from uvicorn.server import HANDLED_SIGNALS
 from uvicorn.supervisors.multiprocess import Multiprocess
 
 from api import logs
@@ -85,7 +86,7 @@ def config(app: ASGIApp | str, settings: Settings) -> uvicorn.Config:
 def run(app: ASGIApp, settings: Settings, listening: socket.socket) -> None:
     """Serve in this process. A signal that ends it ends the process, with exit code 0."""
     # uvicorn raises the signal again when it has shut down; then there is nothing left to do.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in HANDLED_SIGNALS:
         signal.signal(number, lambda *_: sys.exit(0))
     uvicorn.Server(config(app, settings)).run(sockets=[listening])
 
