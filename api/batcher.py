@@ -13,6 +13,7 @@ from itertools import islice
 from api.config import Settings
 from api.metrics import GatewayMetrics
 from api.request import Choice
+from api.upstream.call import BatchCall
 from api.upstream.pool import ServerPool
 from api.upstream.server import ModelServer
 from api.waiting import wait
@@ -88,7 +89,7 @@ class Batcher:
         try:
             error = await choice.ended
         finally:
-            if choice.is_sent and choice.carrier is not None:
+            if choice.stage != "gathered" and choice.carrier is not None:
                 choice.carrier.leave(choice)
             else:
                 self._window.discard(choice)
@@ -151,7 +152,7 @@ class Batcher:
             part = waiting if server is None else parts.setdefault(server, [])
             part.append(choice)
         for server, part in parts.items():
-            self._pool.send(server, part)
+            BatchCall(server, part)
             self._metrics.batch_size.observe(len(part))
             for choice in part:
                 self._metrics.batch_wait.observe(choice.wait_s)

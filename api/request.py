@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 from api.admission.rates import Admission
 from api.errors import ClientGone, GatewayError
 from api.metrics import GatewayMetrics
+from api.upstream.breaker import Breaker
 from api.waiting import wait
 from model_server.contract.protocol import (
     Accepted,
@@ -32,6 +33,8 @@ from model_server.contract.protocol import (
 MAX_BURST = 64
 
 Outcome = Literal["done", "failed", "disconnected"]
+# Of an attempt: in the window; on its way; waiting for a slot; and then it had one.
+Stage = Literal["gathered", "sent", "queued", "started"]
 News = Tokens | Done  # of a choice, for its client
 
 
@@ -46,6 +49,9 @@ class Carrier(Protocol):
 
     def leave(self, choice: Choice) -> None:
         """The choice's attempt is over, or nobody waits for it any more."""
+
+    def end(self, error: GatewayError) -> None:
+        """Nothing more will come: whatever is unfinished ends with this error."""
 
 
 class Choice:
@@ -63,15 +69,14 @@ class Choice:
         self.pieces: list[str] = []
         self.logprobs: list[PositionLogprobs] = []  # where the reader keeps them
         self.read_at: float | None = None  # when the tokens came that were read last
+        self.failed_at = set[str]()  # servers of attempts that failed: others are better
+        self.blamed: list[Breaker] = []  # those that counted it, each time
+        self.carrier: Carrier | None = None  # the last batch that left with it
         # The present attempt. `ended` holds the error that ended it, or None; cancelled: nobody
         # waits for it any more.
+        self.stage: Stage = "gathered"
         self.ended: asyncio.Future[GatewayError | None]
-        self.failure: GatewayError | None = None  # how the last attempt ended
-        self.failed_at = set[str]()  # servers of attempts that failed: others are better
-        self.blamed: list[str] = []  # and those whose breaker counted it, each time
-        self.carrier: Carrier | None = None  # of the last batch that left with it
-        self.is_sent = False
-        self.is_queued = False  # a model server has it waiting for a slot
+        self.failure: GatewayError | None = None
         self.arrived = 0.0
         self.wait_s = 0.0
         self.first_at: float | None = None  # when the attempt's first tokens came
@@ -86,21 +91,23 @@ class Choice:
         assert self.done is not None, "an answer ends when each choice is done. This is a bug."
         return self.done
 
+    @property
     def progress(self) -> int | None:
         """Tokens delivered, over all attempts; None: a model server has it waiting for a slot."""
-        return None if self.is_queued else len(self.token_ids)
+        return None if self.stage == "queued" else len(self.token_ids)
 
     def begin(self, now: float) -> None:
-        """Open the next attempt. Its request's number and trace are new, and it resumes."""
+        """Open the next attempt, which resumes the one that failed."""
+        failed, self.failure = self.failure is not None, None
         self.ended = asyncio.get_running_loop().create_future()
-        self.is_sent = self.is_queued = False
+        self.stage = "gathered"
         self.arrived = now
         self.first_at, self.num_before = None, len(self.token_ids)
         if not self.token_ids:
             self.model_id = None
             models = (each.model_id for each in self.of.choices if each.model_id)
             self.of.model_id = next(models, None)
-        if self.failure is not None:
+        if failed:
             resume = None
             if self.token_ids:
                 resume = Resume(tokens=list(self.token_ids), num_chars=len(self.text))
@@ -120,22 +127,22 @@ class Choice:
 
     def receive(self, event: Event, now: float) -> None:
         """Take an event. A later attempt's `accepted` is no news to the client, nor is a slot."""
-        self.is_queued, was_accepted = isinstance(event, Accepted), self.accepted is not None
-        if isinstance(event, Accepted) and not self.token_ids:
-            self.accepted = event  # the prompt that tokens will stand behind
-        elif isinstance(event, Tokens):
-            self.first_at = self.first_at or now
-            self.token_ids += event.ids
-            self.pieces.append(event.text)
+        self.stage = "queued" if isinstance(event, Accepted) else "started"
+        if isinstance(event, Accepted):
+            if self.accepted is None:
+                self.of.arrived.set()
+            if not self.token_ids:
+                self.accepted = event  # the prompt that tokens will stand behind
+        elif isinstance(event, Tokens | Done):
             self.of.inbox.append((self, event, now))
-        elif isinstance(event, Done):
-            self.done = event
-            self.finish()
-            self.of.inbox.append((self, event, now))
-        else:
-            return
-        if not (self.is_queued and was_accepted):
             self.of.arrived.set()
+            if isinstance(event, Done):
+                self.done = event
+                self.finish()
+            else:
+                self.first_at = self.first_at or now
+                self.token_ids += event.ids
+                self.pieces.append(event.text)
 
 
 class ClientRequest:

@@ -13,14 +13,13 @@ from typing import Any
 import httpx
 
 from api.config import Settings
-from api.errors import AnswerFailed, GatewayError, ModelServerLost, NoModelServer, TryAgain
+from api.errors import GatewayError, ModelServerLost, NoModelServer
 from api.metrics import GatewayMetrics
 from api.request import Choice
 from api.upstream import balancer
-from api.upstream.call import BatchCall
 from api.upstream.discovery import Address, Directory, Resolve, resolve
 from api.upstream.server import LOST_AFTER_S, ModelServer
-from api.waiting import timeout, wait
+from api.waiting import wait
 from model_server.contract.protocol import Info
 
 READY_WAIT_S = 10.0
@@ -53,7 +52,6 @@ class ServerPool:
         self._network = network
         self.ready_wait_s = network.ready_wait_s
         self._directory = Directory(settings.model_server_urls, network.resolve)
-        self._calls: dict[asyncio.Task[None], BatchCall] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -121,38 +119,17 @@ class ServerPool:
         choice.model_id = choice.of.model_id = best.model_id
         return best
 
-    def send(self, server: ModelServer, choices: Sequence[Choice]) -> None:
-        """Send a batch, whose choices the server was charged with; its events go into them."""
-        call = BatchCall(server, choices, time.monotonic())
-        call.task = asyncio.create_task(call.run())
-        self._calls[call.task] = call
-        call.task.add_done_callback(self._calls.pop)  # runs for what was left before it began, too
-
-    async def ask(self, path: str, question: Any, failed_at: set[str]) -> bytes:
-        """The least busy server's answer, better one that has not failed. Raises GatewayError."""
+    def least_busy(self, failed_at: set[str]) -> ModelServer:
+        """For a question: better one that has not failed. Raises NoModelServer."""
         ready = [server for server in self.servers if server.ready]
         if not ready:
             raise NoModelServer(self.reason)
         able = [each for each in ready if each.url not in failed_at] or ready
-        server = min(able, key=lambda server: server.load.outstanding)
-        try:
-            return await server.ask(path, question)
-        except TryAgain as error:
-            failed_at.add(server.url)
-            if not isinstance(error, AnswerFailed):
-                server.lose(error)
-            raise
+        return min(able, key=lambda server: server.load.outstanding)
 
     def is_ready_beside(self, failed_at: set[str]) -> bool:
         """Whether a server is ready that is none of these."""
         return any(each.ready and each.url not in failed_at for each in self.servers)
-
-    def forgive(self, choice: Choice) -> None:
-        """The servers that a choice's failures were counted at: it is at fault itself."""
-        for server in self.servers:
-            for _ in range(choice.blamed.count(server.url)):
-                server.breaker.forgive()
-        self.changed.set()
 
     def waits_until(self, choice: Choice) -> float | None:
         """When a choice has waited long enough for a server that may take it. None: one is ready,
@@ -177,17 +154,6 @@ class ServerPool:
         message = f"The answer began on model {choice.of.model_id} and only {others} is left"
         return GatewayError("model_changed", f"{message} to continue it.")
 
-    async def first_info(self, timeout_s: float) -> Info:
-        """The limits last known, or those of the first server to come; or NoModelServer."""
-        try:
-            async with timeout(min(timeout_s, self.ready_wait_s)):
-                while (info := self.info) is None:
-                    self.changed.clear()
-                    await self.changed.wait()
-        except TimeoutError:
-            raise NoModelServer(self.reason) from None
-        return info
-
     def start(self) -> None:
         self._adopt()
         for name in self._directory.names:
@@ -195,11 +161,12 @@ class ServerPool:
 
     async def aclose(self) -> None:
         self._closing = True
-        tasks = [*self._tasks, *self._calls]
+        servers = self.servers + self.leaving
+        tasks = [*self._tasks, *(task for server in servers for task in server.calls)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for server in self.servers + self.leaving:
+        for server in servers:
             await server.aclose()
 
     async def _follow(self, name: str) -> None:
@@ -235,10 +202,7 @@ class ServerPool:
 
     async def _watch(self, server: ModelServer) -> None:
         # Python 3.10 may take a cancellation for the end of httpx's own timeout.
-        while not self._closing and (
-            server not in self.leaving
-            or any(call.server is server for call in self._calls.values())
-        ):
+        while not self._closing and (server not in self.leaving or server.calls):
             try:
                 await server.probe()
             except Exception:
@@ -268,10 +232,9 @@ class ServerPool:
             return
         for question in server.asking:
             question.cancel()
-        for task, call in self._calls.items():
-            if call.server is server:
-                call.end(ModelServerLost(server.url, why))
-                task.cancel()
+        for task, call in server.calls.items():
+            call.end(ModelServerLost(server.url, why))
+            task.cancel()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

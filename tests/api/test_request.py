@@ -26,9 +26,9 @@ async def test_a_later_attempt_resumes_behind_what_was_delivered() -> None:
         choice.begin(now=0.0)
         assert choice.request.attempt == attempt
         choice.receive(accepted(choice.request), 0)
-        assert choice.progress() is None
+        assert choice.progress is None
         choice.receive(Started(id="a"), 0)
-        assert choice.progress() == attempt - 1
+        assert choice.progress == attempt - 1
         choice.receive(token(REQUEST, attempt), 0)
         if attempt < 3:
             choice.finish(ModelServerBusy("draining"))

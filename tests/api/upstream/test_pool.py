@@ -12,6 +12,7 @@ from api.metrics import GatewayMetrics
 from api.request import Choice, ClientRequest
 from api.upstream.balancer import CHUNK_CHARS
 from api.upstream.breaker import FIRST_HOLD_S, IN_A_ROW
+from api.upstream.call import BatchCall
 from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.fleet import ANSWER, OTHER, Fleet, away, begin, die, fleet, holding
 from tests.api.scripted_server import INFO, Script, ScriptedServer, count
@@ -275,9 +276,9 @@ async def test_a_batch_that_is_left_before_it_went_is_forgotten() -> None:
         choice.begin(now=0.0)
         taken = made.pool.take(made.pool.free(), choice)
         assert taken is not None
-        made.pool.send(taken, [choice])
+        BatchCall(taken, [choice])
         assert choice.carrier is not None
         choice.ended.cancel()
         choice.carrier.leave(choice)
-        await until(lambda: not made.pool._calls)
+        await until(lambda: not taken.calls)
         assert (server.batches, taken.load.outstanding) == ([], 0)
