@@ -170,9 +170,8 @@ class Gateway:
             request.fail(ShuttingDown())
 
     def start(self) -> None:
-        self._batcher.start()
+        self.pool.spawn(self._batcher.run())
         self.pool.start()
 
     async def aclose(self) -> None:
-        await self._batcher.aclose()
         await self.pool.aclose()

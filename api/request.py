@@ -134,15 +134,15 @@ class Choice:
             if not self.token_ids:
                 self.accepted = event  # the prompt that tokens will stand behind
         elif isinstance(event, Tokens | Done):
-            self.of.inbox.append((self, event, now))
-            self.of.arrived.set()
             if isinstance(event, Done):
                 self.done = event
-                self.finish()
+                self.finish()  # first: its own task leaves the batch before the client's ends it
             else:
                 self.first_at = self.first_at or now
                 self.token_ids += event.ids
                 self.pieces.append(event.text)
+            self.of.inbox.append((self, event, now))
+            self.of.arrived.set()
 
 
 class ClientRequest:
@@ -175,10 +175,6 @@ class ClientRequest:
         """One choice of each prompt: it counts once, however many it has."""
         return [each for each in self.choices if each.request.sampling.choice == 0]
 
-    @property
-    def is_done(self) -> bool:
-        return not self.inbox and all(choice.done for choice in self.choices)
-
     def fail(self, error: GatewayError) -> None:
         """Stop every choice; the reader raises the first error behind what has come before it."""
         self.failure = self.failure or error
@@ -201,7 +197,7 @@ class ClientRequest:
         self, quiet_s: float | None = None
     ) -> AsyncIterator[list[tuple[Choice, News]]]:
         """What has come meanwhile, in order; nothing, where nothing has for `quiet_s`."""
-        while not self.is_done:
+        while self.inbox or not all(choice.done for choice in self.choices):
             if not self.inbox and self.failure is None:
                 self.arrived.clear()
                 await wait(self.arrived, quiet_s)

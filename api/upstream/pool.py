@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,12 +102,12 @@ class ServerPool:
             if sum(sent <= now - soon_s for sent in server.unacknowledged.values()) < limit
         ]
 
-    def take(self, free: Sequence[ModelServer], choice: Choice) -> ModelServer | None:
-        """The one of these that gets a choice, and is charged with it. None may continue an answer
-        that began on another model, be it with another choice; or one that will soon be free is
-        worth the wait.
+    def take(self, choice: Choice) -> ModelServer | None:
+        """The free one that gets a choice, and is charged with it. None may continue an answer that
+        began on another model, be it with another choice; or one that will soon be free is worth
+        the wait.
         """
-        model_id = choice.of.model_id
+        free, model_id = self.free(), choice.of.model_id
         able = [each for each in self.free(SOON_S) if model_id in (None, each.model_id)]
         able = [each for each in able if each.url not in choice.failed_at] or able
         loads, places = [each.load for each in able], [each.load for each in free]
@@ -138,8 +138,9 @@ class ServerPool:
         way to a model, and nothing came of them yet.
         """
         has_begun = any(each.token_ids or each.done for each in choice.of.choices)
-        own = [each for each in self.servers if each.may_have(choice.of.model_id)]
-        if any(server.ready for server in own) or (choice.of.model_id and not has_begun):
+        model_id = choice.of.model_id
+        own = [each for each in self.servers if not model_id or each.model_id in (None, model_id)]
+        if any(server.ready for server in own) or (model_id and not has_begun):
             return None
         if choice.accepted:
             return 0.0 if self.ready and not own else None
@@ -157,7 +158,7 @@ class ServerPool:
     def start(self) -> None:
         self._adopt()
         for name in self._directory.names:
-            self._spawn(self._follow(name))
+            self.spawn(self._follow(name))
 
     async def aclose(self) -> None:
         self._closing = True
@@ -197,7 +198,7 @@ class ServerPool:
 
     def _new(self, address: Address) -> ModelServer:
         server = ModelServer(address, self._metrics, self.changed, self._network.transport)
-        self._spawn(self._watch(server))
+        self.spawn(self._watch(server))
         return server
 
     async def _watch(self, server: ModelServer) -> None:
@@ -236,8 +237,8 @@ class ServerPool:
             call.end(ModelServerLost(server.url, why))
             task.cancel()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Until the pool closes."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task

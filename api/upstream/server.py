@@ -86,10 +86,6 @@ class ModelServer:
         """It says so, and its answers don't fail."""
         return self.is_up and self.breaker.allows(time.monotonic())
 
-    def may_have(self, model_id: str | None) -> bool:
-        """Whether it has this model, or may when it answers; None: any will do."""
-        return model_id is None or self.model_id in (None, model_id)
-
     def take(self, prompt: Sequence[int]) -> None:
         """Count one more request, whose prompt has these chunks, until it is given back."""
         self.load.take(prompt, time.monotonic())
