@@ -16,14 +16,7 @@ from api.admission.permits import Permits
 from api.admission.rates import Admission
 from api.batcher import Batcher
 from api.config import Settings
-from api.errors import (
-    AnswerFailed,
-    GatewayError,
-    NoModelServer,
-    ShuttingDown,
-    TryAgain,
-    translate,
-)
+from api.errors import AnswerFailed, GatewayError, NoModelServer, ShuttingDown, TryAgain, translate
 from api.metrics import GatewayMetrics
 from api.request import Choice, ClientRequest
 from api.upstream.pool import Network, ServerPool

@@ -99,12 +99,11 @@ class BatchCall:
         self.end(error)
 
     def end(self, error: GatewayError) -> None:
-        """Nothing more will come: whatever is unfinished ends with this error."""
         for choice in self._choices.values():
             choice.finish(error)
 
     def leave(self, choice: Choice) -> None:
-        """The choice's attempt is over. Where it was not at its end, the model server is told."""
+        """Where it was not at its end, the model server is told."""
         name, server = choice.request.id, self._server
         del self._choices[name]
         if isinstance(choice.failure, TryAgain):

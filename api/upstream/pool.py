@@ -128,7 +128,6 @@ class ServerPool:
         return min(able, key=lambda server: server.load.outstanding)
 
     def is_ready_beside(self, failed_at: set[str]) -> bool:
-        """Whether a server is ready that is none of these."""
         return any(each.ready and each.url not in failed_at for each in self.servers)
 
     def waits_until(self, choice: Choice) -> float | None:
