@@ -143,7 +143,10 @@ class Batcher:
         """End who has waited too long for a server, and so leaves; when others will have."""
         for choice in [*self._resuming, *islice(self._window.queue, 1)]:
             until = self._pool.waits_until(choice)
-            if until is not None and until <= time.monotonic():
-                choice.finish(self._pool.refusal(choice))
-            elif until is not None:
+            if until is None:
+                continue
+            error = self._pool.refusal(choice.of.model_id) if until <= time.monotonic() else None
+            if error is None:
                 yield until
+            else:
+                choice.finish(error)

@@ -108,7 +108,8 @@ class Gateway:
                         number = choice.request.attempt
                         log.info("attempt %d of a request failed: %s", number, error)
         except TimeoutError:
-            choice.of.fail(self._too_late(choice))
+            waited_for = choice.of.model_id if choice.stage == "gathered" else None
+            choice.of.fail(self._too_late(waited_for))
         except GatewayError as error:
             if isinstance(error, AnswerFailed) and error.blames_request and len(choice.blamed) > 1:
                 for breaker in choice.blamed:
@@ -119,13 +120,11 @@ class Gateway:
             log.exception("request %s failed. This is a bug.", choice.request.id)
             choice.of.fail(translate(bug))
 
-    def _too_late(self, choice: Choice | None = None) -> GatewayError:
-        if choice and choice.accepted and choice.stage == "gathered":  # nobody came to continue it
-            return self.pool.refusal(choice)
-        if not self.pool.ready:
-            return NoModelServer(self.pool.reason)
+    def _too_late(self, waited_for: str | None = None) -> GatewayError:
+        """`waited_for`: the model of an answer that nobody came to continue."""
         limit = f"{self.settings.request_timeout:g} s (REQUEST_TIMEOUT)"
-        return GatewayError("deadline_exceeded", f"The answer took longer than {limit}.")
+        late = GatewayError("deadline_exceeded", f"The answer took longer than {limit}.")
+        return self.pool.refusal(waited_for) or late
 
     async def ask(self, path: str, question: Wire) -> bytes:
         """A model server's answer to a question that needs no slot, as JSON."""

@@ -146,13 +146,15 @@ class ServerPool:
         down_since = max((server.down_since for server in own), default=0.0)
         return max(choice.arrived, down_since) + self.ready_wait_s
 
-    def refusal(self, choice: Choice) -> GatewayError:
-        """Why no server takes a choice."""
-        if choice.of.model_id is None or not self.ready:
+    def refusal(self, model_id: str | None) -> GatewayError | None:
+        """Why no server takes a request of this model, or of any; None: one does, when it can."""
+        models = {str(each.model_id) for each in self.servers if each.ready}
+        if not models:
             return NoModelServer(self.reason)
-        others = ", ".join(sorted({str(each.model_id) for each in self.servers if each.ready}))
-        message = f"The answer began on model {choice.of.model_id} and only {others} is left"
-        return GatewayError("model_changed", f"{message} to continue it.")
+        if model_id is None or model_id in models:
+            return None
+        message = f"The answer began on model {model_id} and only {', '.join(sorted(models))}"
+        return GatewayError("model_changed", f"{message} is left to continue it.")
 
     def start(self) -> None:
         self._adopt()
