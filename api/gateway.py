@@ -41,7 +41,6 @@ class Gateway:
         self.permits = Permits(settings.max_in_flight)
         self.pool = ServerPool(settings, self.metrics, network or Network())
         self.draining = False
-        self._keeps_prefixes_apart = bool(settings.api_keys_file) and not settings.shared_prefixes
         self._batcher = Batcher(settings, self.pool, self.metrics)
         self._tracer = tracer_provider and tracer_provider.get_tracer("medusa.gateway")
         self._open: set[ClientRequest] = set()
@@ -72,7 +71,7 @@ class Gateway:
         if self._drained.is_set():
             raise ShuttingDown
         with self.permits.taken(len(requests)):
-            if self._keeps_prefixes_apart:
+            if self.settings.api_keys_file and not self.settings.shared_prefixes:
                 owned = {"prefix_owner": admission.caller}
                 requests = [each.model_copy(update=owned) for each in requests]
             if self.settings.log_prompts:
@@ -101,7 +100,7 @@ class Gateway:
                         with spans.attempt(self._tracer, choice) if self._tracer else nullcontext():
                             return await self._batcher.carry(choice)
                     except TryAgain as error:
-                        elsewhere = self.pool.is_ready_beside(choice.failed_at)
+                        elsewhere = bool(self.pool.ready_beside(choice.failed_at))
                         await attempts.wait(error, elsewhere=elsewhere, progress=choice.progress)
                         self.metrics.retries.labels(error.code).inc()
                         self.metrics.resumes.inc(bool(choice.token_ids))
@@ -142,7 +141,7 @@ class Gateway:
                             failed_at.add(server.url)
                             if not isinstance(error, AnswerFailed):
                                 server.lose(error)
-                            elsewhere = self.pool.is_ready_beside(failed_at)
+                            elsewhere = bool(self.pool.ready_beside(failed_at))
                             await attempts.wait(error, elsewhere=elsewhere)
             except TimeoutError:
                 raise self._too_late() from None

@@ -32,7 +32,6 @@ from model_server.contract.protocol import (
 # Bounds what is rendered at once for one client while the others wait.
 MAX_BURST = 64
 
-Outcome = Literal["done", "failed", "disconnected"]
 # Of an attempt: in the window; on its way; waiting for a slot; and then it had one.
 Stage = Literal["gathered", "sent", "queued", "started"]
 News = Tokens | Done  # of a choice, for its client
@@ -159,7 +158,7 @@ class ClientRequest:
         self.choices = [Choice(index, each, self) for index, each in enumerate(requests)]
         self.model_id: str | None = None  # all of the answer comes from it, while any of it lives
         self.tasks: list[asyncio.Task[None]] = []  # one a choice, which carries it
-        self.outcome: Outcome = "disconnected"
+        self.outcome: Literal["done", "failed", "disconnected"] = "disconnected"
         self.started = time.monotonic()
         self.first_token_at: float | None = None
         self.failure: GatewayError | None = None

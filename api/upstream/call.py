@@ -106,9 +106,13 @@ class BatchCall:
         """Where it was not at its end, the model server is told."""
         name, server = choice.request.id, self._server
         del self._choices[name]
-        if isinstance(choice.failure, TryAgain):
+        if isinstance(failure := choice.failure, TryAgain):
             choice.failed_at.add(server.url)
-            self._count(choice.failure, choice)
+            # A batch that fails, or is lost before its first event, is one failure of its server.
+            failed = isinstance(failure, AnswerFailed)
+            is_lost = isinstance(failure, ModelServerLost) and not self._has_answered
+            if (failed or is_lost) and server.count_failure(failure, self._sent) and failed:
+                choice.blamed.append(server.breaker)
         server.give_back(answered=choice.done is not None)
         num_tokens = len(choice.token_ids) - choice.num_before
         if choice.done and choice.first_at is not None and num_tokens > 1:
@@ -119,14 +123,6 @@ class BatchCall:
             elif choice.stage != "sent":
                 server.cancel(name)
         self._acknowledge(name)
-
-    def _count(self, failure: TryAgain, choice: Choice) -> None:
-        """A batch that fails, or is lost before its first event, is one failure of its server."""
-        failed = isinstance(failure, AnswerFailed)
-        is_lost = isinstance(failure, ModelServerLost) and not self._has_answered
-        is_news = (failed or is_lost) and self._server.count_failure(failure, self._sent)
-        if is_news and failed:
-            choice.blamed.append(self._server.breaker)
 
     def _cannot_continue(self, why: str) -> str:
         server = f"the model server at {self.server_url}"

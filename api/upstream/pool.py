@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,16 +119,15 @@ class ServerPool:
         choice.model_id = choice.of.model_id = best.model_id
         return best
 
-    def least_busy(self, failed_at: set[str]) -> ModelServer:
-        """For a question: better one that has not failed. Raises NoModelServer."""
-        ready = [server for server in self.servers if server.ready]
-        if not ready:
-            raise NoModelServer(self.reason)
-        able = [each for each in ready if each.url not in failed_at] or ready
-        return min(able, key=lambda server: server.load.outstanding)
+    def ready_beside(self, failed_at: Collection[str]) -> list[ModelServer]:
+        return [each for each in self.servers if each.ready and each.url not in failed_at]
 
-    def is_ready_beside(self, failed_at: set[str]) -> bool:
-        return any(each.ready and each.url not in failed_at for each in self.servers)
+    def least_busy(self, failed_at: Collection[str]) -> ModelServer:
+        """For a question: better one that has not failed. Raises NoModelServer."""
+        able = self.ready_beside(failed_at) or self.ready_beside(())
+        if not able:
+            raise NoModelServer(self.reason)
+        return min(able, key=lambda server: server.load.outstanding)
 
     def waits_until(self, choice: Choice) -> float | None:
         """When a choice has waited long enough for a server that may take it. None: one is ready,
@@ -228,7 +227,7 @@ class ServerPool:
             why = f"nothing was heard for {LOST_AFTER_S:g} s"
         elif server.breaker.is_open(now) and self.ready:
             why = server.reason
-        elif now - oldest > ACCEPTED_AFTER_S and self.is_ready_beside({server.url}):
+        elif now - oldest > ACCEPTED_AFTER_S and self.ready_beside({server.url}):
             why = f"a batch was not accepted for {ACCEPTED_AFTER_S:g} s"
         else:
             return
