@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import deque
@@ -73,7 +74,8 @@ class Batcher:
         """One attempt, from the window to its last event; raises what ended it otherwise.
         Cancelling is leaving. An interrupted answer continues without the window.
         """
-        choice.begin(time.monotonic())
+        choice.arrived = time.monotonic()
+        choice.ended = asyncio.get_running_loop().create_future()
         (self._resuming if choice.accepted else self._window.queue).append(choice)
         self._pool.changed.set()
         try:

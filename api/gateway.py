@@ -106,6 +106,7 @@ class Gateway:
                         self.metrics.resumes.inc(bool(choice.token_ids))
                         number = choice.request.attempt
                         log.info("attempt %d of a request failed: %s", number, error)
+                        choice.retry()
         except TimeoutError:
             waited_for = choice.of.model_id if choice.stage == "gathered" else None
             choice.of.fail(self._too_late(waited_for))

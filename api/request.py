@@ -49,9 +49,6 @@ class Carrier(Protocol):
     def leave(self, choice: Choice) -> None:
         """The choice's attempt is over, or nobody waits for it any more."""
 
-    def end(self, error: GatewayError) -> None:
-        """Nothing more will come: whatever is unfinished ends with this error."""
-
 
 class Choice:
     """Survives its attempts: each continues behind the tokens that were already delivered."""
@@ -95,23 +92,19 @@ class Choice:
         """Tokens delivered, over all attempts; None: a model server has it waiting for a slot."""
         return None if self.stage == "queued" else len(self.token_ids)
 
-    def begin(self, now: float) -> None:
-        """Open the next attempt, which resumes the one that failed."""
-        failed, self.failure = self.failure is not None, None
-        self.ended = asyncio.get_running_loop().create_future()
-        self.stage = "gathered"
-        self.arrived = now
+    def retry(self) -> None:
+        """Make ready for the next attempt, which resumes behind what the others brought."""
+        self.stage, self.failure = "gathered", None
         self.first_at, self.num_before = None, len(self.token_ids)
-        if not self.token_ids:
+        resume = None
+        if self.token_ids:
+            resume = Resume(tokens=list(self.token_ids), num_chars=len(self.text))
+        else:
             self.model_id = None
             models = (each.model_id for each in self.of.choices if each.model_id)
             self.of.model_id = next(models, None)
-        if failed:
-            resume = None
-            if self.token_ids:
-                resume = Resume(tokens=list(self.token_ids), num_chars=len(self.text))
-            update = {"attempt": self.request.attempt + 1, "resume": resume}
-            self.request = self.request.model_copy(update=update)
+        update = {"attempt": self.request.attempt + 1, "resume": resume}
+        self.request = self.request.model_copy(update=update)
 
     def finish(self, error: GatewayError | None = None) -> None:
         """Close the attempt; the first to say how it ended is believed."""

@@ -53,7 +53,7 @@ class BatchCall:
         if self._holding:
             server.unacknowledged[self.id] = self._sent
         self._task = asyncio.create_task(self._run())
-        server.calls[self._task] = self
+        server.calls[self._task] = self._choices
         self._task.add_done_callback(server.calls.pop)  # also of what was left before it began
 
     async def _run(self) -> None:
@@ -81,7 +81,7 @@ class BatchCall:
                 return
             error = ModelServerLost(server.url, "it ended the answer early")
         except asyncio.CancelledError:
-            self.end(ModelServerLost(server.url, "the gateway is closing"))
+            self._end(ModelServerLost(server.url, "the gateway is closing"))
             raise
         except httpx.TransportError as lost:
             error = ModelServerLost(server.url, describe(lost))
@@ -96,9 +96,9 @@ class BatchCall:
             log.error("%s", error)
         elif isinstance(error, TryAgain):
             server.lose(error)
-        self.end(error)
+        self._end(error)
 
-    def end(self, error: GatewayError) -> None:
+    def _end(self, error: GatewayError) -> None:
         for choice in self._choices.values():
             choice.finish(error)
 

@@ -233,8 +233,9 @@ class ServerPool:
             return
         for question in server.asking:
             question.cancel()
-        for task, call in server.calls.items():
-            call.end(ModelServerLost(server.url, why))
+        for task, choices in server.calls.items():
+            for choice in choices.values():
+                choice.finish(ModelServerLost(server.url, why))
             task.cancel()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

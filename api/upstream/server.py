@@ -24,7 +24,7 @@ from api.errors import (
     TryAgain,
 )
 from api.metrics import GatewayMetrics
-from api.request import Carrier
+from api.request import Choice
 from api.upstream.balancer import ServerLoad
 from api.upstream.breaker import Breaker
 from api.upstream.discovery import Address
@@ -73,7 +73,7 @@ class ModelServer:
         self.breaker = Breaker()
         self.down_since = self.heard = time.monotonic()
         self.full_until = 0.0
-        self.calls = dict[asyncio.Task[None], Carrier]()
+        self.calls = dict[asyncio.Task[None], dict[str, Choice]]()  # with what each still carries
         self.unacknowledged = dict[str, float]()  # by batch: when it was sent
         self.asking = set[anyio.CancelScope]()  # cancelled, a question is asked elsewhere
         self.client = _connect(address, transport)

@@ -271,7 +271,7 @@ async def test_a_batch_that_is_left_before_it_went_is_forgotten() -> None:
     async with fleet(server) as made:
         asked = [GenerateRequest(id="a", prompt="a")]
         [choice] = ClientRequest("a", asked, Admission(""), GatewayMetrics()).choices
-        choice.begin(now=0.0)
+        choice.ended = asyncio.get_running_loop().create_future()
         taken = made.pool.take(choice)
         assert taken is not None
         BatchCall(taken, [choice])

@@ -268,9 +268,10 @@ async def test_who_leaves_a_server_that_is_well_does_not_blame_it_for_another() 
     well = ModelServer(Address("http://127.0.0.1:1"), metrics, asyncio.Event())
     asked = [GenerateRequest(id="a", prompt="a")]
     [choice] = ClientRequest("a", asked, Admission(""), metrics).choices
-    choice.begin(now=0.0)
+    choice.ended = asyncio.get_running_loop().create_future()
     choice.finish(AnswerFailed("engine", "a decode failed elsewhere", status=500))
-    choice.begin(now=0.0)
+    choice.retry()
+    choice.ended = asyncio.get_running_loop().create_future()
     well.take([])
     call = BatchCall(well, [choice])
     choice.ended.cancel()
