@@ -51,8 +51,7 @@ class Gathering(RuleBasedStateMachine):
     @rule(which=st.integers(0, 99))
     def one_leaves(self, which: int) -> None:
         choice = self.waiting.pop(which % len(self.waiting))
-        self.window.discard(choice)
-        self.window.discard(choice)
+        self.window.queue.remove(choice)
 
     @rule(seconds=st.floats(0, 0.2), is_slot_free=st.booleans())
     def time_passes(self, seconds: float, is_slot_free: bool) -> None:
