@@ -32,7 +32,6 @@ from model_server.training.lanes import Lanes
 from model_server.training.sources import Source
 
 _MAX_EXAMINED = 40  # prompts
-_PROMPT_ROOM = 512  # cells of the KV cache for each prompt, at most
 _SHOWN_CHARS = 60  # of a prompt that is refused
 _CELL_BLOCK = 256  # a lane has whole blocks
 
@@ -56,43 +55,44 @@ def build(args: argparse.Namespace) -> Report:
 
 
 class Author:
-    """BASE as it writes: its prompts' encoder, and lanes to write in. `close` frees all."""
+    """BASE as it writes: its prompts' encoder, and lanes to write in. `close` frees the weights."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         """Raises StartError."""
-        settings = read_settings(model_path=args.base, exact=args.exact, model_context_size=0)
+        self._at_once = args.at_once
+        self._settings = read_settings(model_path=args.base, exact=args.exact, model_context_size=0)
         with Progress(f"loading {args.base.name}", 1) as progress:
-            self.model = model = Model(args.base, settings.n_gpu_layers, progress)
-        self.room = _room(args, model.context_size)
-        cells = args.at_once * self.room
-        options = context_options(
-            settings.model_copy(update={"kv_cache_tokens": cells}), context_size=self.room
-        )
-        self.lanes = Lanes(model, replace(options, num_seqs=args.at_once))
+            self.model = model = Model(args.base, self._settings.n_gpu_layers, progress)
         template = choose_template(
-            model.chat_template, settings.chat_template, f"{model.name} {model.path.stem}"
+            model.chat_template, self._settings.chat_template, f"{model.name} {model.path.stem}"
         )
-        self.encoder = PromptEncoder(model.vocab, template, self.room)
+        self.encoder = PromptEncoder(model.vocab, template, model.context_size)
 
     def close(self) -> None:
-        """Free the context and the weights."""
-        self.lanes.close()
+        """Free the weights."""
         self.model.close()
 
+    def room(self, num_tokens: int) -> int:
+        """Tokens of a lane for texts of so many: in whole blocks, within the context."""
+        return min(-(-num_tokens // _CELL_BLOCK) * _CELL_BLOCK, self.model.context_size)
 
-def _room(args: argparse.Namespace, context_size: int) -> int:
-    """Tokens of a lane: the longest prompt and its answer, in whole blocks, within the context."""
-    prompt = max(args.piece_tokens, _PROMPT_ROOM if args.prompts or args.ask else 0)
-    room = max(args.answer_tokens + prompt, args.text_tokens if args.texts else 0)
-    return int(min(-(-room // _CELL_BLOCK) * _CELL_BLOCK, context_size))
+    def lanes(self, num_tokens: int) -> Lanes:
+        """Lanes for texts of so many tokens, to be closed before the weights. Raises StartError."""
+        room = self.room(num_tokens)
+        cells = {"kv_cache_tokens": self._at_once * room}
+        options = context_options(self._settings.model_copy(update=cells), context_size=room)
+        return Lanes(self.model, replace(options, num_seqs=self._at_once))
 
 
 @dataclass(frozen=True)
 class Data:
-    """A corpus, and the prompts that were held out of it."""
+    """A corpus, and the prompts that were held out of it. `room`: of the longest with its answer,
+    in tokens.
+    """
 
     corpus: Corpus
     judged: Sequence[Source]
+    room: int
 
 
 def collect(args: argparse.Namespace) -> Data:
@@ -103,9 +103,22 @@ def collect(args: argparse.Namespace) -> Data:
         _same_data(args.work, {"base": author.model.fingerprint, **vars(made)}, chosen)
         corpus = Corpus(args.work, author.model.hidden_size)
         needs.check_space(args, chosen[corpus.num_texts :])
-        with Progress("collecting", len(chosen)) as progress:
-            Collector(author.lanes, corpus, made).run(chosen, progress)
-        return Data(corpus, [source for source in chosen if source.held_out(args.held_out)])
+        longest = max(_num_tokens(source, args) for source in chosen)
+        with (
+            closing(author.lanes(longest)) as lanes,
+            Progress("collecting", len(chosen)) as progress,
+        ):
+            Collector(lanes, corpus, made).run(chosen, progress)
+        judged = [source for source in chosen if source.held_out(args.held_out)]
+        return Data(corpus, judged, author.room(longest))
+
+
+def _num_tokens(source: Source, args: argparse.Namespace) -> int:
+    """At most, with the answer. The beginning of a text is answered when heads are judged by it."""
+    num_tokens = len(source.tokens)
+    if source.answered:
+        return num_tokens + int(args.answer_tokens)
+    return max(num_tokens, min(num_tokens, args.piece_tokens) + args.answer_tokens)
 
 
 def train(args: argparse.Namespace, corpus: Corpus) -> None:
@@ -184,7 +197,8 @@ def _sources(args: argparse.Namespace, author: Author) -> list[Source]:
             "or --texts, or change --held-out"
         )
     for source in chosen:
-        _refuse_too_long(source, args.answer_tokens if source.answered else 0, author.room)
+        answer_tokens = args.answer_tokens if source.answered else 0
+        _refuse_too_long(source, answer_tokens, author.model.context_size)
     return chosen
 
 
@@ -193,9 +207,10 @@ def _asked(args: argparse.Namespace, author: Author) -> Path:
     path: Path = args.work / f"asked-{args.ask}-{args.seed}.jsonl"
     if not path.exists():
         args.work.mkdir(parents=True, exist_ok=True)
-        ask.save(
-            path, ask.ask(args.ask, args.seed, author.lanes, author.encoder, author.model.vocab)
-        )
+        beginning = ask.user_turn(author.encoder)
+        with closing(author.lanes(len(beginning) + ask.MAX_PROMPT_TOKENS)) as lanes:
+            prompts = ask.ask(args.ask, args.seed, lanes, beginning, author.model.vocab)
+        ask.save(path, prompts)
     return path
 
 

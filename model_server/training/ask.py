@@ -19,9 +19,11 @@ MAX_PROMPT_TOKENS = 160  # one that is longer, or never ends, is no question
 _TEMPERATURE = 1.0
 
 
-def ask(num: int, seed: int, lanes: Lanes, encoder: PromptEncoder, vocab: Vocab) -> list[str]:
-    """About `num` different prompts, fewer where the model repeats itself. Raises StartError."""
-    beginning = user_turn(encoder)
+def ask(num: int, seed: int, lanes: Lanes, beginning: list[int], vocab: Vocab) -> list[str]:
+    """About `num` different prompts, fewer where the model repeats itself.
+
+    `beginning`: of the user's turn.
+    """
     wanted = [
         Wanted(beginning, MAX_PROMPT_TOKENS, _TEMPERATURE, seed + number) for number in range(num)
     ]

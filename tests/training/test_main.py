@@ -12,6 +12,7 @@ import pytest
 from model_server.tools import options
 from model_server.tools.outcome import INTERRUPTED
 from model_server.training import __main__ as training
+from tests import twin
 from tests.structure.modules import ROOT
 from tests.training.commands import QUICK, prompts, run
 
@@ -69,6 +70,18 @@ def test_what_can_not_be_learnt_from_is_said(
     assert training.main([str(twin_path), str(tmp_path / "heads.gguf"), *given]) == 1
     assert problem in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "heads.gguf").exists()
+
+
+def test_a_long_prompt_has_room(twin_path: Path, tmp_path: Path) -> None:
+    """As much as the model's context has."""
+    path = prompts(tmp_path / "p.txt", 20)
+    with path.open("a") as file:
+        file.write(twin.prompt_text(twin.prompt(900, 99)) + "\n")
+    few = ["--answer-tokens", "3", "--held-out", "0.3", "--at-once", "2"]
+    given = [str(twin_path), str(tmp_path / "heads.gguf"), "--prompts", str(path), *few]
+    data = training.collect(options.heads(given))
+    assert data.corpus.num_texts == 21
+    assert data.room == 1_024
 
 
 def test_one_request_at_a_time(twin_path: Path, tmp_path: Path) -> None:
