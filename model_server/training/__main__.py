@@ -13,7 +13,7 @@ from pathlib import Path
 from model_server.config import read_settings
 from model_server.engine.layout import context_options
 from model_server.engine.prompt import PromptEncoder, choose_template
-from model_server.errors import PromptsError, StartError
+from model_server.errors import RequestError, StartError
 from model_server.llama.model import Model
 from model_server.tools import options
 from model_server.tools.convert_heads import read_base
@@ -45,8 +45,8 @@ def build(args: argparse.Namespace) -> Report:
     data = collect(args)
     train(args, data.corpus)
     try:
-        report = doctor.examine(args.base, args.target, doctor_options(args, data.judged))
-    except PromptsError as error:
+        report = doctor.examine(args.base, args.target, doctor_options(args, data))
+    except (StartError, RequestError) as error:
         raise StartError(f"{args.target} is written, but can't be judged: {error}") from None
     print(text.render(report))
     print(write_back(args.target, report))
@@ -159,14 +159,19 @@ def train(args: argparse.Namespace, corpus: Corpus) -> None:
     heads.write(trained, read_base(args.base), args.target, args.type)
 
 
-def doctor_options(args: argparse.Namespace, judged: Sequence[Source]) -> doctor.ExamineOptions:
-    """The held-out prompts, and the beginnings of held-out texts."""
+def doctor_options(args: argparse.Namespace, data: Data) -> doctor.ExamineOptions:
+    """The held-out prompts, and the beginnings of held-out texts, in the context of the data."""
+    beginning = max(min(args.piece_tokens, data.room - args.answer_tokens), 1)
     given = [
-        Prompt(tokens=source.tokens[: None if source.answered else args.piece_tokens])
-        for source in judged[:_MAX_EXAMINED]
+        Prompt(tokens=source.tokens[: None if source.answered else beginning])
+        for source in data.judged[:_MAX_EXAMINED]
     ]
     return doctor.ExamineOptions(
-        num_tokens=args.answer_tokens, seed=args.seed, given=given, exact=args.exact
+        num_tokens=args.answer_tokens,
+        seed=args.seed,
+        given=given,
+        exact=args.exact,
+        context_size=data.room,
     )
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from model_server.errors import PromptsError, RequestError
 from model_server.tools import options
+from model_server.tools.doctor import examine
 from model_server.tools.outcome import INTERRUPTED
 from model_server.training import __main__ as training
 from tests import twin
@@ -119,11 +121,29 @@ def test_an_interrupted_command_goes_on(
     assert "\r" not in again.stderr
 
 
+@pytest.mark.parametrize("error", [PromptsError("prompts", "no"), RequestError("no")])
 def test_heads_that_cannot_be_judged_are_still_written(
-    twin_path: Path, tmp_path: Path, capsys: Capsys
+    error: Exception,
+    twin_path: Path,
+    tmp_path: Path,
+    capsys: Capsys,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(examine, "examine", refuse)
     out = tmp_path / "heads.gguf"
-    assert run(twin_path, out, "--num", "12", "--held-out", "0.1", "--answer-tokens", "6") == 1
+    assert run(twin_path, out, "--epochs", "1") == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"{out} is written, but can't be judged: what was held out: too few")
+    assert said == f"{out} is written, but can't be judged: {error}"
     assert out.exists()
+
+
+def test_heads_are_judged_in_the_context_that_they_were_trained_in(
+    twin_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the settings of the server."""
+    for name in ("MODEL_CONTEXT_SIZE", "KV_CACHE_TOKENS"):
+        monkeypatch.setenv(name, "48")
+    assert run(twin_path, tmp_path / "heads.gguf", "--epochs", "1") == 0

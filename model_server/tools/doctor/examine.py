@@ -44,6 +44,7 @@ class ExamineOptions:
 
     `given`: these instead, which were held out. `any_base`: try heads that were made for another
     base too. `keep`: tokens that heads are to be trimmed to, 0: only what that would win is said.
+    `context_size`: in tokens; 0: the settings'.
     """
 
     prompts: Path | None = None
@@ -54,6 +55,7 @@ class ExamineOptions:
     given: Sequence[Prompt] = ()
     exact: bool = False
     keep: int = 0
+    context_size: int = 0
 
     @property
     def source(self) -> str:
@@ -86,8 +88,14 @@ def examine(base: Path, heads: Path, options: ExamineOptions | None = None) -> R
         medusa_mode="auto",
         medusa_max_tokens_per_step=0,
         **({"exact": True} if options.exact else {}),
+        **_context(options.context_size),
     )
     return _report(_see(settings, options), settings, options)
+
+
+def _context(size: int) -> dict[str, int]:
+    """Settings of a context that is asked for, with the pool that comes with it."""
+    return {"model_context_size": size, "kv_cache_tokens": 0} if size else {}
 
 
 def _see(settings: ModelServerSettings, options: ExamineOptions) -> _Seen:
