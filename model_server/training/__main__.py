@@ -31,7 +31,7 @@ from model_server.training.corpus import Corpus
 from model_server.training.lanes import Lanes
 from model_server.training.sources import Source
 
-_MAX_EXAMINED = 40  # prompts
+_MIN_EXAMINED, _MAX_EXAMINED = 2, 40  # prompts
 _SHOWN_CHARS = 60  # of a prompt that is refused
 _CELL_BLOCK = 256  # a lane has whole blocks
 
@@ -43,6 +43,7 @@ def build(args: argparse.Namespace) -> Report:
     """
     needs.check(args)
     data = collect(args)
+    _refuse_unjudgeable(args, data)
     train(args, data.corpus)
     try:
         report = doctor.examine(args.base, args.target, doctor_options(args, data))
@@ -121,6 +122,15 @@ def _num_tokens(source: Source, args: argparse.Namespace) -> int:
     return max(num_tokens, min(num_tokens, args.piece_tokens) + args.answer_tokens)
 
 
+def _refuse_unjudgeable(args: argparse.Namespace, data: Data) -> None:
+    """Raises PromptsError where the doctor would: found before the training rather than after."""
+    said = [
+        length - 1 if source.answered else args.answer_tokens
+        for source, length in zip(data.judged, data.corpus.lengths(held_out=True), strict=True)
+    ]
+    doctor.refuse_too_short(said[:_MAX_EXAMINED], args.heads, "what was held out")
+
+
 def train(args: argparse.Namespace, corpus: Corpus) -> None:
     """Heads from a corpus, written to OUT."""
     import torch  # takes seconds, and has been looked for
@@ -195,11 +205,11 @@ def _sources(args: argparse.Namespace, author: Author) -> list[Source]:
     chosen = sources.choose(asked, args.num, args.seed)
     chosen += sources.choose(texts, args.num_texts, args.seed)
     num_held_out = sum(source.held_out(args.held_out) for source in chosen)
-    if not 0 < num_held_out < len(chosen):
+    if not _MIN_EXAMINED <= num_held_out < len(chosen):
         raise StartError(
-            f"{len(chosen)} texts, {num_held_out} of them held out: both training and judging need "
-            "some, and all pieces of a file go together; give more by --ask, --prompts, --pieces "
-            "or --texts, or change --held-out"
+            f"{len(chosen)} texts, {num_held_out} of them held out: judging needs "
+            f"{_MIN_EXAMINED}, training others, and all pieces of a file go together; give more "
+            "by --ask, --prompts, --pieces or --texts, or change --held-out"
         )
     for source in chosen:
         answer_tokens = args.answer_tokens if source.answered else 0

@@ -65,6 +65,11 @@ class Corpus:
         self._lengths.append(len(tokens))
         self._held_out.append(held_out)
 
+    def lengths(self, *, held_out: bool) -> list[int]:
+        """Tokens of each text, in order."""
+        both = zip(self._lengths, self._held_out, strict=True)
+        return [length for length, is_held_out in both if is_held_out == held_out]
+
     def states(self) -> NDArray[np.float16]:
         """(tokens, hidden size), mapped and not yet read."""
         shape = (self.num_tokens, self._hidden_size)

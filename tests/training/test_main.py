@@ -14,6 +14,7 @@ from model_server.tools import options
 from model_server.tools.doctor import examine
 from model_server.tools.outcome import INTERRUPTED
 from model_server.training import __main__ as training
+from model_server.training.sources import Source
 from tests import twin
 from tests.structure.modules import ROOT
 from tests.training.commands import QUICK, prompts, run
@@ -47,6 +48,11 @@ def test_data_of_another_run_are_refused(twin_path: Path, tmp_path: Path, capsys
         (["--prompts", "{empty}"], "0 texts, 0 of them held out"),
         (["--prompts", "{one}"], "1 texts, 0 of them held out"),
         (["--prompts", "{many}", "--at-once", "1", "--held-out", "0"], "0 of them held out"),
+        (["--prompts", "{three}", "--held-out", "{share}"], "3 texts, 1 of them held out"),
+        (
+            ["--prompts", "{many}", "--answer-tokens", "4"],
+            "what was held out: too few answers of more than 5 tokens to judge by",
+        ),
         (
             ["--prompts", "{many}", "--answer-tokens", "9999"],
             "--answer-tokens 9999, exceed the context of",
@@ -67,11 +73,19 @@ def test_what_can_not_be_learnt_from_is_said(
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "one").write_text("one\n")
     prompts(tmp_path / "many", 40)
-    names = {name: tmp_path / name for name in ("empty", "one", "many")}
-    given = [option.format(**names) for option in options]
+    prompts(tmp_path / "three", 3)
+    names = {name: tmp_path / name for name in ("empty", "one", "three", "many")}
+    given = [option.format(**names, share=share_of_one(names["three"])) for option in options]
     assert training.main([str(twin_path), str(tmp_path / "heads.gguf"), *given]) == 1
     assert problem in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "heads.gguf").exists()
+
+
+def share_of_one(path: Path) -> float:
+    """What --held-out must be to hold out one line of a file."""
+    lines = [Source([], line) for line in path.read_text().splitlines()]
+    shares = (number / 1_000 for number in range(1_000))
+    return next(share for share in shares if sum(each.held_out(share) for each in lines) == 1)
 
 
 def test_a_long_prompt_has_room(twin_path: Path, tmp_path: Path) -> None:

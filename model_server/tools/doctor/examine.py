@@ -108,13 +108,15 @@ def _see(settings: ModelServerSettings, options: ExamineOptions) -> _Seen:
         _refuse_no_trim(found, options)
         requests = track.requests(served, asked, options.num_tokens)
         tracks = track.record(served, requests)
-        _refuse_too_short(tracks, found.num_heads, options)
+        lengths = [len(each.answer) for each in tracks]
+        refuse_too_short(lengths, found.num_heads, options.source or str(prompts.BUILT_IN))
         return _Seen(found, file, tracks, served.context.n_threads, speed.measure(served))
 
 
-def _refuse_too_short(tracks: Sequence[Track], num_heads: int, options: ExamineOptions) -> None:
-    if not all(any(len(each.answer) > num_heads for each in half) for half in _halves(tracks)):
-        source = options.source or str(prompts.BUILT_IN)
+def refuse_too_short(lengths: Sequence[int], num_heads: int, source: str) -> None:
+    """Raises PromptsError where answers to `source` of so many tokens leave a half without one."""
+    recorded = [length for length in lengths if length >= track.MIN_TOKENS]
+    if not all(max(half, default=0) > num_heads for half in (recorded[::2], recorded[1::2])):
         problem = f"too few answers of more than {num_heads} tokens to judge by: ask for more"
         raise PromptsError(source, problem)
 

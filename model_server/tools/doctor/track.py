@@ -19,6 +19,7 @@ from model_server.tools.doctor.prompts import PIECE_TOKENS, Prompt
 from model_server.tools.doctor.states import StateReader
 from model_server.tools.progress import Progress
 
+MIN_TOKENS = 2  # of an answer, else nothing was proposed along it
 _HEAD_ROWS = 32  # states that the heads take at once
 
 
@@ -45,7 +46,7 @@ class Track:
 
 
 def record(served: Served, asked: Sequence[GenerateRequest]) -> list[Track]:
-    """A track of each answer of two tokens and more. Raises RequestError, HeadFileError."""
+    """A track of each answer of MIN_TOKENS and more. Raises RequestError, HeadFileError."""
     found: dict[str, list[int]] = {}
     with Progress("answers of the base", len(asked)) as progress:
         progress(0)
@@ -53,7 +54,7 @@ def record(served: Served, asked: Sequence[GenerateRequest]) -> list[Track]:
             found[request.id] = heard.tokens
             progress(len(found))
     texts = [(request.prompt_tokens or [], found[request.id]) for request in asked]
-    texts = [(prompt, answer) for prompt, answer in texts if len(answer) >= 2]
+    texts = [(prompt, answer) for prompt, answer in texts if len(answer) >= MIN_TOKENS]
     longest = max((len(prompt) + len(answer) for prompt, answer in texts), default=1)
     tracks: list[Track] = []
     with (
