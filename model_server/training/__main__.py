@@ -27,7 +27,7 @@ from model_server.tools.outcome import exit_code
 from model_server.tools.progress import Progress
 from model_server.training import ask, needs, sources
 from model_server.training.collect import CollectOptions, Collector
-from model_server.training.corpus import Corpus
+from model_server.training.corpus import Corpus, alone
 from model_server.training.lanes import Lanes
 from model_server.training.sources import Source
 
@@ -42,13 +42,14 @@ def build(args: argparse.Namespace) -> Report:
     Raises StartError, RequestError, or OSError of the disk.
     """
     needs.check(args)
-    data = collect(args)
-    _refuse_unjudgeable(args, data)
-    train(args, data.corpus)
-    try:
-        report = doctor.examine(args.base, args.target, doctor_options(args, data))
-    except (StartError, RequestError) as error:
-        raise StartError(f"{args.target} is written, but can't be judged: {error}") from None
+    with alone(args.work):
+        data = collect(args)
+        _refuse_unjudgeable(args, data)
+        train(args, data.corpus)
+        try:
+            report = doctor.examine(args.base, args.target, doctor_options(args, data))
+        except (StartError, RequestError) as error:
+            raise StartError(f"{args.target} is written, but can't be judged: {error}") from None
     print(text.render(report))
     print(write_back(args.target, report))
     print(f"{args.work} is not needed any more.")

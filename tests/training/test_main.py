@@ -14,6 +14,7 @@ from model_server.tools import options
 from model_server.tools.doctor import examine
 from model_server.tools.outcome import INTERRUPTED
 from model_server.training import __main__ as training
+from model_server.training.corpus import alone
 from model_server.training.sources import Source
 from tests import twin
 from tests.structure.modules import ROOT
@@ -79,6 +80,17 @@ def test_what_can_not_be_learnt_from_is_said(
     assert training.main([str(twin_path), str(tmp_path / "heads.gguf"), *given]) == 1
     assert problem in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "heads.gguf").exists()
+
+
+def test_two_trainings_in_one_folder_are_refused(
+    twin_path: Path, tmp_path: Path, capsys: Capsys
+) -> None:
+    out = tmp_path / "heads.gguf"
+    with alone(tmp_path / "work"):
+        assert run(twin_path, out, "--work", str(tmp_path / "work")) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"{tmp_path / 'work'}: another training uses it"
+    assert not (tmp_path / "work" / "texts.jsonl").exists()
 
 
 def share_of_one(path: Path) -> float:
