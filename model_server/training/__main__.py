@@ -224,9 +224,11 @@ def _asked(args: argparse.Namespace, author: Author) -> Path:
     if not path.exists():
         args.work.mkdir(parents=True, exist_ok=True)
         beginning = ask.user_turn(author.encoder)
+        kept = path.with_suffix(f".{author.model.fingerprint[:12]}.part")  # another base asks anew
+        asking = ask.Asking(args.ask, args.seed, kept)
         with closing(author.lanes(len(beginning) + ask.MAX_PROMPT_TOKENS)) as lanes:
-            prompts = ask.ask(args.ask, args.seed, lanes, beginning, author.model.vocab)
-        ask.save(path, prompts)
+            ask.save(path, ask.ask(asking, lanes, beginning, author.model.vocab))
+        kept.unlink()
     return path
 
 
