@@ -1,4 +1,4 @@
-"""Heads on their base: do they fit, are they right, what do they win? Nothing is written."""
+"""Heads on their base: do they fit, are they right, what do they win? No file is changed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_server.config import ModelServerSettings, read_settings
 from model_server.engine.leaves import leaf_blocks
+from model_server.engine.startup import Served
 from model_server.errors import HeadFileError, PromptsError
 from model_server.llama.context import MAX_SEQS
 from model_server.medusa.head_file import HeadFile
+from model_server.medusa.heads import HeadOptions, Heads
 from model_server.medusa.limits import MAX_HEADS
 from model_server.speculation.confidence import HeadConfidence
 from model_server.tools.answers import loaded
@@ -35,6 +38,7 @@ from model_server.tools.doctor.report import Kept, Report, Sample, Table
 from model_server.tools.doctor.speed import Speed
 from model_server.tools.doctor.track import Track
 from model_server.tools.doctor.trim import Trim
+from model_server.tools.doctor.write_back import write_uncalibrated
 from model_server.tools.options import NUM_PROMPTS, NUM_TOKENS
 
 
@@ -72,6 +76,7 @@ class _Seen:
     tracks: Sequence[Track]
     n_threads: int
     speed: Speed
+    kept: Kept | None
 
 
 def examine(base: Path, heads: Path, options: ExamineOptions | None = None) -> Report:
@@ -110,7 +115,8 @@ def _see(settings: ModelServerSettings, options: ExamineOptions) -> _Seen:
         tracks = track.record(served, requests)
         lengths = [len(each.answer) for each in tracks]
         refuse_too_short(lengths, found.num_heads, options.source or str(prompts.BUILT_IN))
-        return _Seen(found, file, tracks, served.context.n_threads, speed.measure(served))
+        kept = _kept(served, heads, file, tracks, options.keep) if options.keep else None
+        return _Seen(found, file, tracks, served.context.n_threads, speed.measure(served), kept)
 
 
 def refuse_too_short(lengths: Sequence[int], num_heads: int, source: str) -> None:
@@ -145,7 +151,7 @@ def _report(seen: _Seen, settings: ModelServerSettings, options: ExamineOptions)
         predictions,
         seen.n_threads,
         tuple(_trim(seen, settings, count) for count in _trim_sizes(seen, options)),
-        _kept(seen, options.keep) if options.keep else None,
+        seen.kept,
     )
 
 
@@ -169,10 +175,17 @@ def _trim(seen: _Seen, settings: ModelServerSettings, num_tokens: int) -> Trim:
     return Trim(num_tokens, sum(shares) / 2, speed.predict(tokens, seen.speed.decode, costs))
 
 
-def _kept(seen: _Seen, num_tokens: int) -> Kept:
-    tokens = trim.most_frequent(seen.tracks, trim.known(seen.file), num_tokens)
-    everything = scored.score([trim.restrict(track, tokens) for track in seen.tracks])
-    return Kept(tuple(tokens.tolist()), Table.of(calibration.fit(everything)))
+def _kept(
+    served: Served, heads: Path, file: HeadFile, tracks: Sequence[Track], num_tokens: int
+) -> Kept:
+    """Calibrated by what such heads propose themselves: their softmax runs over fewer tokens."""
+    tokens = trim.most_frequent(tracks, trim.known(file), num_tokens).tolist()
+    options = HeadOptions(served.context.n_threads, any_base=True)
+    with TemporaryDirectory() as folder:
+        write_uncalibrated(heads, few := Path(folder) / "few.gguf", tokens)
+        with closing(Heads(few, served.model, options)) as trimmed:
+            own = [track.follow(trimmed, t.states, t.prompt, t.answer) for t in tracks]
+    return Kept(tuple(tokens), Table.of(calibration.fit(scored.score(own))))
 
 
 def _walk(

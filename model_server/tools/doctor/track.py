@@ -29,13 +29,14 @@ class Track:
 
     `prompt`, `answer`: their tokens, n of the latter. `ids` and `log_probs`: (n - 1, heads, ranks),
     best first. Row s was proposed behind the state that gave answer[s]: head i's candidates stand
-    for answer[s + 1 + i].
+    for answer[s + 1 + i]. `states`: (n - 1, hidden size), those states.
     """
 
     prompt: NDArray[np.int32]
     answer: NDArray[np.int32]
     ids: NDArray[np.int32]
     log_probs: NDArray[np.float32]
+    states: NDArray[np.float32]
 
     @property
     def targets(self) -> NDArray[np.int32]:
@@ -63,7 +64,8 @@ def record(served: Served, asked: Sequence[GenerateRequest]) -> list[Track]:
     ):
         for prompt, answer in texts:
             states = reader.read([*prompt, *answer])[len(prompt) - 1 : -2]
-            tracks.append(_follow(served, states, prompt, answer))
+            both = [np.array(tokens, np.int32) for tokens in (prompt, answer)]
+            tracks.append(follow(_heads(served), states, *both))
             progress(len(tracks))
     return tracks
 
@@ -97,19 +99,23 @@ def _tokens(served: Served, prompt: Prompt) -> list[int]:
     return prompt_line.encode(prompt.text, encoder, prompt.place)
 
 
-def _follow(
-    served: Served, states: NDArray[np.float32], prompt: list[int], answer: list[int]
+def follow(
+    heads: Heads,
+    states: NDArray[np.float32],
+    prompt: NDArray[np.int32],
+    answer: NDArray[np.int32],
 ) -> Track:
-    heads = _heads(served)
+    """What these heads propose along an answer, behind a track's `states`."""
     found = [
-        heads.propose(states[part], answer[part], heads.num_heads, NUM_RANKS)
+        heads.propose(states[part], answer[part].tolist(), heads.num_heads, NUM_RANKS)
         for part in _parts(len(states))
     ]
     return Track(
-        np.array(prompt, np.int32),
-        np.array(answer, np.int32),
+        prompt,
+        answer,
         np.concatenate([part.ids for part in found]),
         np.concatenate([part.log_probs for part in found]),
+        states,
     )
 
 
