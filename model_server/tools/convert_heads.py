@@ -163,8 +163,9 @@ def _tokens(
         return None
     if len(set(tokens.tolist())) < len(tokens):
         raise CheckpointError(str(source), "its token_map names a token twice")
-    for token in tokens[(tokens < 0) | (tokens >= vocab_size)]:
-        raise CheckpointError(str(source), f"token {token}: must be 0 to {vocab_size - 1}")
+    known = vocab_size if kept is None else min(num_rows, vocab_size)
+    for token in tokens[(tokens < 0) | (tokens >= known)]:
+        raise CheckpointError(str(source), f"token {token}: must be 0 to {known - 1}")
     return tokens.astype(np.int32)
 
 
