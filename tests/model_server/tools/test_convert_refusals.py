@@ -238,6 +238,23 @@ def test_a_hidden_size_that_a_type_cannot_hold(
     )
 
 
+@pytest.mark.parametrize(
+    ("file_type", "value"), [("F16", 1e5), ("Q8_0", 1e10), ("Q4_0", 1e10), ("Q4_K", 1e10)]
+)
+def test_values_beyond_a_type(
+    file_type: str, value: float, capsys: Capsys, folder: Path, target: Path
+) -> None:
+    """The server would call such heads damaged."""
+    weights = Weights.random()
+    assert weights.outputs is not None
+    weights.outputs[1][3, 4] = -value
+    source = checkpoints.write_pt(folder / "heads.pt", checkpoints.original(weights))
+    error = refused(capsys, source, target, "--type", file_type)
+    problem = f"would hold values that {file_type} has no numbers for: choose --type F32"
+    assert error == f"{target}: {problem}"
+    assert run(source, target, "--type", "F32") == 0
+
+
 def test_heads_do_not_replace_what_they_are_made_from(
     capsys: Capsys, folder: Path, random_q8_path: Path
 ) -> None:
