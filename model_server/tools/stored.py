@@ -51,7 +51,7 @@ class Stored:
         size = DTYPES[self.dtype].itemsize if self.dtype in DTYPES else 0
         return self.offset + math.prod(self.shape) * size
 
-    def blocks(self, picked: NDArray[np.int64] | None = None) -> Iterator[NDArray[np.float32]]:
+    def blocks(self, picked: NDArray[np.integer] | None = None) -> Iterator[NDArray[np.float32]]:
         """The rows of a matrix, all or those picked, widened, some at a time.
 
         Raises CheckpointError where a value is not a finite number.
