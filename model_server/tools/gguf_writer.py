@@ -117,6 +117,7 @@ def whole(path: Path) -> Iterator[Path]:
             raise OSError(errno.EBUSY, problem, str(path)) from None
         try:
             yield part
+            os.fsync(mine)  # else a machine that loses power may be left with an empty file
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)

@@ -247,7 +247,10 @@ def _same_data(work: Path, made: dict[str, object], chosen: Sequence[Source]) ->
     path = work / "data.json"
     wanted = {**made, "sources": sources.digest(chosen)}
     if path.exists():
-        found = json.loads(path.read_text())
+        try:
+            found = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError):
+            raise StartError(f"{path}: is damaged: remove {work}, or choose another") from None
         if differing := [name for name in wanted if found.get(name) != wanted[name]]:
             raise StartError(
                 f"{work} holds data of another run (other {', '.join(differing)}): "

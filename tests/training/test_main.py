@@ -39,6 +39,10 @@ def test_data_of_another_run_are_refused(twin_path: Path, tmp_path: Path, capsys
     assert training.main([*given, "--temperature", "0.7"]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "holds data of another run (other temperature)" in said
+    (args.work / "data.json").write_text("")
+    assert training.main(given) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said == f"{args.work / 'data.json'}: is damaged: remove {args.work}, or choose another"
     assert not out.exists()
 
 
