@@ -44,7 +44,6 @@ CHOICES = ("MODEL", "QUANT", "CMAKE_ARGS")  # beside the settings of both tiers
 HEADS_FILE = "medusa-heads.gguf"
 # Settings that name files: the processes run elsewhere than who started them.
 PATHS = ("MODEL_PATH", "MEDUSA_PATH", "CHAT_TEMPLATE", "API_KEYS_FILE")
-LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")
 TIERS = {"model-server": "model_server", "gateway": "api"}
 PROGRESS_EVERY_S = 10
 ANY_HOST = ("", "0.0.0.0", "::")
@@ -115,7 +114,7 @@ def _shown(folder: Path) -> Path:
 def base_in(folder: Path, quant: str) -> Path:
     """A folder's base: its only GGUF beside the heads, or the one whose name has QUANT in it."""
     found = sorted(path for path in folder.glob("*.gguf") if path.name != HEADS_FILE)
-    bases = [path for path in found if not LATER_SHARD.search(path.stem)]
+    bases = [path for path in found if places.shards(path)[0] == path]
     names = ", ".join(path.name for path in bases)
     if not bases:
         raise CannotStart(f"{folder} holds no base model: run `{places.fetch()}` first.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,6 +21,20 @@ TOOLS = {
     "verify": "model_server.tools.verify",
     "keys": "api.admission.keys",
 }
+
+
+_SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})(\.\w+)")
+
+
+def shards(path: Path) -> list[Path]:
+    """All files of what is split over several, NAME-00001-of-00003.gguf and so on, in order; the
+    file itself where its name doesn't say so.
+    """
+    if not (match := _SHARD.fullmatch(path.name)) or not int(match[2]):
+        return [path]
+    name, count, suffix = match.groups()
+    numbers = range(1, int(count) + 1)
+    return [path.with_name(f"{name}-{number:05}-of-{count}{suffix}") for number in numbers]
 
 
 def cache() -> Path:

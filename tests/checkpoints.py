@@ -35,7 +35,14 @@ class Bf16:
         return np.asarray(self.values.view(np.uint32) >> np.uint32(16), np.uint16)
 
 
-Values = npt.NDArray[Any] | Bf16
+@dataclass(frozen=True)
+class Fp8:
+    """Numbers of 8 bits, all of them 0."""
+
+    shape: tuple[int, ...]
+
+
+Values = npt.NDArray[Any] | Bf16 | Fp8
 
 
 def bf16(values: Floats) -> Floats:
@@ -46,6 +53,8 @@ def bf16(values: Floats) -> Floats:
 def _raw(values: Values) -> tuple[npt.NDArray[Any], str]:
     if isinstance(values, Bf16):
         return values.bits, "BF16"
+    if isinstance(values, Fp8):
+        return np.zeros(values.shape, np.uint8), "F8_E4M3"
     return values, _NAMES[values.dtype.name]
 
 

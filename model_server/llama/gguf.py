@@ -6,7 +6,6 @@ import ctypes
 import hashlib
 import math
 import os
-import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,13 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from model_server import places
 from model_server.llama import backend, ggml
 
 _UINT16, _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 2, 4, 5, 6, 7, 8, 9  # gguf_type
 _FINGERPRINT_BLOCKS, _FINGERPRINT_BLOCK_BYTES = 64, 65_536
 _MAX_DIMS = 4
-# As llama.cpp names the files that a large model is split over.
-_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 _POINTER, _I64, _SIZE, _TEXT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t, ctypes.c_char_p
 
@@ -86,11 +84,13 @@ def stem(path: Path) -> str:
 class GgufHeader:
     """Metadata of a GGUF file, read without loading any tensor."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_later: bool = False) -> None:
         """Raises ValueError when the file has no readable header, cannot hold its tensors, or is a
-        part of a model and others are missing.
+        part of a model and others are missing; or if it isn't the first, unless a later one
+        `is_later`.
         """
         self.path = path
+        self._is_later = is_later
         self._lib = _library()
         params = _GgufInitParams(no_alloc=True, ctx=None)
         self._gguf = self._lib.gguf_init_from_file(os.fsencode(path), params)
@@ -146,7 +146,7 @@ class GgufHeader:
         found = dict(self._own_tensors)
         for path in self.shards:
             if path != self.path:
-                other = GgufHeader(path)
+                other = GgufHeader(path, is_later=True)
                 found |= other._own_tensors
                 other.close()
         return found
@@ -161,13 +161,13 @@ class GgufHeader:
         count = 1 if index is None else int(self._lib.gguf_get_val_u16(self._gguf, index))
         if count <= 1:
             return [self.path]
-        match = _SHARD.fullmatch(self.path.name)
-        if match is None or int(match[3]) != count:
+        paths = places.shards(self.path)
+        if len(paths) != count:
             raise ValueError(
                 f"is one of {count} files, must be named NAME-00001-of-{count:05}.gguf"
             )
-        name = f"{match[1]}-{{:05}}-of-{match[3]}.gguf"
-        paths = [self.path.with_name(name.format(number)) for number in range(1, count + 1)]
+        if self.path != paths[0] and not self._is_later:
+            raise ValueError(f"is one of {count} files: name the first, {paths[0].name}")
         for path in paths:
             if not path.is_file():
                 raise ValueError(f"is one of {count} files, and {path.name} is missing")

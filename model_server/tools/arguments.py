@@ -36,11 +36,13 @@ def between(low: float, high: float) -> Callable[[str], float]:
 
 
 def lines(path: str) -> list[str]:
-    """Those of a file that aren't empty."""
+    """Those of a file that aren't empty, of which there must be one."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise argparse.ArgumentTypeError(f"{path}: must be UTF-8 text: {error.reason}") from None
-    return [line for line in text.split("\n") if line.strip()]
+    if not (found := [line for line in text.split("\n") if line.strip()]):
+        raise argparse.ArgumentTypeError(f"{path}: is empty, must hold a prompt on each line")
+    return found

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gguf.utility import SafetensorsLocal
 
+from model_server import places
 from model_server.errors import CheckpointError
 from model_server.tools import torch_file
-from model_server.tools.stored import DTYPES, Stored, stored
+from model_server.tools.stored import Stored, stored
 
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".pth")
 _HEADS_ALONE = "medusa_lm_head"
@@ -47,7 +48,7 @@ def _read(files: Iterable[Path]) -> dict[str, Stored]:
 def _files(path: Path) -> list[Path]:
     """The file itself, or a folder's: heads that lie apart, or all shards of one kind."""
     if path.is_file():
-        return [path]
+        return _complete([path])
     if not path.is_dir():
         raise CheckpointError(str(path), "no such file or folder")
     for suffix in _SUFFIXES:
@@ -57,7 +58,7 @@ def _files(path: Path) -> list[Path]:
         return shards
     for suffix in _SUFFIXES:
         if files := sorted(path.glob(f"*{suffix}")):
-            return files
+            return _complete(files)
     raise CheckpointError(str(path), f"holds no file that ends in {', '.join(_SUFFIXES)}")
 
 
@@ -68,8 +69,17 @@ def _shards(folder: Path) -> list[Path]:
         if index.is_file():
             return _indexed(index)
         if files := sorted(folder.glob(f"{stem}*{suffix}")):
-            return files
+            return _complete(files)
     return []
+
+
+def _complete(files: Sequence[Path]) -> list[Path]:
+    """With all shards that their names tell of. Raises CheckpointError where one is missing."""
+    found = {shard: file for file in files for shard in places.shards(file)}
+    for shard, file in found.items():
+        if not shard.is_file():
+            raise CheckpointError(str(shard), f"is missing, {file.name} is another part")
+    return sorted(found)
 
 
 def _indexed(index: Path) -> list[Path]:
@@ -89,7 +99,6 @@ def _safetensors(path: Path) -> dict[str, Stored]:
         return {
             name: stored(path, name, tensor.dtype, tensor.shape, tensor.data_range.offset)
             for name, tensor in SafetensorsLocal(path).tensors.items()
-            if tensor.dtype in DTYPES
         }
     except OSError:
         raise

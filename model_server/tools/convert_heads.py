@@ -56,7 +56,7 @@ def convert(source: Path, target: Path, options: ConvertOptions) -> FoundHeads:
     vocab_size = _vocab_size(source, found, options.base)
     refuse_type(source, found.hidden_size, options.file_type)
     tokens = _tokens(source, found, vocab_size, options.kept)
-    picked = options.kept
+    picked = tokens if found.picks else options.kept
     if picked is None and found.tokens is None and (found.num_rows or 0) > vocab_size:
         picked = np.arange(vocab_size)  # the others are padding
     file = Header(
@@ -123,7 +123,8 @@ def most_frequent(path: Path, count: int) -> NDArray[np.int64]:
 
 
 def _vocab_size(source: Path, found: FoundHeads, base: Base | None) -> int:
-    own = found.base_vocab_size or (None if found.tokens is not None else found.num_rows)
+    has_all_rows = found.tokens is None or found.picks
+    own = found.base_vocab_size or (found.num_rows if has_all_rows else None)
     if base is None:
         if own is None:
             problem = "the heads don't say how many tokens their base has: name it with --base"
@@ -163,12 +164,13 @@ def _tokens(
         return None
     if len(set(tokens.tolist())) < len(tokens):
         raise CheckpointError(str(source), "its token_map names a token twice")
-    for token in tokens[(tokens < 0) | (tokens >= vocab_size)]:
-        raise CheckpointError(str(source), f"token {token}: must be 0 to {vocab_size - 1}")
+    known = min(num_rows, vocab_size) if found.tokens is None or found.picks else vocab_size
+    for token in tokens[(tokens < 0) | (tokens >= known)]:
+        raise CheckpointError(str(source), f"token {token}: must be 0 to {known - 1}")
     return tokens.astype(np.int32)
 
 
-def _head(found: FoundHeads, number: int, kept: NDArray[np.int64] | None) -> HeadTensors:
+def _head(found: FoundHeads, number: int, kept: NDArray[np.integer] | None) -> HeadTensors:
     blocks: list[tuple[Iterable[Floats], Floats | None]] = []
     for block in range(found.num_blocks):
         bias = found.biases.get((number, block))

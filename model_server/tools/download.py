@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from model_server import places
 from model_server.errors import SettingError
@@ -19,13 +20,13 @@ from model_server.tools.outcome import exit_code, require_space
 from model_server.tools.presets import HEADS_FILE, MODELS, PRESETS, HubFile
 
 _FILE = re.compile(r"(?P<repo>[^/]+/[^/]+)/(?P<file>.+)")
-_PAGE = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/([^?]+)(?:\?.*)?")
+_PAGE = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/([^?#]+)(?:[?#].*)?")
 
 
 def fetch(source: HubFile, folder: Path) -> None:
     """Fetch one file into a folder. Raises DownloadError, NoSpaceError, or OSError of the disk."""
     target = folder / source.name
-    if target.exists():
+    if hub.is_there(source, target):
         print(f"Nothing to do: {target} is there.")
         return
     download = hub.look_up(source, target)
@@ -36,7 +37,7 @@ def fetch(source: HubFile, folder: Path) -> None:
 def source_named(what: str, revision: str) -> HubFile:
     """OWNER/REPO/FILE, or the address of a file's page. Raises SettingError."""
     if page := _PAGE.fullmatch(what):
-        return HubFile(page[1], page[3], page[2])
+        return HubFile(page[1], unquote(page[3]), unquote(page[2]))
     if "://" not in what and (file := _FILE.fullmatch(what)):
         return HubFile(file["repo"], file["file"], revision)
     names = ", ".join(PRESETS)
@@ -46,7 +47,7 @@ def source_named(what: str, revision: str) -> HubFile:
 def next_command(target: Path) -> str:
     """What one does with a file that was fetched."""
     if target.suffix == ".gguf":
-        return places.serve(str(_shown(target)))
+        return places.serve(str(_shown(places.shards(target)[0])))
     base = next(iter(_bases(target.parent)), Path("BASE.gguf"))
     heads = target.parent / HEADS_FILE
     convert = places.program("model_server.tools.convert_heads")
@@ -61,7 +62,8 @@ def _shown(target: Path) -> Path:
 
 
 def _bases(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.gguf") if path.name != HEADS_FILE)
+    found = sorted(path for path in folder.glob("*.gguf") if path.name != HEADS_FILE)
+    return [path for path in found if places.shards(path)[0] == path]
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -72,7 +74,11 @@ def _run(args: argparse.Namespace) -> None:
             raise SettingError("--quant", problem)
         folder = args.out or MODELS / source.repo.partition("/")[2]
         fetch(source, folder)
-        print(f"Next: {next_command(folder / source.name)}")
+        target = folder / source.name
+        if missing := [each.name for each in places.shards(target) if not each.exists()]:
+            print(f"Still missing of this model: {', '.join(missing)}")
+        else:
+            print(f"Next: {next_command(target)}")
         return
     from model_server.tools.preset_files import PresetFiles, prepare  # llama.cpp makes them
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from model_server.llama import ggml
 
 Floats = NDArray[np.float32]
+_MAX_F16 = np.finfo(np.float16).max
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,19 @@ class OutputTensor:
 
 
 def encode(rows: Floats, type_: Type) -> NDArray[np.generic]:
-    """A block of rows in the given type, by ggml's own quantizer."""
+    """A block of rows in the given type, by ggml's own quantizer.
+
+    Raises OverflowError where a value is beyond the type: each rests on numbers in F16.
+    """
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     if type_ == Type.F32:
         return rows
-    return ggml.quantize(type_, rows)
+    encoded = ggml.quantize(type_, rows)
+    if max(rows.max(), -rows.min()) > _MAX_F16:  # else it can't be
+        stored = encoded.view(np.uint8).reshape(len(rows), -1)
+        if not np.isfinite(ggml.dequantize(type_, stored, rows.shape[-1])).all():
+            raise OverflowError
+    return encoded
 
 
 def encode_all(blocks: Iterable[Floats], type_: Type) -> Iterator[NDArray[np.generic]]:
@@ -108,6 +117,7 @@ def whole(path: Path) -> Iterator[Path]:
             raise OSError(errno.EBUSY, problem, str(path)) from None
         try:
             yield part
+            os.fsync(mine)  # else a machine that loses power may be left with an empty file
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)

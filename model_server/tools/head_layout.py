@@ -5,6 +5,7 @@ Configs are not asked: those of published heads name the wrong number of them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +30,8 @@ _FULL_MODEL_OUTPUT = "lm_head.weight"
 class FoundHeads:
     """Tensors by head, and by block within it. Without `outputs` the base's matrix is shared.
 
-    `tokens`: ids that the output rows stand for. `base_vocab_size`: of a full model, which has the
+    `tokens`: ids that the output rows stand for, or of the only rows that count where there are
+    more (`picks`). `base_vocab_size`: of a full model, which has the
     base's own output matrix.
     """
 
@@ -54,6 +56,11 @@ class FoundHeads:
         """Of the base."""
         first, *_ = (*self.weights.values(), *self.outputs.values())
         return first.shape[-1]
+
+    @property
+    def picks(self) -> bool:
+        """Whether `tokens` are those of more rows that count."""
+        return self.tokens is not None and (self.num_rows or 0) > self.tokens.shape[0]
 
     @property
     def num_rows(self) -> int | None:
@@ -133,15 +140,21 @@ class _Check:
             if self.found.outputs:
                 self._output(head)
         if self.found.tokens is not None:
-            rows = self.found.num_rows
-            if rows is None:
-                raise self._error("token_map without output matrices of the heads' own")
-            self.found.tokens.must_be(INTEGERS, (rows,))
+            self._tokens(self.found.tokens)
 
     def _shared_by_all(self) -> None:
         """vLLM's `original_lm_head` stores the base's own matrix as that of head 0."""
         if self.found.num_heads > 1 and list(self.found.outputs) == [0] and not self.output_at:
             self.found.outputs.clear()
+
+    def _tokens(self, tokens: Stored) -> None:
+        """vLLM's `token_map`: of each row, or of those that it picks of more, or of the base's."""
+        num_tokens = math.prod(tokens.shape)
+        tokens.must_be(INTEGERS, (num_tokens,))
+        if not 0 < num_tokens <= (self.found.num_rows or num_tokens):
+            raise self._error(
+                f"token_map has {num_tokens} tokens, must have 1 to {self.found.num_rows}"
+            )
 
     def _block(self, head: int, block: int) -> None:
         hidden = self.found.hidden_size

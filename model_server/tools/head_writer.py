@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
+from model_server.errors import CheckpointError
 from model_server.medusa.head_file import (
     ARCHITECTURE,
     FORMAT_VERSION,
@@ -62,8 +64,11 @@ class Header:
 
 
 def write(path: Path, heads: Sequence[HeadTensors], file: Header) -> Path:
-    """Write the heads as a GGUF file, which appears when it is whole."""
-    with whole(path) as part:
+    """Write the heads as a GGUF file, which appears when it is whole.
+
+    Raises CheckpointError where a value is beyond the type, or OSError of the disk.
+    """
+    with whole(path) as part, _range_in_words(path, file.file_type):
         writer = gguf.GGUFWriter(part, ARCHITECTURE)
         writer.add_name(file.name)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -79,6 +84,15 @@ def write(path: Path, heads: Sequence[HeadTensors], file: Header) -> Path:
         writer.add_string("medusa.base_fingerprint", file.base_fingerprint)
         write_tensors(writer, _tensors(heads, file))
     return path
+
+
+@contextmanager
+def _range_in_words(path: Path, file_type: str) -> Iterator[None]:
+    try:
+        yield
+    except OverflowError:
+        problem = f"would hold values that {file_type} has no numbers for: choose --type F32"
+        raise CheckpointError(str(path), problem) from None
 
 
 def _tensors(heads: Sequence[HeadTensors], file: Header) -> Iterator[OutputTensor]:

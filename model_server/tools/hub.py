@@ -78,6 +78,7 @@ class Download:
                 self._fetch(file, progress)
             file.flush()
             self._check()
+            _note(self.target).write_text(f"{_described(self.source)}\n")
             os.replace(self.part, self.target)
         for other_version in self.target.parent.glob(f"{self.target.name}.*.part"):
             other_version.unlink()
@@ -138,6 +139,26 @@ class Download:
                 digest.update(block)
                 progress(done := done + len(block))
         return digest.hexdigest()
+
+
+def is_there(source: HubFile, target: Path) -> bool:
+    """Whether it was fetched, or put there by hand. Raises DownloadError where it is another's."""
+    if not target.exists():
+        return False
+    note = _note(target)
+    if note.exists() and (known := note.read_text().strip()) != _described(source):
+        problem = f"{target} is {known}: name another folder by --out, or remove it"
+        raise DownloadError(str(source), problem)
+    return True
+
+
+def _note(target: Path) -> Path:
+    """Where it stands which file of which repository a file is."""
+    return target.with_name(f"{target.name}.source")
+
+
+def _described(source: HubFile) -> str:
+    return f"{source}, revision {source.revision}"
 
 
 def look_up(source: HubFile, target: Path) -> Download:

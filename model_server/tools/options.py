@@ -39,7 +39,7 @@ _TRAINING: Sequence[tuple[str, Callable[[str], float], float, str]] = (
     ("--batch", at_least(1), 512, "positions a step"),
     ("--learning-rate", between(0, 1), 1e-3, "at its peak"),
     ("--dropout", between(0, 0.9), 0.2, "share of the values that a step leaves out"),
-    ("--seed", at_least(0), 0, "of all that goes by chance"),
+    ("--seed", at_least(0, 2**32 - 1), 0, "of all that goes by chance"),
 )
 
 Words = Sequence[str] | None

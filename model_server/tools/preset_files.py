@@ -48,7 +48,7 @@ class PresetFiles:
             wanted.append((self.preset.base, self.published_base))
         if not self.heads.exists():
             wanted.append((self.preset.heads, self.published_heads))
-        found = [hub.look_up(*each) for each in wanted if not each[1].exists()]
+        found = [hub.look_up(*each) for each in wanted if not hub.is_there(*each)]
         sizes = {download.target: download.size for download in found}
         missing_bytes = sum(download.missing_bytes for download in found)
         require_space(self.folder, missing_bytes + self._made_bytes(sizes))

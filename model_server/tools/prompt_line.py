@@ -15,9 +15,10 @@ def encode(line: str, encoder: PromptEncoder, place: str) -> list[int]:
     """Its tokens. Raises PromptsError, which names the `place`.
 
     Plain text is what a user says where the model has a chat template, else where an answer begins.
+    Blanks around it are none of it.
     """
     try:
-        return encoder.encode(_request(line, can_chat=encoder.can_chat))
+        return encoder.encode(_request(line.strip(), can_chat=encoder.can_chat))
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"{part}: " for part in first["loc"])

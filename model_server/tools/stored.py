@@ -34,7 +34,10 @@ _BYTES_AT_ONCE = 16 * 2**20  # of float32
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor in a file, contiguous from `offset` on. `dtype` is a key of DTYPES."""
+    """One tensor in a file, contiguous from `offset` on.
+
+    `dtype` is a key of DTYPES, or a type that only `must_be` knows what to do with: refuse it.
+    """
 
     path: Path
     name: str
@@ -44,10 +47,11 @@ class Stored:
 
     @property
     def end(self) -> int:
-        """The byte behind its last one."""
-        return self.offset + math.prod(self.shape) * DTYPES[self.dtype].itemsize
+        """The byte behind its last one, as far as the type is known."""
+        size = DTYPES[self.dtype].itemsize if self.dtype in DTYPES else 0
+        return self.offset + math.prod(self.shape) * size
 
-    def blocks(self, picked: NDArray[np.int64] | None = None) -> Iterator[NDArray[np.float32]]:
+    def blocks(self, picked: NDArray[np.integer] | None = None) -> Iterator[NDArray[np.float32]]:
         """The rows of a matrix, all or those picked, widened, some at a time.
 
         Raises CheckpointError where a value is not a finite number.

@@ -13,7 +13,7 @@ from pathlib import Path
 from model_server.config import read_settings
 from model_server.engine.layout import context_options
 from model_server.engine.prompt import PromptEncoder, choose_template
-from model_server.errors import PromptsError, StartError
+from model_server.errors import RequestError, StartError
 from model_server.llama.model import Model
 from model_server.tools import options
 from model_server.tools.convert_heads import read_base
@@ -27,12 +27,11 @@ from model_server.tools.outcome import exit_code
 from model_server.tools.progress import Progress
 from model_server.training import ask, needs, sources
 from model_server.training.collect import CollectOptions, Collector
-from model_server.training.corpus import Corpus
+from model_server.training.corpus import Corpus, alone
 from model_server.training.lanes import Lanes
 from model_server.training.sources import Source
 
-_MAX_EXAMINED = 40  # prompts
-_PROMPT_ROOM = 512  # cells of the KV cache for each prompt, at most
+_MIN_EXAMINED, _MAX_EXAMINED = 2, 40  # prompts
 _SHOWN_CHARS = 60  # of a prompt that is refused
 _CELL_BLOCK = 256  # a lane has whole blocks
 
@@ -43,12 +42,14 @@ def build(args: argparse.Namespace) -> Report:
     Raises StartError, RequestError, or OSError of the disk.
     """
     needs.check(args)
-    data = collect(args)
-    train(args, data.corpus)
-    try:
-        report = doctor.examine(args.base, args.target, doctor_options(args, data.judged))
-    except PromptsError as error:
-        raise StartError(f"{args.target} is written, but can't be judged: {error}") from None
+    with alone(args.work):
+        data = collect(args)
+        _refuse_unjudgeable(args, data)
+        train(args, data.corpus)
+        try:
+            report = doctor.examine(args.base, args.target, doctor_options(args, data))
+        except (StartError, RequestError) as error:
+            raise StartError(f"{args.target} is written, but can't be judged: {error}") from None
     print(text.render(report))
     print(write_back(args.target, report))
     print(f"{args.work} is not needed any more.")
@@ -56,43 +57,44 @@ def build(args: argparse.Namespace) -> Report:
 
 
 class Author:
-    """BASE as it writes: its prompts' encoder, and lanes to write in. `close` frees all."""
+    """BASE as it writes: its prompts' encoder, and lanes to write in. `close` frees the weights."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         """Raises StartError."""
-        settings = read_settings(model_path=args.base, exact=args.exact, model_context_size=0)
+        self._at_once = args.at_once
+        self._settings = read_settings(model_path=args.base, exact=args.exact, model_context_size=0)
         with Progress(f"loading {args.base.name}", 1) as progress:
-            self.model = model = Model(args.base, settings.n_gpu_layers, progress)
-        self.room = _room(args, model.context_size)
-        cells = args.at_once * self.room
-        options = context_options(
-            settings.model_copy(update={"kv_cache_tokens": cells}), context_size=self.room
-        )
-        self.lanes = Lanes(model, replace(options, num_seqs=args.at_once))
+            self.model = model = Model(args.base, self._settings.n_gpu_layers, progress)
         template = choose_template(
-            model.chat_template, settings.chat_template, f"{model.name} {model.path.stem}"
+            model.chat_template, self._settings.chat_template, f"{model.name} {model.path.stem}"
         )
-        self.encoder = PromptEncoder(model.vocab, template, self.room)
+        self.encoder = PromptEncoder(model.vocab, template, model.context_size)
 
     def close(self) -> None:
-        """Free the context and the weights."""
-        self.lanes.close()
+        """Free the weights."""
         self.model.close()
 
+    def room(self, num_tokens: int) -> int:
+        """Tokens of a lane for texts of so many: in whole blocks, within the context."""
+        return min(-(-num_tokens // _CELL_BLOCK) * _CELL_BLOCK, self.model.context_size)
 
-def _room(args: argparse.Namespace, context_size: int) -> int:
-    """Tokens of a lane: the longest prompt and its answer, in whole blocks, within the context."""
-    prompt = max(args.piece_tokens, _PROMPT_ROOM if args.prompts or args.ask else 0)
-    room = max(args.answer_tokens + prompt, args.text_tokens if args.texts else 0)
-    return int(min(-(-room // _CELL_BLOCK) * _CELL_BLOCK, context_size))
+    def lanes(self, num_tokens: int) -> Lanes:
+        """Lanes for texts of so many tokens, to be closed before the weights. Raises StartError."""
+        room = self.room(num_tokens)
+        cells = {"kv_cache_tokens": self._at_once * room}
+        options = context_options(self._settings.model_copy(update=cells), context_size=room)
+        return Lanes(self.model, replace(options, num_seqs=self._at_once))
 
 
 @dataclass(frozen=True)
 class Data:
-    """A corpus, and the prompts that were held out of it."""
+    """A corpus, and the prompts that were held out of it. `room`: of the longest with its answer,
+    in tokens.
+    """
 
     corpus: Corpus
     judged: Sequence[Source]
+    room: int
 
 
 def collect(args: argparse.Namespace) -> Data:
@@ -103,9 +105,31 @@ def collect(args: argparse.Namespace) -> Data:
         _same_data(args.work, {"base": author.model.fingerprint, **vars(made)}, chosen)
         corpus = Corpus(args.work, author.model.hidden_size)
         needs.check_space(args, chosen[corpus.num_texts :])
-        with Progress("collecting", len(chosen)) as progress:
-            Collector(author.lanes, corpus, made).run(chosen, progress)
-        return Data(corpus, [source for source in chosen if source.held_out(args.held_out)])
+        longest = max(_num_tokens(source, args) for source in chosen)
+        with (
+            closing(author.lanes(longest)) as lanes,
+            Progress("collecting", len(chosen)) as progress,
+        ):
+            Collector(lanes, corpus, made).run(chosen, progress)
+        judged = [source for source in chosen if source.held_out(args.held_out)]
+        return Data(corpus, judged, author.room(longest))
+
+
+def _num_tokens(source: Source, args: argparse.Namespace) -> int:
+    """At most, with the answer. The beginning of a text is answered when heads are judged by it."""
+    num_tokens = len(source.tokens)
+    if source.answered:
+        return num_tokens + int(args.answer_tokens)
+    return max(num_tokens, min(num_tokens, args.piece_tokens) + args.answer_tokens)
+
+
+def _refuse_unjudgeable(args: argparse.Namespace, data: Data) -> None:
+    """Raises PromptsError where the doctor would: found before the training rather than after."""
+    said = [
+        length - 1 if source.answered else args.answer_tokens
+        for source, length in zip(data.judged, data.corpus.lengths(held_out=True), strict=True)
+    ]
+    doctor.refuse_too_short(said[:_MAX_EXAMINED], args.heads, "what was held out")
 
 
 def train(args: argparse.Namespace, corpus: Corpus) -> None:
@@ -146,14 +170,19 @@ def train(args: argparse.Namespace, corpus: Corpus) -> None:
     heads.write(trained, read_base(args.base), args.target, args.type)
 
 
-def doctor_options(args: argparse.Namespace, judged: Sequence[Source]) -> doctor.ExamineOptions:
-    """The held-out prompts, and the beginnings of held-out texts."""
+def doctor_options(args: argparse.Namespace, data: Data) -> doctor.ExamineOptions:
+    """The held-out prompts, and the beginnings of held-out texts, in the context of the data."""
+    beginning = max(min(args.piece_tokens, data.room - args.answer_tokens), 1)
     given = [
-        Prompt(tokens=source.tokens[: None if source.answered else args.piece_tokens])
-        for source in judged[:_MAX_EXAMINED]
+        Prompt(tokens=source.tokens[: None if source.answered else beginning])
+        for source in data.judged[:_MAX_EXAMINED]
     ]
     return doctor.ExamineOptions(
-        num_tokens=args.answer_tokens, seed=args.seed, given=given, exact=args.exact
+        num_tokens=args.answer_tokens,
+        seed=args.seed,
+        given=given,
+        exact=args.exact,
+        context_size=data.room,
     )
 
 
@@ -177,14 +206,15 @@ def _sources(args: argparse.Namespace, author: Author) -> list[Source]:
     chosen = sources.choose(asked, args.num, args.seed)
     chosen += sources.choose(texts, args.num_texts, args.seed)
     num_held_out = sum(source.held_out(args.held_out) for source in chosen)
-    if not 0 < num_held_out < len(chosen):
+    if not _MIN_EXAMINED <= num_held_out < len(chosen):
         raise StartError(
-            f"{len(chosen)} texts, {num_held_out} of them held out: both training and judging need "
-            "some, and all pieces of a file go together; give more by --ask, --prompts, --pieces "
-            "or --texts, or change --held-out"
+            f"{len(chosen)} texts, {num_held_out} of them held out: judging needs "
+            f"{_MIN_EXAMINED}, training others, and all pieces of a file go together; give more "
+            "by --ask, --prompts, --pieces or --texts, or change --held-out"
         )
     for source in chosen:
-        _refuse_too_long(source, args.answer_tokens if source.answered else 0, author.room)
+        answer_tokens = args.answer_tokens if source.answered else 0
+        _refuse_too_long(source, answer_tokens, author.model.context_size)
     return chosen
 
 
@@ -193,9 +223,12 @@ def _asked(args: argparse.Namespace, author: Author) -> Path:
     path: Path = args.work / f"asked-{args.ask}-{args.seed}.jsonl"
     if not path.exists():
         args.work.mkdir(parents=True, exist_ok=True)
-        ask.save(
-            path, ask.ask(args.ask, args.seed, author.lanes, author.encoder, author.model.vocab)
-        )
+        beginning = ask.user_turn(author.encoder)
+        kept = path.with_suffix(f".{author.model.fingerprint[:12]}.part")  # another base asks anew
+        asking = ask.Asking(args.ask, args.seed, kept)
+        with closing(author.lanes(len(beginning) + ask.MAX_PROMPT_TOKENS)) as lanes:
+            ask.save(path, ask.ask(asking, lanes, beginning, author.model.vocab))
+        kept.unlink()
     return path
 
 
@@ -214,7 +247,10 @@ def _same_data(work: Path, made: dict[str, object], chosen: Sequence[Source]) ->
     path = work / "data.json"
     wanted = {**made, "sources": sources.digest(chosen)}
     if path.exists():
-        found = json.loads(path.read_text())
+        try:
+            found = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError):
+            raise StartError(f"{path}: is damaged: remove {work}, or choose another") from None
         if differing := [name for name in wanted if found.get(name) != wanted[name]]:
             raise StartError(
                 f"{work} holds data of another run (other {', '.join(differing)}): "

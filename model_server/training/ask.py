@@ -5,6 +5,8 @@ user speaks, and what the model goes on with. So heads need no data but the mode
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from model_server.contract.protocol import GenerateRequest, Message
@@ -19,19 +21,37 @@ MAX_PROMPT_TOKENS = 160  # one that is longer, or never ends, is no question
 _TEMPERATURE = 1.0
 
 
-def ask(num: int, seed: int, lanes: Lanes, encoder: PromptEncoder, vocab: Vocab) -> list[str]:
-    """About `num` different prompts, fewer where the model repeats itself. Raises StartError."""
-    beginning = user_turn(encoder)
+@dataclass(frozen=True)
+class Asking:
+    """How many prompts, by which seed. `kept`: file of those that are there, behind which an
+    interrupted asking goes on.
+    """
+
+    num: int
+    seed: int
+    kept: Path
+
+
+def ask(asking: Asking, lanes: Lanes, beginning: list[int], vocab: Vocab) -> list[str]:
+    """About `num` different prompts, fewer where the model repeats itself. Raises OSError.
+
+    `beginning`: of the user's turn.
+    """
+    found = _known(asking.kept)
+    missing = [number for number in range(asking.num) if number not in found]
     wanted = [
-        Wanted(beginning, MAX_PROMPT_TOKENS, _TEMPERATURE, seed + number) for number in range(num)
+        Wanted(beginning, MAX_PROMPT_TOKENS, _TEMPERATURE, asking.seed + number)
+        for number in missing
     ]
-    found: dict[int, str] = {}
-    with Progress("asking", num) as progress:
-        for done, (number, written) in enumerate(lanes.write(wanted), 1):
-            if text := _prompt(written, vocab):
-                found[number] = text
-            progress(done)
-    return list(dict.fromkeys(found[number] for number in sorted(found)))
+    with asking.kept.open("a") as file, Progress("asking", asking.num) as progress:
+        for place, written in lanes.write(wanted):
+            number = missing[place]
+            found[number] = _prompt(written, vocab)
+            # The line break comes first: behind a line cut short the next is still one of its own.
+            file.write("\n" + json.dumps([number, found[number]]))
+            file.flush()
+            progress(len(found))
+    return list(dict.fromkeys(found[number] for number in sorted(found) if found[number]))
 
 
 def user_turn(encoder: PromptEncoder) -> list[int]:
@@ -54,6 +74,16 @@ def save(path: Path, prompts: list[str]) -> None:
             json.dumps({"messages": [{"role": "user", "content": prompt}]}) for prompt in prompts
         )
         part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _known(path: Path) -> dict[int, str]:
+    """Texts by number, as far as their lines were written to the end."""
+    found = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with suppress(ValueError):
+            number, text = json.loads(line)
+            found[number] = text
+    return found
 
 
 def _prompt(written: Written, vocab: Vocab) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from model_server.errors import StartError
 
 NO_TARGET = -100  # what PyTorch's cross entropy leaves out
 
@@ -65,6 +69,11 @@ class Corpus:
         self._lengths.append(len(tokens))
         self._held_out.append(held_out)
 
+    def lengths(self, *, held_out: bool) -> list[int]:
+        """Tokens of each text, in order."""
+        both = zip(self._lengths, self._held_out, strict=True)
+        return [length for length, is_held_out in both if is_held_out == held_out]
+
     def states(self) -> NDArray[np.float16]:
         """(tokens, hidden size), mapped and not yet read."""
         shape = (self.num_tokens, self._hidden_size)
@@ -100,6 +109,21 @@ class Corpus:
         os.truncate(self._states, self.num_tokens * row_bytes)
         os.truncate(self._tokens, self.num_tokens * 4)
         os.truncate(self._texts, kept)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Makes the folder and holds its lock: two that append to one corpus would mix their texts.
+
+    Raises StartError where another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("ab") as mine:
+        try:
+            fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartError(f"{folder}: another training uses it") from None
+        yield
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

@@ -142,10 +142,13 @@ def common_beginning(texts: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _choose(logits: NDArray[np.float32], lane: _Lane) -> int:
-    """The best token, or Gumbel-max: the best of logits / temperature - log(exponential)."""
+    """The best token, or Gumbel-max: the best of logits / temperature - log(exponential).
+
+    In float32 one exponential in 2^23 is 0, and its token wins whatever its logit; here in 2^53.
+    """
     if not lane.wanted.temperature:
         return int(logits.argmax())
-    noise = lane.noise.standard_exponential(len(logits), np.float32)
+    noise = lane.noise.standard_exponential(len(logits))
     return int((logits / lane.wanted.temperature - np.log(noise)).argmax())
 
 

@@ -90,7 +90,7 @@ def digest(sources: Sequence[Source]) -> str:
 def _read(path: Path, *, is_named: bool) -> SourceText | None:
     """None where a file that merely lies in a folder is no text."""
     try:
-        return SourceText(path.read_text(encoding="utf-8"), str(path))
+        return SourceText(path.read_text(encoding="utf-8-sig"), str(path))
     except OSError as error:
         raise StartError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:

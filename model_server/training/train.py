@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -138,9 +139,11 @@ class Trainer:
         )
 
     def load(self, path: Path) -> bool:
-        """Go on from a checkpoint, if there is one of the same recipe."""
+        """Go on from a checkpoint, if there is one of the same recipe. Raises StartError."""
         if not path.exists():
             return False
+        if not zipfile.is_zipfile(path):  # what ends a zip is missing in one that was cut off
+            raise StartError(f"{path}: is cut off: remove it, and training begins anew")
         state = torch.load(path, map_location=self._device, weights_only=True)
         if state["recipe"] != asdict(self.recipe):
             return False

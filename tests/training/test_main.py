@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from model_server.errors import PromptsError, RequestError
 from model_server.tools import options
+from model_server.tools.doctor import examine
 from model_server.tools.outcome import INTERRUPTED
 from model_server.training import __main__ as training
+from model_server.training.corpus import alone
+from model_server.training.sources import Source
+from tests import twin
 from tests.structure.modules import ROOT
 from tests.training.commands import QUICK, prompts, run
 
@@ -34,6 +39,10 @@ def test_data_of_another_run_are_refused(twin_path: Path, tmp_path: Path, capsys
     assert training.main([*given, "--temperature", "0.7"]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "holds data of another run (other temperature)" in said
+    (args.work / "data.json").write_text("")
+    assert training.main(given) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said == f"{args.work / 'data.json'}: is damaged: remove {args.work}, or choose another"
     assert not out.exists()
 
 
@@ -44,6 +53,11 @@ def test_data_of_another_run_are_refused(twin_path: Path, tmp_path: Path, capsys
         (["--prompts", "{empty}"], "0 texts, 0 of them held out"),
         (["--prompts", "{one}"], "1 texts, 0 of them held out"),
         (["--prompts", "{many}", "--at-once", "1", "--held-out", "0"], "0 of them held out"),
+        (["--prompts", "{three}", "--held-out", "{share}"], "3 texts, 1 of them held out"),
+        (
+            ["--prompts", "{many}", "--answer-tokens", "4"],
+            "what was held out: too few answers of more than 5 tokens to judge by",
+        ),
         (
             ["--prompts", "{many}", "--answer-tokens", "9999"],
             "--answer-tokens 9999, exceed the context of",
@@ -64,11 +78,42 @@ def test_what_can_not_be_learnt_from_is_said(
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "one").write_text("one\n")
     prompts(tmp_path / "many", 40)
-    names = {name: tmp_path / name for name in ("empty", "one", "many")}
-    given = [option.format(**names) for option in options]
+    prompts(tmp_path / "three", 3)
+    names = {name: tmp_path / name for name in ("empty", "one", "three", "many")}
+    given = [option.format(**names, share=share_of_one(names["three"])) for option in options]
     assert training.main([str(twin_path), str(tmp_path / "heads.gguf"), *given]) == 1
     assert problem in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "heads.gguf").exists()
+
+
+def test_two_trainings_in_one_folder_are_refused(
+    twin_path: Path, tmp_path: Path, capsys: Capsys
+) -> None:
+    out = tmp_path / "heads.gguf"
+    with alone(tmp_path / "work"):
+        assert run(twin_path, out, "--work", str(tmp_path / "work")) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"{tmp_path / 'work'}: another training uses it"
+    assert not (tmp_path / "work" / "texts.jsonl").exists()
+
+
+def share_of_one(path: Path) -> float:
+    """What --held-out must be to hold out one line of a file."""
+    lines = [Source([], line) for line in path.read_text().splitlines()]
+    shares = (number / 1_000 for number in range(1_000))
+    return next(share for share in shares if sum(each.held_out(share) for each in lines) == 1)
+
+
+def test_a_long_prompt_has_room(twin_path: Path, tmp_path: Path) -> None:
+    """As much as the model's context has."""
+    path = prompts(tmp_path / "p.txt", 20)
+    with path.open("a") as file:
+        file.write(twin.prompt_text(twin.prompt(900, 99)) + "\n")
+    few = ["--answer-tokens", "3", "--held-out", "0.3", "--at-once", "2"]
+    given = [str(twin_path), str(tmp_path / "heads.gguf"), "--prompts", str(path), *few]
+    data = training.collect(options.heads(given))
+    assert data.corpus.num_texts == 21
+    assert data.room == 1_024
 
 
 def test_one_request_at_a_time(twin_path: Path, tmp_path: Path) -> None:
@@ -106,11 +151,29 @@ def test_an_interrupted_command_goes_on(
     assert "\r" not in again.stderr
 
 
+@pytest.mark.parametrize("error", [PromptsError("prompts", "no"), RequestError("no")])
 def test_heads_that_cannot_be_judged_are_still_written(
-    twin_path: Path, tmp_path: Path, capsys: Capsys
+    error: Exception,
+    twin_path: Path,
+    tmp_path: Path,
+    capsys: Capsys,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(examine, "examine", refuse)
     out = tmp_path / "heads.gguf"
-    assert run(twin_path, out, "--num", "12", "--held-out", "0.1", "--answer-tokens", "6") == 1
+    assert run(twin_path, out, "--epochs", "1") == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"{out} is written, but can't be judged: what was held out: too few")
+    assert said == f"{out} is written, but can't be judged: {error}"
     assert out.exists()
+
+
+def test_heads_are_judged_in_the_context_that_they_were_trained_in(
+    twin_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the settings of the server."""
+    for name in ("MODEL_CONTEXT_SIZE", "KV_CACHE_TOKENS"):
+        monkeypatch.setenv(name, "48")
+    assert run(twin_path, tmp_path / "heads.gguf", "--epochs", "1") == 0

@@ -49,6 +49,12 @@ def test_what_would_fail_in_the_end_fails_at_once(
     assert not Path(f"{out}.training").exists()
 
 
+def test_a_seed_that_pytorch_can_not_take_is_refused_at_once(capsys: Capsys) -> None:
+    with pytest.raises(SystemExit):
+        options.heads(["base.gguf", "heads.gguf", "--seed", str(2**32)])
+    assert "from 0 to 4294967295, not 4294967296" in capsys.readouterr().err
+
+
 def test_what_it_takes_is_said(twin_path: Path, tmp_path: Path, capsys: Capsys) -> None:
     """For each weight 4 bytes 6 times in memory, 8 times on the disk; and the base's output and
     embedding.

@@ -28,6 +28,16 @@ def test_a_line_is_a_prompt(twin: Model, encoder: PromptEncoder, tmp_path: Path)
     ]
 
 
+def test_neither_blanks_nor_a_mark_of_utf8_belong_to_a_line(
+    twin: Model, encoder: PromptEncoder, tmp_path: Path
+) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "one"}\n  {"prompt": "two"}\n three \n')
+    found = sources.prompts([path], encoder)
+    words = [twin.vocab.tokenize(word) for word in ("one", "two", "three")]
+    assert [source.tokens for source in found] == [[twin.vocab.bos, *word] for word in words]
+
+
 def test_a_line_is_what_a_user_says_where_there_is_a_template(twin: Model, tmp_path: Path) -> None:
     encoder = PromptEncoder(twin.vocab, VICUNA_TEMPLATE, 256)
     path = tmp_path / "prompts.txt"

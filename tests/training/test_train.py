@@ -119,6 +119,18 @@ def silent(*_: object) -> None:
     """Says nothing."""
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_checkpoint_that_was_cut_off_is_named(share: float, data: Data, tmp_path: Path) -> None:
+    recipe = train.Recipe(heads.HeadShape(num_heads=1))
+    trainer, path = train.Trainer(*data, recipe, "cpu"), tmp_path / "checkpoint.pt"
+    trainer._save(path)
+    assert trainer.load(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(StartError, match=r"checkpoint\.pt: is cut off: remove it"):
+        trainer.load(path)
+
+
 def test_another_recipe_starts_anew(data: Data, tmp_path: Path) -> None:
     recipe = train.Recipe(heads.HeadShape(num_heads=1), epochs=1, batch_size=64)
     train.Trainer(*data, recipe, "cpu").run(tmp_path / "a.pt", silent)

@@ -1,4 +1,4 @@
-"""Heads on their base: do they fit, are they right, what do they win? Nothing is written."""
+"""Heads on their base: do they fit, are they right, what do they win? No file is changed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_server.config import ModelServerSettings, read_settings
 from model_server.engine.leaves import leaf_blocks
+from model_server.engine.startup import Served
 from model_server.errors import HeadFileError, PromptsError
 from model_server.llama.context import MAX_SEQS
 from model_server.medusa.head_file import HeadFile
+from model_server.medusa.heads import HeadOptions, Heads
 from model_server.medusa.limits import MAX_HEADS
 from model_server.speculation.confidence import HeadConfidence
 from model_server.tools.answers import loaded
@@ -35,6 +38,7 @@ from model_server.tools.doctor.report import Kept, Report, Sample, Table
 from model_server.tools.doctor.speed import Speed
 from model_server.tools.doctor.track import Track
 from model_server.tools.doctor.trim import Trim
+from model_server.tools.doctor.write_back import write_uncalibrated
 from model_server.tools.options import NUM_PROMPTS, NUM_TOKENS
 
 
@@ -44,6 +48,7 @@ class ExamineOptions:
 
     `given`: these instead, which were held out. `any_base`: try heads that were made for another
     base too. `keep`: tokens that heads are to be trimmed to, 0: only what that would win is said.
+    `context_size`: in tokens; 0: the settings'.
     """
 
     prompts: Path | None = None
@@ -54,6 +59,7 @@ class ExamineOptions:
     given: Sequence[Prompt] = ()
     exact: bool = False
     keep: int = 0
+    context_size: int = 0
 
     @property
     def source(self) -> str:
@@ -70,6 +76,7 @@ class _Seen:
     tracks: Sequence[Track]
     n_threads: int
     speed: Speed
+    kept: Kept | None
 
 
 def examine(base: Path, heads: Path, options: ExamineOptions | None = None) -> Report:
@@ -86,8 +93,14 @@ def examine(base: Path, heads: Path, options: ExamineOptions | None = None) -> R
         medusa_mode="auto",
         medusa_max_tokens_per_step=0,
         **({"exact": True} if options.exact else {}),
+        **_context(options.context_size),
     )
     return _report(_see(settings, options), settings, options)
+
+
+def _context(size: int) -> dict[str, int]:
+    """Settings of a context that is asked for, with the pool that comes with it."""
+    return {"model_context_size": size, "kv_cache_tokens": 0} if size else {}
 
 
 def _see(settings: ModelServerSettings, options: ExamineOptions) -> _Seen:
@@ -100,13 +113,16 @@ def _see(settings: ModelServerSettings, options: ExamineOptions) -> _Seen:
         _refuse_no_trim(found, options)
         requests = track.requests(served, asked, options.num_tokens)
         tracks = track.record(served, requests)
-        _refuse_too_short(tracks, found.num_heads, options)
-        return _Seen(found, file, tracks, served.context.n_threads, speed.measure(served))
+        lengths = [len(each.answer) for each in tracks]
+        refuse_too_short(lengths, found.num_heads, options.source or str(prompts.BUILT_IN))
+        kept = _kept(served, heads, file, tracks, options.keep) if options.keep else None
+        return _Seen(found, file, tracks, served.context.n_threads, speed.measure(served), kept)
 
 
-def _refuse_too_short(tracks: Sequence[Track], num_heads: int, options: ExamineOptions) -> None:
-    if not all(any(len(each.answer) > num_heads for each in half) for half in _halves(tracks)):
-        source = options.source or str(prompts.BUILT_IN)
+def refuse_too_short(lengths: Sequence[int], num_heads: int, source: str) -> None:
+    """Raises PromptsError where answers to `source` of so many tokens leave a half without one."""
+    recorded = [length for length in lengths if length >= track.MIN_TOKENS]
+    if not all(max(half, default=0) > num_heads for half in (recorded[::2], recorded[1::2])):
         problem = f"too few answers of more than {num_heads} tokens to judge by: ask for more"
         raise PromptsError(source, problem)
 
@@ -135,7 +151,7 @@ def _report(seen: _Seen, settings: ModelServerSettings, options: ExamineOptions)
         predictions,
         seen.n_threads,
         tuple(_trim(seen, settings, count) for count in _trim_sizes(seen, options)),
-        _kept(seen, options.keep) if options.keep else None,
+        seen.kept,
     )
 
 
@@ -159,10 +175,17 @@ def _trim(seen: _Seen, settings: ModelServerSettings, num_tokens: int) -> Trim:
     return Trim(num_tokens, sum(shares) / 2, speed.predict(tokens, seen.speed.decode, costs))
 
 
-def _kept(seen: _Seen, num_tokens: int) -> Kept:
-    tokens = trim.most_frequent(seen.tracks, trim.known(seen.file), num_tokens)
-    everything = scored.score([trim.restrict(track, tokens) for track in seen.tracks])
-    return Kept(tuple(tokens.tolist()), Table.of(calibration.fit(everything)))
+def _kept(
+    served: Served, heads: Path, file: HeadFile, tracks: Sequence[Track], num_tokens: int
+) -> Kept:
+    """Calibrated by what such heads propose themselves: their softmax runs over fewer tokens."""
+    tokens = trim.most_frequent(tracks, trim.known(file), num_tokens).tolist()
+    options = HeadOptions(served.context.n_threads, any_base=True)
+    with TemporaryDirectory() as folder:
+        write_uncalibrated(heads, few := Path(folder) / "few.gguf", tokens)
+        with closing(Heads(few, served.model, options)) as trimmed:
+            own = [track.follow(trimmed, t.states, t.prompt, t.answer) for t in tracks]
+    return Kept(tuple(tokens), Table.of(calibration.fit(scored.score(own))))
 
 
 def _walk(

@@ -40,7 +40,7 @@ def read(path: Path | None, count: int, seed: int) -> list[Prompt]:
     if not path.is_file():
         raise PromptsError(str(path), "no such file or folder")
     try:
-        lines = list(enumerate(map(str.strip, path.read_text("utf-8").split("\n")), 1))
+        lines = list(enumerate(map(str.strip, path.read_text("utf-8-sig").split("\n")), 1))
     except UnicodeDecodeError as error:
         raise PromptsError(str(path), f"must be UTF-8 text: {error.reason}") from None
     lines = [(number, line) for number, line in lines if line]

@@ -19,6 +19,7 @@ from model_server.tools.doctor.prompts import PIECE_TOKENS, Prompt
 from model_server.tools.doctor.states import StateReader
 from model_server.tools.progress import Progress
 
+MIN_TOKENS = 2  # of an answer, else nothing was proposed along it
 _HEAD_ROWS = 32  # states that the heads take at once
 
 
@@ -28,13 +29,14 @@ class Track:
 
     `prompt`, `answer`: their tokens, n of the latter. `ids` and `log_probs`: (n - 1, heads, ranks),
     best first. Row s was proposed behind the state that gave answer[s]: head i's candidates stand
-    for answer[s + 1 + i].
+    for answer[s + 1 + i]. `states`: (n - 1, hidden size), those states.
     """
 
     prompt: NDArray[np.int32]
     answer: NDArray[np.int32]
     ids: NDArray[np.int32]
     log_probs: NDArray[np.float32]
+    states: NDArray[np.float32]
 
     @property
     def targets(self) -> NDArray[np.int32]:
@@ -45,7 +47,7 @@ class Track:
 
 
 def record(served: Served, asked: Sequence[GenerateRequest]) -> list[Track]:
-    """A track of each answer of two tokens and more. Raises RequestError, HeadFileError."""
+    """A track of each answer of MIN_TOKENS and more. Raises RequestError, HeadFileError."""
     found: dict[str, list[int]] = {}
     with Progress("answers of the base", len(asked)) as progress:
         progress(0)
@@ -53,7 +55,7 @@ def record(served: Served, asked: Sequence[GenerateRequest]) -> list[Track]:
             found[request.id] = heard.tokens
             progress(len(found))
     texts = [(request.prompt_tokens or [], found[request.id]) for request in asked]
-    texts = [(prompt, answer) for prompt, answer in texts if len(answer) >= 2]
+    texts = [(prompt, answer) for prompt, answer in texts if len(answer) >= MIN_TOKENS]
     longest = max((len(prompt) + len(answer) for prompt, answer in texts), default=1)
     tracks: list[Track] = []
     with (
@@ -62,7 +64,8 @@ def record(served: Served, asked: Sequence[GenerateRequest]) -> list[Track]:
     ):
         for prompt, answer in texts:
             states = reader.read([*prompt, *answer])[len(prompt) - 1 : -2]
-            tracks.append(_follow(served, states, prompt, answer))
+            both = [np.array(tokens, np.int32) for tokens in (prompt, answer)]
+            tracks.append(follow(_heads(served), states, *both))
             progress(len(tracks))
     return tracks
 
@@ -96,19 +99,23 @@ def _tokens(served: Served, prompt: Prompt) -> list[int]:
     return prompt_line.encode(prompt.text, encoder, prompt.place)
 
 
-def _follow(
-    served: Served, states: NDArray[np.float32], prompt: list[int], answer: list[int]
+def follow(
+    heads: Heads,
+    states: NDArray[np.float32],
+    prompt: NDArray[np.int32],
+    answer: NDArray[np.int32],
 ) -> Track:
-    heads = _heads(served)
+    """What these heads propose along an answer, behind a track's `states`."""
     found = [
-        heads.propose(states[part], answer[part], heads.num_heads, NUM_RANKS)
+        heads.propose(states[part], answer[part].tolist(), heads.num_heads, NUM_RANKS)
         for part in _parts(len(states))
     ]
     return Track(
-        np.array(prompt, np.int32),
-        np.array(answer, np.int32),
+        prompt,
+        answer,
         np.concatenate([part.ids for part in found]),
         np.concatenate([part.log_probs for part in found]),
+        states,
     )
 
 

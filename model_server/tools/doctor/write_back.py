@@ -6,7 +6,7 @@ All other tensors and values stay as they are.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import gguf
@@ -16,7 +16,7 @@ from gguf.gguf_reader import ReaderTensor
 
 from model_server.errors import HeadFileError
 from model_server.medusa.head_file import UNKNOWN_BASE
-from model_server.tools.doctor.report import Kept, Report, Table
+from model_server.tools.doctor.report import Report, Table
 from model_server.tools.gguf_writer import OutputTensor, floats, whole, write_tensors
 from model_server.tools.progress import in_words
 
@@ -35,7 +35,8 @@ def write_back(path: Path, report: Report) -> str:
     if report.verdict.grade == "useless":
         return f"{path} was not changed: its heads are of no use to this base."
     path = path.resolve()
-    _write(path, path, report, lambda reader: _tensors(reader, report.calibration))
+    fingerprint = report.fit.base_fingerprint
+    _write(path, path, fingerprint, lambda reader: _tensors(reader, report.calibration))
     return f"{path} holds this calibration now."
 
 
@@ -46,21 +47,30 @@ def write_trimmed(path: Path, target: Path, report: Report) -> str:
     """
     kept = report.kept
     assert kept is not None, "This is a bug."
-    _write(path, target, report, lambda reader: _trimmed(reader, kept))
+    fingerprint = report.fit.base_fingerprint
+    _write(path, target, fingerprint, lambda r: _trimmed(r, kept.tokens, kept.calibration))
     num_bytes = in_words(target.stat().st_size)
     return f"{target} holds these heads with {len(kept.tokens):,} tokens, {num_bytes}."
+
+
+def write_uncalibrated(path: Path, target: Path, tokens: Sequence[int]) -> None:
+    """Write the heads of `path` as they are with these tokens only, to be tried.
+
+    Raises HeadFileError, or OSError of the disk.
+    """
+    _write(path, target, None, lambda reader: _trimmed(reader, tokens, None))
 
 
 def _write(
     path: Path,
     target: Path,
-    report: Report,
+    fingerprint: str | None,
     tensors: Callable[[GGUFReader], Iterator[OutputTensor]],
 ) -> None:
     try:
         reader = GGUFReader(path)
         with whole(target) as part:
-            writer = _successor(reader, part, report.fit.base_fingerprint)
+            writer = _successor(reader, part, fingerprint)
             write_tensors(writer, tensors(reader))
             shutil.copymode(path, part)
     except ValueError as error:
@@ -84,22 +94,25 @@ def _successor(reader: GGUFReader, path: Path, fingerprint: str | None) -> GGUFW
     return writer
 
 
-def _tensors(reader: GGUFReader, table: Table) -> Iterator[OutputTensor]:
+def _tensors(reader: GGUFReader, table: Table | None) -> Iterator[OutputTensor]:
     for tensor in reader.tensors:
         if not tensor.name.startswith(_PREFIX):
             yield _copy(tensor)
-    yield floats(f"{_PREFIX}accuracy", np.array(table.accuracy))
-    yield floats(f"{_PREFIX}count", np.array(table.count))
+    if table:
+        yield floats(f"{_PREFIX}accuracy", np.array(table.accuracy))
+        yield floats(f"{_PREFIX}count", np.array(table.count))
 
 
-def _trimmed(reader: GGUFReader, kept: Kept) -> Iterator[OutputTensor]:
+def _trimmed(
+    reader: GGUFReader, kept: Sequence[int], table: Table | None
+) -> Iterator[OutputTensor]:
     """Rows of the vocabulary matrices are picked as they are stored, so nothing is rounded anew."""
-    tokens = np.array(kept.tokens, np.int32)
+    tokens = np.array(kept, np.int32)
     rows = tokens
     if before := [each.data for each in reader.tensors if each.name == _TOKENS]:
         row_of = {int(token): row for row, token in enumerate(before[0])}
-        rows = np.array([row_of[token] for token in kept.tokens], np.int32)
-    for each in _tensors(reader, kept.calibration):
+        rows = np.array([row_of[token] for token in kept], np.int32)
+    for each in _tensors(reader, table):
         if each.name.endswith(".output.weight"):
             (stored,) = each.rows
             yield OutputTensor(each.name, [len(rows), each.shape[-1]], each.type, [stored[rows]])

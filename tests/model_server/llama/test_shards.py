@@ -72,6 +72,12 @@ def test_a_missing_part_is_named(first: Path) -> None:
         Model(first, 0)
 
 
+def test_the_first_part_stands_for_all(first: Path) -> None:
+    second = first.with_name(first.name.replace("-00001-", "-00002-"))
+    with pytest.raises(ModelFileError, match=rf"one of 3 files: name the first, {first.name}$"):
+        Model(second, 0)
+
+
 def test_another_name_is_refused(first: Path) -> None:
     other = first.rename(first.with_name("model.gguf"))
     with pytest.raises(ModelFileError, match="must be named NAME-00001-of-00003"):

@@ -53,8 +53,8 @@ class Downloader:
 
     @property
     def names(self) -> list[str]:
-        """Of the files in the folder, which need not exist."""
-        return sorted(path.name for path in self.folder.glob("*"))
+        """Of the files in the folder, which need not exist, but for what says whose they are."""
+        return sorted(path.name for path in self.folder.glob("*") if path.suffix != ".source")
 
 
 def interrupt_writing(process: subprocess.Popen[str], pipe: Path, how: signal.Signals) -> str:

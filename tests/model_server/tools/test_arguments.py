@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 
-from model_server.tools.arguments import at_least, between
+from model_server.tools.arguments import at_least, between, lines
 
 
 @pytest.mark.parametrize(("value", "number"), [("2", 2), ("16", 16)])
@@ -22,6 +23,15 @@ def test_there_may_be_no_upper_limit() -> None:
     assert at_least(0)("1000000") == 1_000_000
     with pytest.raises(argparse.ArgumentTypeError, match="must be a number of at least 2, not 1"):
         at_least(2)("1")
+
+
+def test_a_file_has_lines(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\n \ntwo\n")
+    assert lines(str(path)) == ["one", "two"]
+    path.write_text("\n \n")
+    with pytest.raises(argparse.ArgumentTypeError, match=r"prompts.txt: is empty, must hold"):
+        lines(str(path))
 
 
 @pytest.mark.parametrize("value", ["-0.1", "1.1", "nan", "inf", "x"])

@@ -18,7 +18,7 @@ from model_server.tools.outcome import INTERRUPTED
 from model_server.tools.weight_types import OF_HEADS
 from tests import checkpoints, heads_reference, twin
 from tests.checkpoints import Values, Weights
-from tests.model_server.tools.converting import LAYOUTS, run, v01_pt
+from tests.model_server.tools.converting import LAYOUTS, Capsys, refused, run, v01_pt
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -152,6 +152,47 @@ def test_vllms_token_map_becomes_the_trim(
     file = head_file.read(target, base)
     assert file.tokens is not None
     assert file.tokens.tolist() == [7, 3, 500]
+
+
+def test_vllms_token_map_picks_of_full_matrices(
+    folder: Path, target: Path, random_q8_path: Path, base: Model
+) -> None:
+    """As vLLM does when it loads them."""
+    weights, tokens = Weights.random(), np.array([7, 3, 500], np.int64)
+    arrays: dict[str, Values] = {**checkpoints.vllm(weights), "token_map": tokens}
+    source = checkpoints.write_safetensors(folder / "m.safetensors", arrays)
+    assert run(source, target, "--base", random_q8_path, "--type", "F32") == 0
+    file = head_file.read(target, base)
+    assert file.tokens is not None
+    assert file.tokens.tolist() == [7, 3, 500]
+    assert weights.outputs is not None
+    stored = heads_reference.tensors(target)["head.1.output.weight"]
+    np.testing.assert_array_equal(stored, weights.outputs[1][tokens])
+
+
+def test_vllms_token_map_may_be_of_the_bases_matrix(
+    folder: Path, target: Path, random_q8_path: Path, base: Model
+) -> None:
+    arrays: dict[str, Values] = {**checkpoints.vllm(Weights.random(3))}
+    del arrays["lm_heads.1.weight"], arrays["lm_heads.2.weight"]
+    arrays["token_map"] = np.array([7, 3, 500], np.int64)
+    source = checkpoints.write_safetensors(folder / "m.safetensors", arrays)
+    assert run(source, target, "--base", random_q8_path) == 0
+    file = head_file.read(target, base)
+    assert file.shared_output
+    assert file.tokens is not None
+    assert file.tokens.tolist() == [7, 3, 500]
+
+
+@pytest.mark.parametrize("num_tokens", [0, 513])
+def test_a_token_map_fits_the_rows(
+    num_tokens: int, capsys: Capsys, folder: Path, target: Path
+) -> None:
+    tokens = np.arange(num_tokens, dtype=np.int64)
+    arrays: dict[str, Values] = {**checkpoints.vllm(Weights.random()), "token_map": tokens}
+    source = checkpoints.write_safetensors(folder / "m.safetensors", arrays)
+    error = refused(capsys, source, target)
+    assert error == f"{source}: token_map has {num_tokens} tokens, must have 1 to 512"
 
 
 def test_the_most_frequent_tokens_are_kept(folder: Path, target: Path, base: Model) -> None:

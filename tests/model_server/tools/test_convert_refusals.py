@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model_server.llama.gguf import GgufHeader
 from model_server.llama.model import Model
 from model_server.medusa import head_file
 from tests import checkpoints
-from tests.checkpoints import Floats, Weights
+from tests.checkpoints import Floats, Fp8, Values, Weights
 from tests.model_server.tools.converting import LAYOUTS, Capsys, refused, run, v01_pt
 
 
@@ -56,6 +57,17 @@ def test_frequencies_that_cannot_be_used(
     source = v01_pt(folder, Weights.random())
     options = ("--trim", folder / "counts.txt", "--keep", keep)
     assert problem in refused(capsys, source, target, *options)
+
+
+def test_only_tokens_that_heads_know_are_kept(
+    capsys: Capsys, folder: Path, target: Path, random_q8_path: Path
+) -> None:
+    """A base of 512 tokens, the last of them padding."""
+    source = v01_pt(folder, Weights.random(vocab=508))
+    (folder / "counts.txt").write_text("510 2\n")
+    options = ("--base", random_q8_path, "--trim", folder / "counts.txt", "--keep", 1)
+    error = refused(capsys, source, target, *options)
+    assert error == f"{source}: token 510: must be 0 to 507"
 
 
 @dataclass
@@ -135,6 +147,25 @@ def test_heads_that_cannot_be_used(
     assert problem in error
 
 
+@pytest.mark.parametrize("layout", [checkpoints.original, checkpoints.vllm])
+def test_a_type_that_is_not_known_is_named(
+    layout: Callable[[Weights], dict[str, Floats]], capsys: Capsys, folder: Path, target: Path
+) -> None:
+    """Heads without their blocks would be others."""
+    arrays = layout(Weights.random())
+    blocks = [name for name in arrays if name.startswith("blocks.") or "linear" in name]
+    path = folder / "heads.safetensors"
+    fp8: dict[str, Values] = {**arrays, **{name: Fp8(arrays[name].shape) for name in blocks}}
+    error = refused(capsys, checkpoints.write_safetensors(path, fp8), target)
+    assert error == f"{path}: {blocks[0]} is F8_E4M3, must be F32 or F16 or BF16 or F64"
+
+
+def test_a_type_that_is_not_known_beside_the_heads_does_no_harm(folder: Path, target: Path) -> None:
+    heads = checkpoints.original(Weights.random())
+    arrays: dict[str, Values] = {**heads, "scale": Fp8((3,))}
+    assert run(checkpoints.write_safetensors(folder / "heads.safetensors", arrays), target) == 0
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
 @pytest.mark.parametrize("layout", ["v01_pt", "v01_safetensors"])
 def test_a_truncated_file(
@@ -145,6 +176,27 @@ def test_a_truncated_file(
     path.write_bytes(data[: int(share * len(data))])
     error = refused(capsys, path, target)
     assert "cut off" in error or "not a readable safetensors file" in error
+
+
+@pytest.mark.parametrize("given", [".", "pytorch_model-00001-of-00002.bin"])
+def test_a_missing_shard_is_named(given: str, capsys: Capsys, folder: Path, target: Path) -> None:
+    """Heads that lie in the others would be fewer. Of a shard, all are read."""
+    LAYOUTS["v10_full_model"](folder, Weights.random())
+    assert run(folder / given, target, "--type", "F32") == 0
+    assert head_count(target) == 2
+    target.unlink()
+    capsys.readouterr()
+    other = folder / "pytorch_model-00002-of-00002.bin"
+    other.unlink()
+    error = refused(capsys, folder / given, target)
+    assert error == f"{other}: is missing, pytorch_model-00001-of-00002.bin is another part"
+
+
+def head_count(path: Path) -> int | None:
+    header = GgufHeader(path)
+    found = header.integer("medusa.head_count")
+    header.close()
+    return found
 
 
 def test_another_base(capsys: Capsys, folder: Path, target: Path, random_q8_path: Path) -> None:
@@ -184,6 +236,23 @@ def test_a_hidden_size_that_a_type_cannot_hold(
         f"{source}: hidden size {hidden}, {file_type} needs multiples of {block}: "
         "choose another --type"
     )
+
+
+@pytest.mark.parametrize(
+    ("file_type", "value"), [("F16", 1e5), ("Q8_0", 1e10), ("Q4_0", 1e10), ("Q4_K", 1e10)]
+)
+def test_values_beyond_a_type(
+    file_type: str, value: float, capsys: Capsys, folder: Path, target: Path
+) -> None:
+    """The server would call such heads damaged."""
+    weights = Weights.random()
+    assert weights.outputs is not None
+    weights.outputs[1][3, 4] = -value
+    source = checkpoints.write_pt(folder / "heads.pt", checkpoints.original(weights))
+    error = refused(capsys, source, target, "--type", file_type)
+    problem = f"would hold values that {file_type} has no numbers for: choose --type F32"
+    assert error == f"{target}: {problem}"
+    assert run(source, target, "--type", "F32") == 0
 
 
 def test_heads_do_not_replace_what_they_are_made_from(

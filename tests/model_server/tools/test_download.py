@@ -132,6 +132,14 @@ def test_interrupted_quantizing_leaves_no_half_file(
     assert len(published.hub.asked) == asked
 
 
+def test_another_ones_heads_are_not_converted(published: Downloader) -> None:
+    other = f"someone/else/{WEIGHTS}"
+    published.hub.add(other, published.hub.files[HEADS])
+    published.run(other)
+    said = published.refused("vicuna-7b")
+    assert said.startswith(f"{HEADS}: {published.folder / WEIGHTS} is {other}, revision main: ")
+
+
 def test_quantizing_goes_with_presets(downloader: Downloader) -> None:
     error = downloader.refused("a/b/c.gguf", "--quant", "Q4_0")
     assert error == "--quant: goes with vicuna-7b; for other files there is `quantize`"
@@ -142,6 +150,8 @@ def test_files_of_the_hub_are_named_in_two_ways() -> None:
     assert source_named("https://huggingface.co/a/b/resolve/main/d.gguf?x=1", "v1") == HubFile(
         "a/b", "d.gguf", "main"
     )
+    page = "https://huggingface.co/a/b/blob/refs%2Fpr%2F1/sub/my%20%E6%A8%A1.gguf#L3"
+    assert source_named(page, "v1") == HubFile("a/b", "sub/my \u6a21.gguf", "refs/pr/1")
 
 
 def test_what_to_do_next(tmp_path: Path) -> None:
@@ -154,4 +164,19 @@ def test_what_to_do_next(tmp_path: Path) -> None:
     )
     other.touch()
     assert next_command(base) == f"make run MODEL={base}"
+
+
+def test_of_a_split_model_the_first_file_is_served(downloader: Downloader, tmp_path: Path) -> None:
+    names = [f"m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    (tmp_path / "file").write_text("a part")
+    for name in names:
+        downloader.hub.add(f"a/b/{name}", tmp_path / "file")
+    said = downloader.run(f"a/b/{names[1]}")
+    assert said.endswith(f"Still missing of this model: {names[0]}, {names[2]}\n")
+    downloader.run(f"a/b/{names[0]}")
+    said = downloader.run(f"a/b/{names[2]}")
+    assert said.endswith(f"Next: make run MODEL={downloader.folder}\n")
+
+
+def test_models_are_where_they_are_looked_for() -> None:
     assert MODELS.absolute().resolve().parent == Path(__file__).resolve().parents[3]

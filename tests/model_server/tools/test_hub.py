@@ -53,6 +53,23 @@ def test_a_second_run_asks_nobody(downloader: Downloader, data: bytes) -> None:
     assert downloader.hub.num_requests == before
 
 
+def test_another_repositorys_file_is_not_taken_for_this_one(
+    downloader: Downloader, data: bytes
+) -> None:
+    """Nor that of another revision; one that was put there by hand is."""
+    downloader.run(FILE)
+    target = downloader.folder / "m.gguf"
+    downloader.hub.add("other/a-model/m.gguf", downloader.hub.files[FILE])
+    is_other = f"{target} is {FILE}, revision main: name another folder by --out, or remove it"
+    other = "other/a-model/m.gguf"
+    assert downloader.refused(other) == f"{other}: {is_other}"
+    assert downloader.refused(FILE, "--revision", "v2") == f"{FILE}: {is_other}"
+    target.unlink()
+    downloader.run(other)
+    (downloader.folder / "m.gguf.source").unlink()
+    assert "Nothing to do" in downloader.run(FILE)
+
+
 def test_a_cut_connection_goes_on_where_it_broke(downloader: Downloader, data: bytes) -> None:
     downloader.hub.faults = replace(downloader.hub.faults, cut_after=BYTES_AT, cuts=2)
     downloader.run(FILE)

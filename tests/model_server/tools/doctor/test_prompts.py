@@ -18,7 +18,7 @@ def test_the_built_in_prompts_are_many_and_different() -> None:
 
 def test_a_file_has_a_prompt_on_each_line(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
-    path.write_text("one\n\n  two \nthree\n")
+    path.write_text("one\n\n  two \nthree\n", "utf-8-sig")
     found = prompts.read(path, 9, seed=0)
     assert [prompt.text for prompt in found] == ["one", "two", "three"]
     assert [prompt.place for prompt in found] == [f"{path}, line {line}" for line in (1, 3, 4)]

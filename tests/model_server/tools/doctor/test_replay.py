@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from model_server.engine.cost import Costs
-from model_server.medusa.heads import NUM_RANKS, Heads
+from model_server.medusa.heads import Heads
 from model_server.speculation.confidence import HeadConfidence
 from model_server.speculation.drafter import Drafter
 from model_server.speculation.tree import Candidates
 from model_server.tools.doctor.replay import TREE_ROWS, accepted, walk
-from model_server.tools.doctor.track import Track
+from model_server.tools.doctor.track import Track, follow
 from tests import twin, twin_heads
 from tests.model_server.drafters import drafts
 from tests.model_server.engine.stack import Layout, Stack, stack
@@ -63,9 +63,8 @@ def recorded(made: Stack, heads: Heads, name: str, prompt: list[int]) -> Track:
     """What the engine's answer would have given the doctor: the twin's states are embeddings."""
     answer = made.answer(name)[:NUM_TOKENS]
     states = twin.embeddings(np.array([prompt[-1], *answer[:-2]]), twin.TINY)
-    found = heads.propose(states.astype(np.float32), answer[:-1], heads.num_heads, NUM_RANKS)
-    asked = np.array(prompt, np.int32)
-    return Track(asked, np.array(answer, np.int32), found.ids, found.log_probs)
+    asked, said = np.array(prompt, np.int32), np.array(answer, np.int32)
+    return follow(heads, states.astype(np.float32), asked, said)
 
 
 @pytest.mark.parametrize("rows", [2, 8, 64])

@@ -123,6 +123,25 @@ def test_the_report_says_what_fewer_tokens_cost_and_win(report: Report) -> None:
     assert covered == sorted(covered, reverse=True)
 
 
+def test_a_trimmed_files_calibration_is_its_own(
+    twin_path: Path,
+    twin_heads_path: Path,
+    prompts_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the doctor finds it when asked about that file, but for what kernels round."""
+    monkeypatch.setenv("N_THREADS", "1")
+    options = ExamineOptions(prompts_path, 8, 40)
+    trimmed = examine(twin_path, twin_heads_path, replace(options, keep=100))
+    write_trimmed(twin_heads_path, tmp_path / "few.gguf", trimmed)
+    own = examine(twin_path, tmp_path / "few.gguf", options)
+    assert trimmed.kept is not None
+    moved = np.array(trimmed.kept.calibration.count) - np.array(own.calibration.count)
+    assert np.abs(moved).sum() <= 0.01 * np.sum(own.calibration.count)
+    assert own.calibration_errors.stored == pytest.approx(0, abs=0.02)
+
+
 def test_what_can_not_be_trimmed_is_refused(twin_path: Path, twin_heads_path: Path) -> None:
     with pytest.raises(HeadFileError, match="know 512 tokens: they can't be trimmed to 512"):
         examine(twin_path, twin_heads_path, ExamineOptions(keep=512))

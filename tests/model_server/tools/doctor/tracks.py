@@ -19,7 +19,8 @@ def track(answer: Sequence[int], *rows: Sequence[Sequence[int]], sure: float = 0
     ids = np.array(rows, np.int32)
     shares = sure * 0.5 ** np.arange(ids.shape[2])
     log_probs = np.broadcast_to(np.log(shares), ids.shape).astype(np.float32)
-    return Track(np.empty(0, np.int32), np.array(answer, np.int32), ids, log_probs)
+    states = np.empty((len(ids), 0), np.float32)
+    return Track(np.empty(0, np.int32), np.array(answer, np.int32), ids, log_probs, states)
 
 
 def accuracy(right: float, late: float = 0.0) -> Accuracy:
