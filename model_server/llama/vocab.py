@@ -14,7 +14,6 @@ from llguidance import LLTokenizer
 from model_server.errors import StartError
 
 _CONTROL, _USER_DEFINED = 1 << 3, 1 << 4  # enum llama_token_attr
-_SPM = 1  # enum llama_vocab_type
 _NULL = -1  # LLAMA_TOKEN_NULL
 
 
@@ -150,7 +149,7 @@ class Vocab:
 
     @cached_property
     def adds_space(self) -> bool:
-        """Whether tokenizing puts a space in front of a text."""
+        """Whether tokenizing puts a space in front of a text. Then models begin answers so, too."""
         return b"".join(self.pieces[token] for token in self._tokenize("a")) == b" a"
 
     @cached_property
@@ -177,11 +176,6 @@ class Vocab:
         tokens = {name: _fim_token(name)(self.pointer) for name in names}
         known = {name: int(token) for name, token in tokens.items() if token != _NULL}
         return known if {"pre", "suf", "mid"} <= known.keys() else {}
-
-    @property
-    def is_spm(self) -> bool:
-        """Whether this is a SentencePiece vocabulary, whose answers begin with a space."""
-        return bool(llama_cpp.llama_vocab_type(self.pointer) == _SPM)
 
     def _text_of(self, token: int) -> str:
         return "" if token == _NULL else self.piece(token, special=True).decode(errors="replace")
