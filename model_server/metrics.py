@@ -61,7 +61,9 @@ class ModelServerMetrics:
             "step_python_share", "(step - decode) / step, median of the last 200 steps."
         )
         self.head_accuracy = self._gauge(
-            "head_accuracy", "How often the first head's best was right, of the last 200; 0 to 1."
+            "head_accuracy",
+            "How often the first head's best was right, of the last 200 in requests without a "
+            "shape, bias, penalties or a temperature above 1; 0 to 1.",
         )
         self.head_accuracy.set(nan)  # until an engine knows
 

@@ -63,8 +63,10 @@ def gumbel_noise(
     key = np.array([seed, choice], np.uint64)
     counter = np.array([0, position, 0, 0], np.uint64)
     raw = np.random.Philox(key=key, counter=counter).random_raw(int(ids.max()) + 1)[ids]
-    # Midpoints of 2^53 equal cells: never 0 and never 1, so both logarithms are finite.
+    # Midpoints of 2^53 equal cells: never 0 and, but for the last one's, which is rounded up, never
+    # 1, so both logarithms are finite.
     uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    uniform = np.minimum(uniform, 1 - 2.0**-53)
     noise: NDArray[np.float64] = -np.log(-np.log(uniform))
     return noise
 

@@ -55,7 +55,9 @@ class Intake:
             detokenizer=Detokenizer(
                 request.stop,
                 # A shape says itself what the answer begins with.
-                strip_space=self._begins_a_turn(request) and self.vocab.is_spm and guide is None,
+                strip_space=self._begins_a_turn(request)
+                and self.vocab.adds_space
+                and guide is None,
                 skip_chars=request.resume.num_chars if request.resume else 0,
             ),
             pieces=self.vocab.pieces,

@@ -83,6 +83,15 @@ class Sampler:
     def __del__(self) -> None:
         self.close()
 
+    @property
+    def follows_model(self) -> bool:
+        """Whether what is drawn is what the model itself would say, mostly: not shaped, biased,
+        penalised or drawn from a flatter distribution.
+        """
+        params = self._params
+        bends = self._guide is not None or params.logit_bias or self._penalties.active
+        return not bends and params.temperature <= 1
+
     def see_prompt(self, tokens: Iterable[int]) -> None:
         """Take the prompt into the repeat penalty's window."""
         self._penalties.see_prompt(tokens)

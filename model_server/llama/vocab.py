@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import llama_cpp
 import numpy as np
 from llguidance import LLTokenizer
-from llguidance.llamacpp import lltokenizer_from_vocab
 
 from model_server.errors import StartError
 
 _CONTROL, _USER_DEFINED, _RSTRIP = 1 << 3, 1 << 4, 1 << 8  # enum llama_token_attr
-_SPM = 1  # enum llama_vocab_type
 _NULL = -1  # LLAMA_TOKEN_NULL
 
 
@@ -134,21 +131,30 @@ class Vocab:
 
     @cached_property
     def grammar_tokenizer(self) -> LLTokenizer:
-        """The vocabulary as grammars see it. Takes about 10 microseconds a token.
+        """The vocabulary as grammars see it: text is what a client sees of a token. Takes about 10
+        microseconds a token.
 
         Raises StartError where it is none that they can use.
         """
-        with warnings.catch_warnings():  # it asks llama.cpp by names of old
-            warnings.simplefilter("ignore", DeprecationWarning)
-            try:
-                return lltokenizer_from_vocab(self.pointer, eos_token=self.end_tokens.tolist())
-            except Exception as error:  # whatever a file may say
-                problem = f"its vocabulary can't be used for grammars: {error}"
-                raise StartError(f"MODEL_PATH: {problem}") from None
+        # Not as llguidance reads it: to it user-defined tokens `<...>` are no text, but llama.cpp,
+        # which spells what is forced, makes them of any text that holds theirs.
+        ends = self.end_tokens.tolist()
+        tokens = [
+            piece if piece and token not in ends else self._hidden(token)
+            for token, piece in enumerate(self.pieces)
+        ]
+        spell = ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
+        try:
+            return LLTokenizer.from_llamacpp(  # type: ignore[attr-defined, no-any-return]
+                tokens=tokens, vocab_ptr=self.pointer, tokenize_fptr=spell, eos_token=ends
+            )
+        except Exception as error:  # whatever a file may say
+            problem = f"its vocabulary can't be used for grammars: {error}"
+            raise StartError(f"MODEL_PATH: {problem}") from None
 
     @cached_property
     def adds_space(self) -> bool:
-        """Whether tokenizing puts a space in front of a text."""
+        """Whether tokenizing puts a space in front of a text. Then models begin answers so, too."""
         return b"".join(self.pieces[token] for token in self._tokenize("a")) == b" a"
 
     @cached_property
@@ -176,13 +182,13 @@ class Vocab:
         known = {name: int(token) for name, token in tokens.items() if token != _NULL}
         return known if {"pre", "suf", "mid"} <= known.keys() else {}
 
-    @property
-    def is_spm(self) -> bool:
-        """Whether this is a SentencePiece vocabulary, whose answers begin with a space."""
-        return bool(llama_cpp.llama_vocab_type(self.pointer) == _SPM)
-
     def _text_of(self, token: int) -> str:
         return "" if token == _NULL else self.piece(token, special=True).decode(errors="replace")
+
+    def _hidden(self, token: int) -> bytes:
+        """A token that is no text, as llguidance wants it marked: by a byte that UTF-8 lacks."""
+        raw = self._read_piece(token, special=True)
+        return raw and b"\xff" + raw
 
     def _read_piece(self, token: int, *, special: bool) -> bytes:
         room = 64

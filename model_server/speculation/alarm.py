@@ -14,7 +14,7 @@ _LEAST_SHARE = 0.02
 
 class AcceptanceAlarm:
     """Watches the first head: how often its best candidate came true. `share`: of the last 200
-    tokens; not a number before.
+    tokens; not a number before. No token counts that the model itself would hardly have said.
     """
 
     def __init__(self) -> None:

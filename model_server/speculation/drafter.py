@@ -82,8 +82,9 @@ class Drafter:
                 runs = self._runs[found.forced]
                 runs.observe(found.tokens, found.num_matched, result.tokens)
             scored = _all_came(result.sequence)
-            for proposal, came in scored:
-                self.alarm.observe(proposal.ids[0][0] == came[0])
+            if result.sequence.sampler.follows_model:
+                for proposal, came in scored:
+                    self.alarm.observe(proposal.ids[0][0] == came[0])
             confidence.observe(scored)
             if result.proposal is not None:
                 state.propose(result.proposal, Ranking(confidence, result.proposal))

@@ -46,6 +46,21 @@ def test_noise_is_standard_gumbel() -> None:
     assert noise.std() == pytest.approx(math.pi / math.sqrt(6), abs=0.01)
 
 
+def test_the_largest_number_gives_finite_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its token was drawn whatever its logit; where it was banned, nothing could be."""
+
+    class Largest:
+        def __init__(self, **_: object) -> None: ...
+
+        def random_raw(self, size: int) -> NDArray[np.uint64]:
+            return np.full(size, 2**64 - 1, np.uint64)
+
+    largest_seen = noise_of(1, 0, 0, 200_000).max()
+    monkeypatch.setattr(np.random, "Philox", Largest)
+    noise = noise_of(1, 0, 0, 1)[0]
+    assert largest_seen < noise < np.inf
+
+
 @pytest.mark.parametrize(("seed", "choice", "position"), [(0, 0, 0), (1, 0, 5), (0, 3, 0)])
 def test_neighbouring_keys_give_unrelated_noise(seed: int, choice: int, position: int) -> None:
     here = noise_of(seed, choice, position, 10_000)

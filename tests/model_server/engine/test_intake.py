@@ -105,6 +105,16 @@ def test_a_chat_answer_loses_its_first_space(intake: Intake) -> None:
     assert intake.make(request()).accept(spaced) == " ba"
 
 
+def test_a_space_that_no_tokenizer_put_there_stays(
+    intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SentencePiece vocabularies need not add one: Gemma's doesn't."""
+    monkeypatch.setattr(intake.vocab, "adds_space", False)
+    spaced = vocabulary.token_ids(twin.TINY.vocab_size)[vocabulary.SPACE + "ba"]
+    chat = intake.make(request(messages=[{"role": "user", "content": "ba"}]))
+    assert take(chat, [spaced, spaced]) == " ba ba"
+
+
 def test_chat_without_messages_is_refused(intake: Intake) -> None:
     with pytest.raises(PromptRefused):
         intake.make(GenerateRequest(id="a", messages=[]))

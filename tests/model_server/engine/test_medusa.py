@@ -147,6 +147,29 @@ def test_heads_of_another_model_are_given_up_with_a_word(
 
 
 @pytest.mark.parametrize(
+    ("accuracy", "sampling", "is_warned"),
+    [
+        (NONE, {"temperature": 0.7, "top_p": 0.9}, True),
+        (PUBLISHED, {"temperature": 10}, False),
+        (PUBLISHED, {**GREEDY, "logit_bias": {5: 100}}, False),
+        (PUBLISHED, {**GREEDY, "repeat_penalty": 10}, False),
+        (PUBLISHED, {**GREEDY, "regex": "(xy){200}"}, False),
+    ],
+)
+def test_heads_are_judged_by_what_the_model_would_say(
+    accuracy: Accuracy, sampling: dict[str, Any], is_warned: bool, twin_path: Path, tmp_path: Path
+) -> None:
+    layout = replace(ROOMY, heads=heads(tmp_path, accuracy), step_s={1: 0.001, 512: 0.01})
+    with stack(twin_path, layout, drafts(rows=4)) as made:
+        for index in range(4):
+            prompt = twin.prompt(12, seed=index)
+            made.submit(str(index), prompt, max_tokens=300, sampling=sampling)
+        made.run()
+        alarm = made.scheduler.drafter.alarm
+    assert (alarm.warning is not None) == is_warned == np.isfinite(alarm.share)
+
+
+@pytest.mark.parametrize(
     ("options", "wanted", "most"),
     [
         ({"mode": "off"}, {}, 1),

@@ -14,7 +14,8 @@ from model_server.guide import compiler as module
 from model_server.guide import trial
 from model_server.guide.compiler import MAX_FORCED, Compiler, Guide
 from model_server.llama.vocab import Vocab
-from tests.vocabulary import EOS, byte_token
+from tests.model_server import pinned
+from tests.vocabulary import EOS, UNK, byte_token
 
 SECRET = "very-private-words"
 
@@ -151,6 +152,33 @@ def test_a_slow_moment_is_not_remembered(
 def test_no_grammar_names_tokens_that_a_client_would_not_see(compiler: Compiler, name: str) -> None:
     with pytest.raises(GrammarRefused):
         compiler.compile(Sampling(grammar=f'start: "a" {name}'))
+
+
+def test_a_token_that_shows_nothing_stands_for_no_text(compiler: Compiler) -> None:
+    made = guide(compiler, regex="<[a-z]{3}>")
+    assert not made.allows(UNK)
+    assert UNK not in made.allowed()
+
+
+# A user-defined token's text, which llama.cpp makes that token wherever it stands, and texts of
+# unknown ones, which it never does.
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("deepseek-coder", "<|User|>"), ("llama-spm", "<unk>"), ("phi-3", "[PAD32011]")],
+)
+def test_a_shapes_text_is_what_a_client_sees(name: str, text: str) -> None:
+    vocab = pinned.vocabulary(name)
+    compiler = Compiler(vocab)
+    anything = guide(compiler, regex=".*").allowed()
+    assert [t for t in anything if not vocab.pieces[t]] == vocab.end_tokens.tolist()
+    made = guide(compiler, choices=[f"{text} x"])
+    spelled = b""
+    while forced := made.forced():
+        spelled += vocab.pieces[forced[0]]
+        made.accept(forced[0])
+    assert spelled.decode() == f"{text} x"
+    assert made.allowed().tolist() == vocab.end_tokens.tolist()
+    compiler.close()
 
 
 # A child that compiles them crashes, or takes seconds to minutes.

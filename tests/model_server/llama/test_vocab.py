@@ -61,14 +61,14 @@ def test_any_text_comes_back_from_byte_level_tokens(bytes_vocab: Vocab, text: st
 def test_a_byte_level_vocabulary_names_its_ends(bytes_vocab: Vocab) -> None:
     assert bytes_vocab.end_tokens.tolist() == [1]
     assert (bytes_vocab.bos, bytes_vocab.eos_text) == (0, "<|end_of_text|>")
-    assert not bytes_vocab.is_spm
+    assert not bytes_vocab.adds_space
 
 
 def test_ends_and_beginnings(vocab: Vocab) -> None:
     assert vocab.end_tokens.tolist() == [EOS]
     assert vocab.bos == BOS
     assert (vocab.bos_text, vocab.eos_text) == ("<s>", "</s>")
-    assert vocab.is_spm
+    assert vocab.adds_space
 
 
 def test_the_longest_piece_bounds_all(vocab: Vocab) -> None:
