@@ -95,7 +95,8 @@ class CompletionBody(ChoicesBody):
     @model_validator(mode="after")
     def _best_of_is_n(self) -> CompletionBody:
         if self.best_of not in (None, self.n):
-            message = f"best_of other than n ({self.n}) is not supported, got {self.best_of}."
+            given = shown(self.best_of)
+            message = f"best_of other than n ({self.n}) is not supported, got {given}."
             raise InvalidRequest(message, "best_of")
         return self
 

@@ -158,6 +158,7 @@ for _ in range(1_000):
         ({"n": 0}, "n", "greater than or equal to 1, got 0"),
         ({"n": 129}, "n", "less than or equal to 128, got 129"),
         ({"best_of": 2}, "best_of", "got 2"),
+        ({"best_of": 10**4_000}, "best_of", "got 10000"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1, got 0"),
         ({"max_tokens": 1.5}, "max_tokens", "got 1.5"),
         ({"max_tokens": "5"}, "max_tokens", "got '5'"),
