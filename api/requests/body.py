@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.errors import InvalidRequest
-from api.requests.refusal import printable, shown
+from api.requests.refusal import refused_field, shown
 from api.requests.values import Int, is_empty
 from model_server.contract.protocol import Info
 
@@ -124,7 +124,6 @@ class Body(BaseModel):
     may_be_empty: ClassVar[frozenset[str]] = frozenset()
     # Whether fields that nobody here knows are ignored: what is replayed came from any server.
     tolerant: ClassVar[bool] = False
-    place: ClassVar[str] = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -146,18 +145,16 @@ class Body(BaseModel):
 
     @classmethod
     def _check_ignored(cls, name: str, value: object, fate: Fate | None) -> None:
-        """Raises InvalidRequest for what is not."""
-        param = cls.place + printable(name)
+        """Raises what pydantic adds the body's place to, for what is not."""
         if cls.tolerant and (fate is None or is_empty(value)):
             return
         if fate is None:
-            raise InvalidRequest(f"Unknown field {param}.", param, "unknown_parameter")
+            raise refused_field(name, "Unknown field {}.", "unknown_parameter")
         if fate.ours:
-            message = f"{param} is another name of {fate.ours}: give one of them."
-            raise InvalidRequest(message, param)
+            raise refused_field(name, f"{{}} is another name of {fate.ours}: give one of them.")
         if not fate.ignores(value):
-            message = f"{param} is not supported, got {shown(value)}: {fate.why}."
-            raise InvalidRequest(message, param, "unsupported_parameter")
+            sentence = f"{{}} is not supported, got {shown(value)}: {fate.why}."
+            raise refused_field(name, sentence, "unsupported_parameter")
 
 
 @cache

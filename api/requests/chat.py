@@ -91,8 +91,6 @@ class ChatBody(ChoicesBody, ChatTemplateBody):
 class InputItem(ChatMessage):
     """A message; other items are what tools did, and more, which can't be honoured."""
 
-    place = "input."
-
     @model_validator(mode="before")
     @classmethod
     def _is_message(cls, data: object) -> object:
@@ -125,15 +123,12 @@ Input = Annotated[
 
 class Reasoning(Body):
     fates = FATES["reasoning"]
-    place = "reasoning."
 
     effort: Effort | None = Field(None, description="As reasoning_effort of a chat.")
 
 
 class TextFormat(Body):
     """A chat's response_format, in one piece."""
-
-    place = "text.format."
 
     type: Literal["text", "json_object", "json_schema"] = Field(description="What comes.")
     name: str | None = Field(None, description="Comes back as it is.")
@@ -150,7 +145,6 @@ class TextFormat(Body):
 
 class TextOptions(Body):
     fates = FATES["text"]
-    place = "text."
 
     format: TextFormat = Field(
         default_factory=lambda: TextFormat(type="text"), description="What the text has to be."

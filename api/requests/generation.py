@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
@@ -52,14 +52,11 @@ Choices = Annotated[
 
 class JsonSchemaFormat(Body):
     fates = FATES["schema"]
-    place = "response_format.json_schema."
 
     json_schema: Schema = Field(alias="schema", description="What the answer keeps to.")
 
 
 class ResponseFormat(Body):
-    place = "response_format."
-
     type: Literal["text", "json_object", "json_schema"] = Field(description="What comes.")
     json_schema: JsonSchemaFormat | None = Field(None, description="Of type json_schema.")
     object_schema: Schema | None = Field(None, alias="schema", description="Of a json_object.")
@@ -82,7 +79,6 @@ class StructuredOutputs(Body):
     """vLLM's: one of these."""
 
     fates = FATES["structured"]
-    place = "structured_outputs."
 
     json_: SchemaOrText | None = Field(None, alias="json", description="A JSON schema.")
     regex: Grammar | None = Field(None, description="Of the whole answer.")
@@ -106,8 +102,6 @@ class SpeculationBody(Body, Speculation):
     """auto: as many drafts as pay; off: plain decoding; chain: each head's best candidate only;
     tree: drafts in every step. The text is the same whichever it is, unless acceptance is typical.
     """
-
-    place: ClassVar[str] = "speculation."
 
     max_tokens_per_step: Int = WIRE["max_tokens_per_step"]
 
@@ -221,7 +215,6 @@ class GenerationBody(Body):
 
 class StreamOptions(Body):
     fates = FATES["stream"]
-    place = "stream_options."
 
     include_usage: bool = Field(False, description="End with a chunk that counts tokens.")
 

@@ -36,7 +36,6 @@ class TextPart(Body):
     """`text` is None where a part has no words of its own."""
 
     fates = FATES["part"]
-    place = "messages.content."
     tolerant = True
 
     type: Annotated[
@@ -91,7 +90,6 @@ class ChatMessage(Body):
     model_config = ConfigDict(json_schema_extra=_describe)
 
     fates = FATES["message"]
-    place = "messages."
     tolerant = True
 
     role: Role = Field(description="Who speaks; developer is system.")

@@ -12,6 +12,7 @@ from api.errors import InvalidRequest
 
 MAX_SHOWN_CHARS = 60
 UNSUPPORTED = "unsupported"  # the kind of an error about what can't be honoured
+FIELD = "field"  # and of one about a field that the body has not
 SURROGATE = re.compile("[\ud800-\udfff]")
 # Where a value stands: its parent's place, which a million may share, and its own name.
 Place: TypeAlias = "tuple[Place, int | str] | None"
@@ -23,6 +24,10 @@ def refusal(errors: Sequence[Any]) -> InvalidRequest:
     error = errors[0]
     param = _path(error["loc"])
     kind = error["type"]
+    if kind == FIELD:
+        told = error["ctx"]
+        param = _path([*error["loc"], *told["names"]])
+        return InvalidRequest(told["sentence"].replace("{}", param, 1), param, told["code"])
     if not param:
         return InvalidRequest(NO_OBJECT, code="invalid_json")
     if kind == "missing":
@@ -42,6 +47,14 @@ def refusal(errors: Sequence[Any]) -> InvalidRequest:
 def unsupported(sentence: str) -> PydanticCustomError:
     """For a validator to raise."""
     return PydanticCustomError(UNSUPPORTED, "{sentence}", {"sentence": sentence})
+
+
+def refused_field(name: str, sentence: str, code: str = "invalid_value") -> PydanticCustomError:
+    """For a body's validator to raise: pydantic knows where the body stands, and so where its field
+    does, which is {} in the sentence.
+    """
+    told = {"names": (name,), "sentence": sentence, "code": code}
+    return PydanticCustomError(FIELD, "{sentence}", told)
 
 
 def refuse_half_characters(body: object) -> None:

@@ -181,6 +181,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input": []}, "input"),
     ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
     ({"input": [{"type": "function_call_output", "call_id": "x", "output": "5"}]}, "input[0]"),
+    ({"input": [*MESSAGES, {"role": "user", "content": "a", "audio": 1}]}, "input[1].audio"),
     ({"extra_body": {"n": 2}}, "n"),
     ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
     ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format"),

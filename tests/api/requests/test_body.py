@@ -216,7 +216,11 @@ def test_what_is_wrong_with_a_completion(fields: dict[str, Any], param: str, say
             "'text'",
         ),
         ({"messages": [{"role": "user", "content": TOO_LONG}]}, "messages", "513 bytes"),
-        ({"messages": [{**HELLO[0], "tool_calls": [1]}]}, "messages.tool_calls", "not supported"),
+        (
+            {"messages": [*HELLO, {**HELLO[0], "tool_calls": [1]}]},
+            "messages[1].tool_calls",
+            "not supported",
+        ),
         ({"tools": [{"type": "function"}]}, "tools", "not supported"),
         ({"audio": {}}, "audio", "not supported"),
         ({"modalities": ["audio"]}, "modalities", "not supported"),
