@@ -167,15 +167,21 @@ def check_tokens(field: str, ids: Any, info: Info) -> None:
     """Every id is one of the model's tokens."""
     last = info.vocab_size - 1
     if ids and (min(ids) < 0 or max(ids) > last):
-        token = next(each for each in ids if not 0 <= each <= last)
-        raise InvalidRequest(f"{field}: token ids go from 0 to {last}, got {token}.", field)
+        token = shown(next(each for each in ids if not 0 <= each <= last))
+        message = f"{field}: token ids go from 0 to {last}, got {token}."
+        raise InvalidRequest(message, field.partition("[")[0])
 
 
 def parse_text(text: str, field: str, info: Info) -> str:
     """A text that is not certain to be too long: tokens have longest_piece_bytes at most."""
     num_bytes, limit = len(text.encode()), info.context_size * info.longest_piece_bytes
     if num_bytes > limit:
-        room = f"the model's context of {info.context_size} tokens, that is {limit} bytes at most"
-        message = f"{field}: {num_bytes} bytes cannot fit {room}."
-        raise InvalidRequest(message, field, "context_length_exceeded")
+        raise too_long(field, f"{num_bytes} bytes, of which at most {limit} can fit", info)
     return text
+
+
+def too_long(field: str, problem: str, info: Info) -> InvalidRequest:
+    """In the model server's words, which are OpenAI's: clients that know no codes look for them."""
+    known = f"This model's maximum context length is {info.context_size} tokens"
+    message = f"{known}: {field} has {problem}."
+    return InvalidRequest(message, field.partition("[")[0], "context_length_exceeded")
