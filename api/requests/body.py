@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.errors import InvalidRequest
-from api.requests.refusal import refused_field, shown
+from api.requests.refusal import refused, shown
 from api.requests.values import Int, is_empty
 from model_server.contract.protocol import Info
 
@@ -149,12 +149,13 @@ class Body(BaseModel):
         if cls.tolerant and (fate is None or is_empty(value)):
             return
         if fate is None:
-            raise refused_field(name, "Unknown field {}.", "unknown_parameter")
+            raise refused("unknown_parameter", "Unknown field {}.", name)
         if fate.ours:
-            raise refused_field(name, f"{{}} is another name of {fate.ours}: give one of them.")
+            sentence = f"{{}} is another name of {fate.ours}: give one of them."
+            raise refused("invalid_value", sentence, name)
         if not fate.ignores(value):
             sentence = f"{{}} is not supported, got {shown(value)}: {fate.why}."
-            raise refused_field(name, sentence, "unsupported_parameter")
+            raise refused("unsupported_parameter", sentence, name)
 
 
 @cache

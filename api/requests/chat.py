@@ -168,10 +168,18 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
     def with_logprobs(self) -> bool:
         return bool(self.top_logprobs) or "message.output_text.logprobs" in self.include
 
+    @property
+    def names(self) -> dict[str, str]:
+        """What is too long is most likely the longer one of input and instructions."""
+        num_chars = sum(len(each.to_wire().content) for each in self.input)
+        longer = "instructions" if len(self.instructions or "") > num_chars else "input"
+        return {**super().names, "messages": longer}
+
     def _sources(self, info: Info) -> list[Source]:
-        said = parse_messages(list(self.input), info)
+        said = parse_messages(list(self.input), info, "input")
         if self.instructions:
-            said = [Message(role="system", content=self.instructions), *said]
+            words = parse_text(self.instructions, "instructions", info)
+            said = [Message(role="system", content=words), *said]
         logprobs = self.top_logprobs if self.with_logprobs else None
         limits = {"max_tokens": self.max_output_tokens, "logprobs": logprobs}
         return [{**self.chat(said, self.reasoning.effort), **limits}]

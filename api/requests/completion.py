@@ -133,6 +133,10 @@ class InfillBody(GenerateBody):
     input_suffix: str = Field("", description="Text behind the gap.")
     input_extra: list[Snippet] = Field([], max_length=MAX_SNIPPETS, description="The nearest last.")
 
+    @property
+    def names(self) -> dict[str, str]:
+        return {**super().names, "suffix": "input_suffix"}
+
     def _sources(self, info: Info) -> list[Source]:
         infill = Infill(suffix=self.input_suffix, extra=self.input_extra, trims=True)
         prompt = self.input_prefix + self.prompt
@@ -142,6 +146,7 @@ class InfillBody(GenerateBody):
 class EmbeddingsBody(Body):
     fates = FATES["embeddings"]
     stream: ClassVar[bool] = False
+    names: ClassVar[dict[str, str]] = {"prompt": "input"}
 
     input: Prompt
     model: str = Field("", description="Any name; the answer tells the model served.")

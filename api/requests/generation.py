@@ -158,6 +158,12 @@ class GenerationBody(Body):
             raise InvalidRequest(f"{shapes[0]} and {shapes[1]} exclude each other.", shapes[0])
         return self
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Fields as they were given, by the wire's names where these are others."""
+        shapes = {kind: name for name, kind, value in self._shapes() if value is not None}
+        return {"stop_tokens": "stop_token_ids", **shapes}
+
     def requests(self, request_id: str, info: Info) -> list[GenerateRequest]:
         """One request for each prompt and choice, in the order of the choices' indices."""
         check_tokens("stop_token_ids", self.stop_token_ids, info)

@@ -138,13 +138,13 @@ Messages = Annotated[
 ]
 
 
-def parse_messages(messages: list[ChatMessage], info: Info) -> list[Message]:
+def parse_messages(said: list[ChatMessage], info: Info, field: str = "messages") -> list[Message]:
     """Messages as the model server takes them; refused where it has no template, or no room."""
     if not info.chat:
         then = "use /v1/completions, or set CHAT_TEMPLATE at the model server."
         problem = "has no chat template, so messages cannot be turned into a prompt"
         message = f"{info.model_name} {problem}; {then}"
-        raise InvalidRequest(message, "messages", "chat_not_supported")
-    wire = [each.to_wire() for each in messages]
-    parse_text("".join(each.content for each in wire), "messages", info)
+        raise InvalidRequest(message, field, "chat_not_supported")
+    wire = [each.to_wire() for each in said]
+    parse_text("".join(each.content for each in wire), field, info)
     return wire

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from pydantic_core import PydanticCustomError
 
-from api.errors import InvalidRequest
+from api.errors import GatewayError, InvalidRequest
 
 MAX_SHOWN_CHARS = 60
-UNSUPPORTED = "unsupported"  # the kind of an error about what can't be honoured
-FIELD = "field"  # and of one about a field that the body has not
+OURS = "refused"  # the kind of an error that says all itself
 SURROGATE = re.compile("[\ud800-\udfff]")
 # Where a value stands: its parent's place, which a million may share, and its own name.
 Place: TypeAlias = "tuple[Place, int | str] | None"
@@ -24,7 +23,7 @@ def refusal(errors: Sequence[Any]) -> InvalidRequest:
     error = errors[0]
     param = _path(error["loc"])
     kind = error["type"]
-    if kind == FIELD:
+    if kind == OURS:
         told = error["ctx"]
         param = _path([*error["loc"], *told["names"]])
         return InvalidRequest(told["sentence"].replace("{}", param, 1), param, told["code"])
@@ -37,24 +36,36 @@ def refusal(errors: Sequence[Any]) -> InvalidRequest:
         sentence = "should be an object"
     if kind == "too_long":
         sentence = f"at most {error['ctx']['max_length']}, got {len(error['input'])}"
-    elif kind not in ("value_error", UNSUPPORTED):
+    elif kind != "value_error":
         sentence += f", got {shown(error['input'])}"
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
-    code = "unsupported_parameter" if kind == UNSUPPORTED else code
     return InvalidRequest(f"{param}: {sentence}.", param, code)
 
 
-def unsupported(sentence: str) -> PydanticCustomError:
-    """For a validator to raise."""
-    return PydanticCustomError(UNSUPPORTED, "{sentence}", {"sentence": sentence})
-
-
-def refused_field(name: str, sentence: str, code: str = "invalid_value") -> PydanticCustomError:
-    """For a body's validator to raise: pydantic knows where the body stands, and so where its field
-    does, which is {} in the sentence.
+def renamed(error: GatewayError, names: Mapping[str, str], place: str) -> GatewayError:
+    """The model server's refusal of one of its fields, by its client's name for it; `place` tells
+    which of several prompts it is.
     """
-    told = {"names": (name,), "sentence": sentence, "code": code}
-    return PydanticCustomError(FIELD, "{sentence}", told)
+    wire = error.param
+    if wire is None:
+        return error
+    name = names.get(wire, wire)
+    said = name + place if wire == "prompt" else name
+    message = re.sub(rf"\b{re.escape(wire)}\b", said, str(error), count=1)
+    return GatewayError(error.code, message, name, error.status)
+
+
+def refused(code: str, sentence: str, *names: str) -> PydanticCustomError:
+    """For a validator to raise. {} in the sentence is the place of what it validates, or of what
+    has this name there.
+    """
+    told = {"code": code, "sentence": sentence, "names": names}
+    return PydanticCustomError(OURS, "{sentence}", told)
+
+
+def unsupported(sentence: str) -> PydanticCustomError:
+    """Likewise, of what it validates."""
+    return refused("unsupported_parameter", f"{{}}: {sentence}.")
 
 
 def refuse_half_characters(body: object) -> None:

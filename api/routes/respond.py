@@ -21,6 +21,7 @@ from api.gateway import Gateway
 from api.request import ClientRequest
 from api.requests.completion import EmbeddingsBody
 from api.requests.generation import GenerationBody
+from api.requests.refusal import renamed
 from api.responses.format import Format, Json
 from api.spans import note_answer
 from model_server.contract.protocol import Tokens
@@ -59,7 +60,10 @@ class Answer(Response):
         with gateway.answering(name, self._body.requests(name, info), admission) as request:
             watching = asyncio.create_task(_notice_leaving(request, receive))
             try:
-                await request.accepted()
+                try:
+                    await request.accepted()
+                except GatewayError as error:
+                    raise renamed(error, self._body.names, _place(request, error)) from None
                 if (carrier := request.choices[0].carrier) and carrier.info:
                     info = carrier.info  # others may serve another model
                 form = self._form(request, info, self._body)
@@ -71,6 +75,15 @@ class Answer(Response):
             finally:
                 watching.cancel()
         await response(scope, receive, send)
+
+
+def _place(request: ClientRequest, error: GatewayError) -> str:
+    """Of the prompt that was refused, where there are several."""
+    num_prompts, choices = len(request.prompts), request.choices
+    index = next((each.index for each in choices if each.failure is error), None)
+    if index is None or num_prompts == 1:
+        return ""
+    return f"[{index * num_prompts // len(choices)}]"
 
 
 async def _notice_leaving(request: ClientRequest, receive: Receive) -> None:
