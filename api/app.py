@@ -52,11 +52,7 @@ def create_app(
     """`network`: tests bring their own. `shutdown` is entered as long as the gateway runs."""
     gateway = Gateway(settings, network, tracer_provider)
     keys = Keys(settings.api_keys_file) if settings.api_keys_file else None
-    rates = Rates(
-        {"requests": settings.rate_limit_requests, "tokens": settings.rate_limit_tokens},
-        settings.rate_limit_storage,
-        gateway.metrics,
-    )
+    rates = Rates(settings, gateway.metrics)
     app = DocumentedApp(
         title="Medusa gateway",
         description=DESCRIPTION,
@@ -77,7 +73,17 @@ def create_app(
         app.include_router(router)
     app.mount("/static", ui.files)
     app.mount(ui.DOCS_FILES, ui.docs_files)
-    _add_middleware(app, settings, keys, rates)
+    # What is added last sees a request first.
+    app.add_middleware(AdmissionControl, gateway, keys, rates)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+    app.add_middleware(AccessLog, gateway)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(GatewayError, _on_error)
     app.add_exception_handler(Exception, _on_error)
@@ -95,21 +101,6 @@ def _telemetry(provider: TracerProvider | None) -> TelemetryConfig:
         "auto_configure": False,
         "exclude": lambda scope: scope.get("method") != "POST" or scope.get("path") == MARKDOWN,
     }
-
-
-def _add_middleware(app: FastAPI, settings: Settings, keys: Keys | None, rates: Rates) -> None:
-    """What is added last sees a request first."""
-    gateway: Gateway = app.state.gateway
-    app.add_middleware(AdmissionControl, gateway, keys, rates)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=["*"],
-        )
-    app.add_middleware(AccessLog, gateway)
 
 
 @asynccontextmanager

@@ -7,12 +7,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import islice
 
 from api.config import Settings
 from api.metrics import GatewayMetrics
 from api.request import Choice
+from api.upstream.call import BatchCall
 from api.upstream.pool import ServerPool
 from api.upstream.server import ModelServer
 from api.waiting import wait
@@ -31,10 +31,6 @@ class Window:
         self.batch_size = batch_size
         self._max_wait_s = max_wait_s if batch_size > 1 else 0.0
         self.queue: deque[Choice] = deque()
-
-    def discard(self, choice: Choice) -> None:
-        with suppress(ValueError):
-            self.queue.remove(choice)
 
     def closes_at(self, *, is_slot_free: bool) -> float | None:
         """When the next batch may leave: a time that has passed if it is full, the end of a silence
@@ -73,39 +69,29 @@ class Batcher:
         self._pool = pool
         self._metrics = metrics
         self._resuming: list[Choice] = []
-        self._task: asyncio.Task[None] | None = None
 
     async def carry(self, choice: Choice) -> None:
         """One attempt, from the window to its last event; raises what ended it otherwise.
         Cancelling is leaving. An interrupted answer continues without the window.
         """
-        choice.begin(time.monotonic())
-        if choice.accepted:
-            self._resuming.append(choice)
-        else:
-            self._window.queue.append(choice)
+        choice.arrived = time.monotonic()
+        choice.ended = asyncio.get_running_loop().create_future()
+        (self._resuming if choice.accepted else self._window.queue).append(choice)
         self._pool.changed.set()
         try:
             error = await choice.ended
         finally:
-            if choice.is_sent and choice.carrier is not None:
+            if choice.stage != "gathered" and choice.carrier is not None:
                 choice.carrier.leave(choice)
             else:
-                self._window.discard(choice)
-                self._resuming = [each for each in self._resuming if each is not choice]
+                for waiting in (self._resuming, self._window.queue):
+                    if choice in waiting:
+                        waiting.remove(choice)
                 self._pool.changed.set()  # the loop counts who waits
         if error is not None:
             raise error
 
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
-
-    async def aclose(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
+    async def run(self) -> None:
         while True:
             self._pool.changed.clear()
             try:
@@ -117,10 +103,10 @@ class Batcher:
 
     def _step(self) -> float | None:
         """Send what may leave; seconds until there is more to do, None: when something changes."""
+        size = self._window.batch_size
         resuming, self._resuming = self._resuming, []
-        for start in range(0, len(resuming), self._window.batch_size):
-            batch = resuming[start : start + self._window.batch_size]
-            self._resuming += self._send(batch, self._pool.free())
+        for start in range(0, len(resuming), size):
+            self._send(resuming[start : start + size])
         times = list[float]()
         while self._window.queue:
             free = self._pool.free()
@@ -130,38 +116,39 @@ class Batcher:
             if closes_at is not None and closes_at > time.monotonic():
                 times.append(closes_at)
                 break
-            if not free:
-                break
-            if rest := self._send(self._window.pop(), free):
-                self._window.queue.extendleft(reversed(rest))
+            if not free or not self._send(self._window.pop()):
                 break
         if num_waiting := len(self._window.queue) + len(self._resuming):
             times += self._turn_away()
         self._metrics.waiting.set(num_waiting)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
-    def _send(self, batch: list[Choice], free: list[ModelServer]) -> list[Choice]:
-        """Each to its own server; those with the same server travel together; the rest. Who waits
-        for the model of its request holds nobody up.
+    def _send(self, batch: list[Choice]) -> bool:
+        """Each to its own server; those with the same server travel together. Who gets none waits
+        on; whether that holds up who comes behind: not where it waits for its own model.
         """
         parts, rest = dict[ModelServer, list[Choice]](), list[Choice]()
         for choice in [each for each in batch if not each.ended.done()]:  # others have left
-            server = self._pool.take(free, choice)
-            waiting = self._resuming if choice.of.model_id else rest
+            server = self._pool.take(choice)
+            waiting = self._resuming if choice.accepted or choice.of.model_id else rest
             part = waiting if server is None else parts.setdefault(server, [])
             part.append(choice)
         for server, part in parts.items():
-            self._pool.send(server, part)
+            BatchCall(server, part)
             self._metrics.batch_size.observe(len(part))
             for choice in part:
                 self._metrics.batch_wait.observe(choice.wait_s)
-        return rest
+        self._window.queue.extendleft(reversed(rest))
+        return not rest
 
     def _turn_away(self) -> Iterator[float]:
         """End who has waited too long for a server, and so leaves; when others will have."""
         for choice in [*self._resuming, *islice(self._window.queue, 1)]:
             until = self._pool.waits_until(choice)
-            if until is not None and until <= time.monotonic():
-                choice.finish(self._pool.refusal(choice))
-            elif until is not None:
+            if until is None:
+                continue
+            error = self._pool.refusal(choice.of.model_id) if until <= time.monotonic() else None
+            if error is None:
                 yield until
+            else:
+                choice.finish(error)

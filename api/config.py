@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model_server.contract.protocol import MAX_BATCH_REQUESTS
+
+
+def _split(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(part.strip().rstrip("/") for part in parts if part.strip())
+
+
+Addresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Lower = BeforeValidator(str.lower)
 
 
 class Settings(BaseSettings):
@@ -20,9 +29,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
     )
 
-    model_server_urls: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("http://127.0.0.1:8001",), min_length=1
-    )
+    model_server_urls: Addresses = Field(("http://127.0.0.1:8001",), min_length=1)
     """Model servers, with commas; a name stands for all its addresses."""
     batch_size: int = Field(4, ge=1, le=MAX_BATCH_REQUESTS)
     """Requests a batch holds at most; 1: no batching."""
@@ -58,25 +65,18 @@ class Settings(BaseSettings):
     """Gateway processes; each gathers batches of its own."""
     forwarded_allow_ips: str = Field("127.0.0.1", validate_default=True)
     """Proxies whose X-Forwarded-For is believed, with commas; *: all."""
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    cors_origins: Addresses = ()
     """Origins whose pages may call this, separated by commas; *: all."""
     drain_timeout: int = Field(30, ge=0, le=3_600)
     """Seconds that open answers get to finish at shutdown."""
     keep_alive_timeout: int = Field(75, ge=5, le=86_400)
     """Seconds that idle connections stay open."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Lower] = "info"
     """What is logged: debug, info, warning or error."""
-    log_format: Literal["text", "json"] = "text"
+    log_format: Annotated[Literal["text", "json"], Lower] = "text"
     """text, or json: an object a line."""
     log_prompts: bool = False
     """Log what is asked, too: it may be private."""
-
-    @field_validator("model_server_urls", "cors_origins", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
-        return value
 
     @field_validator("model_server_urls")
     @classmethod
@@ -129,11 +129,6 @@ class Settings(BaseSettings):
             if origin != "*" and (not parts.hostname or parts.path or "://" not in origin):
                 raise ValueError(f"{origin!r} is no origin like https://example.org")
         return origins
-
-    @field_validator("log_level", "log_format", mode="before")
-    @classmethod
-    def _lower(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
 
 
 def _in_both_families(network: IPv4Network | IPv6Network) -> list[str]:

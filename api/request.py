@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 from api.admission.rates import Admission
 from api.errors import ClientGone, GatewayError
 from api.metrics import GatewayMetrics
+from api.upstream.breaker import Breaker
 from api.waiting import wait
 from model_server.contract.protocol import (
     Accepted,
@@ -31,7 +32,8 @@ from model_server.contract.protocol import (
 # Bounds what is rendered at once for one client while the others wait.
 MAX_BURST = 64
 
-Outcome = Literal["done", "failed", "disconnected"]
+# Of an attempt: in the window; on its way; waiting for a slot; and then it had one.
+Stage = Literal["gathered", "sent", "queued", "started"]
 News = Tokens | Done  # of a choice, for its client
 
 
@@ -63,15 +65,14 @@ class Choice:
         self.pieces: list[str] = []
         self.logprobs: list[PositionLogprobs] = []  # where the reader keeps them
         self.read_at: float | None = None  # when the tokens came that were read last
+        self.failed_at = set[str]()  # servers of attempts that failed: others are better
+        self.blamed: list[Breaker] = []  # those that counted it, each time
+        self.carrier: Carrier | None = None  # the last batch that left with it
         # The present attempt. `ended` holds the error that ended it, or None; cancelled: nobody
         # waits for it any more.
+        self.stage: Stage = "gathered"
         self.ended: asyncio.Future[GatewayError | None]
-        self.failure: GatewayError | None = None  # how the last attempt ended
-        self.failed_at = set[str]()  # servers of attempts that failed: others are better
-        self.blamed: list[str] = []  # and those whose breaker counted it, each time
-        self.carrier: Carrier | None = None  # of the last batch that left with it
-        self.is_sent = False
-        self.is_queued = False  # a model server has it waiting for a slot
+        self.failure: GatewayError | None = None
         self.arrived = 0.0
         self.wait_s = 0.0
         self.first_at: float | None = None  # when the attempt's first tokens came
@@ -86,26 +87,24 @@ class Choice:
         assert self.done is not None, "an answer ends when each choice is done. This is a bug."
         return self.done
 
+    @property
     def progress(self) -> int | None:
         """Tokens delivered, over all attempts; None: a model server has it waiting for a slot."""
-        return None if self.is_queued else len(self.token_ids)
+        return None if self.stage == "queued" else len(self.token_ids)
 
-    def begin(self, now: float) -> None:
-        """Open the next attempt. Its request's number and trace are new, and it resumes."""
-        self.ended = asyncio.get_running_loop().create_future()
-        self.is_sent = self.is_queued = False
-        self.arrived = now
+    def retry(self) -> None:
+        """Make ready for the next attempt, which resumes behind what the others brought."""
+        self.stage, self.failure = "gathered", None
         self.first_at, self.num_before = None, len(self.token_ids)
-        if not self.token_ids:
+        resume = None
+        if self.token_ids:
+            resume = Resume(tokens=list(self.token_ids), num_chars=len(self.text))
+        else:
             self.model_id = None
             models = (each.model_id for each in self.of.choices if each.model_id)
             self.of.model_id = next(models, None)
-        if self.failure is not None:
-            resume = None
-            if self.token_ids:
-                resume = Resume(tokens=list(self.token_ids), num_chars=len(self.text))
-            update = {"attempt": self.request.attempt + 1, "resume": resume}
-            self.request = self.request.model_copy(update=update)
+        update = {"attempt": self.request.attempt + 1, "resume": resume}
+        self.request = self.request.model_copy(update=update)
 
     def finish(self, error: GatewayError | None = None) -> None:
         """Close the attempt; the first to say how it ended is believed."""
@@ -120,21 +119,21 @@ class Choice:
 
     def receive(self, event: Event, now: float) -> None:
         """Take an event. A later attempt's `accepted` is no news to the client, nor is a slot."""
-        self.is_queued, was_accepted = isinstance(event, Accepted), self.accepted is not None
-        if isinstance(event, Accepted) and not self.token_ids:
-            self.accepted = event  # the prompt that tokens will stand behind
-        elif isinstance(event, Tokens):
-            self.first_at = self.first_at or now
-            self.token_ids += event.ids
-            self.pieces.append(event.text)
+        self.stage = "queued" if isinstance(event, Accepted) else "started"
+        if isinstance(event, Accepted):
+            if self.accepted is None:
+                self.of.arrived.set()
+            if not self.token_ids:
+                self.accepted = event  # the prompt that tokens will stand behind
+        elif isinstance(event, Tokens | Done):
+            if isinstance(event, Done):
+                self.done = event
+                self.finish()  # first: its own task leaves the batch before the client's ends it
+            else:
+                self.first_at = self.first_at or now
+                self.token_ids += event.ids
+                self.pieces.append(event.text)
             self.of.inbox.append((self, event, now))
-        elif isinstance(event, Done):
-            self.done = event
-            self.finish()
-            self.of.inbox.append((self, event, now))
-        else:
-            return
-        if not (self.is_queued and was_accepted):
             self.of.arrived.set()
 
 
@@ -152,7 +151,7 @@ class ClientRequest:
         self.choices = [Choice(index, each, self) for index, each in enumerate(requests)]
         self.model_id: str | None = None  # all of the answer comes from it, while any of it lives
         self.tasks: list[asyncio.Task[None]] = []  # one a choice, which carries it
-        self.outcome: Outcome = "disconnected"
+        self.outcome: Literal["done", "failed", "disconnected"] = "disconnected"
         self.started = time.monotonic()
         self.first_token_at: float | None = None
         self.failure: GatewayError | None = None
@@ -167,10 +166,6 @@ class ClientRequest:
     def prompts(self) -> list[Choice]:
         """One choice of each prompt: it counts once, however many it has."""
         return [each for each in self.choices if each.request.sampling.choice == 0]
-
-    @property
-    def is_done(self) -> bool:
-        return not self.inbox and all(choice.done for choice in self.choices)
 
     def fail(self, error: GatewayError) -> None:
         """Stop every choice; the reader raises the first error behind what has come before it."""
@@ -194,7 +189,7 @@ class ClientRequest:
         self, quiet_s: float | None = None
     ) -> AsyncIterator[list[tuple[Choice, News]]]:
         """What has come meanwhile, in order; nothing, where nothing has for `quiet_s`."""
-        while not self.is_done:
+        while self.inbox or not all(choice.done for choice in self.choices):
             if not self.inbox and self.failure is None:
                 self.arrived.clear()
                 await wait(self.arrived, quiet_s)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from opentelemetry import propagate, trace
-from opentelemetry.trace import Span, SpanKind, StatusCode, TracerProvider
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 
 from api.errors import GatewayError
 from api.request import Carrier, Choice, ClientRequest
@@ -20,48 +20,48 @@ from model_server.contract.protocol import Info
 SAMPLING = ("temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty")
 
 
-class Spans:
-    """Each attempt's context goes with its request to the model server, whatever the batch."""
+@contextmanager
+def attempt(tracer: Tracer, choice: Choice) -> Iterator[None]:
+    """While inside, a choice waits for its batch, is sent, and answered. Its context goes with its
+    request to the model server, whatever the batch.
+    """
+    span = tracer.start_span("attempt", kind=SpanKind.CLIENT)
+    inside = trace.set_span_in_context(span)
+    carried: dict[str, str] = {}
+    propagate.inject(carried, inside)
+    choice.request = choice.request.model_copy(update={"trace": carried})
+    arrived = time.time_ns()
+    try:
+        yield
+    finally:
+        span.set_attribute("medusa.attempt", choice.request.attempt)
+        if choice.stage != "gathered" and choice.carrier is not None:
+            window = tracer.start_span("window", inside, start_time=arrived)
+            window.end(arrived + round(choice.wait_s * 1e9))
+            _note_batch(span, choice.carrier)
+        # Its task may be cancelled when all is done, so that tells nothing.
+        if choice.ended.cancelled() or not choice.ended.done():
+            _fail(span, "cancelled")
+        elif choice.failure:
+            _fail(span, choice.failure.code)
+        span.end()
 
-    def __init__(self, provider: TracerProvider) -> None:
-        self._tracer = provider.get_tracer("medusa.gateway")
 
-    @contextmanager
-    def attempt(self, choice: Choice) -> Iterator[None]:
-        """While inside, a choice waits for its batch, is sent, and answered."""
-        span = self._tracer.start_span("attempt", kind=SpanKind.CLIENT)
-        context: dict[str, str] = {}
-        propagate.inject(context, trace.set_span_in_context(span))
-        choice.request = choice.request.model_copy(update={"trace": context})
-        arrived = time.time_ns()
-        try:
-            yield
-        finally:
-            span.set_attribute("medusa.attempt", choice.request.attempt)
-            if choice.is_sent and choice.carrier is not None:
-                self._sent(span, choice, choice.carrier, arrived)
-            if code := _failure(choice):
-                _fail(span, code)
-            span.end()
-
-    def _sent(self, span: Span, choice: Choice, carrier: Carrier, arrived: int) -> None:
-        """The attempts of a batch left the window together: they know of each other by links."""
-        context = trace.set_span_in_context(span)
-        window = self._tracer.start_span("window", context, start_time=arrived)
-        window.end(arrived + round(choice.wait_s * 1e9))
-        address = urlsplit(carrier.server_url)
-        span.set_attributes(
-            {
-                "medusa.batch.id": carrier.id,
-                "medusa.batch.size": carrier.size,
-                "server.address": address.hostname or "",
-                "server.port": address.port or 80,
-            }
-        )
-        for other in carrier.requests:
-            linked = trace.get_current_span(propagate.extract(other.trace)).get_span_context()
-            if other.id != choice.request.id and linked.trace_flags.sampled:
-                span.add_link(linked)
+def _note_batch(span: Span, carrier: Carrier) -> None:
+    """The attempts of a batch left the window together: they know of each other by links."""
+    address = urlsplit(carrier.server_url)
+    span.set_attributes(
+        {
+            "medusa.batch.id": carrier.id,
+            "medusa.batch.size": carrier.size,
+            "server.address": address.hostname or "",
+            "server.port": address.port or 80,
+        }
+    )
+    for each in carrier.requests:
+        linked = trace.get_current_span(propagate.extract(each.trace)).get_span_context()
+        if linked.trace_flags.sampled and linked.span_id != span.get_span_context().span_id:
+            span.add_link(linked)
 
 
 def note_request(asked: ClientRequest, info: Info | None) -> None:
@@ -111,13 +111,6 @@ def note_answer(request: ClientRequest, error: GatewayError | None = None) -> No
         )
     if error is not None and error.status >= 500:
         _fail(span, error.code)
-
-
-def _failure(choice: Choice) -> str | None:
-    """What ended an attempt. Its task may be cancelled when all is done, so that tells nothing."""
-    if choice.ended.cancelled() or not choice.ended.done():
-        return "cancelled"
-    return choice.failure.code if choice.failure else None
 
 
 def _fail(span: Span, code: str) -> None:

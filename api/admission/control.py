@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 from contextlib import suppress
+from ipaddress import ip_address, ip_network
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -31,27 +31,24 @@ class AdmissionControl:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or (
-            scope["method"] in ("GET", "HEAD", "OPTIONS") and not scope["path"].startswith("/v1/")
+            scope["method"] in ("GET", "OPTIONS") and not scope["path"].startswith("/v1/")
         ):
             await self._app(scope, receive, send)
             return
         costs = scope["path"] != MARKDOWN
-        state = scope["state"]
-        admission = state["admission"] = Admission("")
+        admission = scope["state"]["admission"] = Admission()
         try:
             if costs and scope["method"] == "POST":
                 if self._gateway.draining:
                     raise ShuttingDown
-                self._gateway.permits.check()
-            caller = self._caller(scope)
+                with self._gateway.permits.taken(1):
+                    pass  # one is left; how many it needs is not known yet
+            admission.caller = self._caller(scope)
             if costs:
                 # A body whose length nobody tells is charged when it has been read.
                 length = Headers(scope=scope).get("content-length", "")
                 is_known = length.isdecimal() and scope["method"] == "POST"
-                admission = await self._rates.admit(caller, int(length) if is_known else 0)
-                state["admission"] = admission
-            if admission.refused:
-                raise admission.refusal()
+                await self._rates.admit(admission, int(length) if is_known else 0)
         except GatewayError as error:
             await error_response(error, scope)(scope, receive, send)
             return
@@ -70,8 +67,7 @@ class AdmissionControl:
             return f"key {name}"
         host = str(scope["client"][0]) if scope.get("client") else "unknown"
         with suppress(ValueError):
-            address = ipaddress.ip_address(host)
-            host = str(getattr(address, "ipv4_mapped", None) or address)
-            if address.version == 6 and address.ipv4_mapped is None:
-                host = str(ipaddress.ip_network((address, 64), strict=False))
+            address = ip_address(host)
+            address = getattr(address, "ipv4_mapped", None) or address
+            host = str(ip_network((address, 64), strict=False) if address.version == 6 else address)
         return f"address {host}"

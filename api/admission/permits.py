@@ -18,16 +18,12 @@ class Permits:
     @contextmanager
     def taken(self, num_choices: int) -> Iterator[None]:
         """Hold so many. Raises GatewayError where so many are not left."""
-        self.check(num_choices)
+        if self.in_flight and self.in_flight + num_choices > self._limit:
+            limit = f"the limit is {self._limit} (MAX_IN_FLIGHT); try again in a moment."
+            message = f"{self.in_flight} answers are in the making and {limit}"
+            raise GatewayError("too_many_in_flight", message, retry_after_s=1)
         self.in_flight += num_choices
         try:
             yield
         finally:
             self.in_flight -= num_choices
-
-    def check(self, num_choices: int = 1) -> None:
-        """Raise GatewayError where so many are not left."""
-        if self.in_flight and self.in_flight + num_choices > self._limit:
-            limit = f"the limit is {self._limit} (MAX_IN_FLIGHT); try again in a moment."
-            message = f"{self.in_flight} answers are in the making and {limit}"
-            raise GatewayError("too_many_in_flight", message, retry_after_s=1)

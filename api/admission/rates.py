@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Literal
 
-from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.aio.storage import Storage
 from limits.errors import StorageError
 from limits.storage import storage_from_string
@@ -17,6 +16,7 @@ from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from api.config import Settings
 from api.errors import GatewayError
 from api.metrics import GatewayMetrics
 
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 class Budget:
     """What a caller has left of one limit, right after it was charged."""
 
-    unit: Unit
     limit: int
     remaining: int
     resets_at: float  # seconds since the epoch, as the storage has it
@@ -49,38 +48,21 @@ class Budget:
 class Admission:
     """One client request: what it was charged, what it used up to now, what is left."""
 
-    caller: str
-    estimate: int = 0
-    used: int = 0
-    budgets: list[Budget] = field(default_factory=list)
-    refused: Unit | None = None  # the budget that did not suffice
+    caller: str = ""
+    charged: dict[Unit, int] = field(default_factory=dict)  # its tokens are an estimate
+    used: int = 0  # tokens
+    budgets: dict[Unit, Budget] = field(default_factory=dict)
 
     def headers(self) -> dict[str, str]:
         """OpenAI's x-ratelimit headers, with what has been used up to now."""
         headers = {}
-        for budget in self.budgets:
-            owed = self.used - self.estimate if self.used and budget.unit == "tokens" else 0
+        for unit, budget in self.budgets.items():
+            owed = self.used - self.charged["tokens"] if self.used and unit == "tokens" else 0
             remaining = min(max(budget.remaining - owed, 0), budget.limit)
-            headers[f"x-ratelimit-limit-{budget.unit}"] = str(budget.limit)
-            headers[f"x-ratelimit-remaining-{budget.unit}"] = str(remaining)
-            headers[f"x-ratelimit-reset-{budget.unit}"] = f"{_seconds_to(budget):.3f}s"
+            headers[f"x-ratelimit-limit-{unit}"] = str(budget.limit)
+            headers[f"x-ratelimit-remaining-{unit}"] = str(remaining)
+            headers[f"x-ratelimit-reset-{unit}"] = f"{_seconds_to(budget):.3f}s"
         return headers
-
-    def refusal(self) -> GatewayError:
-        """Of a request that was `refused`."""
-        [budget] = [each for each in self.budgets if each.unit == self.refused]
-        variable, wait_s = f"RATE_LIMIT_{budget.unit.upper()}", _seconds_to(budget)
-        wanted = f", and about {self.estimate} are needed" if budget.unit == "tokens" else ""
-        sentence = (
-            f"{max(budget.remaining, 0)} of {budget.limit} {budget.unit} a minute are left "
-            f"({variable}){wanted}; try again in {ceil(wait_s)} s."
-        )
-        if budget.unit == "tokens" and self.estimate > budget.limit:
-            sentence = (
-                f"The request holds about {self.estimate} tokens, and {budget.limit} a minute are "
-                f"allowed ({variable}); make it shorter."
-            )
-        return GatewayError("rate_limit_exceeded", sentence, retry_after_s=wait_s)
 
 
 class Rates:
@@ -89,85 +71,70 @@ class Rates:
     A storage that is away lets everybody in, at once: an answer unchecked is better than none.
     """
 
-    def __init__(
-        self,
-        limits: dict[Unit, int],
-        storage: str,
-        metrics: GatewayMetrics,
-        *,
-        window_s: int = MINUTE_S,
-    ) -> None:
-        self._items: dict[Unit, RateLimitItem] = {
-            unit: RateLimitItemPerSecond(limit, window_s, namespace="medusa")
-            for unit, limit in limits.items()
-            if limit
-        }
+    def __init__(self, settings: Settings, metrics: GatewayMetrics) -> None:
+        self._limits: dict[Unit, int] = {}  # those that there are
+        if settings.rate_limit_requests:
+            self._limits["requests"] = settings.rate_limit_requests
+        if settings.rate_limit_tokens:
+            self._limits["tokens"] = settings.rate_limit_tokens
         # Whether it is well is asked on a connection that no crowd waits for.
-        self._storage, self._probe = _open(storage), _open(storage)
-        self._window_s = window_s
+        self._storage = _open(settings.rate_limit_storage)
+        self._probe = _open(settings.rate_limit_storage)
         self._metrics = metrics
         self._is_away = False
         self._watching: asyncio.Task[None] | None = None  # while it is, or seems to be
 
-    async def admit(self, caller: str, num_bytes: int) -> Admission:
-        """Charge one request and the tokens that its body may hold. A request that does not fit is
-        not charged, and what it lacks is named in the admission.
+    async def admit(self, admission: Admission, num_bytes: int) -> None:
+        """Charge one request and the tokens that its body may hold. Raises GatewayError where that
+        does not fit; then nothing is charged.
         """
-        admission = Admission(caller, ceil(num_bytes / BYTES_PER_TOKEN))
-        if self._items and not self._is_away:
-            await self._charge_all(admission, {"requests": 1, "tokens": admission.estimate})
-        if admission.budgets or not self._items:
-            return admission
-        self._metrics.unchecked.inc()
-        return Admission(caller)
+        if self._limits:
+            costs: dict[Unit, int] = {"requests": 1, "tokens": ceil(num_bytes / BYTES_PER_TOKEN)}
+            await self._charge(admission, costs)
+            if not admission.budgets:
+                self._metrics.unchecked.inc()
 
     async def charge_body(self, admission: Admission, num_bytes: int) -> None:
         """The same for the tokens of a body whose length was not told before."""
-        if not admission.budgets or "tokens" not in self._items or self._is_away:
-            return
-        admission.estimate = ceil(num_bytes / BYTES_PER_TOKEN)
-        await self._charge_all(admission, {"tokens": admission.estimate})
-        if admission.refused and "requests" in self._items:
-            await self._add(admission.caller, {"requests": -1})  # it was charged at the head
+        if "tokens" in admission.budgets:
+            await self._charge(admission, {"tokens": ceil(num_bytes / BYTES_PER_TOKEN)})
 
     async def settle(self, admission: Admission) -> None:
         """Charge what was used beyond the estimate, or give back what was not."""
-        tokens = next((each for each in admission.budgets if each.unit == "tokens"), None)
-        if tokens is None or admission.refused or self._is_away:
-            return
-        owed = admission.used - admission.estimate
-        if owed > 0 or (owed < 0 and _seconds_to(tokens)):  # what is over, takes nothing back
+        tokens = admission.budgets.get("tokens")
+        owed = admission.used - admission.charged.get("tokens", 0)
+        if tokens and (owed > 0 or (owed < 0 and _seconds_to(tokens))):  # over, takes nothing back
             await self._add(admission.caller, {"tokens": owed})
 
-    async def aclose(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
-        for each in (self._storage, self._probe):
-            if bridge := getattr(each, "bridge", None):
-                await bridge.storage.aclose(close_connection_pool=True)
-
-    async def _charge_all(self, admission: Admission, costs: dict[Unit, int]) -> None:
+    async def _charge(self, admission: Admission, costs: dict[Unit, int]) -> None:
         """What was too much is given back; what is more than a minute's is not even tried."""
-        items, caller = self._items, admission.caller
-        wanted = {unit: costs.get(unit, 0) for unit in items}
-        fits = all(cost <= items[unit].amount for unit, cost in wanted.items())
-        added = wanted if fits else dict.fromkeys(items, 0)
+        caller, limits = admission.caller, self._limits
+        costs = {unit: cost for unit, cost in costs.items() if unit in limits}
+        fits = all(cost <= limits[unit] for unit, cost in costs.items())
+        added = costs if fits else dict.fromkeys(costs, 0)
         left = await self._add(caller, added)
-        lacking = [u for u in left if u in costs and left[u].remaining + added[u] < wanted[u]]
+        lacking = [unit for unit in left if left[unit].remaining + added[unit] < costs[unit]]
         if lacking:
             # Addresses would be labels without bound.
             kind, _, name = caller.partition(" ")
             self._metrics.rate_limited.labels(name if kind == "key" else kind, lacking[0]).inc()
-            if any(added.values()):
-                left = await self._add(caller, {unit: -cost for unit, cost in added.items()})
-            admission.refused = lacking[0] if left else None  # else the storage went away
-        admission.budgets = list(left.values())
+            back = {unit: -cost for unit, cost in (admission.charged | added).items()}
+            left = await self._add(caller, back) if any(back.values()) else left
+        if not left:  # the storage is away
+            return
+        admission.budgets |= left
+        if lacking:
+            admission.charged = {}
+            raise _refusal(lacking[0], left[lacking[0]], costs[lacking[0]])
+        admission.charged |= added
 
     async def _add(self, caller: str, costs: dict[Unit, int]) -> dict[Unit, Budget]:
         """What is left, maybe less than 0; nothing: it is away. At once, since it may be far."""
-        keys = {unit: self._items[unit].key_for(unit, caller) for unit in costs}
-        used = [self._storage.incr(keys[each], self._window_s, costs[each]) for each in costs]
+        if self._is_away:
+            return {}
+        # A limit that was changed begins anew.
+        keys = {u: f"medusa/{u}/{caller}/{self._limits[u]}/{MINUTE_S}/second" for u in costs}
+        used = [self._storage.incr(keys[unit], MINUTE_S, cost) for unit, cost in costs.items()]
         ends = [self._storage.get_expiry(key) for key in keys.values()]
         asked = time.monotonic()
         try:
@@ -177,16 +144,24 @@ class Rates:
             return {}
         if time.monotonic() - asked > SLOW_S:
             self._suspect()
-        if max(answers[len(costs) :]) > time.time() + self._window_s:  # the clock was set back
+        if max(answers[len(costs) :]) > time.time() + MINUTE_S:  # the clock was set back
             await asyncio.gather(*map(self._storage.clear, keys.values()))
             return await self._add(caller, costs)
         budgets = {}
         for unit, used_now, ends_at in zip(costs, answers, answers[len(costs) :], strict=False):
-            limit, is_new = self._items[unit].amount, used_now == costs[unit]
             # Of a new window the end may have been asked for before there was one.
-            resets_at = time.time() + self._window_s if is_new else ends_at
-            budgets[unit] = Budget(unit, limit, limit - int(used_now), resets_at)
+            resets_at = time.time() + MINUTE_S if used_now == costs[unit] else ends_at
+            limit = self._limits[unit]
+            budgets[unit] = Budget(limit, limit - int(used_now), resets_at)
         return budgets
+
+    async def aclose(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        for each in (self._storage, self._probe):
+            if bridge := getattr(each, "bridge", None):
+                await bridge.storage.aclose(close_connection_pool=True)
 
     def _suspect(self, reason: str = "") -> None:
         if reason and not self._is_away:
@@ -208,7 +183,7 @@ class Rates:
         for _ in range(3):
             asked = time.monotonic()
             try:
-                await self._probe.incr("medusa/watch", self._window_s)
+                await self._probe.incr("medusa/watch", MINUTE_S)
             except Exception as error:
                 return str(getattr(error, "storage_error", error)) or repr(error)
             if (took_s := time.monotonic() - asked) <= SLOW_S:
@@ -234,6 +209,21 @@ def _open(storage: str) -> Storage:
     made = storage_from_string(f"async+{storage}", wrap_exceptions=True, **options)
     assert isinstance(made, Storage), "async+ is an asynchronous storage. This is a bug."
     return made
+
+
+def _refusal(unit: Unit, budget: Budget, wanted: int) -> GatewayError:
+    variable, wait_s = f"RATE_LIMIT_{unit.upper()}", _seconds_to(budget)
+    needed = f", and about {wanted} are needed" if unit == "tokens" else ""
+    sentence = (
+        f"{max(budget.remaining, 0)} of {budget.limit} {unit} a minute are left "
+        f"({variable}){needed}; try again in {ceil(wait_s)} s."
+    )
+    if wanted > budget.limit:
+        sentence = (
+            f"The request holds about {wanted} tokens, and {budget.limit} a minute are "
+            f"allowed ({variable}); make it shorter."
+        )
+    return GatewayError("rate_limit_exceeded", sentence, retry_after_s=wait_s)
 
 
 def _seconds_to(budget: Budget) -> float:

@@ -42,12 +42,11 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         started, status = time.monotonic(), 0
-        unique = secrets.token_hex(16)
+        request_id = answer_id = secrets.token_hex(16)
         given = Headers(scope=scope).get("x-request-id", "")
-        named = VALID_REQUEST_ID.fullmatch(given) is not None
-        request_id = given if named else unique
-        # Clients may repeat themselves; the model server takes a known id for another attempt.
-        answer_id = f"{given}.{unique}" if named else unique
+        if VALID_REQUEST_ID.fullmatch(given):
+            # Clients may repeat themselves; the model server takes a known id for another attempt.
+            request_id, answer_id = given, f"{given}.{answer_id}"
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, answer_id=answer_id)
         scope["path"] = plain(scope["path"])

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from uvicorn.server import HANDLED_SIGNALS
 
 from api.gateway import Gateway
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
@@ -30,12 +29,12 @@ def drained_by_signals(gateway: Gateway) -> Iterator[None]:
         else:
             tasks.append(asyncio.create_task(_drain(gateway, server, number)))
 
-    for number in SIGNALS:
+    for number in HANDLED_SIGNALS:
         loop.add_signal_handler(number, heard, number)
     try:
         yield
     finally:
-        for number in SIGNALS:
+        for number in HANDLED_SIGNALS:
             loop.remove_signal_handler(number)
 
 

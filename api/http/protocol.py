@@ -25,6 +25,7 @@ DROP_TIMEOUT_S = 30.0
 TOO_LARGE = GatewayError(
     "headers_too_large", f"The request's headers are larger than {MAX_HEADER_BYTES} bytes."
 )
+INVALID = GatewayError("invalid_http", "Invalid HTTP request received.")
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -35,7 +36,6 @@ class BoundedHttp(HttpToolsProtocol):
     _refused = False
     _closing = False  # answered for the last time, but the client is still sending
     _repeating = False  # headers that were understood already
-    _alarm: asyncio.TimerHandle | None = None
     _unanswered: Sequence[RequestResponseCycle] = ()  # a client may send several requests at once
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -44,7 +44,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Each request is told; uvicorn tells the latest one, which may wait for its turn."""
-        self._clear_alarm()
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
         for cycle in self._unanswered:
             cycle.disconnected = True
@@ -54,16 +54,12 @@ class BoundedHttp(HttpToolsProtocol):
         if self._refused or self.transport.is_closing():
             return
         self._num_bytes += len(data)
-        self._unset_keepalive_if_required()
         try:
             self._parse(data)
         except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
-        if self._num_bytes > MAX_HEADER_BYTES and not self._refused:
+            self._refuse(INVALID)
+        if self._num_bytes > MAX_HEADER_BYTES:
             self._refuse(TOO_LARGE)
-
-    def _should_upgrade(self) -> bool:
-        return False
 
     def _parse(self, data: bytes) -> None:
         """All of it as HTTP/1.1. An `Upgrade` is an offer, which nobody here takes up: stock Java
@@ -81,8 +77,8 @@ class BoundedHttp(HttpToolsProtocol):
         """Behind the headers of a request, with a parser that has not seen the offer in them: to
         the other one they are the end.
         """
-        framing = (b"content-length", b"transfer-encoding")
-        told = [b"%b: %b\r\n" % each for each in self.headers if each[0] in framing]
+        needed = (b"content-length", b"transfer-encoding", b"expect")
+        told = [b"%b: %b\r\n" % each for each in self.headers if each[0] in needed]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._repeating = True
@@ -90,23 +86,13 @@ class BoundedHttp(HttpToolsProtocol):
         self._repeating = False
 
     def on_message_begin(self) -> None:
-        if self._repeating:
-            return
         super().on_message_begin()
         self._set_alarm(HEADER_TIMEOUT_S)
 
-    def on_url(self, url: bytes) -> None:
-        if not self._repeating:
-            super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._repeating:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
+        self._unset_keepalive_if_required()
         if self._repeating:
             return
-        self._clear_alarm()
         self._num_bytes = 0
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > MAX_HEADER_BYTES:
@@ -154,16 +140,14 @@ class BoundedHttp(HttpToolsProtocol):
         if self._closing:
             self.transport.close()
         elif self.cycle.response_complete:
-            self._set_alarm(self.timeout_keep_alive)  # uvicorn's own ended with what came
-
-    def send_400_response(self, msg: str) -> None:
-        if not self._refused:
-            self._refuse(GatewayError("invalid_http", msg))
+            self._set_alarm(self.timeout_keep_alive)
 
     def _refuse(self, error: GatewayError) -> None:
         """The connection's last word. It stays open for a moment, since closing it on what the
         client still sends would take the word back.
         """
+        if self._refused:
+            return
         if self.transport.is_closing() or self._closing:
             self.transport.close()
             return
@@ -178,10 +162,6 @@ class BoundedHttp(HttpToolsProtocol):
         self._set_alarm(LINGER_S)
 
     def _set_alarm(self, timeout_s: float) -> None:
-        self._clear_alarm()
-        self._alarm = self.loop.call_later(timeout_s, self.transport.close)
-
-    def _clear_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        """The connection ends then. There is one alarm, uvicorn's own for idle connections."""
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(timeout_s, self.transport.close)

@@ -15,12 +15,12 @@ import sys
 import tempfile
 import threading
 from multiprocessing import parent_process
-from typing import Any
 
 import uvicorn
 from prometheus_client.multiprocess import mark_process_dead
 from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
+from uvicorn.server import HANDLED_SIGNALS
 from uvicorn.supervisors.multiprocess import Multiprocess
 
 from api import logs
@@ -65,7 +65,7 @@ def worker_app() -> ASGIApp:
         sys.exit(1)
 
 
-def config(app: ASGIApp | str, settings: Settings, **others: Any) -> uvicorn.Config:
+def config(app: ASGIApp | str, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves `app`: an app, or the name of what makes one."""
     return uvicorn.Config(
         app,
@@ -78,14 +78,15 @@ def config(app: ASGIApp | str, settings: Settings, **others: Any) -> uvicorn.Con
         forwarded_allow_ips=settings.forwarded_allow_ips,
         timeout_keep_alive=settings.keep_alive_timeout,
         timeout_graceful_shutdown=LAST_WORDS_S,  # the drain has been before
-        **others,
+        workers=settings.workers,
+        timeout_worker_healthcheck=ALIVE_WITHIN_S,
     )
 
 
 def run(app: ASGIApp, settings: Settings, listening: socket.socket) -> None:
     """Serve in this process. A signal that ends it ends the process, with exit code 0."""
     # uvicorn raises the signal again when it has shut down; then there is nothing left to do.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in HANDLED_SIGNALS:
         signal.signal(number, lambda *_: sys.exit(0))
     uvicorn.Server(config(app, settings)).run(sockets=[listening])
 
@@ -95,7 +96,7 @@ def run_workers(settings: Settings, listening: socket.socket) -> int:
     with tempfile.TemporaryDirectory(prefix="gateway-metrics-") as folder:
         # The workers inherit it, and prometheus_client looks for it when it is imported.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        workers = Workers(settings, listening)
+        workers = Workers(config("api.http.workers:worker_app", settings), [listening])
         workers.run()
     return int(any(each.exitcode == STARTUP_FAILURE for each in workers.processes))
 
@@ -103,17 +104,14 @@ def run_workers(settings: Settings, listening: socket.socket) -> int:
 class Workers(Multiprocess):
     """Uvicorn's supervisor; the metrics of workers that ended are dropped."""
 
-    def __init__(self, settings: Settings, listening: socket.socket) -> None:
-        counts = {"workers": settings.workers, "timeout_worker_healthcheck": ALIVE_WITHIN_S}
-        super().__init__(config("api.http.workers:worker_app", settings, **counts), [listening])
-        self._pids: set[int] = set()
+    _pids = frozenset[int]()
 
     def keep_subprocess_alive(self) -> None:
         for each in self.processes:
             # Only the worker's own end stays open: its death ends a wait for a sign of life.
             each.child_conn.close()
         super().keep_subprocess_alive()
-        pids = {each.pid for each in self.processes if each.pid is not None}
+        pids = frozenset(each.pid for each in self.processes if each.pid is not None)
         for pid in self._pids - pids:
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
             log.warning("worker %d has ended, and another took its place", pid)

@@ -50,8 +50,6 @@ class JsonRoute(APIRoute):
             async with app.body_limit.read(request) as raw:
                 if "content-length" not in request.headers:
                     await app.rates.charge_body(admission, len(raw))
-                    if admission.refused:
-                        raise admission.refusal()
                 if len(raw) > LARGE_BYTES:
                     body = await run_sync(parse, validate, request.headers, raw, limiter=ONE)
                 else:

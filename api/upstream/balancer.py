@@ -44,35 +44,14 @@ def chunks(request: GenerateRequest) -> list[int]:
     return found
 
 
-class Prefixes:
-    """The chunks that a server was sent last, at most so many."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._seen: OrderedDict[int, None] = OrderedDict()
-
-    def num_known(self, prompt: Sequence[int]) -> int:
-        """How many of a prompt's chunks, from its first on, are known."""
-        if not prompt or prompt[0] not in self._seen:
-            return 0
-        # A chunk is never older than those behind it, so what is known is known from the start.
-        return bisect_left(prompt, True, key=lambda chunk: chunk not in self._seen)
-
-    def remember(self, prompt: Sequence[int]) -> None:
-        for chunk in reversed(prompt):
-            self._seen[chunk] = None
-            self._seen.move_to_end(chunk)
-        while len(self._seen) > self._limit:
-            self._seen.popitem(last=False)
-
-
 class ServerLoad:
     """A server as the balancer sees it. Times are seconds of one clock."""
 
     def __init__(self) -> None:
         self.outstanding = 0
         self.slots = 1
-        self.prefixes = Prefixes(0)
+        self._max_chunks = 0
+        self._chunks = OrderedDict[int, None]()  # of the prompts that it was sent last
         self.last_taken = 0.0
         self.delay_s = 0.0  # until it answered the last probe
         self.opened = 0.0  # from then on it starts slowly
@@ -82,7 +61,8 @@ class ServerLoad:
     def open(self, slots: int, kv_cache_tokens: int, now: float) -> None:
         """It came, or came back: its caches are cold, and it starts slowly."""
         self.slots = slots
-        self.prefixes = Prefixes(kv_cache_tokens // CHUNK_TOKENS)
+        self._max_chunks = kv_cache_tokens // CHUNK_TOKENS
+        self._chunks.clear()
         self.opened = now
 
     def note_pace(self, seconds_a_token: float, now: float) -> None:
@@ -98,12 +78,22 @@ class ServerLoad:
     def take(self, prompt: Sequence[int], now: float) -> None:
         self.outstanding += 1
         self.last_taken = now
-        if prompt:
-            self.prefixes.remember(prompt)
+        for chunk in reversed(prompt):
+            self._chunks[chunk] = None
+            self._chunks.move_to_end(chunk)
+        while len(self._chunks) > self._max_chunks:
+            self._chunks.popitem(last=False)
 
     def give_back(self) -> None:
         self.outstanding -= 1
         assert self.outstanding >= 0, "more requests given back than taken. This is a bug."
+
+    def num_held(self, prompt: Sequence[int]) -> int:
+        """How many of a prompt's chunks, from its first on, it was sent before."""
+        if not prompt or prompt[0] not in self._chunks:
+            return 0
+        # A chunk is never older than those behind it, so what is held is held from the start.
+        return bisect_left(prompt, True, key=lambda chunk: chunk not in self._chunks)
 
     def share(self, now: float) -> float:
         """The part of its slots that it counts with: grows to 1 over SLOW_START_S."""
@@ -134,7 +124,7 @@ def choose(
     allowed = [index for index in allowed if servers[index] in free] or allowed
     limit = min(loads[index] for index in allowed) + IMBALANCE
     ranks = [
-        (-servers[index].prefixes.num_known(prompt), loads[index], servers[index].last_taken, index)
+        (-servers[index].num_held(prompt), loads[index], servers[index].last_taken, index)
         for index in allowed
         if loads[index] <= limit
     ]

@@ -76,7 +76,9 @@ class Directory:
             self._found[name] = tuple(each for each in self._found[name] if not dead(each))
         else:
             self._failures.pop(name, None)
-            self._found[name] = tuple(_at(name, ip) for ip in _one_each(found))
+            # A server with addresses of both kinds is one server: then the IPv4 ones count.
+            one_each = sorted([ip for ip in found if ":" not in ip] or found)
+            self._found[name] = tuple(_at(name, ip) for ip in one_each)
 
 
 def _without_user(url: str) -> str:
@@ -90,11 +92,6 @@ def _is_literal(url: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _one_each(found: Collection[str]) -> list[str]:
-    """A server with addresses of both kinds is one server: then the IPv4 ones count."""
-    return sorted([ip for ip in found if ":" not in ip] or found)
 
 
 def _at(name: str, ip: str) -> Address:

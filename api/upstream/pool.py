@@ -6,21 +6,20 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from api.config import Settings
-from api.errors import AnswerFailed, GatewayError, ModelServerLost, NoModelServer, TryAgain
+from api.errors import GatewayError, ModelServerLost, NoModelServer
 from api.metrics import GatewayMetrics
 from api.request import Choice
 from api.upstream import balancer
-from api.upstream.call import BatchCall
 from api.upstream.discovery import Address, Directory, Resolve, resolve
 from api.upstream.server import LOST_AFTER_S, ModelServer
-from api.waiting import timeout, wait
+from api.waiting import wait
 from model_server.contract.protocol import Info
 
 READY_WAIT_S = 10.0
@@ -53,7 +52,6 @@ class ServerPool:
         self._network = network
         self.ready_wait_s = network.ready_wait_s
         self._directory = Directory(settings.model_server_urls, network.resolve)
-        self._calls: dict[asyncio.Task[None], BatchCall] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -104,12 +102,12 @@ class ServerPool:
             if sum(sent <= now - soon_s for sent in server.unacknowledged.values()) < limit
         ]
 
-    def take(self, free: Sequence[ModelServer], choice: Choice) -> ModelServer | None:
-        """The one of these that gets a choice, and is charged with it. None may continue an answer
-        that began on another model, be it with another choice; or one that will soon be free is
-        worth the wait.
+    def take(self, choice: Choice) -> ModelServer | None:
+        """The free one that gets a choice, and is charged with it. None may continue an answer that
+        began on another model, be it with another choice; or one that will soon be free is worth
+        the wait.
         """
-        model_id = choice.of.model_id
+        free, model_id = self.free(), choice.of.model_id
         able = [each for each in self.free(SOON_S) if model_id in (None, each.model_id)]
         able = [each for each in able if each.url not in choice.failed_at] or able
         loads, places = [each.load for each in able], [each.load for each in free]
@@ -121,38 +119,15 @@ class ServerPool:
         choice.model_id = choice.of.model_id = best.model_id
         return best
 
-    def send(self, server: ModelServer, choices: Sequence[Choice]) -> None:
-        """Send a batch, whose choices the server was charged with; its events go into them."""
-        call = BatchCall(server, choices, time.monotonic())
-        call.task = asyncio.create_task(call.run())
-        self._calls[call.task] = call
-        call.task.add_done_callback(self._calls.pop)  # runs for what was left before it began, too
+    def ready_beside(self, failed_at: Collection[str]) -> list[ModelServer]:
+        return [each for each in self.servers if each.ready and each.url not in failed_at]
 
-    async def ask(self, path: str, question: Any, failed_at: set[str]) -> bytes:
-        """The least busy server's answer, better one that has not failed. Raises GatewayError."""
-        ready = [server for server in self.servers if server.ready]
-        if not ready:
+    def least_busy(self, failed_at: Collection[str]) -> ModelServer:
+        """For a question: better one that has not failed. Raises NoModelServer."""
+        able = self.ready_beside(failed_at) or self.ready_beside(())
+        if not able:
             raise NoModelServer(self.reason)
-        able = [each for each in ready if each.url not in failed_at] or ready
-        server = min(able, key=lambda server: server.load.outstanding)
-        try:
-            return await server.ask(path, question)
-        except TryAgain as error:
-            failed_at.add(server.url)
-            if not isinstance(error, AnswerFailed):
-                server.lose(error)
-            raise
-
-    def is_ready_beside(self, failed_at: set[str]) -> bool:
-        """Whether a server is ready that is none of these."""
-        return any(each.ready and each.url not in failed_at for each in self.servers)
-
-    def forgive(self, choice: Choice) -> None:
-        """The servers that a choice's failures were counted at: it is at fault itself."""
-        for server in self.servers:
-            for _ in range(choice.blamed.count(server.url)):
-                server.breaker.forgive()
-        self.changed.set()
+        return min(able, key=lambda server: server.load.outstanding)
 
     def waits_until(self, choice: Choice) -> float | None:
         """When a choice has waited long enough for a server that may take it. None: one is ready,
@@ -161,45 +136,38 @@ class ServerPool:
         way to a model, and nothing came of them yet.
         """
         has_begun = any(each.token_ids or each.done for each in choice.of.choices)
-        own = [each for each in self.servers if each.may_have(choice.of.model_id)]
-        if any(server.ready for server in own) or (choice.of.model_id and not has_begun):
+        model_id = choice.of.model_id
+        own = [each for each in self.servers if not model_id or each.model_id in (None, model_id)]
+        if any(server.ready for server in own) or (model_id and not has_begun):
             return None
         if choice.accepted:
             return 0.0 if self.ready and not own else None
         down_since = max((server.down_since for server in own), default=0.0)
         return max(choice.arrived, down_since) + self.ready_wait_s
 
-    def refusal(self, choice: Choice) -> GatewayError:
-        """Why no server takes a choice."""
-        if choice.of.model_id is None or not self.ready:
+    def refusal(self, model_id: str | None) -> GatewayError | None:
+        """Why no server takes a request of this model, or of any; None: one does, when it can."""
+        models = {str(each.model_id) for each in self.servers if each.ready}
+        if not models:
             return NoModelServer(self.reason)
-        others = ", ".join(sorted({str(each.model_id) for each in self.servers if each.ready}))
-        message = f"The answer began on model {choice.of.model_id} and only {others} is left"
-        return GatewayError("model_changed", f"{message} to continue it.")
-
-    async def first_info(self, timeout_s: float) -> Info:
-        """The limits last known, or those of the first server to come; or NoModelServer."""
-        try:
-            async with timeout(min(timeout_s, self.ready_wait_s)):
-                while (info := self.info) is None:
-                    self.changed.clear()
-                    await self.changed.wait()
-        except TimeoutError:
-            raise NoModelServer(self.reason) from None
-        return info
+        if model_id is None or model_id in models:
+            return None
+        message = f"The answer began on model {model_id} and only {', '.join(sorted(models))}"
+        return GatewayError("model_changed", f"{message} is left to continue it.")
 
     def start(self) -> None:
         self._adopt()
         for name in self._directory.names:
-            self._spawn(self._follow(name))
+            self.spawn(self._follow(name))
 
     async def aclose(self) -> None:
         self._closing = True
-        tasks = [*self._tasks, *self._calls]
+        servers = self.servers + self.leaving
+        tasks = [*self._tasks, *(task for server in servers for task in server.calls)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for server in self.servers + self.leaving:
+        for server in servers:
             await server.aclose()
 
     async def _follow(self, name: str) -> None:
@@ -230,15 +198,12 @@ class ServerPool:
 
     def _new(self, address: Address) -> ModelServer:
         server = ModelServer(address, self._metrics, self.changed, self._network.transport)
-        self._spawn(self._watch(server))
+        self.spawn(self._watch(server))
         return server
 
     async def _watch(self, server: ModelServer) -> None:
         # Python 3.10 may take a cancellation for the end of httpx's own timeout.
-        while not self._closing and (
-            server not in self.leaving
-            or any(call.server is server for call in self._calls.values())
-        ):
+        while not self._closing and (server not in self.leaving or server.calls):
             try:
                 await server.probe()
             except Exception:
@@ -262,19 +227,19 @@ class ServerPool:
             why = f"nothing was heard for {LOST_AFTER_S:g} s"
         elif server.breaker.is_open(now) and self.ready:
             why = server.reason
-        elif now - oldest > ACCEPTED_AFTER_S and self.is_ready_beside({server.url}):
+        elif now - oldest > ACCEPTED_AFTER_S and self.ready_beside({server.url}):
             why = f"a batch was not accepted for {ACCEPTED_AFTER_S:g} s"
         else:
             return
         for question in server.asking:
             question.cancel()
-        for task, call in self._calls.items():
-            if call.server is server:
-                call.end(ModelServerLost(server.url, why))
-                task.cancel()
+        for task, choices in server.calls.items():
+            for choice in choices.values():
+                choice.finish(ModelServerLost(server.url, why))
+            task.cancel()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Until the pool closes."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task

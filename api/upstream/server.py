@@ -24,6 +24,7 @@ from api.errors import (
     TryAgain,
 )
 from api.metrics import GatewayMetrics
+from api.request import Choice
 from api.upstream.balancer import ServerLoad
 from api.upstream.breaker import Breaker
 from api.upstream.discovery import Address
@@ -72,6 +73,7 @@ class ModelServer:
         self.breaker = Breaker()
         self.down_since = self.heard = time.monotonic()
         self.full_until = 0.0
+        self.calls = dict[asyncio.Task[None], dict[str, Choice]]()  # with what each still carries
         self.unacknowledged = dict[str, float]()  # by batch: when it was sent
         self.asking = set[anyio.CancelScope]()  # cancelled, a question is asked elsewhere
         self.client = _connect(address, transport)
@@ -83,10 +85,6 @@ class ModelServer:
     def ready(self) -> bool:
         """It says so, and its answers don't fail."""
         return self.is_up and self.breaker.allows(time.monotonic())
-
-    def may_have(self, model_id: str | None) -> bool:
-        """Whether it has this model, or may when it answers; None: any will do."""
-        return model_id is None or self.model_id in (None, model_id)
 
     def take(self, prompt: Sequence[int]) -> None:
         """Count one more request, whose prompt has these chunks, until it is given back."""
@@ -211,18 +209,6 @@ class ModelServer:
         await self.client.aclose()
 
 
-def _busy(url: str, answer: httpx.Response) -> ModelServerBusy:
-    """What a 503 means: in its body it says whether it is "ready", and so only full."""
-    words, is_full, wait_s = "takes no requests right now", False, 0.0
-    with suppress(ValueError, KeyError, TypeError):
-        status = answer.json()["status"]
-        is_full = status == "ready"
-        words = "has as many requests as it keeps" if is_full else f"is {status}"
-    with suppress(ValueError):
-        wait_s = min(max(0.0, float(answer.headers.get("retry-after", "0"))), LONGEST_RETRY_AFTER_S)
-    return ModelServerBusy(f"The model server at {url} {words}.", wait_s, is_full=is_full)
-
-
 def describe(error: Exception) -> str:
     """The error's text, or its name where it has none."""
     return str(error) or type(error).__name__
@@ -236,14 +222,23 @@ def _is_refused(error: BaseException | None) -> bool:
 
 
 def refusal(url: str, path: str, answer: httpx.Response) -> GatewayError:
-    """What an answer with another status than 200 means."""
-    if answer.status_code == 503:
-        return _busy(url, answer)
-    try:
-        return refused(Failed.model_validate_json(answer.content))
-    except ValidationError:
-        detail = f"POST {path} answered {answer.status_code} {answer.text[:200]}"
-        return ModelServerFault(url, detail)
+    """What an answer with another status than 200 means. One of 503 says in its body whether it is
+    "ready", and so only full.
+    """
+    if answer.status_code != 503:
+        try:
+            return refused(Failed.model_validate_json(answer.content))
+        except ValidationError:
+            detail = f"POST {path} answered {answer.status_code} {answer.text[:200]}"
+            return ModelServerFault(url, detail)
+    words, is_full, wait_s = "takes no requests right now", False, 0.0
+    with suppress(ValueError, KeyError, TypeError):
+        status = answer.json()["status"]
+        is_full = status == "ready"
+        words = "has as many requests as it keeps" if is_full else f"is {status}"
+    with suppress(ValueError):
+        wait_s = min(max(0.0, float(answer.headers.get("retry-after", "0"))), LONGEST_RETRY_AFTER_S)
+    return ModelServerBusy(f"The model server at {url} {words}.", wait_s, is_full=is_full)
 
 
 def refused(failed: Failed) -> GatewayError:

@@ -53,7 +53,9 @@ async def listening(app: Any, http: Any = "auto") -> AsyncIterator[str]:
     """The app on a free port, for streams and disconnects; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, http=http, log_config=None, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app, http=http, ws="none", log_config=None, timeout_graceful_shutdown=1
+        )
         running = uvicorn.Server(config)
         serving = asyncio.create_task(running.serve([free]))
         await until(lambda: running.started)

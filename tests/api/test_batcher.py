@@ -65,8 +65,7 @@ def test_the_next_batch_counts_from_its_own_first_request() -> None:
 def test_who_left_makes_room() -> None:
     filled = window("abc")
     leaving = filled.queue[0]
-    filled.discard(leaving)
-    filled.discard(leaving)
+    filled.queue.remove(leaving)
     assert filled.closes_at(is_slot_free=False) == pytest.approx(0.01 + 0.1)
     assert batches(filled) == ["bc"]
 
@@ -218,7 +217,7 @@ async def test_who_leaves_as_the_batch_leaves_is_not_sent(server: ScriptedServer
     metrics = GatewayMetrics()
     pool = ServerPool(settings, metrics, Network(httpx.ASGITransport(server.app)))
     batcher = Batcher(settings, pool, metrics)
-    batcher.start()
+    pool.spawn(batcher.run())
     pool.start()
     await until(lambda: pool.ready)
     asked = [GenerateRequest(id=name, prompt="a") for name in ("leaving", "staying")]
@@ -232,5 +231,4 @@ async def test_who_leaves_as_the_batch_leaves_is_not_sent(server: ScriptedServer
     assert staying.carrier is not None
     assert staying.carrier.size == 1
     assert pool.servers[0].load.outstanding == 0
-    await batcher.aclose()
     await pool.aclose()

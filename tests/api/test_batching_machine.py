@@ -168,7 +168,7 @@ class Batching(RuleBasedStateMachine):
     def check(self) -> None:
         names = [play.request.id for play in self.playing]
         assert len(names) == len(set(names)), "sent twice at the same time"
-        sent = [c for each in self.clients for c in each.choices if c.is_sent]
+        sent = [c for each in self.clients for c in each.choices if c.stage != "gathered"]
         for server in self.gateway.pool.servers:
             assert len(server.unacknowledged) <= self.gateway.settings.max_concurrent_batches
             here = [c for c in sent if c.carrier and c.carrier.server_url == server.url]
@@ -228,12 +228,12 @@ class Batching(RuleBasedStateMachine):
         gateway, value = self.gateway, self.gateway.metrics.registry.get_sample_value
         assert gateway.permits.in_flight == 0
         assert not gateway._open
-        assert not gateway.pool._calls
         assert not gateway._batcher._window.queue
         assert not gateway._batcher._resuming
         for server in gateway.pool.servers:
             assert server.load.outstanding == 0
             assert not server.unacknowledged
+            assert not server.calls
             held = value("medusa_gateway_model_server_requests", {"server": server.url})
             assert held == 0
         for name in ("running", "waiting"):

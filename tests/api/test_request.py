@@ -5,7 +5,7 @@ import pytest
 from api.admission.rates import Admission
 from api.errors import ModelServerBusy, NoModelServer
 from api.metrics import GatewayMetrics
-from api.request import ClientRequest
+from api.request import Choice, ClientRequest
 from model_server.contract.protocol import GenerateRequest, Resume, Started
 from tests.api.scripted_server import accepted, done, token
 
@@ -19,19 +19,24 @@ def opened(num_choices: int = 1) -> ClientRequest:
     return ClientRequest("a", requests, Admission("key ann"), GatewayMetrics())
 
 
+def begin(choice: Choice) -> None:
+    choice.ended = asyncio.get_running_loop().create_future()
+
+
 async def test_a_later_attempt_resumes_behind_what_was_delivered() -> None:
     request = opened()
     [choice] = request.choices
     for attempt in (1, 2, 3):
-        choice.begin(now=0.0)
+        begin(choice)
         assert choice.request.attempt == attempt
         choice.receive(accepted(choice.request), 0)
-        assert choice.progress() is None
+        assert choice.progress is None
         choice.receive(Started(id="a"), 0)
-        assert choice.progress() == attempt - 1
+        assert choice.progress == attempt - 1
         choice.receive(token(REQUEST, attempt), 0)
         if attempt < 3:
             choice.finish(ModelServerBusy("draining"))
+            choice.retry()
     assert choice.request.resume == Resume(tokens=[1, 2], num_chars=4)
     assert [event.event for _, event, _ in request.inbox] == ["token", "token", "token"]
 
@@ -43,9 +48,10 @@ async def test_the_prompt_that_counts_is_the_one_behind_the_tokens() -> None:
         accepted(REQUEST).model_copy(update={"prompt_hash": name}) for name in ("first", "second")
     )
     for event in (first, second):
-        choice.begin(now=0.0)
+        begin(choice)
         choice.receive(event, 0)
-        choice.failure = ModelServerBusy("gone")
+        choice.finish(ModelServerBusy("gone"))
+        choice.retry()
     choice.receive(token(REQUEST, 1), 0)
     assert choice.continues_otherwise(first)
     assert not choice.continues_otherwise(second)
@@ -55,7 +61,7 @@ async def test_the_prompt_that_counts_is_the_one_behind_the_tokens() -> None:
 
 async def test_an_attempt_ends_once() -> None:
     [choice] = opened().choices
-    choice.begin(now=0.0)
+    begin(choice)
     choice.finish()
     choice.finish(ModelServerBusy("late"))
     assert choice.ended.result() is None
@@ -98,7 +104,7 @@ async def test_silence_is_an_empty_burst() -> None:
     bursts = request.bursts(quiet_s=0.01)
     assert await asyncio.wait_for(anext(bursts), 5) == []
     [choice] = request.choices
-    choice.begin(now=0.0)
+    begin(choice)
     choice.receive(done(choice.request), 0)
     assert [event.event for _, event in await anext(bursts)] == ["done"]
     assert [burst async for burst in bursts] == []

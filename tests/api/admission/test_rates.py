@@ -1,13 +1,14 @@
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from api.admission import rates as module
-from api.admission.rates import MINUTE_S, Admission, Rates, Unit
+from api.admission.rates import MINUTE_S, Admission, Rates
+from api.config import Settings
 from api.errors import GatewayError
 from api.metrics import GatewayMetrics
 from tests.api.redis_server import redis_server
@@ -32,8 +33,15 @@ def rates(
     requests: int = 0,
     tokens: int = 0,
 ) -> Rates:
-    limits: dict[Unit, int] = {"requests": requests, "tokens": tokens}
-    return Rates(limits, storage, metrics or GatewayMetrics())
+    limits: dict[str, Any] = {"rate_limit_requests": requests, "rate_limit_tokens": tokens}
+    settings = Settings().model_copy(update={**limits, "rate_limit_storage": storage})
+    return Rates(settings, metrics or GatewayMetrics())
+
+
+async def admitted(limited: Rates, num_bytes: int = 4) -> Admission:
+    admission = Admission("key ann")
+    await limited.admit(admission, num_bytes)
+    return admission
 
 
 def unchecked(metrics: GatewayMetrics) -> float:
@@ -45,11 +53,11 @@ def unchecked(metrics: GatewayMetrics) -> float:
 async def refusal(
     limited: Rates, caller: str = "key ann", num_bytes: int = 4
 ) -> GatewayError | None:
-    admission = await limited.admit(caller, num_bytes)
-    if not admission.refused:
-        return None
-    assert admission.refusal().code == "rate_limit_exceeded"
-    return admission.refusal()
+    try:
+        await limited.admit(Admission(caller), num_bytes)
+    except GatewayError as error:
+        return error
+    return None
 
 
 def left(admission: Admission, unit: str) -> int:
@@ -59,10 +67,11 @@ def left(admission: Admission, unit: str) -> int:
 async def test_requests_are_limited_for_each_caller(storage: str) -> None:
     limited = rates(storage, requests=3)
     began = time.time()
-    remaining = [left(await limited.admit("key ann", 4), "requests") for _ in range(3)]
+    remaining = [left(await admitted(limited), "requests") for _ in range(3)]
     assert remaining == [2, 1, 0]
     error = await refusal(limited)
     assert error is not None
+    assert error.code == "rate_limit_exceeded"
     assert "0 of 3 requests a minute are left (RATE_LIMIT_REQUESTS)" in str(error)
     assert await refusal(limited, "key bob") is None
     assert error.retry_after_s is not None
@@ -123,20 +132,20 @@ async def test_a_crowd_is_not_taken_for_a_storage_that_is_away(
 
 async def test_tokens_are_charged_by_estimate_and_then_by_what_was_used(storage: str) -> None:
     limited = rates(storage, tokens=100)
-    admission = await limited.admit("key ann", 40)
+    admission = await admitted(limited, 40)
     assert left(admission, "tokens") == 90
     admission.used += 4
     assert left(admission, "tokens") == 96
     admission.used += 3
     await limited.settle(admission)
-    after = await limited.admit("key ann", 0)
+    after = await admitted(limited, 0)
     assert left(after, "tokens") == 93
     await limited.aclose()
 
 
 async def test_an_answer_may_go_beyond_and_then_the_next_is_refused(storage: str) -> None:
     limited = rates(storage, tokens=100)
-    admission = await limited.admit("key ann", 4)
+    admission = await admitted(limited)
     admission.used = 5_000
     await limited.settle(admission)
     error = await refusal(limited)
@@ -152,8 +161,7 @@ async def test_what_does_not_fit_is_refused_and_costs_nothing(storage: str) -> N
     error = await refusal(limited, num_bytes=500)
     assert error is not None
     assert "about 125 tokens, and 100 a minute" in str(error)
-    fits = await limited.admit("key ann", 400)
-    assert fits.refused is None
+    fits = await admitted(limited, 400)
     assert left(fits, "tokens") == 0
     assert left(fits, "requests") == 8
     await limited.aclose()
@@ -161,16 +169,16 @@ async def test_what_does_not_fit_is_refused_and_costs_nothing(storage: str) -> N
 
 async def test_a_body_of_unknown_length_is_charged_when_it_is_known(storage: str) -> None:
     limited = rates(storage, requests=9, tokens=100)
-    first, second = [await limited.admit("key ann", 0) for _ in range(2)]
+    first, second = [await admitted(limited, 0) for _ in range(2)]
     await limited.charge_body(first, 240)
-    assert first.refused is None
     assert left(first, "tokens") == 40
-    await limited.charge_body(second, 200)
-    assert re.match(r"40 of 100 tokens a minute are left .* about 50 are", str(second.refusal()))
+    with pytest.raises(GatewayError, match=r"^40 of 100 tokens a minute are left .* about 50 are"):
+        await limited.charge_body(second, 200)
+    assert left(second, "requests") == 8, "it was given back"
     await limited.settle(second)
     first.used = 10
     await limited.settle(first)
-    third = await limited.admit("key ann", 0)
+    third = await admitted(limited, 0)
     assert (left(third, "tokens"), left(third, "requests")) == (90, 7)
     await limited.aclose()
 
@@ -178,10 +186,10 @@ async def test_a_body_of_unknown_length_is_charged_when_it_is_known(storage: str
 @in_virtual_time
 async def test_what_came_back_too_late_is_no_gift_to_the_next_window() -> None:
     limited = rates("memory://", tokens=100)
-    admission = await limited.admit("key ann", 400)
+    admission = await admitted(limited, 400)
     await asyncio.sleep(MINUTE_S)
     await limited.settle(admission)
-    assert left(await limited.admit("key ann", 400), "tokens") == 0
+    assert left(await admitted(limited, 400), "tokens") == 0
     assert await refusal(limited) is not None
 
 
@@ -199,14 +207,14 @@ async def test_a_clock_that_is_set_back_makes_nobody_wait_longer(
 
 async def test_no_limits_ask_no_storage() -> None:
     limited = rates(f"redis://127.0.0.1:{free_port()}")
-    admission = await limited.admit("key ann", 4)
-    assert (admission.headers(), admission.estimate) == ({}, 1)
+    admission = await admitted(limited)
+    assert admission.headers() == {}
     await limited.settle(admission)
 
 
 @in_virtual_time
 async def test_headers_are_openais() -> None:
-    admission = await rates("memory://", requests=5, tokens=50).admit("key ann", 8)
+    admission = await admitted(rates("memory://", requests=5, tokens=50), 8)
     headers = admission.headers()
     assert headers == {
         "x-ratelimit-limit-requests": "5",

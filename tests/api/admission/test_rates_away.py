@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from api.admission import rates as module
 from api.admission.rates import SLOW_S, STORAGE_PAUSE_S, Admission
 from api.metrics import GatewayMetrics
-from tests.api.admission.test_rates import left, rates, refusal, unchecked
+from tests.api.admission.test_rates import admitted, left, rates, refusal, unchecked
 from tests.api.redis_server import redis_far_away, redis_server
 from tests.api.serving import until
 from tests.api.virtual_time import in_virtual_time
@@ -57,7 +57,7 @@ async def test_a_redis_that_is_away_lets_everybody_in(
     metrics = GatewayMetrics()
     async with redis_server() as server:
         limited = rates(server.url, metrics, requests=1)
-        before = await limited.admit("key ann", 4)
+        before = await admitted(limited)
         await server.stop()
         for _ in range(5):
             assert await asyncio.wait_for(refusal(limited), 30) is None
@@ -113,7 +113,7 @@ async def test_a_storage_is_asked_once_for_all_that_a_request_needs(
     monkeypatch.setattr(FarAway, "delay_s", SLOW_S / 2)
     limited = rates("far://", requests=5, tokens=50)
     began = time.monotonic()
-    admission = await limited.admit("key ann", 4)
+    admission = await admitted(limited)
     assert time.monotonic() - began == pytest.approx(FarAway.delay_s)
     assert (left(admission, "requests"), left(admission, "tokens")) == (4, 49)
 
@@ -121,9 +121,9 @@ async def test_a_storage_is_asked_once_for_all_that_a_request_needs(
 async def test_each_budget_is_two_commands_to_redis() -> None:
     async with redis_server() as server, Redis.from_url(server.url) as redis:
         limited = rates(server.url, requests=5, tokens=50)
-        await limited.admit("key ann", 4)  # connections and scripts
+        await admitted(limited)  # connections and scripts
         await redis.config_resetstat()
-        admission = await limited.admit("key ann", 4)
+        admission = await admitted(limited)
         asked = await redis.info("commandstats")
         assert (left(admission, "requests"), left(admission, "tokens")) == (3, 48)
         assert _seconds_left(admission) == [pytest.approx(60, abs=5)] * 2
@@ -139,7 +139,7 @@ async def test_a_slow_storage_is_as_good_as_away(monkeypatch: pytest.MonkeyPatch
     limited = rates("far://", metrics, requests=50)
 
     async def take() -> int | None:
-        admission = await limited.admit("key ann", 4)
+        admission = await admitted(limited)
         return left(admission, "requests") if admission.budgets else None
 
     monkeypatch.setattr(FarAway, "delay_s", SLOW_S - 0.001)
@@ -179,20 +179,20 @@ async def test_a_slow_redis_is_as_good_as_away(caplog: pytest.LogCaptureFixture)
     async with redis_far_away(1.5 * SLOW_S) as (network, url):
         metrics = GatewayMetrics()
         limited = rates(url, metrics, requests=50, tokens=500)
-        await limited.admit("key ann", 4)
+        await admitted(limited)
         network.inject("delay")
         with anyio.fail_after(30):  # of new connections each greeting is slow, too
             while not unchecked(metrics):
-                await limited.admit("key ann", 4)
+                await admitted(limited)
         before = unchecked(metrics)
         assert not any([await refusal(limited) for _ in range(20)])
         assert unchecked(metrics) == before + 20
         network.inject(None)
         await until(lambda: "is back" in caplog.text, 30)
-        assert left(await limited.admit("key ann", 4), "requests") < 49
+        assert left(await admitted(limited), "requests") < 49
         assert unchecked(metrics) == before + 20
         await limited.aclose()
 
 
 def _seconds_left(admission: Admission) -> list[float]:
-    return [each.resets_at - time.time() for each in admission.budgets]
+    return [each.resets_at - time.time() for each in admission.budgets.values()]

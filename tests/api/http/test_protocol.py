@@ -96,6 +96,17 @@ async def test_headers_that_do_not_come_end_the_connection(
             assert await asyncio.wait_for(reader.read(), 5) == b""
 
 
+async def test_nor_may_those_behind_an_answer_take_longer(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connection(server) as (reader, writer):
+        writer.write(GET + b"\r\n")
+        await answered(reader)
+        monkeypatch.setattr(protocol, "HEADER_TIMEOUT_S", 0.1)
+        writer.write(GET)
+        assert await asyncio.wait_for(reader.read(), 3) == b""  # uvicorn's own alarm is at 5 s
+
+
 async def test_a_body_that_does_not_come_is_408(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

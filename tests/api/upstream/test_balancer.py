@@ -8,7 +8,6 @@ from api.upstream.balancer import (
     FIRST_SHARE,
     MAX_CHUNKS,
     SLOW_START_S,
-    Prefixes,
     ServerLoad,
     choose,
     chunks,
@@ -31,7 +30,14 @@ def place(outstanding: int = 0, *, slots: int = 8, opened: float = 0.0) -> Serve
 
 def holding(prompt: list[int], outstanding: int = 0, slots: int = 8) -> ServerLoad:
     made = place(outstanding, slots=slots)
-    made.prefixes.remember(prompt)
+    made.take(prompt, 0.0)
+    made.outstanding = outstanding
+    return made
+
+
+def remembering(num_chunks: int) -> ServerLoad:
+    made = ServerLoad()
+    made.open(8, num_chunks * CHUNK_TOKENS, 0.0)
     return made
 
 
@@ -93,19 +99,19 @@ def test_short_prompts_have_no_chunk_and_long_ones_not_too_many() -> None:
 
 
 def test_as_much_is_known_as_was_sent() -> None:
-    seen = Prefixes(10)
-    seen.remember([1, 2, 3])
-    known = [seen.num_known(each) for each in ([1, 2, 3, 4], [1, 2, 9], [9, 20, 30], [])]
+    server = remembering(10)
+    server.take([1, 2, 3], LATER)
+    known = [server.num_held(each) for each in ([1, 2, 3, 4], [1, 2, 9], [9, 20, 30], [])]
     assert known == [3, 2, 0, 0]
 
 
 def test_the_ends_of_old_prompts_are_forgotten_first() -> None:
-    seen = Prefixes(4)
-    seen.remember([1, 2, 3])
-    seen.remember([1, 20, 30])
-    assert len(seen._seen) == 4
-    assert seen.num_known([1, 20, 30]) == 3
-    assert seen.num_known([1, 2, 3]) == 2
+    server = remembering(4)
+    server.take([1, 2, 3], LATER)
+    server.take([1, 20, 30], LATER)
+    assert len(server._chunks) == 4
+    assert server.num_held([1, 20, 30]) == 3
+    assert server.num_held([1, 2, 3]) == 2
 
 
 @given(
@@ -114,15 +120,15 @@ def test_the_ends_of_old_prompts_are_forgotten_first() -> None:
 )
 def test_what_is_known_is_known_from_the_start(prompts: list[list[int]], limit: int) -> None:
     """The search by halves finds what a search from the start would."""
-    seen = Prefixes(limit)
+    server = remembering(limit)
     paths = [[hash(tuple(each[: n + 1])) for n in range(len(each))] for each in prompts]
     for path in paths:
-        seen.remember(path)
-        assert len(seen._seen) <= limit
+        server.take(path, LATER)
+        assert len(server._chunks) <= limit
         for other in paths:
-            known = [seen.num_known([chunk]) == 1 for chunk in other]
+            known = [server.num_held([chunk]) == 1 for chunk in other]
             assert known == sorted(known, reverse=True)
-            assert seen.num_known(other) == sum(known)
+            assert server.num_held(other) == sum(known)
 
 
 def test_the_least_busy_is_chosen() -> None:
@@ -161,7 +167,7 @@ def test_a_prefix_that_many_ask_for_spreads() -> None:
     for turn in range(16):
         places[choose(places, [1, 2], LATER)].take([1, 2], LATER + turn)
     assert [each.outstanding for each in places] == [8, 8]
-    assert [each.prefixes.num_known([1, 2]) for each in places] == [2, 2]
+    assert [each.num_held([1, 2]) for each in places] == [2, 2]
 
 
 def test_a_share_grows_from_little_to_all() -> None:
@@ -188,7 +194,7 @@ def test_servers_that_come_together_share_from_the_start() -> None:
 def test_a_server_that_returns_has_forgotten_its_prefixes() -> None:
     server = holding([1, 2], outstanding=3)
     server.open(8, 8_192, LATER)
-    assert server.prefixes.num_known([1, 2]) == 0
+    assert server.num_held([1, 2]) == 0
     assert server.outstanding == 3
 
 
@@ -203,7 +209,7 @@ def test_no_choice_is_far_busier_than_the_least_busy(
     load = (chosen.outstanding + 1) / chosen.slots
     assert load <= min(loads) + 0.5
     near = [each for each, load in zip(places, loads, strict=True) if load <= min(loads) + 0.5]
-    assert chosen.prefixes.num_known(prompt) == max(e.prefixes.num_known(prompt) for e in near)
+    assert chosen.num_held(prompt) == max(e.num_held(prompt) for e in near)
 
 
 def test_paces_that_differ_by_chance_make_no_server_slow() -> None:
@@ -248,8 +254,7 @@ def test_of_those_as_good_a_free_one_is_chosen() -> None:
 
 
 def test_a_slow_server_s_prefix_is_not_worth_its_pace() -> None:
-    slow, fast = place(), place()
-    slow.prefixes.remember([1, 2, 3])
+    slow, fast = holding([1, 2, 3]), place()
     slow.note_pace(0.1, LATER)
     fast.note_pace(0.02, LATER)
     assert choose([slow, fast], [1, 2, 3], LATER) == 1

@@ -12,6 +12,7 @@ from api.metrics import GatewayMetrics
 from api.request import Choice, ClientRequest
 from api.upstream.balancer import CHUNK_CHARS
 from api.upstream.breaker import FIRST_HOLD_S, IN_A_ROW
+from api.upstream.call import BatchCall
 from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.fleet import ANSWER, OTHER, Fleet, away, begin, die, fleet, holding
 from tests.api.scripted_server import INFO, Script, ScriptedServer, count
@@ -128,8 +129,7 @@ async def test_who_may_not_go_to_the_quick_server_does_not_wait_for_it(
         choices = some_choices(3)
         choices[1].of.model_id = OTHER.model_id
         choices[2].failed_at.add(made.pool.servers[1].url)
-        free = made.pool.free()
-        took = [made.pool.take(free, each) for each in choices]
+        took = [made.pool.take(each) for each in choices]
         assert took == [None, made.pool.servers[0], made.pool.servers[0]]
         told.set()
         assert (await ask).status_code == 200
@@ -196,8 +196,7 @@ async def test_one_request_of_a_batch_is_a_sick_server_s_trial(server: ScriptedS
         [sick] = made.pool.servers
         for _ in range(IN_A_ROW):
             sick.breaker.fail("a decode failed", now=time.monotonic() - FIRST_HOLD_S)
-        free = made.pool.free()
-        took = [made.pool.take(free, each) for each in some_choices(3)]
+        took = [made.pool.take(each) for each in some_choices(3)]
         assert took == [sick, None, None]
 
 
@@ -272,12 +271,12 @@ async def test_a_batch_that_is_left_before_it_went_is_forgotten() -> None:
     async with fleet(server) as made:
         asked = [GenerateRequest(id="a", prompt="a")]
         [choice] = ClientRequest("a", asked, Admission(""), GatewayMetrics()).choices
-        choice.begin(now=0.0)
-        taken = made.pool.take(made.pool.free(), choice)
+        choice.ended = asyncio.get_running_loop().create_future()
+        taken = made.pool.take(choice)
         assert taken is not None
-        made.pool.send(taken, [choice])
+        BatchCall(taken, [choice])
         assert choice.carrier is not None
         choice.ended.cancel()
         choice.carrier.leave(choice)
-        await until(lambda: not made.pool._calls)
+        await until(lambda: not taken.calls)
         assert (server.batches, taken.load.outstanding) == ([], 0)

@@ -41,22 +41,17 @@ async def run(
     attempts: int = 5,
     deadline_s: float = 600,
     elsewhere: bool = False,
+    progress: Callable[[], int] = lambda: 0,
 ) -> list[float]:
     """How long each wait was, until an attempt succeeded."""
-    return await waits(
-        Attempts(attempts, time.monotonic() + deadline_s, lambda: elsewhere), attempt
-    )
-
-
-async def waits(tries: Attempts, attempt: Callable[[], Awaitable[str]]) -> list[float]:
-    waited = list[float]()
+    tries, waited = Attempts(attempts, time.monotonic() + deadline_s), list[float]()
     while True:
         try:
             assert await attempt() == "answer"
             return waited
         except TryAgain as error:
             began = time.monotonic()
-            await tries.wait(error)
+            await tries.wait(error, elsewhere=elsewhere, progress=progress())
             waited.append(time.monotonic() - began)
 
 
@@ -69,10 +64,8 @@ async def test_what_may_succeed_is_tried_again() -> None:
 
 async def test_attempts_that_bring_something_do_not_count() -> None:
     attempt, calls = failing(*[LOST] * 20)
-    deadline = time.monotonic() + 600
-    tries = Attempts(3, deadline, lambda: False, lambda: min(calls[0], 10))
     with pytest.raises(ModelServerLost):
-        await waits(tries, attempt)
+        await run(attempt, attempts=3, progress=lambda: min(calls[0], 10))
     assert calls[0] == 12  # the tenth is the last that brought something
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from unittest.mock import patch
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from api.admission import rates
 from api.admission.permits import Permits
 from api.admission.rates import BYTES_PER_TOKEN, Admission, Rates
 from api.batcher import Window
+from api.config import Settings
 from api.errors import GatewayError
 from api.metrics import GatewayMetrics
 from api.request import Choice, ClientRequest
@@ -47,8 +51,7 @@ class Gathering(RuleBasedStateMachine):
     @rule(which=st.integers(0, 99))
     def one_leaves(self, which: int) -> None:
         choice = self.waiting.pop(which % len(self.waiting))
-        self.window.discard(choice)
-        self.window.discard(choice)
+        self.window.queue.remove(choice)
 
     @rule(seconds=st.floats(0, 0.2), is_slot_free=st.booleans())
     def time_passes(self, seconds: float, is_slot_free: bool) -> None:
@@ -113,6 +116,8 @@ class Rating(RuleBasedStateMachine):
     @initialize(requests=st.integers(1, 6), tokens=st.integers(10, 60))
     def opened(self, requests: int, tokens: int) -> None:
         self.limits = {"requests": requests, "tokens": tokens}
+        self.patch = patch.object(rates, "MINUTE_S", 3_600)
+        self.patch.start()
         self.loop = asyncio.new_event_loop()
         self.rates = self.loop.run_until_complete(self._made(requests, tokens))
         self.num_admitted = dict.fromkeys("ab", 0)
@@ -120,22 +125,24 @@ class Rating(RuleBasedStateMachine):
         self.open: list[tuple[str, Admission]] = []
 
     async def _made(self, requests: int, tokens: int) -> Rates:
-        amounts = {"requests": requests, "tokens": tokens}
-        return Rates(amounts, "memory://", GatewayMetrics(), window_s=3_600)  # type: ignore[arg-type]
+        limits = Settings(rate_limit_requests=requests, rate_limit_tokens=tokens)
+        return Rates(limits, GatewayMetrics())
 
     @rule(caller=st.sampled_from("ab"), estimate=st.integers(1, 30))
     def one_asks(self, caller: str, estimate: int) -> None:
-        asked = self.rates.admit(f"key {caller}", estimate * BYTES_PER_TOKEN)
-        admission = self.loop.run_until_complete(asked)
+        admission = Admission(f"key {caller}")
         has_request = self.num_admitted[caller] < self.limits["requests"]
         has_tokens = self.num_tokens[caller] + estimate <= self.limits["tokens"]
-        assert (admission.refused is None) == (has_request and has_tokens)
-        if admission.refused is None:
+        asked = self.rates.admit(admission, estimate * BYTES_PER_TOKEN)
+        if has_request and has_tokens:
+            self.loop.run_until_complete(asked)
             self.num_admitted[caller] += 1
             self.num_tokens[caller] += estimate
             self.open.append((caller, admission))
         else:
-            assert admission.refused == ("tokens" if has_request else "requests")
+            lacking = "RATE_LIMIT_TOKENS" if has_request else "RATE_LIMIT_REQUESTS"
+            with pytest.raises(GatewayError, match=lacking):
+                self.loop.run_until_complete(asked)
 
     @precondition(lambda self: self.open)
     @rule(which=st.integers(0, 99), used=st.integers(1, 40))
@@ -143,12 +150,13 @@ class Rating(RuleBasedStateMachine):
         caller, admission = self.open.pop(which % len(self.open))
         admission.used = used
         self.loop.run_until_complete(self.rates.settle(admission))
-        self.num_tokens[caller] += used - admission.estimate
+        self.num_tokens[caller] += used - admission.charged["tokens"]
 
     def teardown(self) -> None:
         if hasattr(self, "loop"):
             self.loop.run_until_complete(self.rates.aclose())
             self.loop.close()
+            self.patch.stop()
 
 
 BOUNDS = settings(max_examples=60, deadline=None, derandomize=True)
