@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import pytest
 from openai import APIError, AsyncOpenAI, BadRequestError, OpenAI
-from pydantic import BaseModel
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import BaseModel, TypeAdapter
 
 from tests.openai_client.serving import MESSAGES, MODEL, known_reply
 
@@ -112,6 +113,19 @@ def test_events_come_in_their_order(openai: OpenAI) -> None:
     assert last.response.output_text == known_reply(30)
     assert last.response.usage is not None
     assert last.response.usage.output_tokens == 30
+
+
+def test_answers_and_events_are_as_the_client_declares_them(openai: OpenAI) -> None:
+    asked: dict[str, Any] = {"input": "ba be", "max_output_tokens": 3, "top_logprobs": 1}
+    raw = openai.responses.with_raw_response.create(model=MODEL, **asked)
+    TypeAdapter(Response).validate_json(raw.content)
+    with openai.responses.with_streaming_response.create(
+        model=MODEL, stream=True, **asked
+    ) as streamed:
+        lines = [line for line in streamed.iter_lines() if line.startswith("data: ")]
+    event = TypeAdapter[ResponseStreamEvent](ResponseStreamEvent)
+    kinds = [event.validate_json(line.removeprefix("data: ")).type for line in lines]
+    assert list(dict.fromkeys(kinds)) == [*ORDER, "response.incomplete"]
 
 
 def test_the_clients_helper_joins_them(openai: OpenAI) -> None:
