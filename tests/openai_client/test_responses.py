@@ -217,6 +217,15 @@ def test_what_cannot_be_honoured_is_refused_by_its_name(
     assert param in refused.value.message
 
 
+@pytest.mark.parametrize("num_words", [6_000, 300_000], ids=["in tokens", "in bytes"])
+@pytest.mark.parametrize("field", ["input", "instructions"])
+def test_what_is_too_long_is_named(openai: OpenAI, field: str, num_words: int) -> None:
+    given: dict[str, Any] = {"model": MODEL, "input": "a", field: "ba " * num_words}
+    with pytest.raises(BadRequestError, match=f"tokens: {field} has ") as refused:
+        openai.responses.create(**given)
+    assert (refused.value.param, refused.value.code) == (field, "context_length_exceeded")
+
+
 @pytest.mark.parametrize(
     "harmless",
     [
