@@ -38,9 +38,6 @@ class Fate(NamedTuple):
     ignored: Sequence[object] = ()
     ours: str = ""
 
-    def ignores(self, value: object) -> bool:
-        return self.ignored == "any" or value in self.ignored
-
 
 Fates = Mapping[str, Fate]
 
@@ -139,23 +136,17 @@ class Body(BaseModel):
             value, fate = given.pop(name), cls.fates.get(name)
             if fate and fate.ours and fate.ours not in given:
                 given[fate.ours] = value
-            else:
-                cls._check_ignored(name, value, fate)
+            elif cls.tolerant and (fate is None or is_empty(value)):
+                pass
+            elif fate is None:
+                raise refused("Unknown field {}.", name, code="unknown_parameter")
+            elif fate.ours:
+                sentence = f"{{}} is another name of {fate.ours}: give one of them."
+                raise refused(sentence, name, code="invalid_value")
+            elif fate.ignored != "any" and value not in fate.ignored:
+                sentence = f"{{}} is not supported, got {shown(value)}: {fate.why}."
+                raise refused(sentence, name)
         return given
-
-    @classmethod
-    def _check_ignored(cls, name: str, value: object, fate: Fate | None) -> None:
-        """Raises what pydantic adds the body's place to, for what is not."""
-        if cls.tolerant and (fate is None or is_empty(value)):
-            return
-        if fate is None:
-            raise refused("unknown_parameter", "Unknown field {}.", name)
-        if fate.ours:
-            sentence = f"{{}} is another name of {fate.ours}: give one of them."
-            raise refused("invalid_value", sentence, name)
-        if not fate.ignores(value):
-            sentence = f"{{}} is not supported, got {shown(value)}: {fate.why}."
-            raise refused("unsupported_parameter", sentence, name)
 
 
 @cache

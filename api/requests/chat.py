@@ -12,7 +12,7 @@ from api.errors import InvalidRequest
 from api.requests.body import FATES, Body, Source, TokenId, check_tokens, parse_text
 from api.requests.generation import ANY_OBJECT, ChoicesBody, OpenAIBody, Schema
 from api.requests.messages import MAX_MESSAGES, ChatMessage, Messages, few, parse_messages
-from api.requests.refusal import printable, unsupported
+from api.requests.refusal import printable, refused
 from api.requests.values import Flag, Int, MaxTokens, bounded
 from model_server.contract.protocol import MAX_LOGPROBS, ChatOptions, Info, Message
 from model_server.contract.questions import Detokenize, Tokenize
@@ -97,7 +97,7 @@ class InputItem(ChatMessage):
         kind = data.get("type") or "message" if isinstance(data, dict) else "message"
         if kind != "message":
             kind = printable(str(kind))
-            raise unsupported(f"items of the kind {kind!r} are not supported, only messages")
+            raise refused(f"{{}}: items of the kind {kind!r} are not supported, only messages.")
         return data
 
 

@@ -129,10 +129,7 @@ class GenerationBody(Body):
         description="A string, or a list of strings, that end the text.",
     )
     stop_token_ids: list[TokenId] = Field(
-        default_factory=list,
-        max_length=MAX_STOP_STRINGS,
-        fail_fast=True,
-        description="Tokens that end the text.",
+        [], max_length=MAX_STOP_STRINGS, fail_fast=True, description="Tokens that end the text."
     )
     ignore_eos: bool = Field(False, description="Go on after the model's own end.")
     speculation: SpeculationBody = Field(default_factory=SpeculationBody, description="Drafting.")

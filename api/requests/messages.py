@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from api.errors import InvalidRequest
 from api.requests.body import EMPTIES, FATES, Body, describe, parse_text
-from api.requests.refusal import shown, unsupported
+from api.requests.refusal import refused, shown
 from api.requests.values import is_empty
 from model_server.contract.protocol import Info, Message
 
@@ -27,8 +27,8 @@ ABOUT = ("type", "id", "cache_control", "prompt_cache_breakpoint", "detail", "fo
 
 def _part_type(value: object) -> object:
     if value != "text":
-        kind = shown(value)
-        raise unsupported(f"parts of the kind {kind} are not supported, only 'text' is read here")
+        kind = f"parts of the kind {shown(value)}"
+        raise refused(f"{{}}: {kind} are not supported, only 'text' is read here.")
     return value
 
 
@@ -74,7 +74,7 @@ Content = Annotated[
 
 def _role(value: object) -> object:
     if value in ("tool", "function"):
-        raise unsupported(f"results of tools are not supported, got {shown(value)}")
+        raise refused(f"{{}}: results of tools are not supported, got {shown(value)}.")
     return value
 
 

@@ -60,10 +60,7 @@ class Answer(Response):
         with gateway.answering(name, self._body.requests(name, info), admission) as request:
             watching = asyncio.create_task(_notice_leaving(request, receive))
             try:
-                try:
-                    await request.accepted()
-                except GatewayError as error:
-                    raise renamed(error, self._body.names, _place(request, error)) from None
+                await request.accepted()
                 if (carrier := request.choices[0].carrier) and carrier.info:
                     info = carrier.info  # others may serve another model
                 form = self._form(request, info, self._body)
@@ -72,18 +69,12 @@ class Answer(Response):
                         await _stream(request, form, send)
                     return
                 response = await _whole(request, form)
+            except GatewayError as error:
+                refused = [each.failure is error for each in request.prompts]
+                raise renamed(error, self._body.names, refused) from None
             finally:
                 watching.cancel()
         await response(scope, receive, send)
-
-
-def _place(request: ClientRequest, error: GatewayError) -> str:
-    """Of the prompt that was refused, where there are several."""
-    num_prompts, choices = len(request.prompts), request.choices
-    index = next((each.index for each in choices if each.failure is error), None)
-    if index is None or num_prompts == 1:
-        return ""
-    return f"[{index * num_prompts // len(choices)}]"
 
 
 async def _notice_leaving(request: ClientRequest, receive: Receive) -> None:
