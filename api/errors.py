@@ -27,6 +27,7 @@ from api.metrics import GatewayMetrics
 # The status of each code. 499 is nginx's number for a client that left: nobody reads it.
 STATUS = {
     "body_too_large": 413,
+    "unsupported_encoding": 415,
     "model_not_found": 404,
     "invalid_api_key": 401,
     "too_many_in_flight": 429,

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -108,6 +109,9 @@ class BoundedHttp(HttpToolsProtocol):
             is_closing=self.transport.is_closing,
             close=partial(self._close, self.cycle),
         )
+        if self.scope["http_version"] == "1.0":
+            self.cycle.chunked_encoding = False
+            self.cycle.send = partial(_unframed, self.cycle)  # type: ignore[method-assign]
 
     def on_body(self, body: bytes) -> None:
         self._num_bytes = 0
@@ -165,3 +169,10 @@ class BoundedHttp(HttpToolsProtocol):
         """The connection ends then. There is one alarm, uvicorn's own for idle connections."""
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(timeout_s, self.transport.close)
+
+
+async def _unframed(cycle: RequestResponseCycle, message: Any) -> None:
+    """Send to HTTP/1.0, which knows no chunks: what told no length ends with the connection."""
+    size = len(message.get("body", b""))
+    cycle.expected_content_length = max(size, cycle.expected_content_length)
+    await RequestResponseCycle.send(cycle, message)

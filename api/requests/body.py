@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.errors import InvalidRequest
-from api.requests.refusal import printable, shown
+from api.requests.refusal import refused, shown
 from api.requests.values import Int, is_empty
 from model_server.contract.protocol import Info
 
@@ -37,9 +37,6 @@ class Fate(NamedTuple):
     why: str = ""
     ignored: Sequence[object] = ()
     ours: str = ""
-
-    def ignores(self, value: object) -> bool:
-        return self.ignored == "any" or value in self.ignored
 
 
 Fates = Mapping[str, Fate]
@@ -124,7 +121,6 @@ class Body(BaseModel):
     may_be_empty: ClassVar[frozenset[str]] = frozenset()
     # Whether fields that nobody here knows are ignored: what is replayed came from any server.
     tolerant: ClassVar[bool] = False
-    place: ClassVar[str] = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -140,24 +136,17 @@ class Body(BaseModel):
             value, fate = given.pop(name), cls.fates.get(name)
             if fate and fate.ours and fate.ours not in given:
                 given[fate.ours] = value
-            else:
-                cls._check_ignored(name, value, fate)
+            elif cls.tolerant and (fate is None or is_empty(value)):
+                pass
+            elif fate is None:
+                raise refused("Unknown field {}.", name, code="unknown_parameter")
+            elif fate.ours:
+                sentence = f"{{}} is another name of {fate.ours}: give one of them."
+                raise refused(sentence, name, code="invalid_value")
+            elif fate.ignored != "any" and value not in fate.ignored:
+                sentence = f"{{}} is not supported, got {shown(value)}: {fate.why}."
+                raise refused(sentence, name)
         return given
-
-    @classmethod
-    def _check_ignored(cls, name: str, value: object, fate: Fate | None) -> None:
-        """Raises InvalidRequest for what is not."""
-        param = cls.place + printable(name)
-        if cls.tolerant and (fate is None or is_empty(value)):
-            return
-        if fate is None:
-            raise InvalidRequest(f"Unknown field {param}.", param, "unknown_parameter")
-        if fate.ours:
-            message = f"{param} is another name of {fate.ours}: give one of them."
-            raise InvalidRequest(message, param)
-        if not fate.ignores(value):
-            message = f"{param} is not supported, got {shown(value)}: {fate.why}."
-            raise InvalidRequest(message, param, "unsupported_parameter")
 
 
 @cache
@@ -170,15 +159,21 @@ def check_tokens(field: str, ids: Any, info: Info) -> None:
     """Every id is one of the model's tokens."""
     last = info.vocab_size - 1
     if ids and (min(ids) < 0 or max(ids) > last):
-        token = next(each for each in ids if not 0 <= each <= last)
-        raise InvalidRequest(f"{field}: token ids go from 0 to {last}, got {token}.", field)
+        token = shown(next(each for each in ids if not 0 <= each <= last))
+        message = f"{field}: token ids go from 0 to {last}, got {token}."
+        raise InvalidRequest(message, field.partition("[")[0])
 
 
 def parse_text(text: str, field: str, info: Info) -> str:
     """A text that is not certain to be too long: tokens have longest_piece_bytes at most."""
     num_bytes, limit = len(text.encode()), info.context_size * info.longest_piece_bytes
     if num_bytes > limit:
-        room = f"the model's context of {info.context_size} tokens, that is {limit} bytes at most"
-        message = f"{field}: {num_bytes} bytes cannot fit {room}."
-        raise InvalidRequest(message, field, "context_length_exceeded")
+        raise too_long(field, f"{num_bytes} bytes, of which at most {limit} can fit", info)
     return text
+
+
+def too_long(field: str, problem: str, info: Info) -> InvalidRequest:
+    """In the model server's words, which are OpenAI's: clients that know no codes look for them."""
+    known = f"This model's maximum context length is {info.context_size} tokens"
+    message = f"{known}: {field} has {problem}."
+    return InvalidRequest(message, field.partition("[")[0], "context_length_exceeded")

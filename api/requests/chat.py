@@ -12,7 +12,7 @@ from api.errors import InvalidRequest
 from api.requests.body import FATES, Body, Source, TokenId, check_tokens, parse_text
 from api.requests.generation import ANY_OBJECT, ChoicesBody, OpenAIBody, Schema
 from api.requests.messages import MAX_MESSAGES, ChatMessage, Messages, few, parse_messages
-from api.requests.refusal import printable, unsupported
+from api.requests.refusal import printable, refused
 from api.requests.values import Flag, Int, MaxTokens, bounded
 from model_server.contract.protocol import MAX_LOGPROBS, ChatOptions, Info, Message
 from model_server.contract.questions import Detokenize, Tokenize
@@ -91,15 +91,13 @@ class ChatBody(ChoicesBody, ChatTemplateBody):
 class InputItem(ChatMessage):
     """A message; other items are what tools did, and more, which can't be honoured."""
 
-    place = "input."
-
     @model_validator(mode="before")
     @classmethod
     def _is_message(cls, data: object) -> object:
         kind = data.get("type") or "message" if isinstance(data, dict) else "message"
         if kind != "message":
             kind = printable(str(kind))
-            raise unsupported(f"items of the kind {kind!r} are not supported, only messages")
+            raise refused(f"{{}}: items of the kind {kind!r} are not supported, only messages.")
         return data
 
 
@@ -125,15 +123,12 @@ Input = Annotated[
 
 class Reasoning(Body):
     fates = FATES["reasoning"]
-    place = "reasoning."
 
     effort: Effort | None = Field(None, description="As reasoning_effort of a chat.")
 
 
 class TextFormat(Body):
     """A chat's response_format, in one piece."""
-
-    place = "text.format."
 
     type: Literal["text", "json_object", "json_schema"] = Field(description="What comes.")
     name: str | None = Field(None, description="Comes back as it is.")
@@ -150,7 +145,6 @@ class TextFormat(Body):
 
 class TextOptions(Body):
     fates = FATES["text"]
-    place = "text."
 
     format: TextFormat = Field(
         default_factory=lambda: TextFormat(type="text"), description="What the text has to be."
@@ -174,10 +168,18 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
     def with_logprobs(self) -> bool:
         return bool(self.top_logprobs) or "message.output_text.logprobs" in self.include
 
+    @property
+    def names(self) -> dict[str, str]:
+        """What is too long is most likely the longer one of input and instructions."""
+        num_chars = sum(len(each.to_wire().content) for each in self.input)
+        longer = "instructions" if len(self.instructions or "") > num_chars else "input"
+        return {**super().names, "messages": longer}
+
     def _sources(self, info: Info) -> list[Source]:
-        said = parse_messages(list(self.input), info)
+        said = parse_messages(list(self.input), info, "input")
         if self.instructions:
-            said = [Message(role="system", content=self.instructions), *said]
+            words = parse_text(self.instructions, "instructions", info)
+            said = [Message(role="system", content=words), *said]
         logprobs = self.top_logprobs if self.with_logprobs else None
         limits = {"max_tokens": self.max_output_tokens, "logprobs": logprobs}
         return [{**self.chat(said, self.reasoning.effort), **limits}]

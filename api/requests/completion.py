@@ -7,14 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, TypeAdapter, WithJsonSchema, model_validator
 
 from api.errors import InvalidRequest
-from api.requests.body import (
-    FATES,
-    MAX_CHOICES,
-    Body,
-    Source,
-    check_tokens,
-    parse_text,
-)
+from api.requests.body import FATES, MAX_CHOICES, Body, Source, check_tokens, parse_text, too_long
 from api.requests.generation import ChoicesBody, GenerationBody
 from api.requests.refusal import shown
 from api.requests.values import ALL, Int, MaxTokens, NumLogprobs, whole
@@ -67,8 +60,7 @@ def _parse(prompt: object, field: str, info: Info) -> Source:
 
 def _ids(prompt: list[Any], field: str, param: str, info: Info) -> list[int]:
     if len(prompt) > info.context_size:
-        message = f"{field}: the model's context is {info.context_size} tokens, got {len(prompt)}."
-        raise InvalidRequest(message, param, "context_length_exceeded")
+        raise too_long(field, str(len(prompt)), info)
     if set(map(type, prompt)) - {int}:  # a bool is an int to isinstance
         prompt = list(map(whole, prompt))
         for i, token in enumerate(prompt):
@@ -95,7 +87,8 @@ class CompletionBody(ChoicesBody):
     @model_validator(mode="after")
     def _best_of_is_n(self) -> CompletionBody:
         if self.best_of not in (None, self.n):
-            message = f"best_of other than n ({self.n}) is not supported, got {self.best_of}."
+            given = shown(self.best_of)
+            message = f"best_of other than n ({self.n}) is not supported, got {given}."
             raise InvalidRequest(message, "best_of")
         return self
 
@@ -108,7 +101,8 @@ class CompletionBody(ChoicesBody):
         if not texts or not all(isinstance(text, str) for text in texts):
             raise InvalidRequest("suffix needs prompt to be text, or a list of texts.", "suffix")
         infill = Infill(suffix=parse_text(self.suffix, "suffix", info))
-        prompts = [parse_text(each, "prompt", info) for each in texts]
+        field = "prompt[{}]" if texts is self.prompt else "prompt"
+        prompts = [parse_text(each, field.format(i), info) for i, each in enumerate(texts)]
         return [{"prompt": each, "infill": infill, **beside} for each in prompts]
 
 
@@ -139,6 +133,10 @@ class InfillBody(GenerateBody):
     input_suffix: str = Field("", description="Text behind the gap.")
     input_extra: list[Snippet] = Field([], max_length=MAX_SNIPPETS, description="The nearest last.")
 
+    @property
+    def names(self) -> dict[str, str]:
+        return {**super().names, "suffix": "input_suffix"}
+
     def _sources(self, info: Info) -> list[Source]:
         infill = Infill(suffix=self.input_suffix, extra=self.input_extra, trims=True)
         prompt = self.input_prefix + self.prompt
@@ -148,6 +146,7 @@ class InfillBody(GenerateBody):
 class EmbeddingsBody(Body):
     fates = FATES["embeddings"]
     stream: ClassVar[bool] = False
+    names: ClassVar[dict[str, str]] = {"prompt": "input"}
 
     input: Prompt
     model: str = Field("", description="Any name; the answer tells the model served.")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
@@ -52,14 +52,11 @@ Choices = Annotated[
 
 class JsonSchemaFormat(Body):
     fates = FATES["schema"]
-    place = "response_format.json_schema."
 
     json_schema: Schema = Field(alias="schema", description="What the answer keeps to.")
 
 
 class ResponseFormat(Body):
-    place = "response_format."
-
     type: Literal["text", "json_object", "json_schema"] = Field(description="What comes.")
     json_schema: JsonSchemaFormat | None = Field(None, description="Of type json_schema.")
     object_schema: Schema | None = Field(None, alias="schema", description="Of a json_object.")
@@ -82,7 +79,6 @@ class StructuredOutputs(Body):
     """vLLM's: one of these."""
 
     fates = FATES["structured"]
-    place = "structured_outputs."
 
     json_: SchemaOrText | None = Field(None, alias="json", description="A JSON schema.")
     regex: Grammar | None = Field(None, description="Of the whole answer.")
@@ -106,8 +102,6 @@ class SpeculationBody(Body, Speculation):
     """auto: as many drafts as pay; off: plain decoding; chain: each head's best candidate only;
     tree: drafts in every step. The text is the same whichever it is, unless acceptance is typical.
     """
-
-    place: ClassVar[str] = "speculation."
 
     max_tokens_per_step: Int = WIRE["max_tokens_per_step"]
 
@@ -135,10 +129,7 @@ class GenerationBody(Body):
         description="A string, or a list of strings, that end the text.",
     )
     stop_token_ids: list[TokenId] = Field(
-        default_factory=list,
-        max_length=MAX_STOP_STRINGS,
-        fail_fast=True,
-        description="Tokens that end the text.",
+        [], max_length=MAX_STOP_STRINGS, fail_fast=True, description="Tokens that end the text."
     )
     ignore_eos: bool = Field(False, description="Go on after the model's own end.")
     speculation: SpeculationBody = Field(default_factory=SpeculationBody, description="Drafting.")
@@ -163,6 +154,12 @@ class GenerationBody(Body):
         if len(shapes) > 1:
             raise InvalidRequest(f"{shapes[0]} and {shapes[1]} exclude each other.", shapes[0])
         return self
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Fields as they were given, by the wire's names where these are others."""
+        shapes = {kind: name for name, kind, value in self._shapes() if value is not None}
+        return {"stop_tokens": "stop_token_ids", **shapes}
 
     def requests(self, request_id: str, info: Info) -> list[GenerateRequest]:
         """One request for each prompt and choice, in the order of the choices' indices."""
@@ -221,7 +218,6 @@ class GenerationBody(Body):
 
 class StreamOptions(Body):
     fates = FATES["stream"]
-    place = "stream_options."
 
     include_usage: bool = Field(False, description="End with a chunk that counts tokens.")
 

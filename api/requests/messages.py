@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from api.errors import InvalidRequest
 from api.requests.body import EMPTIES, FATES, Body, describe, parse_text
-from api.requests.refusal import shown, unsupported
+from api.requests.refusal import refused, shown
 from api.requests.values import is_empty
 from model_server.contract.protocol import Info, Message
 
@@ -27,8 +27,8 @@ ABOUT = ("type", "id", "cache_control", "prompt_cache_breakpoint", "detail", "fo
 
 def _part_type(value: object) -> object:
     if value != "text":
-        kind = shown(value)
-        raise unsupported(f"parts of the kind {kind} are not supported, only 'text' is read here")
+        kind = f"parts of the kind {shown(value)}"
+        raise refused(f"{{}}: {kind} are not supported, only 'text' is read here.")
     return value
 
 
@@ -36,7 +36,6 @@ class TextPart(Body):
     """`text` is None where a part has no words of its own."""
 
     fates = FATES["part"]
-    place = "messages.content."
     tolerant = True
 
     type: Annotated[
@@ -75,7 +74,7 @@ Content = Annotated[
 
 def _role(value: object) -> object:
     if value in ("tool", "function"):
-        raise unsupported(f"results of tools are not supported, got {shown(value)}")
+        raise refused(f"{{}}: results of tools are not supported, got {shown(value)}.")
     return value
 
 
@@ -91,7 +90,6 @@ class ChatMessage(Body):
     model_config = ConfigDict(json_schema_extra=_describe)
 
     fates = FATES["message"]
-    place = "messages."
     tolerant = True
 
     role: Role = Field(description="Who speaks; developer is system.")
@@ -140,13 +138,13 @@ Messages = Annotated[
 ]
 
 
-def parse_messages(messages: list[ChatMessage], info: Info) -> list[Message]:
+def parse_messages(said: list[ChatMessage], info: Info, field: str = "messages") -> list[Message]:
     """Messages as the model server takes them; refused where it has no template, or no room."""
     if not info.chat:
         then = "use /v1/completions, or set CHAT_TEMPLATE at the model server."
         problem = "has no chat template, so messages cannot be turned into a prompt"
         message = f"{info.model_name} {problem}; {then}"
-        raise InvalidRequest(message, "messages", "chat_not_supported")
-    wire = [each.to_wire() for each in messages]
-    parse_text("".join(each.content for each in wire), "messages", info)
+        raise InvalidRequest(message, field, "chat_not_supported")
+    wire = [each.to_wire() for each in said]
+    parse_text("".join(each.content for each in wire), field, info)
     return wire

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from api.errors import InvalidRequest
+from api.errors import GatewayError, InvalidRequest
 
 MAX_SHOWN_CHARS = 60
-UNSUPPORTED = "unsupported"  # the kind of an error about what can't be honoured
+OURS = "refused"  # the kind of an error that says all itself
 SURROGATE = re.compile("[\ud800-\udfff]")
-# Where a value stands: its parent's place, which a million may share, and its own name.
-Place: TypeAlias = "tuple[Place, int | str] | None"
 NO_OBJECT = "The body should be a JSON object, sent with content-type: application/json."
 
 
 def refusal(errors: Sequence[Any]) -> InvalidRequest:
     """The first error; the others are mostly its consequences."""
     error = errors[0]
-    param = _path(error["loc"])
-    kind = error["type"]
+    kind, told = error["type"], error.get("ctx", {})
+    param = _path([*error["loc"], *told.get("names", ())])
+    if kind == OURS:
+        return InvalidRequest(told["sentence"].replace("{}", param, 1), param, told["code"])
     if not param:
         return InvalidRequest(NO_OBJECT, code="invalid_json")
     if kind == "missing":
@@ -31,36 +31,50 @@ def refusal(errors: Sequence[Any]) -> InvalidRequest:
     if kind in ("model_type", "model_attributes_type"):
         sentence = "should be an object"
     if kind == "too_long":
-        sentence = f"at most {error['ctx']['max_length']}, got {len(error['input'])}"
-    elif kind not in ("value_error", UNSUPPORTED):
+        sentence = f"at most {told['max_length']}, got {len(error['input'])}"
+    elif kind != "value_error":
         sentence += f", got {shown(error['input'])}"
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
-    code = "unsupported_parameter" if kind == UNSUPPORTED else code
     return InvalidRequest(f"{param}: {sentence}.", param, code)
 
 
-def unsupported(sentence: str) -> PydanticCustomError:
-    """For a validator to raise."""
-    return PydanticCustomError(UNSUPPORTED, "{sentence}", {"sentence": sentence})
+def renamed(error: GatewayError, names: Mapping[str, str], prompts: Sequence[bool]) -> GatewayError:
+    """The model server's refusal of one of its fields, by its client's name for it. `prompts` tells
+    which was refused: of several it is named by its index.
+    """
+    if (wire := error.param) is None:
+        return error
+    said = name = names.get(wire, wire)
+    if wire == "prompt" and len(prompts) > 1 and True in prompts:
+        said += f"[{prompts.index(True)}]"
+    message = re.sub(rf"\b{re.escape(wire)}\b", said, str(error), count=1)
+    return GatewayError(error.code, message, name, error.status)
+
+
+def refused(sentence: str, *names: str, code: str = "unsupported_parameter") -> PydanticCustomError:
+    """For a validator to raise. {} in the sentence is the place of what it validates, or of what
+    has this name there.
+    """
+    told = {"code": code, "sentence": sentence, "names": names}
+    return PydanticCustomError(OURS, "{sentence}", told)
 
 
 def refuse_half_characters(body: object) -> None:
     """Raises InvalidRequest for the first text with half a surrogate pair, which is no Unicode."""
-    waiting: list[tuple[Place, object]] = [(None, body)]
-    while waiting:
-        place, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [((place, name), each) for name, each in reversed(value.items())]
-            waiting += [((place, name), name) for name in reversed(value)]
-        elif isinstance(value, list):
-            waiting += [((place, i), each) for i, each in reversed(list(enumerate(value)))]
-        elif isinstance(value, str) and SURROGATE.search(value):
-            parts: list[int | str] = []
-            while place is not None:
-                place, part = place
-                parts.insert(0, part)
-            path = _path(parts)
-            raise InvalidRequest(f"{path} is not valid Unicode: half a surrogate pair.", path)
+    if (place := _half_character(body)) is not None:
+        path = _path(place)
+        raise InvalidRequest(f"{path} is not valid Unicode: half a surrogate pair.", path)
+
+
+def _half_character(value: object) -> list[int | str] | None:
+    if isinstance(value, str):
+        return [] if SURROGATE.search(value) else None
+    pairs: Any = value.items() if isinstance(value, dict) else ()
+    for name, each in enumerate(value) if isinstance(value, list) else pairs:
+        for part in (name, each):
+            if (inside := _half_character(part)) is not None:
+                return [name, *inside]
+    return None
 
 
 def shown(value: object) -> str:

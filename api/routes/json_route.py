@@ -17,8 +17,8 @@ from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from starlette.datastructures import Headers
 
-from api.errors import InvalidRequest
-from api.requests.refusal import NO_OBJECT, refusal, refuse_half_characters
+from api.errors import GatewayError, InvalidRequest
+from api.requests.refusal import NO_OBJECT, refusal, refuse_half_characters, shown
 
 Validate = Callable[[object], tuple[object, Sequence[Any]]]  # the body, or what is wrong with it
 
@@ -73,6 +73,9 @@ def parse(validate: Validate, headers: Headers, body: bytes) -> object:
         if len(body) <= LARGE_BYTES and SURROGATE.search(body):
             with suppress(ValueError, RecursionError):
                 refuse_half_characters(json.loads(body))
+        if (encoding := headers.get("content-encoding", "identity")) != "identity":
+            message = f"content-encoding {shown(encoding)} is not supported: send plain JSON."
+            raise GatewayError("unsupported_encoding", message) from None
         raise InvalidRequest(f"The body is not JSON: {error}.", code="invalid_json") from None
     finally:
         gc.enable()

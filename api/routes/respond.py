@@ -21,6 +21,7 @@ from api.gateway import Gateway
 from api.request import ClientRequest
 from api.requests.completion import EmbeddingsBody
 from api.requests.generation import GenerationBody
+from api.requests.refusal import renamed
 from api.responses.format import Format, Json
 from api.spans import note_answer
 from model_server.contract.protocol import Tokens
@@ -68,6 +69,9 @@ class Answer(Response):
                         await _stream(request, form, send)
                     return
                 response = await _whole(request, form)
+            except GatewayError as error:
+                refused = [each.failure is error for each in request.prompts]
+                raise renamed(error, self._body.names, refused) from None
             finally:
                 watching.cancel()
         await response(scope, receive, send)

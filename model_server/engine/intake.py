@@ -88,8 +88,8 @@ class Intake:
             self.prompts.refuse_unknown(name, tokens)
         if sampling.shape and request.ignore_eos:
             raise RequestError(
-                f"ignore_eos can't be combined with {sampling.shape}: when a grammar is complete, "
-                "only the end of the answer may follow",
+                "ignore_eos can't be combined with a grammar or another shape: when that is "
+                "complete, only the end of the answer may follow",
                 "ignore_eos",
             )
 

@@ -39,8 +39,8 @@ The assistant gives helpful, detailed, and polite answers to the user's question
 """
 
 NO_INFILL = (
-    "this model has no tokens for filling gaps (fim_pre, fim_suf, fim_mid in its GGUF), so suffix "
-    "and /infill need another: leave suffix away, or serve a model for code that has them"
+    "suffix: this model has no tokens for filling gaps (fim_pre, fim_suf, fim_mid in its GGUF): "
+    "serve a model for code that has them"
 )
 NO_TEMPLATE = (
     "this model has no chat template: use /v1/completions, or start the model server with "

@@ -86,6 +86,14 @@ def test_a_refusal_is_its_bad_request(service: Service) -> None:
         litellm.completion(**options(service, temperature=99))
 
 
+@pytest.mark.parametrize("words", [6_000, 300_000], ids=["in tokens", "in bytes"])
+def test_a_full_context_is_its_own_error(service: Service, words: int) -> None:
+    """By which its fallbacks choose a model with a longer one."""
+    long = [{"role": "user", "content": "ba " * words}]
+    with pytest.raises(litellm.ContextWindowExceededError):
+        litellm.completion(**options(service, messages=long))
+
+
 async def test_without_waiting(service: Service) -> None:
     stream = await litellm.acompletion(**options(service, max_tokens=9, stream=True))
     texts = [chunk.choices[0].delta.content or "" async for chunk in stream]

@@ -11,6 +11,7 @@ from openai import OpenAI
 
 from tests.openai_client.serving import MODEL, PROMPT, TOKENS, known
 
+LONG = "ba " * 5_000
 TEXTS = ["ba be bi", "ca ce ci co", "da"]
 
 
@@ -65,9 +66,19 @@ def test_answers_go_on_beside(openai: OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "code"), [("", "invalid_value"), ("ba " * 5_000, "context_length_exceeded")]
+    ("given", "code", "field"),
+    [
+        ("", "invalid_value", "input"),
+        (LONG, "context_length_exceeded", "input"),
+        ([PROMPT, LONG], "context_length_exceeded", "input[1]"),
+        ([PROMPT, LONG * 50], "context_length_exceeded", "input[1]"),
+    ],
+    ids=lambda value: str(value)[:30],
 )
-def test_errors_are_the_clients(openai: OpenAI, given: str, code: str) -> None:
+def test_errors_are_the_clients(
+    openai: OpenAI, given: str | list[str], code: str, field: str
+) -> None:
     with pytest.raises(package.BadRequestError) as caught:
         openai.embeddings.create(model=MODEL, input=given)
-    assert caught.value.code == code
+    assert (caught.value.code, caught.value.param) == (code, "input")
+    assert f"{field} " in caught.value.message

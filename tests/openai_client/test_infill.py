@@ -76,7 +76,8 @@ def test_what_is_longer_than_the_context_is_cut_far_from_the_gap(knowing: Servic
 
 def test_a_model_without_the_tokens_refuses(service: Service, openai: OpenAI) -> None:
     error = infill(service).json()["error"]
-    assert "no tokens for filling gaps" in error["message"]
+    assert error["param"] == "input_suffix"
+    assert error["message"].startswith("input_suffix: this model has no tokens for filling gaps")
     with pytest.raises(package.BadRequestError, match="no tokens for filling gaps") as caught:
         openai.completions.create(model=MODEL, prompt="ba", suffix="be")
     assert caught.value.param == "suffix"

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import pytest
 from openai import APIError, AsyncOpenAI, BadRequestError, OpenAI
-from pydantic import BaseModel
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import BaseModel, TypeAdapter
 
 from tests.openai_client.serving import MESSAGES, MODEL, known_reply
 
@@ -114,6 +115,19 @@ def test_events_come_in_their_order(openai: OpenAI) -> None:
     assert last.response.usage.output_tokens == 30
 
 
+def test_answers_and_events_are_as_the_client_declares_them(openai: OpenAI) -> None:
+    asked: dict[str, Any] = {"input": "ba be", "max_output_tokens": 3, "top_logprobs": 1}
+    raw = openai.responses.with_raw_response.create(model=MODEL, **asked)
+    TypeAdapter(Response).validate_json(raw.content)
+    with openai.responses.with_streaming_response.create(
+        model=MODEL, stream=True, **asked
+    ) as streamed:
+        lines = [line for line in streamed.iter_lines() if line.startswith("data: ")]
+    event = TypeAdapter[ResponseStreamEvent](ResponseStreamEvent)
+    kinds = [event.validate_json(line.removeprefix("data: ")).type for line in lines]
+    assert list(dict.fromkeys(kinds)) == [*ORDER, "response.incomplete"]
+
+
 def test_the_clients_helper_joins_them(openai: OpenAI) -> None:
     stop = known_reply(20)[-5:]
     with openai.responses.stream(
@@ -181,6 +195,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input": []}, "input"),
     ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
     ({"input": [{"type": "function_call_output", "call_id": "x", "output": "5"}]}, "input[0]"),
+    ({"input": [*MESSAGES, {"role": "user", "content": "a", "audio": 1}]}, "input[1].audio"),
     ({"extra_body": {"n": 2}}, "n"),
     ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
     ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format"),
@@ -200,6 +215,15 @@ def test_what_cannot_be_honoured_is_refused_by_its_name(
         openai.responses.create(**given)
     assert refused.value.param == param
     assert param in refused.value.message
+
+
+@pytest.mark.parametrize("num_words", [6_000, 300_000], ids=["in tokens", "in bytes"])
+@pytest.mark.parametrize("field", ["input", "instructions"])
+def test_what_is_too_long_is_named(openai: OpenAI, field: str, num_words: int) -> None:
+    given: dict[str, Any] = {"model": MODEL, "input": "a", field: "ba " * num_words}
+    with pytest.raises(BadRequestError, match=f"tokens: {field} has ") as refused:
+        openai.responses.create(**given)
+    assert (refused.value.param, refused.value.code) == (field, "context_length_exceeded")
 
 
 @pytest.mark.parametrize(

@@ -130,4 +130,5 @@ def test_a_schema_that_cannot_be_kept_is_refused(openai: OpenAI, schema: dict[st
                 "json_schema": {"name": "t", "schema": {**schema}},
             },
         )
-    assert refused.value.code == "invalid_grammar"
+    assert (refused.value.code, refused.value.param) == ("invalid_grammar", "response_format")
+    assert refused.value.message.count("json_schema") == 0

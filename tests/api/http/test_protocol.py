@@ -123,6 +123,34 @@ JAVA = (
 ASKED = b'{"prompt": "a", "max_tokens": 2}'
 
 
+async def exchanged(server: ScriptedServer, request: bytes) -> tuple[bytes, bytes]:
+    """Head and body of an answer that ends with the connection."""
+    async with connection(server) as (reader, writer):
+        writer.write(request)
+        answer = await asyncio.wait_for(reader.read(), 5)
+    start, _, body = answer.partition(b"\r\n\r\n")
+    return start.lower(), body
+
+
+async def test_a_client_of_http_1_0_gets_no_chunks(server: ScriptedServer) -> None:
+    asked = b'{"prompt": "a", "max_tokens": 2, "stream": true}'
+    older = post(b"").replace(b"HTTP/1.1", b"HTTP/1.0")
+    streamed = older.replace(b"length: %d" % len(ASKED), b"length: %d" % len(asked))
+    start, body = await exchanged(server, streamed.replace(ASKED, asked))
+    assert start.startswith(b"http/1.1 200 ")
+    assert b"connection: close" in start
+    assert b"transfer-encoding" not in start
+    events = body.split(b"\n\n")
+    assert all(each.startswith(b"data: ") for each in events[:-1]), body
+    assert events[-2:] == [b"data: [DONE]", b""]
+    start, body = await exchanged(server, older)
+    assert b"content-length: %d" % len(body) in start
+    assert json.loads(body)["text"] == " 0 1"
+    start, body = await exchanged(server, b"GET /nothing HTTP/1.0\r\n\r\n")
+    assert start.startswith(b"http/1.1 404 ")
+    assert b"content-length: %d" % len(body) in start
+
+
 def post(offer: bytes, *, chunked: bool = False) -> bytes:
     framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(ASKED)
     body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(ASKED), ASKED) if chunked else ASKED

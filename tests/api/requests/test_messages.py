@@ -91,10 +91,10 @@ TOOL_CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        ({"role": "assistant", "tool_calls": [TOOL_CALL]}, "messages.tool_calls"),
-        ({"role": "assistant", "function_call": {"name": "f"}}, "messages.function_call"),
-        ({"role": "assistant", "audio": {"id": "a"}}, "messages.audio"),
-        ({"role": "user", "content": "a", "images": ["aGk="]}, "messages.images"),
+        ({"role": "assistant", "tool_calls": [TOOL_CALL]}, "messages[1].tool_calls"),
+        ({"role": "assistant", "function_call": {"name": "f"}}, "messages[1].function_call"),
+        ({"role": "assistant", "audio": {"id": "a"}}, "messages[1].audio"),
+        ({"role": "user", "content": "a", "images": ["aGk="]}, "messages[1].images"),
         ({"role": "tool", "content": "5", "tool_call_id": "1"}, "messages[1].role"),
         ({"role": "function", "content": "5", "name": "f"}, "messages[1].role"),
         *(

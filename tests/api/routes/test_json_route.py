@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 import json
 import time
 from collections.abc import AsyncIterator
@@ -103,7 +104,11 @@ async def heartbeat() -> AsyncIterator[list[float]]:
         ("completions", b'{"seed":' + b"1" * SIZE + b"}", "The body is not JSON: number out of"),
         ("completions", b"[" * SIZE, "The body is not JSON: recursion limit"),
         ("completions", filled('{"prompt":[', '"a"', "]}"), "prompt: at most 128, got"),
-        ("completions", filled('{"prompt":[', "1", "]}"), "prompt: the model's context is"),
+        (
+            "completions",
+            filled('{"prompt":[', "1", "]}"),
+            "This model's maximum context length is 64 tokens: prompt has",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -142,3 +147,25 @@ async def test_a_byte_order_mark_is_no_part_of_the_body(server: ScriptedServer) 
     async with gateway(server) as client:
         answer = await client.post("/v1/completions", content=body, headers=headers)
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status"),
+    [
+        ("gzip", gzip.compress(b'{"prompt": "a"}'), 415),
+        ("br", b"\x0b\x07\x80", 415),
+        ("identity", b"\x0b\x07\x80", 400),
+        ("utf-8", b'{"prompt": "a", "max_tokens": 1}', 200),  # what some clients send
+    ],
+)
+async def test_an_encoding_is_named(
+    server: ScriptedServer, encoding: str, body: bytes, status: int
+) -> None:
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    async with gateway(server) as client:
+        answer = await client.post("/v1/completions", content=body, headers=headers)
+    assert answer.status_code == status
+    if status == 415:
+        error = answer.json()["error"]
+        assert error["code"] == "unsupported_encoding"
+        assert error["message"].startswith(f"content-encoding {encoding!r} is not supported")
