@@ -66,8 +66,9 @@ Cpu detect() {
     if ((saved & zmm) == zmm && avx512) {
         found.isa = Isa::avx512;
     }
-    if (found.isa == Isa::avx512 && found.avx512_bf16 && (saved & tiles) == tiles &&
-        extended.has(edx, {22, 24, 25}) && may_use_tiles()) {
+    const bool amx = extended.has(edx, {22, 24, 25}) && extended.has(ecx, {8});  // and GFNI
+    if (found.isa == Isa::avx512 && found.avx512_bf16 && (saved & tiles) == tiles && amx &&
+        may_use_tiles()) {
         found.isa = Isa::amx;
     }
     return found;

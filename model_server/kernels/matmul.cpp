@@ -48,13 +48,15 @@ public:
         }
     }
 
-    // Some of the groups of outputs. The next one is fetched in advance.
+    // Some of the groups of outputs.
     void multiply(uint8_t * panels, Share & share) const {
         kernels.enter();
         for (Range range; share.next(range);) {
-            for (int group = range.begin; group < range.end; group++) {
-                const bool is_last = group + 1 == range.end;
-                multiply(panels, group, is_last ? share.following() : Range{group + 1, range.end});
+            while (range.size()) {
+                const int64_t matrix_end = (range.begin / matrix_groups() + 1) * matrix_groups();
+                const Range groups = {range.begin, int(std::min<int64_t>(range.end, matrix_end))};
+                range.begin = groups.end;
+                multiply(panels, groups, range.size() ? range : share.following());
             }
         }
         kernels.leave();
@@ -80,20 +82,30 @@ private:
             int(std::min(panel_rows, num_rows - first)), int(of_matrix - first)};
     }
 
-    void multiply(uint8_t * panels, int64_t group, const Range & following) const {
-        const uint8_t * next_group =
-            following.size() ? packed_group(weights, following.begin) : nullptr;
-        const int64_t matrix = group / matrix_groups(), stride = out->nb[1] / sizeof(float);
-        const int64_t output = group % matrix_groups() * group_rows;
+    // Groups of one matrix: a panel meets them all while it is in the cache. With the first panel
+    // the next group is fetched in advance.
+    void multiply(uint8_t * panels, const Range & groups, const Range & following) const {
+        const int64_t first_row = groups.begin / matrix_groups() * num_rows;
         const int64_t blocks = weights->ne[0] / layout_of(weights->type)->weights;
-        for (int64_t row = matrix * num_rows; row < (matrix + 1) * num_rows; row += panel_rows) {
-            const PanelRow first = place(panels, row);
-            const Pass pass = {packed_group(weights, group), next_group, first.panel, blocks,
-                static_cast<float *>(out->data) + row * stride + output, stride,
-                int(std::min<int64_t>(group_rows, weights->ne[1] - output)), first.num_rows};
-            kernels.pass(pass);
-            next_group = nullptr;
+        const int64_t stride = out->nb[1] / sizeof(float);
+        for (int64_t row = first_row; row < first_row + num_rows; row += panel_rows) {
+            const PanelRow panel = place(panels, row);
+            for (int group = groups.begin; group < groups.end; group++) {
+                const int64_t output = group % matrix_groups() * group_rows;
+                kernels.pass({packed_group(weights, group),
+                    row > first_row ? nullptr : next_group(group, groups, following),
+                    panel.panel, blocks,
+                    static_cast<float *>(out->data) + row * stride + output, stride,
+                    int(std::min<int64_t>(group_rows, weights->ne[1] - output)), panel.num_rows});
+            }
         }
+    }
+
+    const uint8_t * next_group(int group, const Range & groups, const Range & following) const {
+        if (group + 1 < groups.end) {
+            return packed_group(weights, group + 1);
+        }
+        return following.size() ? packed_group(weights, following.begin) : nullptr;
     }
 };
 

@@ -4,7 +4,7 @@
 
 namespace medusa {
 
-constexpr int64_t min_tile_rows = 13;  // fewer are quicker without tiles
+constexpr int64_t min_tile_rows = 12;  // fewer are quicker without tiles
 
 const MatmulKernels * matmul_kernels(ggml_type type, int64_t num_rows) {
     if (cpu().isa < Isa::avx512) {

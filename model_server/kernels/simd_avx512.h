@@ -32,7 +32,9 @@ struct Avx512 {
         return _mm512_set1_epi32(x);
     }
     static Floats broadcast_float(const uint8_t * from) {
-        return _mm512_castsi512_ps(broadcast_int(from));
+        float x;
+        std::memcpy(&x, from, sizeof x);
+        return _mm512_set1_ps(x);
     }
 
     static Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }

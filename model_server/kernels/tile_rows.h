@@ -1,9 +1,10 @@
-// Quantized weights, with AMX: a panel of up to 32 rows, in tiles of sixteen, times a group of
-// sixteen outputs.
+// Quantized weights, with AMX: a panel of up to 64 rows, in tiles of sixteen or twelve, times a
+// group of sixteen outputs.
 //
 // Bit for bit what IntegerRows does: a tile multiplies the weights under one scale, exactly, and
-// the products are scaled and added in the same order. Four blocks of weights are unpacked at a
-// time, for all rows; while tiles multiply them, what the tiles before made is scaled.
+// the products are scaled and added in the same order. A batch of blocks is unpacked at a time, for
+// all rows. While tiles multiply a block, what they made of an earlier one is scaled: that takes
+// longer, since beside tiles a processor does one operation on sixteen floats a cycle, not two.
 
 #pragma once
 
@@ -15,42 +16,43 @@ namespace medusa {
 namespace {
 
 constexpr int tile_rows = 16;
-constexpr int max_tile_rows = 2 * tile_rows;  // of a panel
-constexpr int batch_size = 4;
+constexpr int max_tile_rows = 4 * tile_rows;  // of a panel
 
 template <class Simd, class Format>
 class TileRows {
     using Floats = typename Simd::Floats;
+    using Weights = typename Format::Weights;
+    using Scales = typename Format::Scales;
 
+    // Loads wait for a tile's store until it has arrived: three blocks later it has.
+    static constexpr int batch_size = 4;
     static constexpr int num_sums = Format::num_sums;
     static constexpr int num_records = 8 / num_sums;  // under one scale
     static constexpr int word = sizeof(float);
     static constexpr int weight_bytes =
         Format::layout.bytes * group_rows / (Format::num_chunks * Format::num_parts);
 
-    enum Tile { PRODUCTS, ROWS = 2, WEIGHTS = 4 };  // two of each
+    enum Tile { PRODUCTS, ROWS, WEIGHTS };
 
+    // Of the weights: each block's eight records, unpacked where tiles can't take them as they are.
     struct Batch {
-        alignas(64) uint8_t records[batch_size][8][64];
+        const uint8_t * records[batch_size];
+        alignas(64) uint8_t unpacked[batch_size][8][64];
         Floats scales[batch_size][num_sums], minima[batch_size];
-        const uint8_t * panel;
-        int size = 0;
     };
 
-    // Sixteen rows of a panel times a batch.
-    struct Product {
-        alignas(64) int32_t values[batch_size][num_sums][tile_rows][group_rows];
+    // Some rows of the panel, and what tiles made of them with a batch.
+    struct Rows {
         const Batch * batch = nullptr;
-        int first_row;
+        const uint8_t * panel;
+        int first;
     };
 
     const Pass & pass;
     const size_t block_bytes;
-    alignas(64) float sums[max_tile_rows][group_rows] = {};
     Batch batches[2];
-    Product products[2];
-    Batch * batch = batches;
-    Product * product = products;
+    alignas(64) int32_t products[batch_size][num_sums][tile_rows][group_rows];
+    alignas(64) float sums[max_tile_rows][group_rows] = {};
 
 public:
     explicit TileRows(const Pass & pass)
@@ -59,121 +61,167 @@ public:
     static TileConfig config() {
         TileConfig config;
         config.palette = 1;
-        for (int i = 0; i < 2; i++) {
-            config.num_rows[PRODUCTS + i] = config.num_rows[ROWS + i] = tile_rows;
-            config.num_rows[WEIGHTS + i] = num_records;
-            config.row_bytes[PRODUCTS + i] = config.row_bytes[WEIGHTS + i] = 64;
-            config.row_bytes[ROWS + i] = num_records * 4;
-        }
+        config.num_rows[PRODUCTS] = config.num_rows[ROWS] = tile_rows;
+        config.num_rows[WEIGHTS] = num_records;
+        config.row_bytes[PRODUCTS] = config.row_bytes[WEIGHTS] = 64;
+        config.row_bytes[ROWS] = num_records * 4;
         return config;
     }
 
     void run() {
-        add_blocks(typename Format::Weights(pass.group, pass.num_blocks, 0));
-        multiply();
-        add(products[0]);
-        add(products[1]);
-        for (int row = 0; row < pass.num_rows; row++) {
+        const int num_rows = pass.num_rows;
+        if (num_rows <= 12 || (num_rows > tile_rows && num_rows <= 24)) {
+            add_blocks<12>();
+        } else {
+            add_blocks<tile_rows>();
+        }
+        for (int row = 0; row < num_rows; row++) {
             const Floats sum = Simd::load(sums[row], group_rows);
             Simd::store(pass.out + row * pass.out_stride, sum, pass.num_outputs);
         }
     }
 
 private:
-    void add_blocks(typename Format::Weights weights) {
-        const uint8_t * block = pass.panel;
+    // So many rows at a time; the last may be none of the panel's: nobody reads their sums.
+    template <int num>
+    void add_blocks() {
+        Floats chains[num];
+        Rows before;  // all but their first block's products are still to be added
+        Batch * batch = batches;
+        int size = 0;
+        const uint8_t * panel = pass.panel;
         const uint8_t * next = pass.next_group;
+        Weights weights(pass.group, pass.num_blocks, 0);
         for (int64_t i = 0; i < pass.num_blocks; i++, weights.advance()) {
-            const typename Format::Scales scales(weights);
+            const Scales scales(weights);
             for (int chunk = 0; chunk < Format::num_chunks; chunk++) {
 #pragma GCC unroll 4
-                for (int part = 0; part < Format::num_parts; part++, block += block_bytes) {
+                for (int part = 0; part < Format::num_parts; part++) {
                     if (next) {
                         prefetch<Simd, weight_bytes>(next);
                         next += weight_bytes;
                     }
-                    unpack(weights, scales, chunk, part);
-                    if (batch->size++ == 0) {
-                        batch->panel = block;
+                    unpack(*batch, size++, weights, scales, chunk, part);
+                }
+                if (size == batch_size) {
+                    for (int first = 0; first < pass.num_rows; first += num) {
+                        add_rows({batch, panel, first}, before, chains);
                     }
-                    if (batch->size == batch_size) {
-                        multiply();
-                    }
+                    batch = batch == batches ? batches + 1 : batches;
+                    size = 0;
+                    panel += batch_size * block_bytes;
                 }
             }
         }
+        if (before.batch) {
+#pragma GCC unroll 4
+            for (int i = 1; i < batch_size; i++) {
+                add(before, i, chains);
+            }
+            store(before, chains);
+        }
+        for (int first = 0; size && first < pass.num_rows; first += num) {
+            const Rows rows = {batch, panel, first};
+            load(rows, chains);
+            for (int i = 0; i < size; i++) {
+                multiply(rows, i);
+                add(rows, i, chains);
+            }
+            store(rows, chains);
+        }
     }
 
-    [[gnu::always_inline]] inline void unpack(const typename Format::Weights & weights,
-        const typename Format::Scales & scales, int chunk, int part) {
-        const int i = batch->size;
+    [[gnu::always_inline]] static inline void unpack(Batch & batch, int i, const Weights & weights,
+        const Scales & scales, int chunk, int part) {
+        if constexpr (Format::is_signed) {
+            batch.records[i] = weights.unit(1, 0);
+        } else {
+            batch.records[i] = batch.unpacked[i][0];
 #pragma GCC unroll 8
-        for (int index = 0; index < 8; index++) {
-            const auto record = Format::record(weights, chunk, part, index);
-            Simd::store_bytes(batch->records[i][index], record, Format::offset);
+            for (int index = 0; index < 8; index++) {
+                const auto record = Format::record(weights, chunk, part, index);
+                Simd::store_bytes(batch.unpacked[i][index], record, Format::offset);
+            }
         }
         for (int step = 0; step < num_sums; step++) {
-            batch->scales[i][step] = scales.of(chunk, part, step);
+            batch.scales[i][step] = scales.of(chunk, part, step);
         }
         if constexpr (Format::has_minimum) {
-            batch->minima[i] = scales.minimum(chunk, part);
+            batch.minima[i] = scales.minimum(chunk, part);
         }
     }
 
-    // The batch, by all rows. What the tiles made before is added meanwhile.
-    void multiply() {
-        for (int row = 0; row < pass.num_rows; row += tile_rows) {
-            product->batch = batch;
-            product->first_row = row;
-            for (int i = 0; i < batch->size * num_sums; i++) {
-                i % 2 ? multiply<1>(i / num_sums, i % num_sums)
-                      : multiply<0>(i / num_sums, i % num_sums);
+    template <int num>
+    [[gnu::always_inline]] inline void add_rows(
+        const Rows & rows, Rows & before, Floats (&chains)[num]) {
+#pragma GCC unroll 4
+        for (int i = 0; i + 1 < batch_size; i++) {
+            multiply(rows, i);
+            if (before.batch) {
+                add(before, i + 1, chains);
             }
-            product = product == products ? products + 1 : products;
-            add(*product);
         }
-        batch = batch == batches ? batches + 1 : batches;
-        batch->size = 0;
+        if (before.batch) {
+            store(before, chains);
+        }
+        load(rows, chains);
+        multiply(rows, batch_size - 1);
+        add(rows, 0, chains);
+        before = rows;
     }
 
-    template <int slot>
-    void multiply(int block, int step) {
-        constexpr int product_tile = PRODUCTS + slot, rows = ROWS + slot, weights = WEIGHTS + slot;
-        const uint8_t * quants =
-            batch->panel + block * block_bytes + product->first_row * block_size;
-        zero_tile<product_tile>();
-        load_tile<rows>(quants + step * num_records * 4, block_size);
-        load_tile<weights>(batch->records[block][step * num_records], 64);
-        multiply_bytes<product_tile, rows, weights>();
-        store_tile<product_tile>(product->values[block][step], 64);
+    template <int num>
+    [[gnu::always_inline]] inline void load(const Rows & rows, Floats (&chains)[num]) const {
+#pragma GCC unroll 16
+        for (int row = 0; row < num; row++) {
+            chains[row] = Simd::load(sums[rows.first + row], group_rows);
+        }
     }
 
-    void add(Product & made) {
-        if (!made.batch) {
-            return;
+    template <int num>
+    [[gnu::always_inline]] inline void store(const Rows & rows, const Floats (&chains)[num]) {
+#pragma GCC unroll 16
+        for (int row = 0; row < num; row++) {
+            Simd::store(sums[rows.first + row], chains[row], group_rows);
         }
-        const Batch & by = *made.batch;
-        const int num_rows = pass.num_rows - made.first_row;
-        for (int row = 0; row < num_rows && row < tile_rows; row++) {
-            float * row_sums = sums[made.first_row + row];
-            Floats sum = Simd::load(row_sums, group_rows);
-            const uint8_t * words =
-                by.panel + pass.num_rows * block_size + (made.first_row + row) * word;
-            for (int i = 0; i < by.size; i++, words += block_bytes) {
-                const Floats scale = Simd::broadcast_float(words);
-                for (int step = 0; step < num_sums; step++) {
-                    const Floats exact =
-                        Simd::to_floats(Simd::load_ints(made.values[i][step][row]));
-                    sum = Simd::fma(exact, Simd::multiply(by.scales[i][step], scale), sum);
-                }
-                if constexpr (Format::has_minimum) {
-                    const Floats row_sum = Simd::broadcast_float(words + pass.num_rows * word);
-                    sum = Simd::fma(by.minima[i], row_sum, sum);
-                }
+    }
+
+    [[gnu::always_inline]] inline void multiply(const Rows & rows, int i) {
+        const uint8_t * quants = rows.panel + i * block_bytes + rows.first * block_size;
+#pragma GCC unroll 2
+        for (int step = 0; step < num_sums; step++) {
+            zero_tile<PRODUCTS>();
+            load_tile<WEIGHTS>(rows.batch->records[i] + step * num_records * 64, 64);
+            load_tile<ROWS>(quants + step * num_records * 4, block_size);
+            multiply_bytes<PRODUCTS, ROWS, WEIGHTS>();
+            store_tile<PRODUCTS>(products[i][step], 64);
+        }
+    }
+
+    template <int num>
+    [[gnu::always_inline]] inline void add(const Rows & rows, int i, Floats (&chains)[num]) {
+        const uint8_t * words =
+            rows.panel + i * block_bytes + pass.num_rows * block_size + rows.first * word;
+        const uint8_t * row_sums = words + pass.num_rows * word;
+#pragma GCC unroll 2
+        for (int step = 0; step < num_sums; step++) {
+            const Floats of_weights = rows.batch->scales[i][step];
+#pragma GCC unroll 16
+            for (int row = 0; row < num; row++) {
+                const auto exact = Simd::load_ints(products[i][step][row]);
+                const Floats of_row = Simd::broadcast_float(words + row * word);
+                const Floats both = Simd::multiply(of_weights, of_row);
+                chains[row] = Simd::fma(Simd::to_floats(exact), both, chains[row]);
             }
-            Simd::store(row_sums, sum, group_rows);
         }
-        made.batch = nullptr;
+        if constexpr (Format::has_minimum) {
+            const Floats minimum = rows.batch->minima[i];
+#pragma GCC unroll 16
+            for (int row = 0; row < num; row++) {
+                const Floats sum = Simd::broadcast_float(row_sums + row * word);
+                chains[row] = Simd::fma(minimum, sum, chains[row]);
+            }
+        }
     }
 };
 

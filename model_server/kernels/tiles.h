@@ -35,12 +35,14 @@ inline void zero_tile() {
 
 template <int tile>
 inline void load_tile(const void * from, size_t stride) {
-    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(tile) : "memory");
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2"
+        : : "r"(from), "r"(stride), "i"(tile), "m"(*static_cast<const char (*)[]>(from)));
 }
 
 template <int tile>
 inline void store_tile(void * to, size_t stride) {
-    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(tile) : "memory");
+    asm volatile("tilestored %%tmm%c3, (%1,%2,1)"
+        : "=m"(*static_cast<char (*)[]>(to)) : "r"(to), "r"(stride), "i"(tile));
 }
 
 // sums += a * b, of signed bytes.
