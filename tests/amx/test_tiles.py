@@ -113,15 +113,18 @@ def test_tiles_are_zero_at_first_and_after_tilezero(tiles: Tiles) -> None:
 
 
 def test_each_thread_has_its_own(tiles: Tiles) -> None:
+    """Linux gives a new thread its parent's configuration, and empty tiles."""
     ran = tiles.run(
         {**EVERY, "a": COUNTING, "b": configuration({4: (1, 4)})},
         PROGRAM="ldtilecfg config(%rip); mov $64, %eax; tileloadd a(,%rax,1), %tmm4",
-        THREAD="sttilecfg out+1024(%rip); ldtilecfg b(%rip); tilezero %tmm4",
+        THREAD="""sttilecfg out+1024(%rip); mov $64, %eax; tilestored %tmm4, out+2048(,%rax,1);
+            ldtilecfg b(%rip); tilezero %tmm4""",
         AFTERWARDS="mov $64, %eax; tilestored %tmm4, out(,%rax,1)",
     )
     assert ran.code == 0
     assert ran.out[:1024] == COUNTING
-    assert ran.out[1024 : 1024 + 64] == bytes(64)
+    assert ran.out[1024 : 1024 + 64] == EVERY["config"]
+    assert ran.out[2048 : 2048 + 1024] == bytes(1024)
 
 
 # ---- What a processor refuses ----
