@@ -105,11 +105,12 @@ class ServerPool:
     def take(self, choice: Choice) -> ModelServer | None:
         """The free one that gets a choice, and is charged with it. None may continue an answer that
         began on another model, be it with another choice; or one that will soon be free is worth
-        the wait.
+        the wait. One that failed elsewhere has been a trial, and is no second one.
         """
         free, model_id = self.free(), choice.of.model_id
         able = [each for each in self.free(SOON_S) if model_id in (None, each.model_id)]
         able = [each for each in able if each.url not in choice.failed_at] or able
+        able = [each for each in able if not choice.failed_at or each.breaker.is_closed] or able
         loads, places = [each.load for each in able], [each.load for each in free]
         prompt = balancer.chunks(choice.request) if len(self.servers) > 1 else []
         best = able[balancer.choose(loads, prompt, time.monotonic(), places)] if able else None

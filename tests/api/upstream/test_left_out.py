@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from api.upstream.breaker import IN_A_ROW, OF_THE_LAST
+from api.upstream.breaker import FIRST_HOLD_S, IN_A_ROW, OF_THE_LAST
 from api.upstream.pool import ACCEPTED_AFTER_S
 from api.upstream.retry import FIRST_WAIT_S
 from api.upstream.server import PROBE_INTERVAL_S, STEP_FAILS_S
@@ -145,6 +145,17 @@ async def test_among_many_that_lose_every_batch_the_one_that_is_well_is_found() 
     async with fleet(*lossy, ScriptedServer(), retry_attempts=5) as made:
         statuses = [(await made.ask()).status_code for _ in range(40)]
     assert set(statuses[-20:]) == {200}
+
+
+async def test_an_answer_is_the_trial_of_one_server_at_most() -> None:
+    lossy = [ScriptedServer(hangs_up) for _ in range(7)]
+    async with fleet(*lossy, ScriptedServer(), retry_attempts=2) as made:
+        for server in made.pool.servers[:7]:
+            for _ in range(IN_A_ROW):
+                server.breaker.fail("lost", time.monotonic() - 2 * FIRST_HOLD_S)
+            assert server.breaker.allows(time.monotonic())
+        statuses = [(await made.ask()).status_code for _ in range(7)]
+    assert set(statuses) == {200}
 
 
 async def test_an_answer_that_was_never_accepted_is_none() -> None:
