@@ -171,8 +171,7 @@ class BoundedHttp(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(timeout_s, self.transport.close)
 
 
-async def _unframed(cycle: RequestResponseCycle, message: Any) -> None:
+async def _unframed(it: RequestResponseCycle, message: Any) -> None:
     """Send to HTTP/1.0, which knows no chunks: what told no length ends with the connection."""
-    size = len(message.get("body", b""))
-    cycle.expected_content_length = max(size, cycle.expected_content_length)
-    await RequestResponseCycle.send(cycle, message)
+    it.expected_content_length = max(it.expected_content_length, len(message.get("body", b"")))
+    await RequestResponseCycle.send(it, message)

@@ -87,8 +87,7 @@ class CompletionBody(ChoicesBody):
     @model_validator(mode="after")
     def _best_of_is_n(self) -> CompletionBody:
         if self.best_of not in (None, self.n):
-            given = shown(self.best_of)
-            message = f"best_of other than n ({self.n}) is not supported, got {given}."
+            message = f"best_of must be n ({self.n}) or left out, got {shown(self.best_of)}."
             raise InvalidRequest(message, "best_of")
         return self
 

@@ -82,7 +82,7 @@ class Drafter:
                 runs = self._runs[found.forced]
                 runs.observe(found.tokens, found.num_matched, result.tokens)
             scored = _all_came(result.sequence)
-            if result.sequence.sampler.follows_model:
+            if scored and result.sequence.sampler.follows_model:
                 for proposal, came in scored:
                     self.alarm.observe(proposal.ids[0][0] == came[0])
             confidence.observe(scored)
