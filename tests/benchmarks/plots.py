@@ -44,7 +44,7 @@ SPEEDS = {
     ),
     "peers-32l-q4_0-medusa: prefill_rate behind 200 tokens, of llama-server": "reading a prompt",
 }
-ROWS, TITLE = "rows-q4_0", "7B shape in 4 bits"
+ROWS, TITLE = "rows-q4_0-avx512", "7B shape in 4 bits"
 
 
 def speed(axes: Axes, theme: Theme, found: Mapping[str, Figure]) -> bool:

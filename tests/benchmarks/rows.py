@@ -14,6 +14,7 @@ import ctypes
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +68,13 @@ class Limits:
     macs_a_second: float  # in F32
 
     @classmethod
-    def measured(cls) -> Limits:
+    def measured(cls, threads: int) -> Limits:
         many = np.ones(1 << 28, np.float32)
+        parts = np.array_split(many, threads)
         square = np.ones((2_048, 2_048), np.float32)
-        return cls(
-            many.nbytes / _quickest(lambda: np.dot(many, many)),
-            len(square) ** 3 / _quickest(lambda: square @ square),
-        )
+        with ThreadPoolExecutor(threads) as pool:
+            reading_s = _quickest(lambda: list(pool.map(np.dot, parts, parts)))
+        return cls(many.nbytes / reading_s, len(square) ** 3 / _quickest(lambda: square @ square))
 
 
 def _quickest(work) -> float:  # type: ignore[no-untyped-def]
@@ -235,7 +236,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     args = options()
-    limits = Limits.measured()
+    limits = Limits.measured(args.threads)
     for file_type in args.types:
         path = files.twin_file(args.layers, file_type)
         work = Work.of(path, args.layers, file_type)
@@ -253,7 +254,8 @@ def main() -> None:
             f"{report.machine()}, {args.threads} threads, {report.now()}."
         )
         text = f"{title}\n\n{report.markdown(rows)}"
-        report.save(f"rows-{file_type.lower()}", csv=report.as_csv(rows), md=text)
+        kind = f"rows-{file_type.lower()}-{kernels.instructions()}"
+        report.save(kind, csv=report.as_csv(rows), md=text)
         print(f"\n{text}")
 
 
