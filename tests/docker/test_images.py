@@ -144,5 +144,6 @@ def test_older_cpus_are_enough(cpu: str, kernels: str, twin_env: dict[str, str])
         assert f"libggml-cpu-{kernels}.so" in docker("exec", container, "cat", "/proc/1/maps")
     finally:
         docker("rm", "--force", container)
-    tokens = [token for event in map(json.loads, events) for token in event.get("ids", [])]
+    said = map(json.loads, filter(None, events))  # a slow one says nothing in empty lines
+    tokens = [token for event in said for token in event.get("ids", [])]
     assert tokens == twin.answer(PROMPT, 8)
