@@ -131,7 +131,7 @@ def row(requests: int, rows: int, steps: Sequence[Step], work: Work, limits: Lim
 
 def main() -> None:
     args = options()
-    limits = Limits.measured()
+    limits = Limits.measured(args.threads)
     work = Work.of(files.twin_file(args.layers, args.type.upper()), args.layers, args.type.upper())
     found = []
     for rows in ROWS:
