@@ -171,7 +171,7 @@ class BoundedHttp(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(timeout_s, self.transport.close)
 
 
-async def _unframed(it: RequestResponseCycle, message: Any) -> None:
+async def _unframed(turn: RequestResponseCycle, message: Any) -> None:
     """Send to HTTP/1.0, which knows no chunks: what told no length ends with the connection."""
-    it.expected_content_length = max(it.expected_content_length, len(message.get("body", b"")))
-    await RequestResponseCycle.send(it, message)
+    turn.expected_content_length = max(turn.expected_content_length, len(message.get("body", b"")))
+    await RequestResponseCycle.send(turn, message)

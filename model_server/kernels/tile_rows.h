@@ -32,6 +32,8 @@ class TileRows {
     static constexpr int weight_bytes =
         Format::layout.bytes * group_rows / (Format::num_chunks * Format::num_parts);
 
+    static_assert(batch_size % Format::num_parts == 0, "a batch ends with a chunk");
+
     enum Tile { PRODUCTS, ROWS, WEIGHTS };
 
     // Of the weights: each block's eight records, unpacked where tiles can't take them as they are.
