@@ -10,6 +10,7 @@ from functools import cache
 from model_server.llama import backend, ggml, kernels
 from model_server.llama.device import Device
 from model_server.llama.ggml import Tensor
+from tests.amx.tiles import processor_flags
 
 F16, Q8_0, I64, BF16 = 1, 8, 27, 30  # enum ggml_type
 
@@ -45,6 +46,11 @@ def opened(n_threads: int, *, stock: bool = False) -> Iterator[Device]:
     device = Device(n_threads) if stock else KernelsDevice(n_threads)
     yield device
     device.close()
+
+
+# Emulated tiles have a test of their own.
+HAS_TILES = {"amx_tile", "amx_int8", "gfni"} <= processor_flags()
+INSTRUCTIONS = ["avx2", "avx512", *(["amx"] if HAS_TILES else [])]
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from model_server.errors import StartError
 from model_server.llama import ggml, kernels
 from model_server.llama.ggml import Graph, Weights
-from tests.model_server.kernels.graphs import KernelsDevice
+from tests.model_server.kernels.graphs import INSTRUCTIONS, KernelsDevice, limited
 from tests.model_server.kernels.product import (
     TYPES,
     Bytes,
@@ -41,15 +40,10 @@ def error(got: Floats, rows: Floats, weights: Floats) -> float:
     return float(np.sqrt(((got - exact) ** 2).mean() / (exact**2).mean()))
 
 
-@pytest.fixture(params=["avx512", "avx2"])
+@pytest.fixture(params=INSTRUCTIONS)
 def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
-    limit(request.param)
-    yield request.param
-    limit("avx512")
-
-
-def limit(instructions: str) -> None:
-    kernels.function("medusa_limit_cpu", None, ctypes.c_char_p)(instructions.encode())
+    with limited(request.param):
+        yield request.param
 
 
 @pytest.mark.parametrize(("name", "shape"), CASES)
@@ -77,13 +71,12 @@ def test_a_row_has_the_same_bits_in_any_company(instructions: str, name: str) ->
 def test_threads_and_instructions_give_the_same_bits(name: str) -> None:
     data, rows = encoded(name, random_rows(100, 768)), random_rows(13, 768, 1)
     found = []
-    for instructions, num_threads in (("avx512", 1), ("avx512", 3), ("avx2", 2)):
-        limit(instructions)
-        with opened(TYPES[name], data, 768, num_threads) as matrix:
-            found.append(matrix.times(rows))
-    limit("avx512")
-    np.testing.assert_array_equal(found[0], found[1])
-    np.testing.assert_array_equal(found[0], found[2])
+    for instructions in INSTRUCTIONS:
+        for num_threads in (1, 3):
+            with limited(instructions), opened(TYPES[name], data, 768, num_threads) as matrix:
+                found.append(matrix.times(rows))
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
 
 
 @pytest.mark.parametrize("name", TYPES)

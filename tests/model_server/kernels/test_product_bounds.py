@@ -13,7 +13,7 @@ import pytest
 from model_server.llama import backend, ggml, kernels
 from model_server.llama.device import Device
 from model_server.llama.ggml import F32, Tensor, Weights
-from tests.model_server.kernels.graphs import Graph, limited, opened
+from tests.model_server.kernels.graphs import INSTRUCTIONS, Graph, limited, opened
 from tests.model_server.kernels.product import TYPES, Floats, encoded, random_rows
 from tests.model_server.kernels.test_bounds import Walled
 
@@ -64,7 +64,7 @@ def walled(device: Device, type_: int, num_outputs: int, num_values: int) -> Ite
 
 
 @pytest.mark.parametrize("name", TYPES)
-@pytest.mark.parametrize("instructions", ["avx2", "avx512"])
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
 def test_nothing_is_read_behind_weights_and_rows(name: str, instructions: str) -> None:
     num_outputs, num_values = 37, 512
     data = encoded(name, random_rows(num_outputs, num_values))
