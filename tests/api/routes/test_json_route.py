@@ -152,7 +152,7 @@ async def test_a_byte_order_mark_is_no_part_of_the_body(server: ScriptedServer) 
 @pytest.mark.parametrize(
     ("encoding", "body", "status"),
     [
-        ("gzip", gzip.compress(b'{"prompt": "a"}'), 415),
+        ("gzip", gzip.compress(b'{"prompt": "a"}', mtime=0), 415),  # the same name at any second
         ("br", b"\x0b\x07\x80", 415),
         ("identity", b"\x0b\x07\x80", 400),
         ("utf-8", b'{"prompt": "a", "max_tokens": 1}', 200),  # what some clients send
