@@ -16,6 +16,11 @@ constexpr int max_heads = 16;              // of a task: two blocks of them fit 
 constexpr size_t max_scores = 128 * 1024;  // of a task with more than one head, likewise
 constexpr size_t max_scratch_scores = 8 << 20;  // 32 MB a thread, which engine/memory.py counts
 
+// Rounded up.
+int divided(int number, int by) {
+    return (number + by - 1) / by;
+}
+
 const WriteOrder * write_order(const ggml_tensor * k, const WriteOrders & orders) {
     const ggml_tensor * cache = k->view_src ? k->view_src : k;
     const auto found = orders.find(cache->data);
@@ -36,7 +41,7 @@ std::vector<AttentionChunk> chunks_of(const AttentionNode & node, Workspace & wo
     const ggml_tensor *k = node.k, *mask = node.mask;
     const WriteOrder * order = write_order(k, workspace.write_orders);
     const int most_rows = rows_a_chunk(node);
-    const int per_stream = (node.num_rows() + most_rows - 1) / most_rows;
+    const int per_stream = divided(node.num_rows(), most_rows);
     const size_t num_chunks = size_t(node.num_streams()) * per_stream;
     workspace.mask_plans.resize(std::max(workspace.mask_plans.size(), num_chunks));
     std::vector<AttentionChunk> chunks;
@@ -56,16 +61,16 @@ std::vector<AttentionChunk> chunks_of(const AttentionNode & node, Workspace & wo
     return chunks;
 }
 
-// As many heads as give each thread a task, and the scores room in its caches.
+// As many heads as give each thread equally many, in tasks whose scores have room in its caches.
 int heads_at_a_time(const AttentionNode & node, const MaskPlan & plan, const Group & group,
                     int num_threads) {
     size_t num_scores = 1;
     for (int i = group.rows.begin; i < group.rows.end; i++) {
         num_scores += size_t(plan.num_cells[plan.rows[i]]) * node.queries_a_kv_head();
     }
-    const int fitting = int(std::min<size_t>(max_scores / num_scores, max_heads));
-    const int each = (node.num_kv_heads() + num_threads - 1) / num_threads;
-    return std::max(1, std::min(fitting, each));
+    const int fitting = int(std::clamp<size_t>(max_scores / num_scores, 1, max_heads));
+    const int a_thread = divided(node.num_kv_heads(), num_threads);
+    return divided(a_thread, divided(a_thread, fitting));
 }
 
 std::vector<AttentionTask> tasks_of(const AttentionNode & node,

@@ -165,11 +165,11 @@ uint32_t Items::start(int num_items) {
     return number;
 }
 
-Range Items::claim(uint32_t loop, int num_threads) {
+Range Items::claim(uint32_t loop, int num_threads, int num_left) {
     uint64_t state = state_;
     while (true) {
         const int total = state >> item_bits & max_items, next = state & max_items;
-        if (state >> 2 * item_bits != loop || next == total) {
+        if (state >> 2 * item_bits != loop || total - next <= num_left) {
             return {next, next};
         }
         const int size = std::clamp((total - next) / (4 * num_threads), 1, max_claim);

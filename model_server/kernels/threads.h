@@ -19,7 +19,8 @@ public:
 
     // Begins the next loop and gives its number: claims by older numbers find nothing any more.
     uint32_t start(int num_items);
-    Range claim(uint32_t loop, int num_threads);
+    // Nothing where no more than `num_left` are.
+    Range claim(uint32_t loop, int num_threads, int num_left = 0);
     uint32_t loop() const { return uint32_t(state_.load() >> 40); }
 
 private:
@@ -31,20 +32,26 @@ class Share {
 public:
     Share(Items & items, uint32_t loop, int thread, int num_threads)
         : thread(thread), items_(items), loop_(loop), num_threads_(num_threads) {
-        claim();
+        following_ = items_.claim(loop_, num_threads_);
     }
 
     bool is_empty() const { return following_.size() == 0; }
 
     bool next(Range & range) {
-        range = following_;
+        range = following_.size() ? following_ : items_.claim(loop_, num_threads_);
+        following_ = {0, 0};
         num_taken_ += range.size();
-        claim();
         return range.size() > 0;
     }
 
-    // What next() will give: claimed early, so that it can be fetched.
-    const Range & following() const { return following_; }
+    // What next() will give, claimed early so that it can be fetched. Empty towards the end, where
+    // what one thread has claimed and not begun another would wait for.
+    const Range & following() {
+        if (following_.size() == 0) {
+            following_ = items_.claim(loop_, num_threads_, 2 * num_threads_);
+        }
+        return following_;
+    }
 
     int num_taken() const { return num_taken_; }
 
@@ -55,8 +62,6 @@ private:
     uint32_t loop_;
     int num_threads_, num_taken_ = 0;
     Range following_;
-
-    void claim() { following_ = items_.claim(loop_, num_threads_); }
 };
 
 // Calls work(share) in several threads, until all items are done. Loops of different callers are
