@@ -37,8 +37,7 @@ _LARGEST_SURPRISE = 4.0
 _NO_CHANCE, _CERTAIN = 0.6, 0.0025
 _AS_GOOD = 0.9  # few large steps are preferred to many small ones
 _LONGER = 1.5  # than the shortest step with a row of a prompt: what others bear for its sake
-# Room for a tile of a prompt's rows beside a few streams: smaller chunks waste half of the time.
-_MIN_STEP_S, _STREAMS_BESIDE = 0.05, 4
+_MIN_STEP_S, _STREAMS_BESIDE = 0.05, 4  # room for a prompt's tile: less wastes half of the time
 _AT_LENGTH = 1.5  # what a row costs in a long context, against one at its start
 # A count that is thought too dear is never tried: doubts must fade.
 _FORGET_EVERY, _FORGETTING_SHARE = 16, 16 / 500  # decodes
@@ -93,8 +92,9 @@ class CostCurve:
         self.attention = attention
         self.new_graph_s = new_graph_s
         self._new_graphs = 0.0  # the share of decodes with drafts that have one
+        self._unsettled = 1.0  # times as long as others: a plain decode behind drafts or heads
         known = _without_noise(measured)
-        start = _interpolate(_PRICED, np.array(list(known), float), np.array(list(known.values())))
+        start = _interpolate(_PRICED, np.array([*known], float), np.array([*known.values()]))
         # Prices beyond the counts that were measured are wrong together.
         beyond = np.log2(np.maximum(_PRICED / max(known), 1.0))
         covariance = _GUESS * np.outer(beyond, beyond) + _PRICE * np.eye(len(start))
@@ -115,10 +115,12 @@ class CostCurve:
         known += self.attention.seconds(num_rows, kv_length, num_requests)
         return known * self._pace(num_rows, kv_length)
 
-    def steps(self, num_requests: int, most: int, kv_length: float = 0.0) -> NDArray[np.float64]:
+    def steps(
+        self, num_requests: int, most: int, kv_length: float = 0.0, *, settled: bool = True
+    ) -> NDArray[np.float64]:
         """Predicted times of decodes of so many requests, from a row each to `most` rows in all.
 
-        Those of more than a row each make a new graph as often as they did lately.
+        Those with drafts make new graphs as often as lately; `settled`: the plain one among such.
         """
         rows = np.arange(num_requests, most + 1, dtype=float)
         seconds = self._base(rows) + self.attention.seconds(rows, kv_length, num_requests)
@@ -126,6 +128,7 @@ class CostCurve:
         seconds[:tiled] *= self._pace(1, kv_length)
         seconds[tiled:] *= self._pace(TILE_ROWS, kv_length)
         seconds[1:] += self._new_graphs * self.new_graph_s
+        seconds[:1] *= 1.0 if settled else self._unsettled
         return seconds
 
     def observe(
@@ -136,12 +139,20 @@ class CostCurve:
         num_requests: int = 1,
         *,
         new_graph: bool = False,
+        settled: bool = True,
     ) -> None:
-        """Learn from a decode that was just done: its count's price, and the machine's pace."""
+        """Learn from a decode that was just done: its count's price, and the machine's pace.
+
+        `settled`: the step before was plain, without heads. Behind others a plain decode finds
+        caches cold, and takes longer: it tells nothing of one among plain ones.
+        """
         drafted = num_rows > num_requests
         self._new_graphs += drafted * _LEARNING_RATE * (new_graph - self._new_graphs)
         seconds = max(seconds - new_graph * self.new_graph_s, seconds / 2)
         ratio = seconds / self.seconds(num_rows, kv_length, num_requests)
+        if not (drafted or settled):
+            self._unsettled += _LEARNING_RATE * (min(ratio, _LARGEST_SURPRISE) - self._unsettled)
+            return
         tiled, place = num_rows >= TILE_ROWS, _PLACE.get(num_rows)
         if tiled and place is not None:
             place -= _PLACE[TILE_ROWS]

@@ -203,7 +203,7 @@ class Engine:
         self.scheduler.drafter.policy.note_step(
             step_s,
             step_s - record.computed_s,
-            drafted=plan.num_drafts > 0,
+            plain=plan.is_plain,
             exploration_s=times.heads_s if plan.heads.explores else 0.0,
         )
 

@@ -71,6 +71,11 @@ class Plan(NamedTuple):
         return self.num_decode_rows - len(self.decode)
 
     @property
+    def is_plain(self) -> bool:
+        """Without drafts and heads."""
+        return not self.num_drafts and not self.heads.sequences
+
+    @property
     def prefill_kv_length(self) -> float:
         """Positions that a prefill row attends to, in the mean."""
         seen = sum((chunk.end - chunk.start) * (chunk.start + chunk.end) for chunk in self.prefill)

@@ -48,6 +48,7 @@ class Runner:
         self._costs = costs
         self._heads = heads
         self._batch = LlamaBatch(MAX_BATCH_ROWS, context.num_seqs)
+        self._follows_plain = True  # the step before was
 
     def run(self, plan: Plan) -> list[Verified]:
         """One step. Raises EngineError."""
@@ -57,6 +58,7 @@ class Runner:
         if not plan.decode:
             return []
         rows = self._decode(plan)
+        self._follows_plain = plan.is_plain
         logits = self.context.logits(self._batch.num_rows)
         trees = [logits[mine.start : mine.stop] for mine in rows]
         finite = list(map(is_finite, trees))
@@ -144,7 +146,14 @@ class Runner:
         if cost is not None:
             new_graph = self.context.num_graphs_reused == num_reused
             num_rows = self._batch.num_rows
-            cost.observe(num_rows, kv_length, seconds, num_requests, new_graph=new_graph)
+            cost.observe(
+                num_rows,
+                kv_length,
+                seconds,
+                num_requests,
+                new_graph=new_graph,
+                settled=self._follows_plain,
+            )
 
     def _propose(self, run: HeadRun, results: list[Verified], rows: list[range]) -> list[Verified]:
         """Run the heads on the state behind each request's last accepted row."""

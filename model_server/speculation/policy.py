@@ -27,15 +27,18 @@ _STAY, _LEAVE_PLAIN = 1.02, 1.05
 _REVIEW_STEPS, _REVIEW_STEPS_PLAIN = 4, 16  # with heads, without
 _NUM_REMEMBERED = 16  # proposals
 _WARM_UP = 8  # proposals seen before heads may be given up
-_EXPLORATION_SHARE = 0.005  # of the time, spent on heads that are not used
-_MAX_EXPLORATIONS_SAVED = (
-    4  # when heads are given up, what was not spent before is not spent at once
-)
-_LEARNING_RATE, _FORGETTING_RATE = 0.1, 1 / 500
+# Of the time, for heads that are not used; what they leave cold takes as much again.
+_EXPLORATION_SHARE = 0.0025
+_MAX_EXPLORATIONS_SAVED = 4  # when heads are given up, not all is spent at once
+_LEARNING_RATE, _FORGETTING_RATE = 0.1, 1 / 2_000
 _LARGEST_SURPRISE = 4.0
 _CHECK_EVERY = 8  # nodes
 _PRICES_HOLD = 8  # steps
-_PLAIN_EVERY = 32  # steps: what drafts are compared with is measured, not only predicted
+# What drafts are compared with is measured: after so many steps with drafts or heads, or as many
+# more as keep the loss to this share, there are some plain ones. The first of them finds caches
+# cold, the last one runs heads for what follows.
+_PLAIN_EVERY, _PLAIN_SHARE, _PLAIN_STEPS = 32, 0.01, 3
+_NEWS = 1.1  # such a change of their price asks for them at once
 
 Floats = NDArray[np.float64]
 
@@ -74,15 +77,19 @@ class Policy:
         self._needed: dict[tuple[int, bool], _Needed] = {}
         self._steps_priced = 0
         self._last_drafts = 0
-        self._num_drafted = 0  # steps in a row
+        self._plain_left = 0  # steps of their turn
+        self._plain_s = 1.0  # of one, as predicted before the last turn
+        self._num_plain = self._num_unsettled = 0  # steps in a row
         self._exploration_credit_s = 0.0
-        self._overhead_s = {False: 0.0, True: 0.0}  # of each request, by whether it was drafted
+        self._overhead_s = {False: 0.0, True: 0.0}  # of each request, by whether steps are settled
 
     def num_heads(self, load: Load) -> int:
         """Heads that are worth running in a step like this; 0: none."""
         most, requests = self.confidence.num_heads, load.num_requests
         if load.fixed_rows:
             return most if load.fixed_rows > 1 else 0
+        if self._plain_left > 1:
+            return 0
         if self._num_seen < _WARM_UP:
             return most
         step = self._num_steps[requests]
@@ -96,7 +103,8 @@ class Policy:
     def may_explore(self) -> bool:
         """Whether there is time to run heads only to see how good they are."""
         most = self.confidence.num_heads
-        return most > 0 and self._exploration_credit_s >= self._heads_s(most, 1)
+        has_time = self._exploration_credit_s >= self._heads_s(most, 1)
+        return most > 0 and has_time and self._plain_left <= 1
 
     def note_proposal(self, proposal: Proposal) -> None:
         """Remember what heads are sure of these days."""
@@ -105,17 +113,22 @@ class Policy:
             self._num_seen += 1
 
     def note_step(
-        self, step_s: float, overhead_s: float, *, drafted: bool, exploration_s: float
+        self, step_s: float, overhead_s: float, *, plain: bool, exploration_s: float
     ) -> None:
-        """Take a step's time; `overhead_s` is what was neither decode nor heads."""
+        """Take a step's time; `overhead_s` is what was neither decode nor heads, `plain`: it had
+        neither drafts nor heads.
+        """
         all_heads_s = self._heads_s(self.confidence.num_heads, self._num_requests)
         credit_s = self._exploration_credit_s + _EXPLORATION_SHARE * step_s - exploration_s
         self._exploration_credit_s = min(credit_s, _MAX_EXPLORATIONS_SAVED * all_heads_s)
+        self._num_plain = self._num_plain + 1 if plain else 0
+        settled = self._num_plain > 1
+        self._num_unsettled = 0 if settled else self._num_unsettled + 1
         each_s = overhead_s / self._num_requests
-        before = self._overhead_s[drafted] or each_s
+        before = self._overhead_s[settled] or each_s
         each_s = min(each_s, _LARGEST_SURPRISE * before)
-        self._overhead_s[drafted] = before + _LEARNING_RATE * (each_s - before)
-        self._overhead_s[not drafted] *= 1 - _FORGETTING_RATE
+        self._overhead_s[settled] = before + _LEARNING_RATE * (each_s - before)
+        self._overhead_s[not settled] *= 1 - _FORGETTING_RATE
 
     def choose(self, requests: Sequence[Candidates], load: Load, heads: int) -> list[DraftNode]:
         """The draft nodes of a step, in an order that has parents first."""
@@ -123,17 +136,21 @@ class Policy:
         if load.fixed_rows:
             each = min(load.fixed_rows - 1, load.max_drafts // load.num_requests)
             return list(best_first(requests, each))
+        if self._plain_left:
+            self._plain_left -= 1
+            return list(islice(_forced(requests, ()), load.max_drafts))
         if self._is_hopeless(requests, load, heads):
-            self._last_drafts = self._num_drafted = 0
+            self._last_drafts = 0
             return []
-        step_s = self._step_s(load) + self._heads_s(heads, load.num_requests)
+        step_s = self._step_s(load, settled=not heads) + self._heads_s(heads, load.num_requests)
         nodes = _that_may_pay(requests, load.num_requests, step_s)
         gains = np.cumsum([0.0, *(node.probability for node in nodes)])
         rates = (load.num_requests + gains) / step_s[: len(gains)]
         self._last_drafts = _settle(rates, min(self._last_drafts, len(nodes)))
         if not self._last_drafts:
             self._needed[load.num_requests, heads > 0] = _Needed.of(load.num_requests, step_s)
-        chosen = [] if self._is_plains_turn() else nodes[: self._last_drafts]
+        self._give_plain_a_turn(load, rates[self._last_drafts])
+        chosen = nodes[: self._last_drafts]
         return [*chosen, *islice(_forced(requests, chosen), load.max_drafts - len(chosen))]
 
     def _is_hopeless(self, requests: Sequence[Candidates], load: Load, heads: int) -> bool:
@@ -149,12 +166,17 @@ class Policy:
             return not needed.is_reached(requests)
         return all(request is PLAIN for request in requests)
 
-    def _is_plains_turn(self) -> bool:
-        self._num_drafted = self._num_drafted + 1 if self._last_drafts else 0
-        if self._num_drafted < _PLAIN_EVERY:
-            return False
-        self._num_drafted = 0
-        return True
+    def _give_plain_a_turn(self, load: Load, rate: float) -> None:
+        """Where it is time: it depends on what is lost against `rate`, in tokens a second, and on
+        whether plain steps are thought to take as long as when they had the last turn.
+        """
+        if self._num_unsettled < _PLAIN_EVERY:
+            return
+        plain_s = self._step_s(load)[0]
+        loss = 1.0 - load.num_requests / (rate * plain_s)
+        is_news = not 1 / _NEWS < plain_s / self._plain_s < _NEWS
+        if is_news or self._num_unsettled >= _PLAIN_STEPS * loss / _PLAIN_SHARE:
+            self._plain_s, self._plain_left = plain_s, _PLAIN_STEPS
 
     def _can_see_all(self, heads: int, requests: int) -> bool:
         """Whether the deeper heads may be run too, to see them; at the cost of exploring."""
@@ -175,7 +197,8 @@ class Policy:
             Candidates(Ranking(self.confidence, proposal), (), most, MAX_NODES) for proposal in seen
         ]
         heads_s = np.array([self._heads_s(heads, requests) for heads in range(most + 1)])
-        rates = _replay(step, self._step_s(load), heads_s)
+        rates = _replay(step, self._step_s(load, settled=False), heads_s)
+        rates[0] = requests / self._step_s(load)[0]
         before = self._rates.get(requests, rates)
         self._rates[requests] = before + _LEARNING_RATE * (rates - before)
         self._heads[requests] = _settle(self._rates[requests], self._heads.get(requests, most))
@@ -183,14 +206,17 @@ class Policy:
     def _heads_s(self, heads: int, num_requests: int) -> float:
         return self.head_costs.seconds(heads, num_requests) if heads else 0.0
 
-    def _step_s(self, load: Load) -> Floats:
-        """Seconds of a step without heads, by the number of draft rows."""
+    def _step_s(self, load: Load, *, settled: bool = True) -> Floats:
+        """Seconds of a step beside its heads, by the number of draft rows; `settled`: the plain one
+        is among others such, without heads.
+        """
         requests = load.num_requests
         most = max(min(load.max_drafts, MAX_NODES), 0)
-        step_s = self.decode.steps(requests, requests + most, load.kv_length)
-        step_s[:1] += requests * self._overhead_s[False]
-        # Drafts are never cheaper than none, though they were not timed yet or long ago.
-        step_s[1:] += requests * max(self._overhead_s.values())
+        step_s = self.decode.steps(requests, requests + most, load.kv_length, settled=settled)
+        # Others are never cheaper than settled ones, though they were not timed yet or long ago.
+        step_s += requests * max(self._overhead_s.values())
+        if settled:
+            step_s[0] += requests * (self._overhead_s[True] - max(self._overhead_s.values()))
         return step_s
 
 

@@ -125,6 +125,7 @@ def test_a_price_in_between_is_learned_while_serving(rows: int) -> None:
     """Steps of one row and of that many take turns, as they do when some drafts pay."""
     curve = CostCurve({1: 1.0, 16: 4.0})
     for _ in range(150):
+        curve.observe(1, 100, 1.5, settled=False)
         curve.observe(1, 100, 1.0)
         curve.observe(rows, 100, 5.0)
     assert curve.seconds(rows, 100) == pytest.approx(5, rel=0.05)

@@ -24,7 +24,10 @@ _TOP = (0.56, 0.45, 0.4, 0.38, 0.36)
 class Session:
     """`step_s` and `head_s`: seconds by rows, and by heads; both get noise, as do measurements.
 
-    `new_graph_s`: what a decode takes longer that has other rows than the one before.
+    `new_graph_s`: what a decode takes longer that has other rows than the one before; `unsettled`:
+    by how much a plain one takes longer behind heads or drafts, which leave it cold caches;
+    `python_s`: what a step takes beside decode and heads, and what it takes more of it with drafts,
+    with heads, or behind one with either.
     """
 
     step_s: Mapping[int, float]
@@ -33,6 +36,8 @@ class Session:
     accuracy: float = 1.0
     noise: float = 0.02
     new_graph_s: float = 0.0
+    unsettled: float = 0.0
+    python_s: tuple[float, float] = (0.0, 0.0)
     fixed_rows: int = 0
     policy: Policy = field(init=False)
     num_drafts: list[int] = field(default_factory=list)
@@ -40,6 +45,7 @@ class Session:
     exploring_s: float = 0.0
     total_s: float = 0.0
     last_rows: int = 0
+    follows_plain: bool = True
     num_tokens: float = 0.0  # as many as the drafts were to bring, not as luck had it
 
     def __post_init__(self) -> None:
@@ -65,7 +71,7 @@ class Session:
     @property
     def plain_rate(self) -> float:
         """Tokens a second without drafts."""
-        return self.num_requests / self.true.seconds(self.num_requests)
+        return self.num_requests / (self.true.seconds(self.num_requests) + self.python_s[0])
 
     def change_prices(self, step_s: Mapping[int, float], *, told: bool) -> None:
         """From now on decodes take that long; `told`: the policy is given the new curve too."""
@@ -85,18 +91,32 @@ class Session:
     def _step(self) -> None:
         load = Load(self.num_requests, 100.0, 64, self.fixed_rows)
         heads = self.policy.num_heads(load)
+        explored = heads == 0 and self.policy.may_explore()
         nodes = self.policy.choose([self._candidates(p) for p in self.proposals], load, heads)
         rows = self.num_requests + len(nodes)
         new_graph, self.last_rows = rows != self.last_rows, rows
-        decode_s = self._noisy(self.true.seconds(rows) + new_graph * self.new_graph_s)
-        self.policy.decode.observe(rows, 100.0, decode_s, self.num_requests, new_graph=new_graph)
+        decode_s = self.true.seconds(rows) + new_graph * self.new_graph_s
+        decode_s *= 1 + self.unsettled * (not nodes and not self.follows_plain)
+        decode_s = self._noisy(decode_s)
+        self.policy.decode.observe(
+            rows,
+            100.0,
+            decode_s,
+            self.num_requests,
+            new_graph=new_graph,
+            settled=self.follows_plain,
+        )
         for request in range(self.num_requests):
             self.num_tokens += self._verify(request, nodes)
-        explored = heads == 0 and self.policy.may_explore()
         heads_s = self._run_heads(heads, self.num_requests)
         exploration_s = self._run_heads(NUM_HEADS, 1) if explored else 0.0
-        step_s = decode_s + heads_s + exploration_s
-        self.policy.note_step(step_s, 0.0, drafted=bool(nodes), exploration_s=exploration_s)
+        plain = not (nodes or heads or explored)
+        python_s = self._noisy(
+            self.python_s[0] + self.python_s[1] * (not (plain and self.follows_plain))
+        )
+        self.follows_plain = plain
+        step_s = decode_s + heads_s + exploration_s + python_s
+        self.policy.note_step(step_s, python_s, plain=plain, exploration_s=exploration_s)
         self.total_s += step_s
         self.exploring_s += exploration_s
         self.num_drafts.append(len(nodes))
@@ -155,6 +175,7 @@ def num_changes(values: list[int]) -> int:
 
 def without_plain_turns(counts: list[int]) -> list[int]:
     """Drafts by step, less the plain steps that are there to measure the price of plain ones."""
-    turns = [at for at in range(1, len(counts)) if not counts[at] and counts[at - 1]]
-    assert all(later - turn >= 32 for turn, later in pairwise(turns))
+    begins = [at for at in range(1, len(counts)) if not counts[at] and counts[at - 1]]
+    assert all(later - begin >= 32 for begin, later in pairwise(begins))
+    turns = {at for begin in begins for at in range(begin, begin + 3)}
     return [count for at, count in enumerate(counts) if at not in turns]

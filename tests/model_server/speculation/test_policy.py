@@ -143,7 +143,7 @@ def test_copies_are_drafted_without_any_heads() -> None:
     copied = [(4, 0.9), (5, 0.9), (6, 0.9)]
     nodes = policy.choose([Candidates([], copied, 3)], load, policy.num_heads(load))
     assert [node.token for node in nodes] == [4, 5, 6]
-    policy.note_step(1.0, 0.0, drafted=True, exploration_s=0)
+    policy.note_step(1.0, 0.0, plain=False, exploration_s=0)
     assert policy.num_heads(load) == 0
     assert not policy.may_explore()
 
@@ -154,15 +154,15 @@ def test_without_candidates_nothing_is_drafted() -> None:
 
 def test_drafts_that_take_long_outside_of_the_decode_are_given_up_and_tried_again() -> None:
     policy, load = _policy(FREE), Load(1, 0, 3)
-    policy.note_step(1.0, 0.0, drafted=False, exploration_s=0)
+    policy.note_step(1.0, 0.0, plain=True, exploration_s=0)
     tried = []
-    for step in range(1_000):
+    for step in range(4_000):
         drafted = bool(policy.choose([SURE], load, 0))
-        policy.note_step(1.0, 3.0 * drafted, drafted=drafted, exploration_s=0)
+        policy.note_step(1.0, 3.0 * drafted, plain=not drafted, exploration_s=0)
         tried += [step] if drafted else []
     assert tried[0] == 0
     assert len(tried) < 20
-    assert tried[-1] > 300
+    assert tried[-1] > 1_200
 
 
 @pytest.mark.parametrize("name", CURVES)
@@ -182,7 +182,8 @@ def test_noise_in_the_costs_doesnt_move_the_heads() -> None:
     session = Session(F16)
     session.run(150)
     heads = session.run(500).num_heads
-    usual = [number for number in heads if number < NUM_HEADS]  # now and then all are looked at
+    # Now and then all are looked at, or none is run.
+    usual = [number for number in heads if 0 < number < NUM_HEADS]
     assert 400 < len(usual) < 500
     assert num_changes(usual) <= 10
 
@@ -210,6 +211,20 @@ def test_never_slower_than_plain_where_another_graph_takes_time(
     """Plain steps keep their graph; the one that has its turn between drafts doesn't."""
     step_s = {num_requests: 1, 64: 1 + (64 - num_requests) * each}
     session = Session(step_s, num_requests=num_requests, new_graph_s=0.1, noise=0.1)
+    session.run(300)
+    assert session.run(2_000).rate >= 0.98 * session.plain_rate
+
+
+@pytest.mark.parametrize("num_requests", [1, 4])
+@pytest.mark.parametrize("each", [0.08, 0.14, 0.2, 0.26, 0.32])
+@pytest.mark.parametrize("noise", [0.02, 0.1])
+def test_never_slower_than_plain_where_drafts_make_plain_steps_slow(
+    num_requests: int, each: float, noise: float
+) -> None:
+    """One between drafts takes longer than one among others, in llama.cpp and in Python."""
+    step_s = {num_requests: 1, 64: 1 + (64 - num_requests) * each}
+    session = Session(step_s, num_requests=num_requests, noise=noise)
+    session.unsettled, session.python_s = 0.2, (0.1, 0.1)
     session.run(300)
     assert session.run(2_000).rate >= 0.98 * session.plain_rate
 
@@ -252,18 +267,18 @@ def test_heads_are_not_run_where_no_row_pays() -> None:
 
 
 @pytest.mark.parametrize("num_requests", [1, 4])
-def test_exploring_takes_half_a_hundredth_of_the_time(num_requests: int) -> None:
+def test_exploring_takes_a_quarter_of_a_hundredth_of_the_time(num_requests: int) -> None:
     session = Session(EACH_THE_SAME, num_requests=num_requests).run(50).run(1_500)
-    assert 0.003 < session.exploring_s / session.total_s <= 0.0055
+    assert 0.0015 < session.exploring_s / session.total_s <= 0.003
 
 
 def test_time_saved_while_heads_were_used_is_not_spent_at_once() -> None:
     policy = _policy(EACH_THE_SAME)
     for _ in range(10_000):
-        policy.note_step(1.0, 0.0, drafted=True, exploration_s=0)
+        policy.note_step(1.0, 0.0, plain=False, exploration_s=0)
     exploration_s, explorations = policy.head_costs.seconds(5, 1), 0
     while policy.may_explore():
-        policy.note_step(0.0, 0.0, drafted=False, exploration_s=exploration_s)
+        policy.note_step(0.0, 0.0, plain=True, exploration_s=exploration_s)
         explorations += 1
     assert 1 <= explorations <= 5
 
@@ -277,6 +292,6 @@ def test_heads_that_fail_are_given_up_and_found_again(name: str) -> None:
     assert not any(session.num_drafts[-50:])
     assert not any(session.num_heads[-50:])
     session.accuracy = 1.0
-    session.run(1_500)
+    session.run(3_000)
     assert np.mean(session.num_drafts[-50:]) > 1
     assert session.run(200).rate > 1.2 * session.plain_rate
