@@ -202,7 +202,7 @@ class Engine:
         self._metrics.note_step(record)
         self.scheduler.drafter.policy.note_step(
             step_s,
-            step_s - record.computed_s,
+            None if plan.prefill else step_s - record.computed_s,
             plain=plan.is_plain,
             exploration_s=times.heads_s if plan.heads.explores else 0.0,
         )

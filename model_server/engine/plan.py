@@ -72,8 +72,8 @@ class Plan(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Without drafts and heads."""
-        return not self.num_drafts and not self.heads.sequences
+        """Decodes without drafts, heads, and prompts beside it."""
+        return not (self.prefill or self.num_drafts or self.heads.sequences)
 
     @property
     def prefill_kv_length(self) -> float:

@@ -100,7 +100,10 @@ class Runner:
         pools = any(decoded.sequence.request.pooling for decoded in plan.decode)
         # Whether or not heads run in this step: where it changes, llama.cpp makes a new graph.
         self.context.set_embeddings(self._heads is not None or pools)
-        self._timed_decode(self._costs.decode, plan.decode_kv_length, len(plan.decode))
+        settled = self._follows_plain and not plan.prefill
+        self._timed_decode(
+            self._costs.decode, plan.decode_kv_length, len(plan.decode), settled=settled
+        )
         return rows
 
     def _add_tree(self, decoded: DecodeTree) -> range:
@@ -135,7 +138,9 @@ class Runner:
         hidden: NDArray[np.float32] = self.context.hidden(self._batch.num_rows)
         return hidden[rows.start : rows.stop]
 
-    def _timed_decode(self, cost: CostCurve | None, kv_length: float, num_requests: int) -> None:
+    def _timed_decode(
+        self, cost: CostCurve | None, kv_length: float, num_requests: int, *, settled: bool = True
+    ) -> None:
         self._batch.seal()
         num_reused = self.context.num_graphs_reused
         started = time.perf_counter()
@@ -147,12 +152,7 @@ class Runner:
             new_graph = self.context.num_graphs_reused == num_reused
             num_rows = self._batch.num_rows
             cost.observe(
-                num_rows,
-                kv_length,
-                seconds,
-                num_requests,
-                new_graph=new_graph,
-                settled=self._follows_plain,
+                num_rows, kv_length, seconds, num_requests, new_graph=new_graph, settled=settled
             )
 
     def _propose(self, run: HeadRun, results: list[Verified], rows: list[range]) -> list[Verified]:

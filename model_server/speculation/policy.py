@@ -113,10 +113,10 @@ class Policy:
             self._num_seen += 1
 
     def note_step(
-        self, step_s: float, overhead_s: float, *, plain: bool, exploration_s: float
+        self, step_s: float, overhead_s: float | None, *, plain: bool, exploration_s: float
     ) -> None:
-        """Take a step's time; `overhead_s` is what was neither decode nor heads, `plain`: it had
-        neither drafts nor heads.
+        """Take a step's time; `overhead_s` is what was neither decode nor heads, None where prompts
+        were computed, too; `plain`: there were no drafts, heads or prompts.
         """
         all_heads_s = self._heads_s(self.confidence.num_heads, self._num_requests)
         credit_s = self._exploration_credit_s + _EXPLORATION_SHARE * step_s - exploration_s
@@ -124,6 +124,8 @@ class Policy:
         self._num_plain = self._num_plain + 1 if plain else 0
         settled = self._num_plain > 1
         self._num_unsettled = 0 if settled else self._num_unsettled + 1
+        if overhead_s is None:
+            return
         each_s = overhead_s / self._num_requests
         before = self._overhead_s[settled] or each_s
         each_s = min(each_s, _LARGEST_SURPRISE * before)
@@ -149,7 +151,8 @@ class Policy:
         self._last_drafts = _settle(rates, min(self._last_drafts, len(nodes)))
         if not self._last_drafts:
             self._needed[load.num_requests, heads > 0] = _Needed.of(load.num_requests, step_s)
-        self._give_plain_a_turn(load, rates[self._last_drafts])
+        if not any(request.forced for request in requests):
+            self._give_plain_a_turn(load, rates[self._last_drafts])
         chosen = nodes[: self._last_drafts]
         return [*chosen, *islice(_forced(requests, chosen), load.max_drafts - len(chosen))]
 
@@ -167,16 +170,14 @@ class Policy:
         return all(request is PLAIN for request in requests)
 
     def _give_plain_a_turn(self, load: Load, rate: float) -> None:
-        """Where it is time: it depends on what is lost against `rate`, in tokens a second, and on
-        whether plain steps are thought to take as long as when they had the last turn.
-        """
+        """Where it is time; `rate`: tokens a second of the step at hand."""
         if self._num_unsettled < _PLAIN_EVERY:
             return
         plain_s = self._step_s(load)[0]
         loss = 1.0 - load.num_requests / (rate * plain_s)
         is_news = not 1 / _NEWS < plain_s / self._plain_s < _NEWS
         if is_news or self._num_unsettled >= _PLAIN_STEPS * loss / _PLAIN_SHARE:
-            self._plain_s, self._plain_left = plain_s, _PLAIN_STEPS
+            self._plain_s, self._plain_left, self._num_unsettled = plain_s, _PLAIN_STEPS, 0
 
     def _can_see_all(self, heads: int, requests: int) -> bool:
         """Whether the deeper heads may be run too, to see them; at the cost of exploring."""

@@ -188,6 +188,25 @@ def test_noise_in_the_costs_doesnt_move_the_heads() -> None:
     assert num_changes(usual) <= 10
 
 
+def test_beside_one_that_must_draft_plain_steps_have_no_turn() -> None:
+    """They would not be plain."""
+    policy, load = _policy(FREE), Load(2, 0, 63)
+    forced = Candidates([[(1, 0.6), (2, 0.2)]], (), 1, 99, forced=True)
+    for _ in range(300):
+        nodes = policy.choose([SURE, forced], load, policy.num_heads(load))
+        assert {node.request for node in nodes} == {0, 1}
+        policy.note_step(1.0, 0.0, plain=False, exploration_s=0)
+
+
+def test_steps_with_prompts_tell_nothing_of_what_plain_ones_take_outside_of_the_decode() -> None:
+    policy, load = _policy(EACH_THE_SAME), Load(1, 0, 3)
+    for overhead_s in (None, 0.1, 0.1, None, 0.1, 0.1):
+        policy.note_step(1.0, overhead_s, plain=overhead_s is not None, exploration_s=0)
+    before = policy._step_s(load)[0]
+    policy.note_step(9.0, None, plain=False, exploration_s=0)
+    assert policy._step_s(load)[0] == before
+
+
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize(("num_requests", "accuracy"), [(1, 1.0), (1, 0.5), (4, 1.0), (16, 0.5)])
 def test_never_slower_than_plain_and_near_the_best_fixed_tree(
