@@ -84,9 +84,9 @@ def create_app(
             expose_headers=["*"],
         )
     app.add_middleware(AccessLog, gateway)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(GatewayError, _on_error)
-    app.add_exception_handler(Exception, _on_error)
+    app.add_exception_handler(HTTPException, _http_error_response)
+    app.add_exception_handler(GatewayError, error_response)
+    app.add_exception_handler(Exception, error_response)
     return app
 
 
@@ -115,11 +115,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, GatewayMetrics]]:
             await app.state.rates.aclose()
 
 
-async def _on_error(request: Request, error: Exception) -> JSONResponse:
-    return error_response(error, request.scope)
-
-
-async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error_response(request: Request, error: Exception) -> JSONResponse:
     """Starlette's own refusals: no such path, no such method."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path[:200]}: {error.detail}"
@@ -127,4 +123,6 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
         message += f"; this server has {', '.join(PATHS)}"
     code = error.detail.lower().replace(" ", "_")
     told = GatewayError(code, message, status=error.status_code)
-    return error_response(told, request.scope, error.headers)
+    response = await error_response(request, told)
+    response.headers.update(error.headers or {})
+    return response
