@@ -53,10 +53,21 @@ def create_app(
     gateway = Gateway(settings, network, tracer_provider)
     keys = Keys(settings.api_keys_file) if settings.api_keys_file else None
     rates = Rates(settings, gateway.metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, GatewayMetrics]]:
+        with shutdown(gateway):
+            gateway.start()
+            try:
+                yield {"metrics": gateway.metrics}
+            finally:
+                await gateway.aclose()
+                await rates.aclose()
+
     app = DocumentedApp(
         title="Medusa gateway",
         description=DESCRIPTION,
-        lifespan=_lifespan,
+        lifespan=lifespan,
         docs_url=None,  # routes/ui.py's needs no internet
         redoc_url=None,
         redirect_slashes=False,  # to http://, behind a proxy that speaks https
@@ -65,7 +76,6 @@ def create_app(
     )
     app.state.rates = rates
     app.state.gateway = gateway
-    app.state.shutdown = shutdown
     app.state.body_limit = BodyLimit(settings, gateway.metrics)
     for router in (endpoints.openai, endpoints.plain, endpoints.tokens):
         app.include_router(router, dependencies=[BEARER] if keys else [])
@@ -101,18 +111,6 @@ def _telemetry(provider: TracerProvider | None) -> TelemetryConfig:
         "auto_configure": False,
         "exclude": lambda scope: scope.get("method") != "POST" or scope.get("path") == MARKDOWN,
     }
-
-
-@asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, GatewayMetrics]]:
-    gateway: Gateway = app.state.gateway
-    with app.state.shutdown(gateway):
-        gateway.start()
-        try:
-            yield {"metrics": gateway.metrics}
-        finally:
-            await gateway.aclose()
-            await app.state.rates.aclose()
 
 
 async def _http_error_response(request: Request, error: Exception) -> JSONResponse:

@@ -47,9 +47,8 @@ class AdmissionControl:
             admission.caller = self._caller(scope)
             if costs:
                 # A body whose length nobody tells is charged when it has been read.
-                length = Headers(scope=scope).get("content-length", "")
-                is_known = length.isdecimal() and scope["method"] == "POST"
-                await self._rates.admit(admission, int(length) if is_known else 0)
+                length = Headers(scope=scope).get("content-length", 0)
+                await self._rates.admit(admission, int(length) if scope["method"] == "POST" else 0)
         except GatewayError as error:
             response = await error_response(Request(scope), error)
             await response(scope, receive, send)
