@@ -53,10 +53,21 @@ def create_app(
     gateway = Gateway(settings, network, tracer_provider)
     keys = Keys(settings.api_keys_file) if settings.api_keys_file else None
     rates = Rates(settings, gateway.metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, GatewayMetrics]]:
+        with shutdown(gateway):
+            gateway.start()
+            try:
+                yield {"metrics": gateway.metrics}
+            finally:
+                await gateway.aclose()
+                await rates.aclose()
+
     app = DocumentedApp(
         title="Medusa gateway",
         description=DESCRIPTION,
-        lifespan=_lifespan,
+        lifespan=lifespan,
         docs_url=None,  # routes/ui.py's needs no internet
         redoc_url=None,
         redirect_slashes=False,  # to http://, behind a proxy that speaks https
@@ -65,7 +76,6 @@ def create_app(
     )
     app.state.rates = rates
     app.state.gateway = gateway
-    app.state.shutdown = shutdown
     app.state.body_limit = BodyLimit(settings, gateway.metrics)
     for router in (endpoints.openai, endpoints.plain, endpoints.tokens):
         app.include_router(router, dependencies=[BEARER] if keys else [])
@@ -84,9 +94,9 @@ def create_app(
             expose_headers=["*"],
         )
     app.add_middleware(AccessLog, gateway)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(GatewayError, _on_error)
-    app.add_exception_handler(Exception, _on_error)
+    app.add_exception_handler(HTTPException, _http_error_response)
+    app.add_exception_handler(GatewayError, error_response)
+    app.add_exception_handler(Exception, error_response)
     return app
 
 
@@ -103,23 +113,7 @@ def _telemetry(provider: TracerProvider | None) -> TelemetryConfig:
     }
 
 
-@asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, GatewayMetrics]]:
-    gateway: Gateway = app.state.gateway
-    with app.state.shutdown(gateway):
-        gateway.start()
-        try:
-            yield {"metrics": gateway.metrics}
-        finally:
-            await gateway.aclose()
-            await app.state.rates.aclose()
-
-
-async def _on_error(request: Request, error: Exception) -> JSONResponse:
-    return error_response(error, request.scope)
-
-
-async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error_response(request: Request, error: Exception) -> JSONResponse:
     """Starlette's own refusals: no such path, no such method."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path[:200]}: {error.detail}"
@@ -127,4 +121,6 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
         message += f"; this server has {', '.join(PATHS)}"
     code = error.detail.lower().replace(" ", "_")
     told = GatewayError(code, message, status=error.status_code)
-    return error_response(told, request.scope, error.headers)
+    response = await error_response(request, told)
+    response.headers.update(error.headers or {})
+    return response

@@ -14,13 +14,12 @@ GatewayError               a code of STATUS or the model server's, and a sentenc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.types import Scope
 
 from api.metrics import GatewayMetrics
 
@@ -55,27 +54,21 @@ HEADERS = {
 }
 
 
+@dataclass(eq=False, repr=False)
 class GatewayError(Exception):
     """Its text is a sentence for the client, its code a name for programs. `status` is that of a
     code that is not the gateway's own.
     """
 
+    code: str
+    message: str
+    param: str | None = None
+    status: int = 0
     retry_after_s: float | None = None
 
-    def __init__(
-        self,
-        code: str,
-        message: str,
-        param: str | None = None,
-        status: int | None = None,
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-        self.param = param
-        self.status = STATUS[code] if status is None else status
-        if retry_after_s is not None:
-            self.retry_after_s = retry_after_s
+    def __post_init__(self) -> None:
+        super().__init__(self.message)
+        self.status = self.status or STATUS[self.code]
 
     @property
     def headers(self) -> dict[str, str]:
@@ -114,6 +107,7 @@ class ClientGone(GatewayError):
         super().__init__("client_gone", "The client closed the connection.")
 
 
+@dataclass(eq=False, repr=False)
 class TryAgain(GatewayError):
     retry_after_s: float = 0
 
@@ -154,18 +148,15 @@ def translate(error: Exception) -> GatewayError:
     return GatewayError("internal_error", "The gateway failed on this request. This is a bug.")
 
 
-def error_response(
-    error: Exception, scope: Scope, others: Mapping[str, str] | None = None
-) -> JSONResponse:
-    """What the client is sent, in OpenAI's shape, counted; with `others` among its headers."""
+async def error_response(request: Request, error: Exception) -> JSONResponse:
+    """What the client is sent, in OpenAI's shape, counted."""
     told = translate(error)
-    metrics: GatewayMetrics = scope["app"].state.gateway.metrics
+    metrics: GatewayMetrics = request.app.state.gateway.metrics
     if told.code != "client_gone":
         metrics.rejections.labels(told.code).inc()
-    state = scope["state"]
-    headers = {"x-request-id": state["request_id"], **told.headers, **(others or {})}
+    headers = {"x-request-id": request.state.request_id, **told.headers}
     # Who waits to be asked for a body may send it or not: nobody can know whether it still comes.
-    is_unsure = "expect" in Headers(scope=scope) and not state.get("is_read")
+    is_unsure = "expect" in request.headers and "is_read" not in request.state
     if is_unsure or told.status == 500:  # uvicorn closes behind a 500, and clients should know
         headers["connection"] = "close"
     return JSONResponse(told.body, told.status, headers)

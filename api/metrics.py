@@ -82,8 +82,6 @@ class GatewayMetrics:
 
     def render(self) -> bytes:
         """All of it in Prometheus' text format."""
-        registry = self.registry
         if self._shared:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+            return generate_latest(MultiProcessCollector(None))  # type: ignore[no-untyped-call]
+        return generate_latest(self.registry)

@@ -66,12 +66,10 @@ def _note_batch(span: Span, carrier: Carrier) -> None:
 
 def note_request(asked: ClientRequest, info: Info | None) -> None:
     """What was asked goes into the span that is current, FastAPI's."""
-    span = trace.get_current_span()
-    if not span.is_recording():
-        return
     request, model = asked.choices[0].request, info.model_name if info else ""
     sampling = request.sampling
     operation = "text_completion" if request.messages is None else "chat"
+    span = trace.get_current_span()
     span.set_attributes(
         {
             "gen_ai.operation.name": "embeddings" if request.pooling else operation,

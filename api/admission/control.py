@@ -6,6 +6,7 @@ from contextlib import suppress
 from ipaddress import ip_address, ip_network
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.admission.keys import Keys
@@ -46,11 +47,11 @@ class AdmissionControl:
             admission.caller = self._caller(scope)
             if costs:
                 # A body whose length nobody tells is charged when it has been read.
-                length = Headers(scope=scope).get("content-length", "")
-                is_known = length.isdecimal() and scope["method"] == "POST"
-                await self._rates.admit(admission, int(length) if is_known else 0)
+                length = Headers(scope=scope).get("content-length", 0)
+                await self._rates.admit(admission, int(length) if scope["method"] == "POST" else 0)
         except GatewayError as error:
-            await error_response(error, scope)(scope, receive, send)
+            response = await error_response(Request(scope), error)
+            await response(scope, receive, send)
             return
         try:
             await self._app(scope, receive, send)

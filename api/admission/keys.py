@@ -59,10 +59,9 @@ class Keys:
         if self._clock() - self._looked < RELOAD_S:
             return
         self._looked = self._clock()
-        stamp = _stamp(self._path)
-        if stamp == self._stamp:
+        before, self._stamp = self._stamp, _stamp(self._path)
+        if self._stamp == before:
             return
-        self._stamp = stamp
         try:
             self._names = read_keys(self._path)
         except BadKeyFile as error:

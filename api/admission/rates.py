@@ -119,14 +119,12 @@ class Rates:
             kind, _, name = caller.partition(" ")
             self._metrics.rate_limited.labels(name if kind == "key" else kind, lacking[0]).inc()
             back = {unit: -cost for unit, cost in (admission.charged | added).items()}
-            left = await self._add(caller, back) if any(back.values()) else left
-        if not left:  # the storage is away
-            return
-        admission.budgets |= left
-        if lacking:
             admission.charged = {}
-            raise _refusal(lacking[0], left[lacking[0]], costs[lacking[0]])
-        admission.charged |= added
+            admission.budgets |= await self._add(caller, back) or left
+            raise _refusal(lacking[0], admission.budgets[lacking[0]], costs[lacking[0]])
+        if left:  # the storage is not away
+            admission.budgets |= left
+            admission.charged |= added
 
     async def _add(self, caller: str, costs: dict[Unit, int]) -> dict[Unit, Budget]:
         """What is left, maybe less than 0; nothing: it is away. At once, since it may be far."""

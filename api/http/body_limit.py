@@ -36,8 +36,7 @@ class BodyLimit:
     async def read(self, request: Request) -> AsyncIterator[bytes]:
         """The whole body, which is counted while inside. Raises GatewayError."""
         body = bytearray()
-        length = request.headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._max_bytes:
+        if int(request.headers.get("content-length", 0)) > self._max_bytes:
             raise self._too_large()
         try:
             try:

@@ -1,11 +1,13 @@
 """The gateway in uvicorn: in this process, or in WORKERS of them behind one socket.
 
 Uvicorn's supervisor replaces workers that die. Each is a whole gateway; they share the socket and a
-folder of metrics, nothing else.
+folder of metrics, nothing else. At shutdown each still answers, where uvicorn alone would stop
+listening at once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -14,6 +16,8 @@ import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import parent_process
 
 import uvicorn
@@ -27,7 +31,7 @@ from api import logs
 from api.admission.keys import BadKeyFile
 from api.app import create_app
 from api.config import Settings
-from api.http.drain import drained_by_signals
+from api.gateway import Gateway
 from api.http.protocol import BoundedHttp
 from model_server.contract import traces
 
@@ -81,6 +85,38 @@ def config(app: ASGIApp | str, settings: Settings) -> uvicorn.Config:
         workers=settings.workers,
         timeout_worker_healthcheck=ALIVE_WITHIN_S,
     )
+
+
+@contextmanager
+def drained_by_signals(gateway: Gateway) -> Iterator[None]:
+    """While inside, a first signal drains: probes are answered, streams finish, then uvicorn gets
+    the signal. A second one ends the streams. In the main thread only, as signals are.
+    """
+    loop = asyncio.get_running_loop()
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    assert isinstance(server, uvicorn.Server), "it handles the signals. This is a bug."
+    tasks: list[asyncio.Task[None]] = []
+
+    def heard(number: int) -> None:
+        if tasks:
+            gateway.end_requests()
+        else:
+            tasks.append(asyncio.create_task(_drain(gateway, server, number)))
+
+    for number in HANDLED_SIGNALS:
+        loop.add_signal_handler(number, heard, number)
+    try:
+        yield
+    finally:
+        for number in HANDLED_SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+async def _drain(gateway: Gateway, server: uvicorn.Server, number: int) -> None:
+    await gateway.drain(gateway.settings.drain_timeout)
+    for listening in server.servers:
+        listening.close()  # it would do so a moment later: what comes is for other gateways
+    server.handle_exit(number, None)
 
 
 def run(app: ASGIApp, settings: Settings, listening: socket.socket) -> None:

@@ -36,7 +36,7 @@ FLOORS = {
         ("api.admission.control", "api.http.body_limit", "api.http.access_log"),
         ("api.routes",),
         ("api.app",),
-        ("api.http.drain", "api.http.protocol", "api.http.workers"),
+        ("api.http.protocol", "api.http.workers"),
         ("api.__main__",),
     ],
     "model_server": [
