@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import anyio
 import pytest
 from limits.aio.storage import MemoryStorage
+from limits.errors import StorageError
 from redis.asyncio import Redis
 
 from api.admission import rates as module
@@ -196,3 +197,23 @@ async def test_a_slow_redis_is_as_good_as_away(caplog: pytest.LogCaptureFixture)
 
 def _seconds_left(admission: Admission) -> list[float]:
     return [each.resets_at - time.time() for each in admission.budgets.values()]
+
+
+async def test_who_was_refused_stays_so_where_the_storage_goes_away_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between a charge that was too much and giving it back."""
+    limited = rates("memory://", GatewayMetrics(), requests=1)
+    assert await refusal(limited) is None
+    charge = MemoryStorage.incr
+
+    async def incr(storage: MemoryStorage, key: str, expiry: float, amount: int = 1) -> int:
+        if amount < 0:
+            raise StorageError(ConnectionError("it is gone"))
+        return await charge(storage, key, expiry, amount)
+
+    monkeypatch.setattr(MemoryStorage, "incr", incr)
+    refused = await refusal(limited)
+    assert refused is not None
+    assert refused.code == "rate_limit_exceeded"
+    await limited.aclose()

@@ -116,6 +116,13 @@ async def test_a_body_that_does_not_come_is_408(
         assert (await head(reader)).startswith(b"HTTP/1.1 408 ")
 
 
+async def test_a_length_with_a_blank_behind_it_is_a_length(server: ScriptedServer) -> None:
+    asked = b"POST /generate HTTP/1.1\r\nhost: a\r\ncontent-length: 9999999 \t\r\n\r\n"
+    async with connection(server) as (reader, writer):
+        writer.write(asked)
+        assert (await head(reader)).startswith(b"HTTP/1.1 413 ")
+
+
 JAVA = (
     b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
     b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
