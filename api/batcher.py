@@ -7,19 +7,26 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import islice
 
+from opentelemetry.trace import Tracer
+
+from api import spans
 from api.config import Settings
+from api.errors import AnswerFailed, GatewayError, TryAgain, translate
 from api.metrics import GatewayMetrics
 from api.request import Choice
 from api.upstream.call import BatchCall
 from api.upstream.pool import ServerPool
+from api.upstream.retry import Attempts
 from api.upstream.server import ModelServer
-from api.waiting import wait
 
 # While a slot is free, a batch to which nothing came for so long leaves: a burst travels together,
 # and nobody waits for a crowd that is not there.
 QUIET_S = 0.005
+# The loop looks at who waits at least so often, and goes on after a bug.
+LOOP_INTERVAL_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -60,68 +67,99 @@ class Window:
 class Batcher:
     """Sends the window's batches as they close, while a model server has a place for them.
 
-    `carry` is awaited by each choice's own task; one loop sends, woken by `pool.changed`.
+    `carry` is each choice's own task; one loop sends, woken by `pool.changed`.
     """
 
-    def __init__(self, settings: Settings, pool: ServerPool, metrics: GatewayMetrics) -> None:
-        self._is_adaptive = settings.adaptive_batching
+    def __init__(
+        self,
+        settings: Settings,
+        pool: ServerPool,
+        metrics: GatewayMetrics,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self._settings = settings
         self._window = Window(settings.batch_size, settings.max_wait_time)
         self._pool = pool
         self._metrics = metrics
+        self._tracer = tracer
         self._resuming: list[Choice] = []
 
     async def carry(self, choice: Choice) -> None:
-        """One attempt, from the window to its last event; raises what ended it otherwise.
-        Cancelling is leaving. An interrupted answer continues without the window.
+        """Attempt until one succeeds or the policy gives up, each time from the window to the last
+        event. Cancelling is leaving. An interrupted answer continues without the window.
         """
-        choice.arrived = time.monotonic()
-        choice.ended = asyncio.get_running_loop().create_future()
-        (self._resuming if choice.accepted else self._window.queue).append(choice)
-        self._pool.changed.set()
+        deadline = choice.of.started + self._settings.request_timeout
+        attempts = Attempts(self._settings.retry_attempts, deadline)
         try:
-            error = await choice.ended
-        finally:
-            if choice.stage != "gathered" and choice.carrier is not None:
-                choice.carrier.leave(choice)
-            else:
-                for waiting in (self._resuming, self._window.queue):
-                    if choice in waiting:
-                        waiting.remove(choice)
-                self._pool.changed.set()  # the loop counts who waits
-        if error is not None:
-            raise error
+            while True:
+                choice.arrived = time.monotonic()
+                choice.ended = asyncio.get_running_loop().create_future()
+                (self._resuming if choice.accepted else self._window.queue).append(choice)
+                self._pool.changed.set()
+                with spans.attempt(self._tracer, choice) if self._tracer else nullcontext():
+                    try:
+                        error = await choice.ended
+                    finally:
+                        self._leave(choice)
+                if error is None:
+                    return
+                if not isinstance(error, TryAgain):
+                    raise error
+                elsewhere = any(each.url not in choice.failed_at for each in self._pool.ready)
+                await attempts.wait(error, elsewhere=elsewhere, progress=choice.progress)
+                self._metrics.retries.labels(error.code).inc()
+                self._metrics.resumes.inc(bool(choice.token_ids))
+                log.info("attempt %d of a request failed: %s", choice.request.attempt, error)
+                choice.retry()
+        except GatewayError as final:
+            if isinstance(final, AnswerFailed) and final.blames_request and len(choice.blamed) > 1:
+                for breaker in choice.blamed:
+                    breaker.forgive()
+                self._pool.changed.set()
+            choice.of.fail(final)
+        except Exception as bug:
+            log.exception("request %s failed. This is a bug.", choice.request.id)
+            choice.of.fail(translate(bug))
+
+    def _leave(self, choice: Choice) -> None:
+        if choice.stage != "gathered" and choice.carrier is not None:
+            choice.carrier.leave(choice)
+            return
+        for waiting in (self._resuming, self._window.queue):
+            if choice in waiting:
+                waiting.remove(choice)
+        self._pool.changed.set()  # the loop counts who waits
 
     async def run(self) -> None:
+        """Send what may leave: when something changes, when a time has come, each second."""
+        changed, size = self._pool.changed, self._window.batch_size
         while True:
-            self._pool.changed.clear()
+            changed.clear()
+            times = [time.monotonic() + LOOP_INTERVAL_S]
             try:
-                wait_s = self._step()
+                resuming, self._resuming = self._resuming, []
+                for start in range(0, len(resuming), size):
+                    self._send(resuming[start : start + size])
+                while self._window.queue:
+                    free = self._pool.free()
+                    # What they have of other gateways is not known.
+                    has_slot = any(each.load.outstanding < each.load.slots for each in free)
+                    is_quick = has_slot and self._settings.adaptive_batching
+                    closes_at = self._window.closes_at(is_slot_free=is_quick)
+                    if closes_at is not None and closes_at > time.monotonic():
+                        times.append(closes_at)
+                        break
+                    if not free or not self._send(self._window.pop()):
+                        break
+                if num_waiting := len(self._window.queue) + len(self._resuming):
+                    times += self._turn_away()
+                self._metrics.waiting.set(num_waiting)
             except Exception:
                 log.exception("sending batches failed, and goes on in a second. This is a bug.")
-                wait_s = 1.0
-            await wait(self._pool.changed, wait_s)
-
-    def _step(self) -> float | None:
-        """Send what may leave; seconds until there is more to do, None: when something changes."""
-        size = self._window.batch_size
-        resuming, self._resuming = self._resuming, []
-        for start in range(0, len(resuming), size):
-            self._send(resuming[start : start + size])
-        times = list[float]()
-        while self._window.queue:
-            free = self._pool.free()
-            # What they have of other gateways is not known.
-            has_slot = any(each.load.outstanding < each.load.slots for each in free)
-            closes_at = self._window.closes_at(is_slot_free=has_slot and self._is_adaptive)
-            if closes_at is not None and closes_at > time.monotonic():
-                times.append(closes_at)
-                break
-            if not free or not self._send(self._window.pop()):
-                break
-        if num_waiting := len(self._window.queue) + len(self._resuming):
-            times += self._turn_away()
-        self._metrics.waiting.set(num_waiting)
-        return max(0.0, min(times) - time.monotonic()) if times else None
+            wait_s = min(times) - time.monotonic()
+            alarm = asyncio.get_running_loop().call_later(wait_s, changed.set)
+            await changed.wait()
+            alarm.cancel()
 
     def _send(self, batch: list[Choice]) -> bool:
         """Each to its own server; those with the same server travel together. Who gets none waits

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import anyio
 from opentelemetry.trace import TracerProvider
@@ -16,19 +15,17 @@ from api.admission.permits import Permits
 from api.admission.rates import Admission
 from api.batcher import Batcher
 from api.config import Settings
-from api.errors import AnswerFailed, GatewayError, NoModelServer, ShuttingDown, TryAgain, translate
+from api.errors import AnswerFailed, GatewayError, NoModelServer, ShuttingDown, TryAgain
 from api.metrics import GatewayMetrics
-from api.request import Choice, ClientRequest
+from api.request import ClientRequest
 from api.upstream.pool import Network, ServerPool
 from api.upstream.retry import Attempts
 from api.waiting import timeout
 from model_server.contract.protocol import GenerateRequest, Info, Wire
 
-log = logging.getLogger(__name__)
-
 
 class Gateway:
-    """Joins permits, batcher, pool and retries under one deadline a request."""
+    """Joins permits, batcher and pool under one deadline a request."""
 
     def __init__(
         self,
@@ -41,8 +38,8 @@ class Gateway:
         self.permits = Permits(settings.max_in_flight)
         self.pool = ServerPool(settings, self.metrics, network or Network())
         self.draining = False
-        self._batcher = Batcher(settings, self.pool, self.metrics)
-        self._tracer = tracer_provider and tracer_provider.get_tracer("medusa.gateway")
+        self._tracer = tracer_provider.get_tracer("medusa.gateway") if tracer_provider else None
+        self._batcher = Batcher(settings, self.pool, self.metrics, self._tracer)
         self._open: set[ClientRequest] = set()
         self._drained = asyncio.Event()
 
@@ -79,49 +76,26 @@ class Gateway:
             request = ClientRequest(request_id, requests, admission, self.metrics)
             if self._tracer:
                 spans.note_request(request, self.pool.info)
-            request.tasks += [asyncio.create_task(self._carry(each)) for each in request.choices]
+            carried = [self._batcher.carry(each) for each in request.choices]
+            request.tasks += map(asyncio.create_task, carried)
             self._open.add(request)
+            limit_s = self.settings.request_timeout
+            alarm = asyncio.get_running_loop().call_later(
+                limit_s, lambda: request.fail(self._too_late(request))
+            )
             try:
                 yield request
             finally:
+                alarm.cancel()
                 request.close()
                 self._open.discard(request)
                 if self.draining and not self._open:
                     self._drained.set()
 
-    async def _carry(self, choice: Choice) -> None:
-        """Attempt until one succeeds, the policy gives up, or the deadline has passed."""
-        deadline = choice.of.started + self.settings.request_timeout
-        attempts = Attempts(self.settings.retry_attempts, deadline)
-        try:
-            async with timeout(self.settings.request_timeout):
-                while True:
-                    try:
-                        with spans.attempt(self._tracer, choice) if self._tracer else nullcontext():
-                            return await self._batcher.carry(choice)
-                    except TryAgain as error:
-                        elsewhere = bool(self.pool.ready_beside(choice.failed_at))
-                        await attempts.wait(error, elsewhere=elsewhere, progress=choice.progress)
-                        self.metrics.retries.labels(error.code).inc()
-                        self.metrics.resumes.inc(bool(choice.token_ids))
-                        number = choice.request.attempt
-                        log.info("attempt %d of a request failed: %s", number, error)
-                        choice.retry()
-        except TimeoutError:
-            waited_for = choice.of.model_id if choice.stage == "gathered" else None
-            choice.of.fail(self._too_late(waited_for))
-        except GatewayError as error:
-            if isinstance(error, AnswerFailed) and error.blames_request and len(choice.blamed) > 1:
-                for breaker in choice.blamed:
-                    breaker.forgive()
-                self.pool.changed.set()
-            choice.of.fail(error)
-        except Exception as bug:
-            log.exception("request %s failed. This is a bug.", choice.request.id)
-            choice.of.fail(translate(bug))
-
-    def _too_late(self, waited_for: str | None = None) -> GatewayError:
-        """`waited_for`: the model of an answer that nobody came to continue."""
+    def _too_late(self, request: ClientRequest | None = None) -> GatewayError:
+        """What waits in the window does so for the model that its request's answer began on."""
+        waiting = request and [each for each in request.choices if each.stage == "gathered"]
+        waited_for = waiting[0].of.model_id if waiting else None
         limit = f"{self.settings.request_timeout:g} s (REQUEST_TIMEOUT)"
         late = GatewayError("deadline_exceeded", f"The answer took longer than {limit}.")
         return self.pool.refusal(waited_for) or late
@@ -135,15 +109,19 @@ class Gateway:
             try:
                 async with timeout(self.settings.request_timeout):
                     while True:
-                        server = self.pool.least_busy(failed_at)
+                        ready = self.pool.ready
+                        if not ready:
+                            raise NoModelServer(self.pool.reason)
+                        able = [each for each in ready if each.url not in failed_at] or ready
+                        server = min(able, key=lambda each: each.load.outstanding)
                         try:
                             return await server.ask(path, question)
                         except TryAgain as error:
                             failed_at.add(server.url)
                             if not isinstance(error, AnswerFailed):
                                 server.lose(error)
-                            elsewhere = bool(self.pool.ready_beside(failed_at))
-                            await attempts.wait(error, elsewhere=elsewhere)
+                            elsewhere = {each.url for each in self.pool.ready} - failed_at
+                            await attempts.wait(error, elsewhere=bool(elsewhere))
             except TimeoutError:
                 raise self._too_late() from None
 

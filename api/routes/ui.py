@@ -61,7 +61,7 @@ async def service(request: Request) -> Response:
     info = pool.info
     told = {
         "service": "Medusa on llama.cpp",
-        "ready": pool.ready,
+        "ready": bool(pool.ready),
         "reason": None if pool.ready else pool.reason,
         "model": info.model_name if info else None,
         "name": (info.title or info.model_name) if info else None,

@@ -7,6 +7,7 @@ one request is the trial, and its end decides.
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 
 # So many failures in a row open it, or so many of the last ones.
 IN_A_ROW = 3
@@ -22,25 +23,21 @@ class Breaker:
         self.reason = ""  # of the last failure
         self._ends: deque[bool] = deque(maxlen=OF_THE_LAST)  # whether the last attempts failed
         self._hold_s = 0.0
-        self._until = 0.0
-        self._on_trial = False
+        self._until = 0.0  # it is open
+        self.allows_from = 0.0  # from then on one more request may go there: never, while one tries
         self.failed = 0.0  # when the last failure was counted
-
-    def allows(self, now: float) -> bool:
-        """Whether one more request may go there."""
-        return self.is_closed or (now >= self._until and not self._on_trial)
 
     def is_open(self, now: float) -> bool:
         """Whether nobody may go there yet, not even for a trial."""
-        return not self.is_closed and now < self._until
+        return now < self._until
 
-    def take(self) -> None:
-        """A request goes there: while it isn't closed, the trial."""
-        self._on_trial = not self.is_closed
+    def begin_trial(self) -> None:
+        """A request goes there although it isn't closed: nobody else does until that has ended."""
+        self.allows_from = inf
 
     def leave(self) -> None:
         """A request ended and says nothing of the server: it was refused, or nobody waits."""
-        self._on_trial = False
+        self.allows_from = self._until
 
     def succeed(self) -> bool:
         """A request was answered to its end; whether this closes it."""
@@ -70,12 +67,13 @@ class Breaker:
         if self.is_open(now):
             return False  # it was sent before
         self._hold_s = min(max(FIRST_HOLD_S, 2 * self._hold_s), LONGEST_HOLD_S)
-        self._until = now + self._hold_s
-        self.is_closed = self._on_trial = False
+        self._until = self.allows_from = now + self._hold_s
+        self.is_closed = False
         return True
 
     def _close(self) -> None:
-        self.is_closed, self._on_trial, self._hold_s = True, False, 0.0
+        self.is_closed = True
+        self._until = self.allows_from = self._hold_s = 0.0
 
     def _is_too_much(self) -> bool:
         return sum(list(self._ends)[-IN_A_ROW:]) == IN_A_ROW or sum(self._ends) >= MANY

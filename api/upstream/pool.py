@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Collection, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,7 @@ class ServerPool:
     def __init__(self, settings: Settings, metrics: GatewayMetrics, network: Network) -> None:
         self.servers: list[ModelServer] = []
         self.leaving: list[ModelServer] = []
+        self.info: Info | None = None  # the limits of a ready server, else the last ones known
         # Set whenever servers may take more, or less, than before.
         self.changed = asyncio.Event()
         self._max_concurrent_batches = settings.max_concurrent_batches
@@ -56,8 +57,8 @@ class ServerPool:
         self._closing = False
 
     @property
-    def ready(self) -> bool:
-        return any(server.ready for server in self.servers)
+    def ready(self) -> list[ModelServer]:
+        return [server for server in self.servers if server.ready]
 
     @property
     def reason(self) -> str:
@@ -66,15 +67,9 @@ class ServerPool:
         return "; ".join(down + self._directory.failures)
 
     @property
-    def info(self) -> Info | None:
-        """The limits of a ready server, else the last ones known."""
-        ready = (server.info for server in self.servers if server.ready)
-        return next(ready, None) or next((each.info for each in self.servers if each.info), None)
-
-    @property
     def models(self) -> list[Info]:
         """One for each model that is served, by name."""
-        served = [server.info for server in self.servers if server.ready and server.info]
+        served = [server.info for server in self.ready if server.info]
         known = {info.model_name: info for info in served or filter(None, [self.info])}
         return list(known.values())
 
@@ -107,28 +102,21 @@ class ServerPool:
         began on another model, be it with another choice; or one that will soon be free is worth
         the wait. One that failed elsewhere has been a trial, and is no second one.
         """
-        free, model_id = self.free(), choice.of.model_id
+        free, model_id, now = self.free(), choice.of.model_id, time.monotonic()
         able = [each for each in self.free(SOON_S) if model_id in (None, each.model_id)]
         able = [each for each in able if each.url not in choice.failed_at] or able
         able = [each for each in able if not choice.failed_at or each.breaker.is_closed] or able
         loads, places = [each.load for each in able], [each.load for each in free]
         prompt = balancer.chunks(choice.request) if len(self.servers) > 1 else []
-        best = able[balancer.choose(loads, prompt, time.monotonic(), places)] if able else None
+        best = able[balancer.choose(loads, prompt, now, places)] if able else None
         if best is None or best not in free:
             return None
-        best.take(prompt)
+        best.load.take(prompt, now)
+        best.shown_requests.inc()
+        if not best.breaker.is_closed:
+            best.breaker.begin_trial()
         choice.model_id = choice.of.model_id = best.model_id
         return best
-
-    def ready_beside(self, failed_at: Collection[str]) -> list[ModelServer]:
-        return [each for each in self.servers if each.ready and each.url not in failed_at]
-
-    def least_busy(self, failed_at: Collection[str]) -> ModelServer:
-        """For a question: better one that has not failed. Raises NoModelServer."""
-        able = self.ready_beside(failed_at) or self.ready_beside(())
-        if not able:
-            raise NoModelServer(self.reason)
-        return min(able, key=lambda server: server.load.outstanding)
 
     def waits_until(self, choice: Choice) -> float | None:
         """When a choice has waited long enough for a server that may take it. None: one is ready,
@@ -148,7 +136,7 @@ class ServerPool:
 
     def refusal(self, model_id: str | None) -> GatewayError | None:
         """Why no server takes a request of this model, or of any; None: one does, when it can."""
-        models = {str(each.model_id) for each in self.servers if each.ready}
+        models = {str(each.model_id) for each in self.ready}
         if not models:
             return NoModelServer(self.reason)
         if model_id is None or model_id in models:
@@ -195,6 +183,12 @@ class ServerPool:
         for server in [each for each in before if each in self.leaving]:
             log.info("model server %s is no longer listed", server.url)
             server.suspected.set()
+        self._note_changes()
+
+    def _note_changes(self) -> None:
+        """Servers came or went, were asked, or time has passed for those that are full."""
+        ready_first = sorted(self.servers, key=lambda server: not server.ready)
+        self.info = next((each.info for each in ready_first if each.info), None)
         self.changed.set()
 
     def _new(self, address: Address) -> ModelServer:
@@ -210,7 +204,7 @@ class ServerPool:
             except Exception:
                 log.exception("probing %s failed. This is a bug.", server.url)
             self._rescue(server)
-            self.changed.set()  # time passes for those that are full, or on trial
+            self._note_changes()
             await wait(server.suspected, server.probe_delay_s(random.random()))
             server.suspected.clear()
         if server in self.leaving:
@@ -228,7 +222,7 @@ class ServerPool:
             why = f"nothing was heard for {LOST_AFTER_S:g} s"
         elif server.breaker.is_open(now) and self.ready:
             why = server.reason
-        elif now - oldest > ACCEPTED_AFTER_S and self.ready_beside({server.url}):
+        elif now - oldest > ACCEPTED_AFTER_S and set(self.ready) - {server}:
             why = f"a batch was not accepted for {ACCEPTED_AFTER_S:g} s"
         else:
             return

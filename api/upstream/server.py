@@ -6,7 +6,6 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from urllib.parse import urlsplit
@@ -78,19 +77,13 @@ class ModelServer:
         self.asking = set[anyio.CancelScope]()  # cancelled, a question is asked elsewhere
         self.client = _connect(address, transport)
         self._shown_ready = metrics.server_ready.labels(self.url)
-        self._shown_requests = metrics.server_requests.labels(self.url)
+        self.shown_requests = metrics.server_requests.labels(self.url)
         self._cancelling: set[asyncio.Task[None]] = set()
 
     @property
     def ready(self) -> bool:
         """It says so, and its answers don't fail."""
-        return self.is_up and self.breaker.allows(time.monotonic())
-
-    def take(self, prompt: Sequence[int]) -> None:
-        """Count one more request, whose prompt has these chunks, until it is given back."""
-        self.load.take(prompt, time.monotonic())
-        self.breaker.take()
-        self._shown_requests.inc()
+        return self.is_up and time.monotonic() >= self.breaker.allows_from
 
     def give_back(self, *, answered: bool) -> None:
         """A request's attempt is over. A failed answer was counted before."""
@@ -100,7 +93,7 @@ class ModelServer:
         elif self.breaker.succeed():
             log.info("model server %s answers again", self.url)
             self.load.opened = time.monotonic()
-        self._shown_requests.dec()
+        self.shown_requests.dec()
         self.changed.set()
 
     def cancel(self, request_id: str) -> None:
@@ -138,8 +131,17 @@ class ModelServer:
             if ready.status_code == 200 or '"draining"' in ready.text:
                 self.heard = time.monotonic()
             if ready.status_code == 200:
-                info = await self.client.get("/info", timeout=PROBE_TIMEOUT_S)
-                self._mark_up(Info.model_validate_json(info.raise_for_status().content), asked)
+                told = await self.client.get("/info", timeout=PROBE_TIMEOUT_S)
+                info = Info.model_validate_json(told.raise_for_status().content)
+                restarted = self.info is None or self.info.created != info.created
+                self.info, self.model_id = info, info.model_id
+                if restarted:
+                    self.breaker = Breaker()
+                if restarted or not self.is_up:
+                    self.load.open(info.slots, info.kv_cache_tokens, time.monotonic())
+                if not self.is_up and asked >= self.down_since:  # else it was lost meanwhile
+                    log.info("model server %s is ready with %s", self.url, info.model_name)
+                    self.is_up = True
             else:
                 self._mark_down(f"{self.url} answered {ready.text[:200]}")
         except httpx.HTTPError as error:
@@ -186,17 +188,6 @@ class ModelServer:
         self.is_up = False
         self.reason = reason
         self.changed.set()
-
-    def _mark_up(self, info: Info, asked: float) -> None:
-        restarted = self.info is None or self.info.created != info.created
-        self.info, self.model_id = info, info.model_id
-        if restarted:
-            self.breaker = Breaker()
-        if restarted or not self.is_up:
-            self.load.open(info.slots, info.kv_cache_tokens, time.monotonic())
-        if not self.is_up and asked >= self.down_since:  # else it was lost while it was asked
-            log.info("model server %s is ready with %s", self.url, info.model_name)
-            self.is_up = True
 
     async def _delete(self, request_id: str) -> None:
         try:

@@ -12,7 +12,7 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from api.admission.rates import Admission
-from api.batcher import Batcher
+from api.batcher import Window
 from api.errors import AnswerFailed
 from api.metrics import GatewayMetrics
 from api.request import ClientRequest
@@ -226,14 +226,14 @@ async def test_a_resume_behind_another_prompt_is_refused() -> None:
 async def test_the_batcher_goes_on_after_a_bug(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, bugs = Batcher._step, [ZeroDivisionError("once")]
+    closes_at, bugs = Window.closes_at, [ZeroDivisionError("once")]
 
-    def broken_once(self: Batcher) -> float | None:
-        if bugs and self._window.queue:
+    def broken_once(self: Window, *, is_slot_free: bool) -> float | None:
+        if bugs:
             raise bugs.pop()
-        return step(self)
+        return closes_at(self, is_slot_free=is_slot_free)
 
-    monkeypatch.setattr(Batcher, "_step", broken_once)
+    monkeypatch.setattr(Window, "closes_at", broken_once)
     async with gateway(server) as client:
         answer = await asyncio.wait_for(client.post("/generate", json={"prompt": "a"}), 10)
     assert answer.status_code == 200
@@ -272,7 +272,7 @@ async def test_who_leaves_a_server_that_is_well_does_not_blame_it_for_another() 
     choice.finish(AnswerFailed("engine", "a decode failed elsewhere", status=500))
     choice.retry()
     choice.ended = asyncio.get_running_loop().create_future()
-    well.take([])
+    well.load.take([], 0.0)
     call = BatchCall(well, [choice])
     choice.ended.cancel()
     call.leave(choice)
