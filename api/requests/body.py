@@ -158,10 +158,10 @@ def _known(body: type[Body]) -> frozenset[str]:
 def check_tokens(field: str, ids: Any, info: Info) -> None:
     """Every id is one of the model's tokens."""
     last = info.vocab_size - 1
-    if ids and (min(ids) < 0 or max(ids) > last):
-        token = shown(next(each for each in ids if not 0 <= each <= last))
-        message = f"{field}: token ids go from 0 to {last}, got {token}."
-        raise InvalidRequest(message, field.partition("[")[0])
+    for each in ids:
+        if not 0 <= each <= last:
+            message = f"{field}: token ids go from 0 to {last}, got {shown(each)}."
+            raise InvalidRequest(message, field.partition("[")[0])
 
 
 def parse_text(text: str, field: str, info: Info) -> str:

@@ -4,7 +4,7 @@ ignored, and what can't be honoured is refused by its place.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
@@ -18,18 +18,11 @@ from model_server.contract.protocol import Info, Message
 MAX_MESSAGES = 4_096
 MAX_PARTS = 4_096  # over all messages
 # Kinds of parts that are words, by the names of chat, of responses, and of answers sent back.
-WORDS = ("text", "input_text", "output_text", "refusal")
+Words = Literal["text", "input_text", "output_text", "refusal"]
 # What a model thought on the way to an earlier answer is no part of what was said.
 THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
 # Beside these a part holds what it is about.
 ABOUT = ("type", "id", "cache_control", "prompt_cache_breakpoint", "detail", "format", "index")
-
-
-def _part_type(value: object) -> object:
-    if value != "text":
-        kind = f"parts of the kind {shown(value)}"
-        raise refused(f"{{}}: {kind} are not supported, only 'text' is read here.")
-    return value
 
 
 class TextPart(Body):
@@ -38,9 +31,7 @@ class TextPart(Body):
     fates = FATES["part"]
     tolerant = True
 
-    type: Annotated[
-        Literal["text"], BeforeValidator(_part_type, json_schema_input_type=Literal[WORDS])
-    ] = Field(description="What it is: text, by any of its names.")
+    type: Words = Field(description="What it is: text, by any of its names.")
     text: str | None = Field(None, description="The words.")
 
     @model_validator(mode="before")
@@ -52,12 +43,17 @@ class TextPart(Body):
             return data
         kind = data.get("type", "text")
         content = {name: value for name, value in data.items() if name not in ABOUT}
-        if kind in WORDS:
+        if kind in get_args(Words):
             words = data.get("text", data.get("refusal"))
             if words is None and not is_empty(content):
                 raise ValueError("text is missing")
-            return {**data, "type": "text", "text": words}
-        return {"type": "text"} if kind in THOUGHTS or is_empty(content) else data
+            return {**data, "type": kind, "text": words}
+        if kind in THOUGHTS or is_empty(content):
+            return {"type": "text"}
+        if kind is not None:
+            kind = f"parts of the kind {shown(kind)}"
+            raise refused(f"{{}}: {kind} are not supported, only 'text' is read here.", "type")
+        return data
 
 
 def _parts(value: object) -> object:
