@@ -91,16 +91,14 @@ def describe(schema: dict[str, Any], body: type[Any]) -> None:
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
-    kinds = schema.get("type")
+    kinds, null = schema.get("type"), {"type": "null"}
     if isinstance(kinds, str) and "enum" not in schema:
         return {**schema, "type": [kinds, "null"]}
     options = schema.get("anyOf")
     if options is None:
         about = schema.keys() & {"title", "description", "default"}
-        return {"anyOf": [schema, {"type": "null"}]} | {key: schema[key] for key in about}
-    if {"type": "null"} in options:
-        return schema
-    return {**schema, "anyOf": [*options, {"type": "null"}]}
+        return {"anyOf": [schema, null]} | {key: schema[key] for key in about}
+    return schema if null in options else {**schema, "anyOf": [*options, null]}
 
 
 class Body(BaseModel):

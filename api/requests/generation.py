@@ -38,9 +38,7 @@ def _parsed(schema: object) -> object:
 
 Schema = Annotated[dict[str, Any], AfterValidator(bounded)]
 SchemaOrText = Annotated[
-    dict[str, Any],
-    BeforeValidator(_parsed, json_schema_input_type=dict[str, Any] | str),
-    AfterValidator(bounded),
+    Schema, BeforeValidator(_parsed, json_schema_input_type=dict[str, Any] | str)
 ]
 Grammar = Annotated[str, Field(min_length=1), AfterValidator(check_bytes)]
 Choices = Annotated[
