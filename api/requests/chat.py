@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from api.errors import InvalidRequest
 from api.requests.body import FATES, Body, Source, TokenId, check_tokens, parse_text
 from api.requests.generation import ANY_OBJECT, ChoicesBody, OpenAIBody, Schema
-from api.requests.messages import MAX_MESSAGES, ChatMessage, Messages, few, parse_messages
+from api.requests.messages import ChatMessage, Messages, parse_messages
 from api.requests.refusal import printable, refused
 from api.requests.values import Flag, Int, MaxTokens, bounded
 from model_server.contract.protocol import MAX_LOGPROBS, ChatOptions, Info, Message
@@ -64,7 +64,7 @@ class ChatTemplateBody(Body):
 
 
 class ChatBody(ChoicesBody, ChatTemplateBody):
-    messages: Messages = Field(description="The chat so far.")
+    messages: Messages[ChatMessage] = Field(description="The chat so far.")
     reasoning_effort: ReasoningEffort = None
     max_tokens: MaxTokens = Field(
         None, ge=1, description="Longest; null, -1: to the context's end."
@@ -107,16 +107,15 @@ def _items(value: object) -> object:
     if not isinstance(value, list):
         return value
     # What was thought on the way to an earlier answer comes back with it, and is not part of it.
-    return few(
-        [item for item in value if not (isinstance(item, dict) and item.get("type") == "reasoning")]
-    )
+    return [
+        item for item in value if not (isinstance(item, dict) and item.get("type") == "reasoning")
+    ]
 
 
 # What can be asked for; thoughts are never apart from the text, so never there.
 Included = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
 Input = Annotated[
-    list[InputItem],
-    Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
+    Messages[InputItem],
     BeforeValidator(_items, json_schema_input_type=str | list[dict[str, Any]]),
 ]
 
@@ -195,7 +194,7 @@ class TokenizeBody(ChatTemplateBody):
 
     model: str = Field("", description="Any name.")
     prompt: str | None = Field(None, description="A text, or give messages.")
-    messages: Messages | None = Field(None, description="A chat.")
+    messages: Messages[ChatMessage] | None = Field(None, description="A chat.")
     reasoning_effort: ReasoningEffort = None
     add_special_tokens: bool = Field(True, description="With BOS, where the model wants one.")
     parse_special: bool | None = Field(

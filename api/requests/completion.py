@@ -52,13 +52,9 @@ def _parse(prompt: object, field: str, info: Info) -> Source:
         raise InvalidRequest(f"{field} is empty; it needs at least one token.", param)
     if isinstance(prompt, str):
         return {"prompt": parse_text(prompt, field, info)}
-    if isinstance(prompt, list):
-        return {"prompt_tokens": _ids(prompt, field, param, info)}
-    kinds = "a string, a list of token ids, or a list of either"
-    raise InvalidRequest(f"{field} should be {kinds}, got {shown(prompt)}.", param, "invalid_type")
-
-
-def _ids(prompt: list[Any], field: str, param: str, info: Info) -> list[int]:
+    if not isinstance(prompt, list):
+        message = f"a string, a list of token ids, or a list of either, got {shown(prompt)}"
+        raise InvalidRequest(f"{field} should be {message}.", param, "invalid_type")
     if len(prompt) > info.context_size:
         raise too_long(field, str(len(prompt)), info)
     if set(map(type, prompt)) - {int}:  # a bool is an int to isinstance
@@ -68,7 +64,7 @@ def _ids(prompt: list[Any], field: str, param: str, info: Info) -> list[int]:
                 message = f"{field}[{i}] should be a token id, got {shown(token)}."
                 raise InvalidRequest(message, param, "invalid_type")
     check_tokens(field, prompt, info)
-    return prompt
+    return {"prompt_tokens": prompt}
 
 
 ParseSpecial = Annotated[

@@ -4,7 +4,7 @@ ignored, and what can't be honoured is refused by its place.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
@@ -114,7 +114,7 @@ class ChatMessage(Body):
         return Message(role=role, content="\n".join(words), reasoning_content=thoughts)
 
 
-def few(value: object) -> object:
+def _few(value: object) -> object:
     """Bounds on a chat's messages and parts, before a single one is looked at."""
     if not isinstance(value, list):
         return value
@@ -127,10 +127,11 @@ def few(value: object) -> object:
     return value
 
 
+M = TypeVar("M", bound=ChatMessage)
 Messages = Annotated[
-    list[ChatMessage],
+    list[M],
     Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
-    BeforeValidator(few),
+    BeforeValidator(_few),
 ]
 
 
