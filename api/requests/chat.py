@@ -164,10 +164,6 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
     top_logprobs: Int = Field(0, ge=0, le=MAX_LOGPROBS, description="Alternatives a token.")
 
     @property
-    def with_logprobs(self) -> bool:
-        return bool(self.top_logprobs) or "message.output_text.logprobs" in self.include
-
-    @property
     def names(self) -> dict[str, str]:
         """What is too long is most likely the longer one of input and instructions."""
         num_chars = sum(len(each.to_wire().content) for each in self.input)
@@ -179,7 +175,8 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
         if self.instructions:
             words = parse_text(self.instructions, "instructions", info)
             said = [Message(role="system", content=words), *said]
-        logprobs = self.top_logprobs if self.with_logprobs else None
+        is_wanted = self.top_logprobs or "message.output_text.logprobs" in self.include
+        logprobs = self.top_logprobs if is_wanted else None
         limits = {"max_tokens": self.max_output_tokens, "logprobs": logprobs}
         return [{**self.chat(said, self.reasoning.effort), **limits}]
 
