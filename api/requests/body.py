@@ -120,6 +120,12 @@ class Body(BaseModel):
     # Whether fields that nobody here knows are ignored: what is replayed came from any server.
     tolerant: ClassVar[bool] = False
 
+    def __init_subclass__(cls, *, fates: str = "", tolerant: bool = False, **config: Any) -> None:
+        """`fates` names one of FATES. What is not said here is as its parents have it."""
+        super().__init_subclass__(**config)
+        cls.fates = FATES[fates] if fates else cls.fates
+        cls.tolerant = tolerant or cls.tolerant
+
     @model_validator(mode="before")
     @classmethod
     def _known_fields(cls, data: object) -> object:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from api.errors import InvalidRequest
-from api.requests.body import FATES, Body, Source, TokenId, check_tokens, parse_text
+from api.requests.body import Body, Source, TokenId, check_tokens, parse_text
 from api.requests.generation import ANY_OBJECT, ChoicesBody, OpenAIBody, Schema
 from api.requests.messages import ChatMessage, Messages, parse_messages
 from api.requests.refusal import printable, refused
@@ -120,9 +120,7 @@ Input = Annotated[
 ]
 
 
-class Reasoning(Body):
-    fates = FATES["reasoning"]
-
+class Reasoning(Body, fates="reasoning"):
     effort: Effort | None = Field(None, description="As reasoning_effort of a chat.")
 
 
@@ -142,17 +140,13 @@ class TextFormat(Body):
         return self
 
 
-class TextOptions(Body):
-    fates = FATES["text"]
-
+class TextOptions(Body, fates="text"):
     format: TextFormat = Field(
         default_factory=lambda: TextFormat(type="text"), description="What the text has to be."
     )
 
 
-class ResponsesBody(OpenAIBody, ChatTemplateBody):
-    fates = FATES["responses"]
-
+class ResponsesBody(OpenAIBody, ChatTemplateBody, fates="responses"):
     input: Input = Field(description="Text, or messages.")
     instructions: str | None = Field(None, description="What the system says.")
     max_output_tokens: MaxTokens = Field(None, ge=1, description="Null, -1: to the context's end.")
@@ -186,9 +180,7 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
         return [*super()._shapes(), ("text.format", "json_schema", schema)]
 
 
-class TokenizeBody(ChatTemplateBody):
-    fates = FATES["tokenize"]
-
+class TokenizeBody(ChatTemplateBody, fates="tokenize"):
     model: str = Field("", description="Any name.")
     prompt: str | None = Field(None, description="A text, or give messages.")
     messages: Messages[ChatMessage] | None = Field(None, description="A chat.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, TypeAdapter, WithJsonSchema, model_validator
 
 from api.errors import InvalidRequest
-from api.requests.body import FATES, MAX_CHOICES, Body, Source, check_tokens, parse_text, too_long
+from api.requests.body import MAX_CHOICES, Body, Source, check_tokens, parse_text, too_long
 from api.requests.generation import ChoicesBody, GenerationBody
 from api.requests.refusal import shown
 from api.requests.values import ALL, Int, MaxTokens, NumLogprobs, whole
@@ -113,10 +113,8 @@ class GenerateBody(GenerationBody):
         return parse_prompts(self.prompt, info, **beside)
 
 
-class InfillBody(GenerateBody):
+class InfillBody(GenerateBody, fates="infill"):
     """llama-server's, for editors: what is far from the gap goes where it does not fit."""
-
-    fates = FATES["infill"]
 
     max_tokens: Annotated[
         MaxTokens,
@@ -138,8 +136,7 @@ class InfillBody(GenerateBody):
         return [{"prompt": prompt, "infill": infill, "max_tokens": self.max_tokens}]
 
 
-class EmbeddingsBody(Body):
-    fates = FATES["embeddings"]
+class EmbeddingsBody(Body, fates="embeddings"):
     stream: ClassVar[bool] = False
     names: ClassVar[dict[str, str]] = {"prompt": "input"}
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from api.errors import InvalidRequest
-from api.requests.body import EMPTIES, FATES, Body, describe, parse_text
+from api.requests.body import EMPTIES, Body, describe, parse_text
 from api.requests.refusal import refused, shown
 from api.requests.values import is_empty
 from model_server.contract.protocol import Info, Message
@@ -25,11 +25,8 @@ THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
 ABOUT = ("type", "id", "cache_control", "prompt_cache_breakpoint", "detail", "format", "index")
 
 
-class TextPart(Body):
+class TextPart(Body, fates="part", tolerant=True):
     """`text` is None where a part has no words of its own."""
-
-    fates = FATES["part"]
-    tolerant = True
 
     type: Words = Field(description="What it is: text, by any of its names.")
     text: str | None = Field(None, description="The words.")
@@ -82,12 +79,7 @@ def _describe(schema: dict[str, Any], body: type[Any]) -> None:
     schema["required"] = ["role"]  # the assistant may have said nothing
 
 
-class ChatMessage(Body):
-    model_config = ConfigDict(json_schema_extra=_describe)
-
-    fates = FATES["message"]
-    tolerant = True
-
+class ChatMessage(Body, fates="message", tolerant=True, json_schema_extra=_describe):
     role: Role = Field(description="Who speaks; developer is system.")
     content: Content = Field(description="Text, or a list of text parts.")
     reasoning_content: str | None = Field(None, description="Earlier thoughts, for templates.")
