@@ -23,7 +23,7 @@ from api.http.access_log import AccessLog
 from api.http.body_limit import BodyLimit
 from api.http.paths import MARKDOWN, PATHS
 from api.metrics import GatewayMetrics
-from api.routes import endpoints, ops, ui
+from api.routes import endpoints, ops
 from api.routes.document import DocumentedApp
 from api.upstream.pool import Network
 
@@ -68,7 +68,7 @@ def create_app(
         title="Medusa gateway",
         description=DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # routes/ui.py's needs no internet
+        docs_url=None,  # routes/ops.py's needs no internet
         redoc_url=None,
         redirect_slashes=False,  # to http://, behind a proxy that speaks https
         telemetry=_telemetry(tracer_provider),
@@ -79,10 +79,9 @@ def create_app(
     app.state.body_limit = BodyLimit(settings, gateway.metrics)
     for router in (endpoints.openai, endpoints.plain, endpoints.tokens):
         app.include_router(router, dependencies=[BEARER] if keys else [])
-    for router in (ops.router, ui.router):
-        app.include_router(router)
-    app.mount("/static", ui.files)
-    app.mount(ui.DOCS_FILES, ui.docs_files)
+    app.include_router(ops.router)
+    app.mount("/static", ops.files)
+    app.mount(ops.DOCS_FILES, ops.docs_files)
     # What is added last sees a request first.
     app.add_middleware(AdmissionControl, gateway, keys, rates)
     if settings.cors_origins:

@@ -111,8 +111,18 @@ class _NodeReader:
             self._at = self._lines[min(node.map[0] + 1, len(self._lines) - 1)]
         code = self._leaf(node.content.removesuffix("\n"))
         self._to_highlight -= len(code["text"])
-        leaves = list(_highlighted(code, language)) if self._to_highlight >= 0 else [code]
+        leaves = list(self._highlighted(code, language)) if self._to_highlight >= 0 else [code]
         return {"tag": "pre", "language": language, "children": leaves}
+
+    def _highlighted(self, code: Node, language: str) -> Iterator[Node]:
+        """The code as leaves, one for each run of the same kind."""
+        has_place = "at" in code
+        self._at -= len(code["text"]) if has_place else 0
+        tokens = _tokens(code["text"], language) or [(Text, code["text"])]
+        for kind, run in groupby(tokens, lambda token: _kind(token[0])):
+            text = "".join(value for _, value in run)
+            leaf: Node = {"text": text, "kind": kind} if kind else {"text": text}
+            yield leaf | self._leaf(text) if has_place else leaf
 
     def _leaf(self, text: str) -> Node:
         """With its place, unless the source spells it otherwise."""
@@ -121,19 +131,6 @@ class _NodeReader:
             return {"text": text}
         self._at = at + len(text)
         return {"text": text, "at": self._units[at]}
-
-
-def _highlighted(code: Node, language: str) -> Iterator[Node]:
-    """The code as leaves, one for each run of the same kind."""
-    tokens = _tokens(code["text"], language) or [(Text, code["text"])]
-    at = code.get("at")
-    for kind, run in groupby(tokens, lambda token: _kind(token[0])):
-        text = "".join(value for _, value in run)
-        leaf: Node = {"text": text, "kind": kind} if kind else {"text": text}
-        if at is not None:
-            leaf["at"] = at
-            at += len(text.encode("utf-16-le")) // 2
-        yield leaf
 
 
 def _tokens(text: str, language: str) -> list[tuple[_TokenType, str]]:

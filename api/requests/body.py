@@ -91,16 +91,14 @@ def describe(schema: dict[str, Any], body: type[Any]) -> None:
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
-    kinds = schema.get("type")
+    kinds, null = schema.get("type"), {"type": "null"}
     if isinstance(kinds, str) and "enum" not in schema:
         return {**schema, "type": [kinds, "null"]}
     options = schema.get("anyOf")
     if options is None:
         about = schema.keys() & {"title", "description", "default"}
-        return {"anyOf": [schema, {"type": "null"}]} | {key: schema[key] for key in about}
-    if {"type": "null"} in options:
-        return schema
-    return {**schema, "anyOf": [*options, {"type": "null"}]}
+        return {"anyOf": [schema, null]} | {key: schema[key] for key in about}
+    return schema if null in options else {**schema, "anyOf": [*options, null]}
 
 
 class Body(BaseModel):
@@ -121,6 +119,12 @@ class Body(BaseModel):
     may_be_empty: ClassVar[frozenset[str]] = frozenset()
     # Whether fields that nobody here knows are ignored: what is replayed came from any server.
     tolerant: ClassVar[bool] = False
+
+    def __init_subclass__(cls, *, fates: str = "", tolerant: bool = False, **config: Any) -> None:
+        """`fates` names one of FATES. What is not said here is as its parents have it."""
+        super().__init_subclass__(**config)
+        cls.fates = FATES[fates] if fates else cls.fates
+        cls.tolerant = tolerant or cls.tolerant
 
     @model_validator(mode="before")
     @classmethod
@@ -158,10 +162,10 @@ def _known(body: type[Body]) -> frozenset[str]:
 def check_tokens(field: str, ids: Any, info: Info) -> None:
     """Every id is one of the model's tokens."""
     last = info.vocab_size - 1
-    if ids and (min(ids) < 0 or max(ids) > last):
-        token = shown(next(each for each in ids if not 0 <= each <= last))
-        message = f"{field}: token ids go from 0 to {last}, got {token}."
-        raise InvalidRequest(message, field.partition("[")[0])
+    for each in ids:
+        if not 0 <= each <= last:
+            message = f"{field}: token ids go from 0 to {last}, got {shown(each)}."
+            raise InvalidRequest(message, field.partition("[")[0])
 
 
 def parse_text(text: str, field: str, info: Info) -> str:

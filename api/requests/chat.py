@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from api.errors import InvalidRequest
-from api.requests.body import FATES, Body, Source, TokenId, check_tokens, parse_text
+from api.requests.body import Body, Source, TokenId, check_tokens, parse_text
 from api.requests.generation import ANY_OBJECT, ChoicesBody, OpenAIBody, Schema
-from api.requests.messages import MAX_MESSAGES, ChatMessage, Messages, few, parse_messages
+from api.requests.messages import ChatMessage, Messages, parse_messages
 from api.requests.refusal import printable, refused
 from api.requests.values import Flag, Int, MaxTokens, bounded
 from model_server.contract.protocol import MAX_LOGPROBS, ChatOptions, Info, Message
@@ -64,7 +64,7 @@ class ChatTemplateBody(Body):
 
 
 class ChatBody(ChoicesBody, ChatTemplateBody):
-    messages: Messages = Field(description="The chat so far.")
+    messages: Messages[ChatMessage] = Field(description="The chat so far.")
     reasoning_effort: ReasoningEffort = None
     max_tokens: MaxTokens = Field(
         None, ge=1, description="Longest; null, -1: to the context's end."
@@ -107,23 +107,20 @@ def _items(value: object) -> object:
     if not isinstance(value, list):
         return value
     # What was thought on the way to an earlier answer comes back with it, and is not part of it.
-    return few(
-        [item for item in value if not (isinstance(item, dict) and item.get("type") == "reasoning")]
-    )
+    return [
+        item for item in value if not (isinstance(item, dict) and item.get("type") == "reasoning")
+    ]
 
 
 # What can be asked for; thoughts are never apart from the text, so never there.
 Included = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
 Input = Annotated[
-    list[InputItem],
-    Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
+    Messages[InputItem],
     BeforeValidator(_items, json_schema_input_type=str | list[dict[str, Any]]),
 ]
 
 
-class Reasoning(Body):
-    fates = FATES["reasoning"]
-
+class Reasoning(Body, fates="reasoning"):
     effort: Effort | None = Field(None, description="As reasoning_effort of a chat.")
 
 
@@ -143,17 +140,13 @@ class TextFormat(Body):
         return self
 
 
-class TextOptions(Body):
-    fates = FATES["text"]
-
+class TextOptions(Body, fates="text"):
     format: TextFormat = Field(
         default_factory=lambda: TextFormat(type="text"), description="What the text has to be."
     )
 
 
-class ResponsesBody(OpenAIBody, ChatTemplateBody):
-    fates = FATES["responses"]
-
+class ResponsesBody(OpenAIBody, ChatTemplateBody, fates="responses"):
     input: Input = Field(description="Text, or messages.")
     instructions: str | None = Field(None, description="What the system says.")
     max_output_tokens: MaxTokens = Field(None, ge=1, description="Null, -1: to the context's end.")
@@ -163,10 +156,6 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
         default_factory=list, fail_fast=True, description="Parts to answer with beside the text."
     )
     top_logprobs: Int = Field(0, ge=0, le=MAX_LOGPROBS, description="Alternatives a token.")
-
-    @property
-    def with_logprobs(self) -> bool:
-        return bool(self.top_logprobs) or "message.output_text.logprobs" in self.include
 
     @property
     def names(self) -> dict[str, str]:
@@ -180,7 +169,8 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
         if self.instructions:
             words = parse_text(self.instructions, "instructions", info)
             said = [Message(role="system", content=words), *said]
-        logprobs = self.top_logprobs if self.with_logprobs else None
+        is_wanted = self.top_logprobs or "message.output_text.logprobs" in self.include
+        logprobs = self.top_logprobs if is_wanted else None
         limits = {"max_tokens": self.max_output_tokens, "logprobs": logprobs}
         return [{**self.chat(said, self.reasoning.effort), **limits}]
 
@@ -190,12 +180,10 @@ class ResponsesBody(OpenAIBody, ChatTemplateBody):
         return [*super()._shapes(), ("text.format", "json_schema", schema)]
 
 
-class TokenizeBody(ChatTemplateBody):
-    fates = FATES["tokenize"]
-
+class TokenizeBody(ChatTemplateBody, fates="tokenize"):
     model: str = Field("", description="Any name.")
     prompt: str | None = Field(None, description="A text, or give messages.")
-    messages: Messages | None = Field(None, description="A chat.")
+    messages: Messages[ChatMessage] | None = Field(None, description="A chat.")
     reasoning_effort: ReasoningEffort = None
     add_special_tokens: bool = Field(True, description="With BOS, where the model wants one.")
     parse_special: bool | None = Field(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, TypeAdapter, WithJsonSchema, model_validator
 
 from api.errors import InvalidRequest
-from api.requests.body import FATES, MAX_CHOICES, Body, Source, check_tokens, parse_text, too_long
+from api.requests.body import MAX_CHOICES, Body, Source, check_tokens, parse_text, too_long
 from api.requests.generation import ChoicesBody, GenerationBody
 from api.requests.refusal import shown
 from api.requests.values import ALL, Int, MaxTokens, NumLogprobs, whole
@@ -52,13 +52,9 @@ def _parse(prompt: object, field: str, info: Info) -> Source:
         raise InvalidRequest(f"{field} is empty; it needs at least one token.", param)
     if isinstance(prompt, str):
         return {"prompt": parse_text(prompt, field, info)}
-    if isinstance(prompt, list):
-        return {"prompt_tokens": _ids(prompt, field, param, info)}
-    kinds = "a string, a list of token ids, or a list of either"
-    raise InvalidRequest(f"{field} should be {kinds}, got {shown(prompt)}.", param, "invalid_type")
-
-
-def _ids(prompt: list[Any], field: str, param: str, info: Info) -> list[int]:
+    if not isinstance(prompt, list):
+        message = f"a string, a list of token ids, or a list of either, got {shown(prompt)}"
+        raise InvalidRequest(f"{field} should be {message}.", param, "invalid_type")
     if len(prompt) > info.context_size:
         raise too_long(field, str(len(prompt)), info)
     if set(map(type, prompt)) - {int}:  # a bool is an int to isinstance
@@ -68,7 +64,7 @@ def _ids(prompt: list[Any], field: str, param: str, info: Info) -> list[int]:
                 message = f"{field}[{i}] should be a token id, got {shown(token)}."
                 raise InvalidRequest(message, param, "invalid_type")
     check_tokens(field, prompt, info)
-    return prompt
+    return {"prompt_tokens": prompt}
 
 
 ParseSpecial = Annotated[
@@ -117,10 +113,8 @@ class GenerateBody(GenerationBody):
         return parse_prompts(self.prompt, info, **beside)
 
 
-class InfillBody(GenerateBody):
+class InfillBody(GenerateBody, fates="infill"):
     """llama-server's, for editors: what is far from the gap goes where it does not fit."""
-
-    fates = FATES["infill"]
 
     max_tokens: Annotated[
         MaxTokens,
@@ -142,8 +136,7 @@ class InfillBody(GenerateBody):
         return [{"prompt": prompt, "infill": infill, "max_tokens": self.max_tokens}]
 
 
-class EmbeddingsBody(Body):
-    fates = FATES["embeddings"]
+class EmbeddingsBody(Body, fates="embeddings"):
     stream: ClassVar[bool] = False
     names: ClassVar[dict[str, str]] = {"prompt": "input"}
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from api.errors import InvalidRequest
-from api.requests.body import FATES, MAX_CHOICES, Body, Source, TokenId, check_tokens
+from api.requests.body import MAX_CHOICES, Body, Source, TokenId, check_tokens
 from api.requests.refusal import refusal
 from api.requests.values import Int, TopK, bounded, check_bytes, stops
 from model_server.contract.protocol import (
@@ -38,9 +38,7 @@ def _parsed(schema: object) -> object:
 
 Schema = Annotated[dict[str, Any], AfterValidator(bounded)]
 SchemaOrText = Annotated[
-    dict[str, Any],
-    BeforeValidator(_parsed, json_schema_input_type=dict[str, Any] | str),
-    AfterValidator(bounded),
+    Schema, BeforeValidator(_parsed, json_schema_input_type=dict[str, Any] | str)
 ]
 Grammar = Annotated[str, Field(min_length=1), AfterValidator(check_bytes)]
 Choices = Annotated[
@@ -50,9 +48,7 @@ Choices = Annotated[
 ]
 
 
-class JsonSchemaFormat(Body):
-    fates = FATES["schema"]
-
+class JsonSchemaFormat(Body, fates="schema"):
     json_schema: Schema = Field(alias="schema", description="What the answer keeps to.")
 
 
@@ -75,10 +71,8 @@ class ResponseFormat(Body):
         return (self.object_schema or ANY_OBJECT) if self.type == "json_object" else None
 
 
-class StructuredOutputs(Body):
+class StructuredOutputs(Body, fates="structured"):
     """vLLM's: one of these."""
-
-    fates = FATES["structured"]
 
     json_: SchemaOrText | None = Field(None, alias="json", description="A JSON schema.")
     regex: Grammar | None = Field(None, description="Of the whole answer.")
@@ -106,10 +100,9 @@ class SpeculationBody(Body, Speculation):
     max_tokens_per_step: Int = WIRE["max_tokens_per_step"]
 
 
-class GenerationBody(Body):
+class GenerationBody(Body, fates="generation"):
     """How tokens are drawn and when they end, the same for every endpoint."""
 
-    fates = FATES["generation"]
     may_be_empty = frozenset({"grammar", "logit_bias"})
 
     temperature: float = WIRE["temperature"]
@@ -216,9 +209,7 @@ class GenerationBody(Body):
         ]
 
 
-class StreamOptions(Body):
-    fates = FATES["stream"]
-
+class StreamOptions(Body, fates="stream"):
     include_usage: bool = Field(False, description="End with a chunk that counts tokens.")
 
 

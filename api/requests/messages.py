@@ -4,12 +4,12 @@ ignored, and what can't be honoured is refused by its place.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from api.errors import InvalidRequest
-from api.requests.body import EMPTIES, FATES, Body, describe, parse_text
+from api.requests.body import EMPTIES, Body, describe, parse_text
 from api.requests.refusal import refused, shown
 from api.requests.values import is_empty
 from model_server.contract.protocol import Info, Message
@@ -18,29 +18,17 @@ from model_server.contract.protocol import Info, Message
 MAX_MESSAGES = 4_096
 MAX_PARTS = 4_096  # over all messages
 # Kinds of parts that are words, by the names of chat, of responses, and of answers sent back.
-WORDS = ("text", "input_text", "output_text", "refusal")
+Words = Literal["text", "input_text", "output_text", "refusal"]
 # What a model thought on the way to an earlier answer is no part of what was said.
 THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
 # Beside these a part holds what it is about.
 ABOUT = ("type", "id", "cache_control", "prompt_cache_breakpoint", "detail", "format", "index")
 
 
-def _part_type(value: object) -> object:
-    if value != "text":
-        kind = f"parts of the kind {shown(value)}"
-        raise refused(f"{{}}: {kind} are not supported, only 'text' is read here.")
-    return value
-
-
-class TextPart(Body):
+class TextPart(Body, fates="part", tolerant=True):
     """`text` is None where a part has no words of its own."""
 
-    fates = FATES["part"]
-    tolerant = True
-
-    type: Annotated[
-        Literal["text"], BeforeValidator(_part_type, json_schema_input_type=Literal[WORDS])
-    ] = Field(description="What it is: text, by any of its names.")
+    type: Words = Field(description="What it is: text, by any of its names.")
     text: str | None = Field(None, description="The words.")
 
     @model_validator(mode="before")
@@ -52,12 +40,17 @@ class TextPart(Body):
             return data
         kind = data.get("type", "text")
         content = {name: value for name, value in data.items() if name not in ABOUT}
-        if kind in WORDS:
+        if kind in get_args(Words):
             words = data.get("text", data.get("refusal"))
             if words is None and not is_empty(content):
                 raise ValueError("text is missing")
-            return {**data, "type": "text", "text": words}
-        return {"type": "text"} if kind in THOUGHTS or is_empty(content) else data
+            return {**data, "type": kind, "text": words}
+        if kind in THOUGHTS or is_empty(content):
+            return {"type": "text"}
+        if kind is not None:
+            kind = f"parts of the kind {shown(kind)}"
+            raise refused(f"{{}}: {kind} are not supported, only 'text' is read here.", "type")
+        return data
 
 
 def _parts(value: object) -> object:
@@ -86,12 +79,7 @@ def _describe(schema: dict[str, Any], body: type[Any]) -> None:
     schema["required"] = ["role"]  # the assistant may have said nothing
 
 
-class ChatMessage(Body):
-    model_config = ConfigDict(json_schema_extra=_describe)
-
-    fates = FATES["message"]
-    tolerant = True
-
+class ChatMessage(Body, fates="message", tolerant=True, json_schema_extra=_describe):
     role: Role = Field(description="Who speaks; developer is system.")
     content: Content = Field(description="Text, or a list of text parts.")
     reasoning_content: str | None = Field(None, description="Earlier thoughts, for templates.")
@@ -118,7 +106,7 @@ class ChatMessage(Body):
         return Message(role=role, content="\n".join(words), reasoning_content=thoughts)
 
 
-def few(value: object) -> object:
+def _few(value: object) -> object:
     """Bounds on a chat's messages and parts, before a single one is looked at."""
     if not isinstance(value, list):
         return value
@@ -131,10 +119,11 @@ def few(value: object) -> object:
     return value
 
 
+M = TypeVar("M", bound=ChatMessage)
 Messages = Annotated[
-    list[ChatMessage],
+    list[M],
     Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
-    BeforeValidator(few),
+    BeforeValidator(_few),
 ]
 
 

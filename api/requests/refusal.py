@@ -61,7 +61,7 @@ def refused(sentence: str, *names: str, code: str = "unsupported_parameter") -> 
 
 def refuse_half_characters(body: object) -> None:
     """Raises InvalidRequest for the first text with half a surrogate pair, which is no Unicode."""
-    if (place := _half_character(body)) is not None:
+    if place := _half_character(body):  # a body that is only a text is no object anyway
         path = _path(place)
         raise InvalidRequest(f"{path} is not valid Unicode: half a surrogate pair.", path)
 

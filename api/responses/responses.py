@@ -27,7 +27,7 @@ class ResponsesFormat(Format[ResponsesBody]):
     def piece(self, choice: Choice, event: Tokens, tokens: Json) -> Json:
         positions = event.logprobs or ()
         choice.logprobs += positions
-        told = {"delta": event.text, "logprobs": self._logprobs(positions)}
+        told = {"delta": event.text, "logprobs": logprobs(positions)}
         return self._event("response.output_text.delta", **self._place(), **told, **tokens)
 
     def whole(self) -> Json:
@@ -106,11 +106,8 @@ class ResponsesFormat(Format[ResponsesBody]):
             "type": "output_text",
             "text": text,
             "annotations": [],
-            "logprobs": self._logprobs(positions),
+            "logprobs": logprobs(positions),
         }
-
-    def _logprobs(self, positions: Sequence[PositionLogprobs]) -> list[Json]:
-        return logprobs(positions) if self.body.with_logprobs else []
 
     def _place(self) -> dict[str, Any]:
         return {"item_id": f"msg_{self.request.id}", "output_index": 0, "content_index": 0}

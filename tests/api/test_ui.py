@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from api.routes.ui import FOLDER, wants_page
+from api.routes.ops import FOLDER, wants_page
 from tests.api.scripted_server import ScriptedServer
 from tests.api.serving import gateway
 

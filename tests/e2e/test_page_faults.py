@@ -8,7 +8,7 @@ import signal
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from api.routes.ui import FOLDER
+from api.routes.ops import FOLDER
 from tests.e2e.browser import opened
 from tests.e2e.page import (
     LONG,

@@ -57,6 +57,17 @@ async def test_half_a_character_is_refused_by_its_place(
     assert "not valid Unicode" in error["message"]
 
 
+async def test_a_body_that_is_nothing_but_half_a_character_is_no_json(
+    server: ScriptedServer,
+) -> None:
+    headers = {"content-type": "application/json"}
+    async with gateway(server) as client:
+        answer = await client.post("/v1/completions", content=rb'"\ud83d"', headers=headers)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_json", None)
+    assert error["message"].startswith("The body is not JSON: ")
+
+
 async def test_whole_characters_in_halves_are_taken(server: ScriptedServer) -> None:
     async with gateway(server) as client:
         content = rb'{"prompt": "\ud83d\ude00", "max_tokens": 1}'
