@@ -19,6 +19,22 @@ _ELSEWHERE = 99
 # How sure heads are, by head: as Vicuna-7B's are right, in the mean over sure and unsure places.
 _TOP = (0.56, 0.45, 0.4, 0.38, 0.36)
 
+# Measured step times by rows, as parts of one row's: llama.cpp's CPU kernels and better ones.
+STOCK_Q4_0 = {1: 1, 2: 1.8, 3: 2.6, 4: 1.8, 6: 3.4, 8: 3.4, 12: 4.7, 16: 4.7, 32: 8.9, 64: 16.6}
+F16 = {1: 1, 2: 1.23, 3: 1.29, 4: 1.37, 6: 1.45, 8: 1.7, 12: 2.03, 16: 2.48, 32: 4.5}
+MADE_FOR_FEW = {1: 1, 2: 1.02, 4: 1.05, 8: 1.2, 16: 1.7, 32: 3.0, 64: 5.5}
+UNEVEN = {1: 1, 2: 1.4, 3: 1.25, 4: 1.3, 5: 1.6, 6: 1.5, 8: 1.45, 16: 2.2, 32: 4}
+FREE = {1: 1, 64: 1.02}
+EACH_THE_SAME = {1: 1, 64: 64}
+CURVES: dict[str, Mapping[int, float]] = {
+    "q4_0": STOCK_Q4_0,
+    "f16": F16,
+    "few": MADE_FOR_FEW,
+    "uneven": UNEVEN,
+    "free": FREE,
+    "same": EACH_THE_SAME,
+}
+
 
 @dataclass
 class Session:

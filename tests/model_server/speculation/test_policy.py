@@ -10,27 +10,16 @@ from model_server.speculation.confidence import HeadConfidence
 from model_server.speculation.policy import Load, Policy
 from model_server.speculation.tree import Candidates
 from tests.model_server.speculation.session import (
+    CURVES,
+    EACH_THE_SAME,
+    F16,
+    FREE,
     NUM_HEADS,
+    STOCK_Q4_0,
     Session,
     num_changes,
     without_plain_turns,
 )
-
-# Measured step times by rows, as parts of one row's: llama.cpp's CPU kernels and better ones.
-STOCK_Q4_0 = {1: 1, 2: 1.8, 3: 2.6, 4: 1.8, 6: 3.4, 8: 3.4, 12: 4.7, 16: 4.7, 32: 8.9, 64: 16.6}
-F16 = {1: 1, 2: 1.23, 3: 1.29, 4: 1.37, 6: 1.45, 8: 1.7, 12: 2.03, 16: 2.48, 32: 4.5}
-MADE_FOR_FEW = {1: 1, 2: 1.02, 4: 1.05, 8: 1.2, 16: 1.7, 32: 3.0, 64: 5.5}
-UNEVEN = {1: 1, 2: 1.4, 3: 1.25, 4: 1.3, 5: 1.6, 6: 1.5, 8: 1.45, 16: 2.2, 32: 4}
-FREE = {1: 1, 64: 1.02}
-EACH_THE_SAME = {1: 1, 64: 64}
-CURVES: dict[str, Mapping[int, float]] = {
-    "q4_0": STOCK_Q4_0,
-    "f16": F16,
-    "few": MADE_FOR_FEW,
-    "uneven": UNEVEN,
-    "free": FREE,
-    "same": EACH_THE_SAME,
-}
 
 
 def _policy(step_s: Mapping[int, float], head_s: float = 0.01) -> Policy:
@@ -205,56 +194,6 @@ def test_steps_with_prompts_tell_nothing_of_what_plain_ones_take_outside_of_the_
     before = policy._step_s(load)[0]
     policy.note_step(9.0, None, plain=False, exploration_s=0)
     assert policy._step_s(load)[0] == before
-
-
-@pytest.mark.parametrize("name", CURVES)
-@pytest.mark.parametrize(("num_requests", "accuracy"), [(1, 1.0), (1, 0.5), (4, 1.0), (16, 0.5)])
-def test_never_slower_than_plain_and_near_the_best_fixed_tree(
-    name: str, num_requests: int, accuracy: float
-) -> None:
-    """Once it has settled."""
-    session = Session(CURVES[name], num_requests=num_requests, accuracy=accuracy)
-    session.run(200)
-    rate = session.run(250).rate
-    assert rate >= 0.98 * session.plain_rate
-    for rows in (2, 4, 8):
-        fixed = Session(CURVES[name], num_requests=num_requests, accuracy=accuracy, fixed_rows=rows)
-        assert rate >= 0.95 * fixed.run(60).rate
-
-
-@pytest.mark.parametrize("num_requests", [4, 8])
-@pytest.mark.parametrize("each", [0.05, 0.08, 0.11, 0.14, 0.17, 0.2])
-def test_never_slower_than_plain_where_another_graph_takes_time(
-    num_requests: int, each: float
-) -> None:
-    """Plain steps keep their graph; the one that has its turn between drafts doesn't."""
-    step_s = {num_requests: 1, 64: 1 + (64 - num_requests) * each}
-    session = Session(step_s, num_requests=num_requests, new_graph_s=0.1, noise=0.1)
-    session.run(300)
-    assert session.run(2_000).rate >= 0.98 * session.plain_rate
-
-
-@pytest.mark.parametrize("num_requests", [1, 4])
-@pytest.mark.parametrize("each", [0.08, 0.14, 0.2, 0.26, 0.32])
-@pytest.mark.parametrize("noise", [0.02, 0.1])
-def test_never_slower_than_plain_where_drafts_make_plain_steps_slow(
-    num_requests: int, each: float, noise: float
-) -> None:
-    """One between drafts takes longer than one among others, in llama.cpp and in Python."""
-    step_s = {num_requests: 1, 64: 1 + (64 - num_requests) * each}
-    session = Session(step_s, num_requests=num_requests, noise=noise)
-    session.unsettled, session.python_s = 0.2, (0.1, 0.1)
-    session.run(300)
-    assert session.run(2_000).rate >= 0.98 * session.plain_rate
-
-
-def test_where_it_pays_it_is_used() -> None:
-    gains = {name: Session(CURVES[name]).run(400) for name in CURVES}
-    won = {name: session.rate / session.plain_rate for name, session in gains.items()}
-    assert won["free"] > 2.3
-    assert won["few"] > 1.6
-    assert won["f16"] > 1.3
-    assert won["uneven"] > 1.3
 
 
 @pytest.mark.parametrize("num_requests", [1, 4])
