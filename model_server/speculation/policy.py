@@ -27,10 +27,10 @@ _STAY, _LEAVE_PLAIN = 1.02, 1.05
 _REVIEW_STEPS, _REVIEW_STEPS_PLAIN = 4, 16  # with heads, without
 _NUM_REMEMBERED = 16  # proposals
 _WARM_UP = 8  # proposals seen before heads may be given up
-# Of the time, for heads that are not used; what they leave cold takes as much again.
-_EXPLORATION_SHARE = 0.0025
+# Of the time, for heads that are not used; what they leave cold takes about as much again.
+_EXPLORATION_SHARE = 0.0035
 _MAX_EXPLORATIONS_SAVED = 4  # when heads are given up, not all is spent at once
-_LEARNING_RATE, _FORGETTING_RATE = 0.1, 1 / 2_000
+_LEARNING_RATE, _FORGETTING_RATE = 0.1, 1 / 500
 _LARGEST_SURPRISE = 4.0
 _CHECK_EVERY = 8  # nodes
 _PRICES_HOLD = 8  # steps

@@ -145,13 +145,13 @@ def test_drafts_that_take_long_outside_of_the_decode_are_given_up_and_tried_agai
     policy, load = _policy(FREE), Load(1, 0, 3)
     policy.note_step(1.0, 0.0, plain=True, exploration_s=0)
     tried = []
-    for step in range(4_000):
+    for step in range(1_000):
         drafted = bool(policy.choose([SURE], load, 0))
         policy.note_step(1.0, 3.0 * drafted, plain=not drafted, exploration_s=0)
         tried += [step] if drafted else []
     assert tried[0] == 0
     assert len(tried) < 20
-    assert tried[-1] > 1_200
+    assert tried[-1] > 300
 
 
 @pytest.mark.parametrize("name", CURVES)
@@ -225,9 +225,9 @@ def test_heads_are_not_run_where_no_row_pays() -> None:
 
 
 @pytest.mark.parametrize("num_requests", [1, 4])
-def test_exploring_takes_a_quarter_of_a_hundredth_of_the_time(num_requests: int) -> None:
+def test_exploring_takes_half_a_hundredth_of_the_time_at_most(num_requests: int) -> None:
     session = Session(EACH_THE_SAME, num_requests=num_requests).run(50).run(1_500)
-    assert 0.0015 < session.exploring_s / session.total_s <= 0.003
+    assert 0.003 < session.exploring_s / session.total_s <= 0.0055
 
 
 def test_time_saved_while_heads_were_used_is_not_spent_at_once() -> None:
@@ -250,6 +250,6 @@ def test_heads_that_fail_are_given_up_and_found_again(name: str) -> None:
     assert not any(session.num_drafts[-50:])
     assert not any(session.num_heads[-50:])
     session.accuracy = 1.0
-    session.run(3_000)
+    session.run(1_500)
     assert np.mean(session.num_drafts[-50:]) > 1
     assert session.run(200).rate > 1.2 * session.plain_rate
