@@ -19,6 +19,7 @@ struct Cells {
     const char * operator[](int i) const { return base + numbers[i] * stride; }
 };
 
+constexpr int max_ways = 8;  // of the first cache: more cells a power of two apart displace others
 constexpr int max_columns = 8;     // pairs of a row and a head computed together
 constexpr int score_padding = 16;  // kernels may write so many scores behind the last one
 
@@ -41,6 +42,10 @@ struct AttentionKernels {
 
     // Scores to exp(score - maximum), in place; their sum. Pads to a multiple of score_padding.
     float (*weights)(float * scores, int num_scores);
+
+    // Whether `sums` reads a cell once, and fetches the next ones. Else cells should be few, so
+    // that they stay in the first cache; the processor sees by itself what comes next.
+    bool reads_once;
 };
 
 extern const AttentionKernels attention_avx2, attention_avx512;

@@ -15,7 +15,6 @@ namespace {
 
 constexpr int width = 16;
 constexpr int q8_block = 32;
-constexpr int max_ways = 8;  // of the first cache: more cells a power of two apart displace another
 constexpr int max_score_columns = std::min(num_dots, 4);  // two cells' keys don't suffice for more
 
 // How the i-th sixteen values of a cell are read, by type.
@@ -106,7 +105,7 @@ void sums(const Cells & cells, int first_part, const float * const * weights, fl
         }
     }
     for (int i = 0; i < cells.size; i++) {
-        if (i < next.size) {
+        if (reads_once && i < next.size) {
             prefetch<Type>(next[i], width * first_part, width * (first_part + parts));
         }
         const char * cell = cells[i];
@@ -257,6 +256,7 @@ constexpr AttentionKernels kernels = {
     {any_scores<Bf16>, any_sums<Bf16>, store_halves<store_bf16>},
     {any_scores<Q8_0>, any_sums<Q8_0>, store_q8_0},
     weights,
+    reads_once,
 };
 
 }  // namespace

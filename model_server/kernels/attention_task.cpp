@@ -10,7 +10,17 @@ namespace {
 
 // While a task reads some heads of so many cells, those of the next ones are on their way to the
 // second cache.
-constexpr int block_cells = 48;
+constexpr int most_block_cells = 48;
+
+// So many of cells that lie `stride` bytes apart.
+int cells_a_block(size_t stride) {
+    if (attention_kernels().reads_once) {
+        return most_block_cells;
+    }
+    constexpr size_t way_bytes = 4096;
+    const size_t apart = std::min(stride & -stride, way_bytes);  // in powers of two
+    return int(std::min<size_t>(most_block_cells, max_ways * way_bytes / apart));
+}
 
 // Kernels may write behind a segment's scores: where the next one's will be, or behind the last.
 int padded(int num_scores) {
@@ -104,6 +114,7 @@ private:
     void for_each_block(const ggml_tensor & cache, BlockStep step) {
         const char * base = static_cast<const char *>(cache.data) +
                             task_.chunk->stream * cache.nb[3] + task_.heads.begin * cache.nb[2];
+        const int block_cells = cells_a_block(cache.nb[1]);
         for (int s = task_.group->segments.begin; s < task_.group->segments.end; s++) {
             const Segment & segment = plan_.segments[s];
             const int num_cells = segment.cells.size();

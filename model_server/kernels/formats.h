@@ -50,7 +50,7 @@ template <const Layout & file_layout>
 struct Format {
     static constexpr const Layout & layout = file_layout;
     static constexpr int num_chunks = 1, num_parts = 1, num_sums = 1;
-    static constexpr int offset = 0;
+    static constexpr int offset = 0, largest = 15;
     static constexpr bool has_minimum = false, is_signed = false;
 };
 
@@ -97,6 +97,7 @@ struct Q4_1 : Format<q4_1> {
 template <class Simd>
 struct Q8_0 : Format<q8_0> {
     using Weights = Planes<q8_0>;
+    static constexpr int largest = 127;
     static constexpr bool is_signed = true;
     static constexpr int offset = Simd::signed_offset;
     using Scales = OneScale<Simd>;
@@ -152,7 +153,7 @@ template <class Simd>
 struct Q6_K : Format<q6_k> {
     using Weights = Planes<q6_k>;
     static constexpr int num_chunks = 2, num_parts = 4, num_sums = 2;
-    static constexpr int offset = 32;
+    static constexpr int offset = 32, largest = 63;
 
     struct Scales {
         using Floats = typename Simd::Floats;

@@ -9,6 +9,8 @@
 #include "formats.h"
 #include "quantize.h"
 
+#include <algorithm>
+
 namespace medusa {
 namespace {
 
@@ -21,6 +23,7 @@ class IntegerRows {
 
     static constexpr int num_blocks = Format::num_chunks * Format::num_parts;
     static constexpr int num_records = 8 / Format::num_sums;  // under one scale
+    static constexpr int at_once = std::min(num_records, Simd::records_at_once(Format::largest));
     static constexpr int word = sizeof(float);
     static constexpr int weight_bytes = Format::layout.bytes * group_rows / num_blocks;
     static constexpr size_t block_bytes = num_rows * quantized_bytes(Format::num_sums);
@@ -76,10 +79,9 @@ private:
             Ints products[num_rows];
             begin(products, corrections);
 #pragma GCC unroll 8
-            for (int index = 0; index < num_records; index++) {
+            for (int index = 0; index < num_records; index += at_once) {
                 const int record = step * num_records + index;
-                multiply(
-                    products, Format::record(weights, chunk, part, record), block + record * 4);
+                multiply(products, weights, chunk, part, record, block);
             }
             scale(products, scales.of(chunk, part, step), row_scales);
             if constexpr (Format::has_minimum) {
@@ -96,12 +98,28 @@ private:
         }
     }
 
+    // So many records as the instruction set can add up before they join the others' sum.
     [[gnu::always_inline]] static inline void multiply(
-        Ints * products, Ints record, const uint8_t * quants) {
+        Ints * products, const Weights & weights, int chunk, int part, int first,
+        const uint8_t * block) {
+        Ints parts[num_rows];
 #pragma GCC unroll 16
         for (int row = 0; row < num_rows; row++) {
-            const Ints four = Simd::broadcast_int(quants + row * block_size);
-            products[row] = Simd::template dot<Format::is_signed>(products[row], record, four);
+            parts[row] = Simd::part_of(products[row]);
+        }
+#pragma GCC unroll 8
+        for (int index = first; index < first + at_once; index++) {
+            const Ints record = Format::record(weights, chunk, part, index);
+            const uint8_t * quants = block + index * 4;
+#pragma GCC unroll 16
+            for (int row = 0; row < num_rows; row++) {
+                const Ints four = Simd::broadcast_int(quants + row * block_size);
+                parts[row] = Simd::template dot<Format::is_signed>(parts[row], record, four);
+            }
+        }
+#pragma GCC unroll 16
+        for (int row = 0; row < num_rows; row++) {
+            products[row] = Simd::with_part(products[row], parts[row]);
         }
     }
 

@@ -46,6 +46,12 @@ struct Avx512 {
         _mm_prefetch(reinterpret_cast<const char *>(from), _MM_HINT_T1);
     }
 
+    // Of records of weights up to `largest`, how many `dot` may add to a part of a sum before the
+    // sum takes it. Here the part is the sum.
+    static constexpr int records_at_once(int) { return 8; }
+    static Ints part_of(Ints sum) { return sum; }
+    static Ints with_part(Ints, Ints part) { return part; }
+
     template <bool is_signed>
     static Ints dot(Ints sum, Ints record, Ints quants) {
         return _mm512_dpbusd_epi32(sum, record, quants);

@@ -15,6 +15,7 @@ struct Vec {
 
 constexpr int num_dots = 4;      // whose sums the registers hold at a time
 constexpr int max_sum_vecs = 4;  // likewise, of weighted sums
+constexpr bool reads_once = false;  // all values of a cell for a sum
 
 inline Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline Vec all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }

@@ -12,6 +12,7 @@ using Vec = __m512;
 
 constexpr int num_dots = 16;       // whose sums the registers hold at a time
 constexpr int max_sum_vecs = 16;   // likewise, of weighted sums
+constexpr bool reads_once = true;  // all values of a cell for a sum
 
 inline Vec zero() { return _mm512_setzero_ps(); }
 inline Vec all(float x) { return _mm512_set1_ps(x); }

@@ -140,6 +140,18 @@ def test_extreme_scales(instructions: str, name: str, scale: float) -> None:
         assert error(matrix.times(rows), rows, decoded(name, data, 256)) < 0.02
 
 
+@pytest.mark.parametrize("value", [0.875, 1])
+@pytest.mark.parametrize("name", TYPES)
+def test_sums_of_the_largest_have_room(instructions: str, name: str, value: float) -> None:
+    """Quants as large as they get, all of one sign, in weights and rows: 16 bits hold few sums."""
+    weights = np.full((20, 512), value, np.float32)
+    weights[:, ::32] = -1
+    rows = np.ones((9, 512), np.float32) * np.float32([[-1], [1], [1]]).repeat(3, 0)
+    data = encoded(name, weights)
+    with opened(TYPES[name], data, 512) as matrix:
+        assert error(matrix.times(rows), rows, decoded(name, data, 512)) < 1e-6
+
+
 def test_zeros(instructions: str) -> None:
     with opened(TYPES["q8_0"], encoded("q8_0", random_rows(20, 64)), 64) as matrix:
         assert not matrix.times(np.zeros((2, 64), np.float32)).any()
