@@ -196,7 +196,7 @@ private:
             load_tile<WEIGHTS>(rows.batch->records[i] + step * num_records * 64, 64);
             load_tile<ROWS>(quants + step * num_records * 4, block_size);
             multiply_bytes<PRODUCTS, ROWS, WEIGHTS>();
-            store_tile<PRODUCTS>(products[i][step], 64);
+            store_tile<PRODUCTS>(products[i][step]);
         }
     }
 

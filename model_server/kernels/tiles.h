@@ -33,16 +33,21 @@ inline void zero_tile() {
     asm volatile("tilezero %%tmm%c0" : : "i"(tile));
 }
 
+// A tile's memory: what a load reads at most, and what is stored of sixteen rows side by side.
+using TileMemory = char[16 * 64];
+
 template <int tile>
 inline void load_tile(const void * from, size_t stride) {
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2"
-        : : "r"(from), "r"(stride), "i"(tile), "m"(*static_cast<const char (*)[]>(from)));
+        : : "r"(from), "r"(stride), "i"(tile), "m"(*static_cast<const TileMemory *>(from)));
 }
 
+// A whole one, its rows side by side.
 template <int tile>
-inline void store_tile(void * to, size_t stride) {
+inline void store_tile(void * to) {
+    constexpr size_t stride = 64;
     asm volatile("tilestored %%tmm%c3, (%1,%2,1)"
-        : "=m"(*static_cast<char (*)[]>(to)) : "r"(to), "r"(stride), "i"(tile));
+        : "=m"(*static_cast<TileMemory *>(to)) : "r"(to), "r"(stride), "i"(tile));
 }
 
 // sums += a * b, of signed bytes.

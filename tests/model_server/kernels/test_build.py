@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.model_server.kernels.product import TYPES
 from tests.structure.modules import ROOT
 
 # Clang without libomp; GCC with an assembler that is older than AMX.
@@ -50,6 +52,23 @@ def configure(folder: Path, *options: str) -> str:
 def test_they_are_built_with_the_tools_of_this_machine(tmp_path: Path) -> None:
     assert "No own kernels" not in (said := configure(tmp_path))
     assert "Own kernels" in said
+
+
+def test_clang_understands_what_instruction_sets_need(tmp_path: Path) -> None:
+    if shutil.which("clang++") is None:
+        pytest.skip("needs Clang: apt install clang libomp-dev")
+    options = ("-DCMAKE_CXX_COMPILER=clang++", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON")
+    assert "Own kernels" in configure(tmp_path, *options)
+    names = ", ".join(f"GGML_TYPE_{name.upper()} = {number}" for name, number in TYPES.items())
+    (tmp_path / "ggml.h").write_text(f"enum ggml_type {{ {names} }};\n")
+    tried = 0
+    for step in json.loads((tmp_path / "build" / "compile_commands.json").read_text()):
+        if "-mavx2" in step["command"]:
+            line = [*step["command"].split(), f"-I{tmp_path}", "-fsyntax-only"]
+            done = subprocess.run(line, cwd=step["directory"], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            tried += 1
+    assert tried >= 7
 
 
 def test_without_openmp_they_are_left_out(tmp_path: Path) -> None:
