@@ -97,7 +97,7 @@ struct Q4_1 : Format<q4_1> {
 template <class Simd>
 struct Q8_0 : Format<q8_0> {
     using Weights = Planes<q8_0>;
-    static constexpr int largest = 127;
+    static constexpr int largest = 128;  // of absolute values, as maddubs takes them
     static constexpr bool is_signed = true;
     static constexpr int offset = Simd::signed_offset;
     using Scales = OneScale<Simd>;

@@ -24,6 +24,7 @@ class IntegerRows {
     static constexpr int num_blocks = Format::num_chunks * Format::num_parts;
     static constexpr int num_records = 8 / Format::num_sums;  // under one scale
     static constexpr int at_once = std::min(num_records, Simd::records_at_once(Format::largest));
+    static_assert(at_once > 0 && num_records % at_once == 0, "no record is left over");
     static constexpr int word = sizeof(float);
     static constexpr int weight_bytes = Format::layout.bytes * group_rows / num_blocks;
     static constexpr size_t block_bytes = num_rows * quantized_bytes(Format::num_sums);
