@@ -9,7 +9,7 @@ from pathlib import Path
 
 import llama_cpp
 
-from model_server.llama import backend
+from model_server.llama import backend, kernels
 
 # GPUs' libraries have hundreds of megabytes, and are told apart by size and time.
 _MAX_HASHED_BYTES = 2**24
@@ -28,9 +28,12 @@ def build_name() -> str:
 
 @cache
 def build() -> str:
-    """Digest of the libraries' contents: another compiler or option makes another build."""
+    """Digest of the libraries' contents: another compiler or option makes another build. That of
+    our kernels is one of them, wherever it lies.
+    """
     digest = hashlib.sha256()
-    for path in sorted(backend.LIBRARIES.glob("lib*")):
+    own = [kernels.path()] if kernels.path().is_file() else []
+    for path in sorted({*backend.LIBRARIES.glob("lib*"), *own}):
         found = path.stat()
         digest.update(f"{path.name} {found.st_size} ".encode())
         if found.st_size <= _MAX_HASHED_BYTES:

@@ -42,6 +42,19 @@ def test_a_build_is_what_its_libraries_hold(
     assert build_of(folders[1], monkeypatch) != same[1]
 
 
+def test_kernels_that_lie_elsewhere_are_of_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured and tried with some does not hold for others."""
+    (tmp_path / "lib").mkdir()
+    found = [build_of(tmp_path / "lib", monkeypatch)]
+    for code in (b"code", b"cods"):
+        (tmp_path / "kernels.so").write_bytes(code)
+        monkeypatch.setenv("CPU_KERNELS_LIB", str(tmp_path / "kernels.so"))
+        found.append(build_of(tmp_path / "lib", monkeypatch))
+    assert len(set(found)) == 3
+
+
 def test_large_libraries_are_told_apart_by_size_and_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
