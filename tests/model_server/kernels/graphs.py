@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+import pytest
+
 from model_server.llama import backend, ggml, kernels
 from model_server.llama.device import Device
 from model_server.llama.ggml import Tensor
@@ -48,18 +50,30 @@ def opened(n_threads: int, *, stock: bool = False) -> Iterator[Device]:
     device.close()
 
 
-# Emulated tiles have a test of their own.
-HAS_TILES = {"amx_tile", "amx_int8", "gfni"} <= processor_flags()
-INSTRUCTIONS = ["avx2", "avx512", *(["amx"] if HAS_TILES else [])]
+_AVX2 = {"avx2", "fma", "f16c"}
+_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
+_AMX = _AVX512 | {"avx512_bf16", "gfni", "amx_tile", "amx_int8", "amx_bf16"}
+# What this processor has; emulated tiles have a test of their own.
+INSTRUCTIONS = [
+    name
+    for name, needed in (("avx2", _AVX2), ("avx512", _AVX512), ("amx", _AMX))
+    if needed <= processor_flags()
+]
+needs_two = pytest.mark.skipif(
+    len(INSTRUCTIONS) < 2, reason="compares AVX2 with AVX-512, which this processor lacks"
+)
 
 
 @contextmanager
 def limited(instructions: str) -> Iterator[None]:
-    """The kernels for an older processor."""
+    """The kernels for an older processor; of INSTRUCTIONS, since no processor does more."""
     limit = kernels.function("medusa_limit_cpu", None, ctypes.c_char_p)
     limit(instructions.encode())
-    yield
-    limit(b"")
+    try:
+        assert kernels.instructions() == instructions
+        yield
+    finally:
+        limit(b"")
 
 
 class Graph(ggml.Graph):

@@ -12,7 +12,7 @@ from model_server.llama import ggml
 from model_server.llama.device import Device
 from model_server.llama.ggml import F32
 from tests.model_server.kernels import masks
-from tests.model_server.kernels.graphs import F16, Graph, limited, opened
+from tests.model_server.kernels.graphs import F16, Graph, limited, needs_two, opened
 from tests.model_server.kernels.masks import Mask
 from tests.model_server.kernels.problem import (
     TYPES,
@@ -142,6 +142,7 @@ def test_a_query_that_is_not_a_number_stays_alone(device: Device) -> None:
     assert np.isfinite(out).all()
 
 
+@needs_two
 @pytest.mark.parametrize("type_", TYPES)
 def test_all_instruction_sets_agree_to_the_bit(device: Device, type_: str) -> None:
     for mask in (MASKS["tree of 64"], MASKS["at random"], MASKS["prompt"]):

@@ -12,7 +12,7 @@ from model_server.llama import backend, ggml
 from model_server.llama.device import Device
 from model_server.llama.ggml import F32, Tensor
 from tests.model_server.kernels import masks
-from tests.model_server.kernels.graphs import F16, Graph, limited, opened
+from tests.model_server.kernels.graphs import F16, INSTRUCTIONS, Graph, limited, opened
 from tests.model_server.kernels.problem import Floats, Problem, random_problem, solve
 
 _POINTER = ctypes.c_void_p
@@ -68,7 +68,7 @@ def solve_walled(device: Device, problem: Problem) -> Floats:
 
 
 @pytest.mark.parametrize("types", [("f16", "bf16"), ("bf16", "f16"), ("q8_0", "q8_0")])
-@pytest.mark.parametrize("instructions", ["avx2", "avx512"])
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
 def test_nothing_is_read_behind_a_tensor(types: tuple[str, str], instructions: str) -> None:
     with opened(2) as device, limited(instructions):
         for rows in (1, 3, 8, 70):

@@ -12,7 +12,7 @@ import pytest
 from model_server.llama.device import Device
 from tests.model_server.kernels import masks
 from tests.model_server.kernels.cache import Cache, Shape
-from tests.model_server.kernels.graphs import limited, opened
+from tests.model_server.kernels.graphs import INSTRUCTIONS, limited, opened
 from tests.model_server.kernels.masks import Mask
 from tests.model_server.kernels.problem import Floats, Problem, random_problem, solve
 from tests.model_server.kernels.schedule import Schedule
@@ -61,7 +61,7 @@ def test_so_it_is_with_all_types_and_heads(
 ) -> None:
     problem = random_problem(COMPANIES["trees of three requests"], heads, 128, types)
     together = solve(device, problem)
-    for instructions in ("avx2", "avx512"):
+    for instructions in INSTRUCTIONS:
         with limited(instructions):
             for row in range(0, len(problem.q), 3):
                 assert np.array_equal(together[row], alone(device, problem, row))
