@@ -55,7 +55,7 @@ def test_a_row_has_the_same_bits_alone(device: Device, mask: Mask) -> None:
 
 
 @pytest.mark.parametrize("types", [("f16", "bf16"), ("q8_0", "q8_0"), ("bf16", "f16")])
-@pytest.mark.parametrize("heads", [(4, 4), (8, 1), (9, 3)])
+@pytest.mark.parametrize("heads", [(4, 4), (8, 1), (9, 3), (16, 16)])  # blocks of 32, 48, 8 cells
 def test_so_it_is_with_all_types_and_heads(
     device: Device, types: tuple[str, str], heads: tuple[int, int]
 ) -> None:

@@ -146,7 +146,8 @@ def test_sums_of_the_largest_have_room(instructions: str, name: str, value: floa
     """Quants as large as they get, all of one sign, in weights and rows: 16 bits hold few sums."""
     weights = np.full((20, 512), value, np.float32)
     weights[:, ::32] = -1
-    rows = np.ones((9, 512), np.float32) * np.float32([[-1], [1], [1]]).repeat(3, 0)
+    signs = np.array([-1, 1, 1], np.float32).repeat(3)[:, None]
+    rows = signs * np.ones((9, 512), np.float32)
     data = encoded(name, weights)
     with opened(TYPES[name], data, 512) as matrix:
         assert error(matrix.times(rows), rows, decoded(name, data, 512)) < 1e-6
