@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import random
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure as Drawing
 
 from tests.benchmarks import figures, peers, plots, report
 from tests.benchmarks.__main__ import FIGURES, REPORT, assemble, compare
@@ -55,8 +57,8 @@ def test_a_slowdown_is_named_and_chance_is_not() -> None:
     rng, missed, alarms = random.Random(0), 0, 0
 
     def run(speed: float) -> dict[str, Figure]:
-        rounds = sorted(speed * rng.gauss(1, 0.02) for _ in range(2))
-        return {"it": Figure(sum(rounds) / 2, *rounds)}
+        low, high = sorted(speed * rng.gauss(1, 0.02) for _ in range(2))
+        return {"it": Figure((low + high) / 2, low, high)}
 
     for _ in range(500):
         old = run(2.0)
@@ -167,6 +169,14 @@ def test_a_report_without_results_has_no_pictures(
     assert plots.draw(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
     assert "<picture>" not in assemble()
+
+
+def test_a_bar_has_its_number_however_long_its_interval_is() -> None:
+    drawing, picture = Drawing(), io.StringIO()
+    found = dict.fromkeys(plots.SPEEDS, Figure(2.4, 2.2, 10.5))
+    assert plots.speed(drawing.add_subplot(), plots.THEMES["light"], found)
+    drawing.savefig(picture, format="svg")
+    assert picture.getvalue().count("<!-- 2.4× -->") == len(plots.SPEEDS)
 
 
 @pytest.mark.parametrize(
