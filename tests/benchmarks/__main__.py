@@ -3,7 +3,7 @@
 `python -m tests.benchmarks` runs what README's figures come from in about ten minutes, `--full`
 everything, for hours, on a machine with nothing else to do; `--report` measures nothing.
 `--compare OLD.json` names the figures that got worse by more than the noise of both runs, and ends
-with 1 where there are some.
+with 1 where there are some, or where none was measured again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-from tests.benchmarks import figures, plots, report
+from tests.benchmarks import figures, plots, prompts, report
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.files import ROOT
 from tests.benchmarks.rivals import RIVALS
+from tests.benchmarks.servers import end_in_order
 
 FIGURES = report.FOLDER / "figures.json"
 REPORT = report.FOLDER / "REPORT.md"
@@ -60,8 +60,10 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--full", action="store_true", help="everything; hours")
     which.add_argument("--report", action="store_true", help="of what is there; measure nothing")
-    parser.add_argument("--prompts", type=Path, help="real chats, too: MT-bench's question.jsonl")
-    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="an old figures.json")
+    parser.add_argument("--prompts", type=prompts.file, help="real chats, too, of such a file")
+    parser.add_argument(
+        "--compare", type=figures.load, metavar="OLD.json", help="an old figures.json"
+    )
     return parser.parse_args(arguments)
 
 
@@ -99,34 +101,52 @@ def assemble() -> str:
     return "\n".join(parts) + "\n"
 
 
-def read_figures(path: Path) -> dict[str, Figure]:
-    return {name: Figure(**each) for name, each in json.loads(path.read_text()).items()}
-
-
-def compare(new: Mapping[str, Figure], path: Path) -> int:
-    """Print what got worse; 1 where something has."""
-    old = read_figures(path)
-    found = figures.worse(new, old)
-    shared = len(new.keys() & old.keys())
-    print(f"{len(found)} of {shared} figures got worse by more than the noise of both runs")
-    print("\n".join(found))
+def compare(new: Mapping[str, Figure], old: Mapping[str, Figure]) -> int:
+    """Print what got worse; 1 where something has, or nothing can be compared."""
+    names, found = figures.compared(new, old), figures.worse(new, old)
+    if not names:
+        print("nothing to compare: none of the old figures was measured again")
+        return 1
+    print(f"{len(found)} of {len(names)} figures got worse by more than the noise of both runs")
+    print(*found, sep="\n", end="\n" if found else "")
+    for what, only in (("not there any more", old.keys() - new), ("new", new.keys() - old)):
+        print(*(f"{what}: {name}" for name in sorted(only)), sep="\n", end="\n" if only else "")
+    machines = {(old[name].machine, new[name].machine) for name in names}
+    for before, now in sorted(pair for pair in machines if all(pair) and len(set(pair)) > 1):
+        print(f"not the same machine, which is a difference by itself: {before} -> {now}")
     return 1 if found else 0
 
 
+def run(module: str, *arguments: str) -> int:
+    """A benchmark's exit code. What ends this ends it, and waits until its servers are stopped."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        try:
+            return process.wait()
+        except SystemExit:
+            print("interrupted: results that are complete are kept, the report is the old one")
+            process.terminate()
+            process.wait()
+            raise
+
+
 def main() -> int:
+    end_in_order()
     args = options()
     failed = []
     for module, *arguments in commands(args):
         print(f"== {module} {' '.join(arguments)}", flush=True)
-        command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
-        if subprocess.run(command, cwd=ROOT).returncode:
+        if run(module, *arguments):
             failed.append(module)
     found = figures.read()
-    plots.draw()
-    REPORT.write_text(assemble(), encoding="utf-8")
+    code = compare(found, args.compare) if args.compare is not None else 0
     plain = {name: asdict(figure) for name, figure in found.items()}
-    code = compare(found, args.compare) if args.compare else 0
-    FIGURES.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+    try:
+        plots.draw()
+        FIGURES.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+        REPORT.write_text(assemble(), encoding="utf-8")
+    except OSError as error:
+        sys.exit(f"the report can't be written: {error}")
     print(f"{REPORT.relative_to(ROOT)}, {FIGURES.relative_to(ROOT)}, and the pictures are written.")
     if failed:
         print(f"bounds were missed, or it failed: {', '.join(failed)}")

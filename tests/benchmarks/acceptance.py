@@ -8,10 +8,7 @@ are compared, too: near ties may end differently, and with EXACT=true nothing do
 from __future__ import annotations
 
 import argparse
-import json
-import signal
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,15 +20,11 @@ from typing import Any
 import httpx
 
 from model_server.config import read_settings
-from tests.benchmarks import report
+from tests.benchmarks import prompts, report
+from tests.benchmarks.arguments import count
 from tests.benchmarks.chats import PROMPT_TOKENS, TIMEOUT_S
-from tests.benchmarks.servers import Settings, Side, ours, running
-
-
-@dataclass(frozen=True)
-class Question:
-    category: str
-    text: str
+from tests.benchmarks.prompts import Question
+from tests.benchmarks.servers import Settings, Side, end_in_order, ours, running
 
 
 @dataclass(frozen=True)
@@ -64,28 +57,26 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m tests.benchmarks.acceptance", description=__doc__
     )
     add = parser.add_argument
-    add("prompts", type=Path, help="MT-bench's question.jsonl: turns, and a category")
+    add("prompts", type=prompts.file, help="JSONL as MT-bench's, or a text, a prompt a line")
     add("--model", type=Path, help="the demo model")
     add("--heads", type=Path, help="the model's own, if it has some")
     add("--rows", type=int, default=8, help="of a tree; 0: as many as pay")
     add("--temperature", type=float, default=0.0)
     add("--lookup", action="store_true", help="with prompt lookup")
     add("--exact", action="store_true", help="with EXACT=true, both")
-    add("--num", type=int, help="questions of each category at most")
-    add("--tokens", type=int, default=128, help="of an answer at most")
-    add("--threads", type=int, default=2)
+    add("--num", type=count, help="questions of each category at most")
+    add("--tokens", type=count, default=128, help="of an answer at most")
+    add("--threads", type=count, default=2)
     return parser.parse_args(arguments)
 
 
-def questions(path: Path, most: int | None) -> list[Question]:
-    """First turns."""
+def some(path: Path, most: int | None) -> list[Question]:
+    """Of each category at most so many."""
     found, seen = [], Counter[str]()
-    for line in path.read_text(encoding="utf-8").splitlines():
-        one = json.loads(line)
-        category = one.get("category", "all")
-        seen[category] += 1
-        if most is None or seen[category] <= most:
-            found.append(Question(category, one["turns"][0]))
+    for question in prompts.questions(path):
+        seen[question.category] += 1
+        if most is None or seen[question.category] <= most:
+            found.append(question)
     return found
 
 
@@ -168,8 +159,7 @@ def positions(pairs: Sequence[Pair]) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    # Asked to end, leave through the `with` blocks: they end the servers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_in_order()
     args = options()
     model = args.model or read_settings().model_path
     settings = Settings.for_streams(model, args.threads, 1, PROMPT_TOKENS + args.tokens)
@@ -181,7 +171,7 @@ def main() -> None:
     with ExitStack() as opened:
         for side in (plain, drafting):
             opened.enter_context(running(side))
-        pairs = measure(plain, drafting, questions(args.prompts, args.num), args)
+        pairs = measure(plain, drafting, some(args.prompts, args.num), args)
     kinds = dict.fromkeys(pair.category for pair in pairs)
     compared = args.temperature == 0
     rows = [

@@ -21,6 +21,7 @@ from api.app import create_app
 from api.config import Settings
 from tests import twin
 from tests.api.serving import listening, until
+from tests.benchmarks.arguments import count
 from tests.e2e.service import serve_several
 
 
@@ -60,12 +61,12 @@ async def _ask_all(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tenants", type=int, default=12)
-    parser.add_argument("--prefix", type=int, default=600, help="tokens that a tenant repeats")
-    parser.add_argument("--requests", type=int, default=120)
-    parser.add_argument("--streams", type=int, default=8, help="requests at a time")
-    parser.add_argument("--pool", type=int, default=6_144, help="KV_CACHE_TOKENS of each server")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tenants", type=count, default=12)
+    parser.add_argument("--prefix", type=count, default=600, help="tokens that a tenant repeats")
+    parser.add_argument("--requests", type=count, default=120)
+    parser.add_argument("--streams", type=count, default=8, help="requests at a time")
+    parser.add_argument("--pool", type=count, default=6_144, help="KV_CACHE_TOKENS of each server")
+    parser.add_argument("--rounds", type=count, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = twin.write(Path(folder) / "twin.gguf", file_type="Q8_0")

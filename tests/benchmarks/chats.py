@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import signal
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -25,8 +22,9 @@ from pathlib import Path
 import httpx
 
 from model_server.config import read_settings
-from tests.benchmarks import figures, report, rivals
-from tests.benchmarks.servers import Settings, Side, metric, ours, running
+from tests.benchmarks import arguments, figures, prompts, report, rivals
+from tests.benchmarks.arguments import count
+from tests.benchmarks.servers import Failed, Settings, Side, end_in_order, metric, ours, running
 
 PROMPT_TOKENS = 640  # at most, with the template
 TIMEOUT_S = 1_800.0
@@ -44,29 +42,22 @@ class Measured:
     rows: list[float] = field(default_factory=list)  # a step
 
 
-def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def options(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.chats", description=__doc__)
     add = parser.add_argument
-    add("prompts", type=Path, help="MT-bench's question.jsonl, or a text, a prompt a line")
+    add("prompts", type=prompts.file, help="JSONL as MT-bench's, or a text, a prompt a line")
     add("--model", type=Path, help="the demo model")
     add("--heads", type=Path, help="the model's own, if it has some")
     add("--sides", nargs="+", default=["off", "auto"], help="off first")
-    add("--streams", type=int, nargs="+", default=[1, 4])
-    add("--rounds", type=int, default=5, help="of each side, in turns")
-    add("--num", type=int, default=16, help="prompts a round; the next round takes the next")
-    add("--tokens", type=int, default=128, help="of an answer at most")
+    add("--streams", type=count, nargs="+", default=[1, 4])
+    add("--rounds", type=count, default=5, help="of each side, in turns")
+    add("--num", type=count, default=16, help="prompts a round; the next round takes the next")
+    add("--tokens", type=count, default=128, help="of an answer at most")
     add("--lookup", action="store_true", help="with prompt lookup")
-    add("--threads", type=int, default=2)
-    args = parser.parse_args(arguments)
-    if args.sides[0] != "off":
-        parser.error("--sides must begin with off: all others are compared with it")
+    add("--threads", type=count, default=2)
+    args = parser.parse_args(given)
+    arguments.sides(parser, args.sides, rivals.RIVALS)
     return args
-
-
-def questions(path: Path) -> list[str]:
-    """First turns."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [json.loads(line)["turns"][0] if line.startswith("{") else line for line in lines]
 
 
 def make_side(name: str, settings: Settings, args: argparse.Namespace) -> Side:
@@ -74,11 +65,11 @@ def make_side(name: str, settings: Settings, args: argparse.Namespace) -> Side:
     if args.heads:
         told["medusa_path"] = args.heads
     if name in rivals.RIVALS:
-        prompts = questions(args.prompts)[:TRIED_PROMPTS]
+        asked = prompts.texts(args.prompts)[:TRIED_PROMPTS]
 
         def rate(side: Side) -> float:
-            asyncio.run(_round(side.url, prompts[:1], 1, args.tokens))
-            return asyncio.run(_round(side.url, prompts, 1, args.tokens))
+            asyncio.run(_round(side.url, asked[:1], 1, args.tokens))
+            return asyncio.run(_round(side.url, asked, 1, args.tokens))
 
         return rivals.best(name, settings, os.cpu_count() or 1, rate)
     if name == "off":
@@ -88,12 +79,12 @@ def make_side(name: str, settings: Settings, args: argparse.Namespace) -> Side:
 
 def measure(sides: Sequence[Side], streams: int, args: argparse.Namespace) -> list[Measured]:
     measured = [Measured(side.name, streams) for side in sides]
-    coming = cycle(questions(args.prompts))
+    coming = cycle(prompts.texts(args.prompts))
     for number in range(args.rounds + 1):  # the first warms up
-        prompts = list(islice(coming, max(args.num, streams)))
+        asked = list(islice(coming, max(args.num, streams)))
         for side, results in zip(sides, measured, strict=True):
             before = _counters(side)
-            rate = asyncio.run(_round(side.url, prompts, streams, args.tokens))
+            rate = asyncio.run(_round(side.url, asked, streams, args.tokens))
             steps, rows, accepted = (b - a for a, b in zip(before, _counters(side), strict=True))
             if number:
                 results.rates.append(rate)
@@ -109,9 +100,9 @@ def _counters(side: Side) -> list[float]:
     return [metric(side, f"spec_decode_{name}_total") or 0.0 for name in names]
 
 
-async def _round(url: str, prompts: Sequence[str], streams: int, num_tokens: int) -> float:
+async def _round(url: str, asked: Sequence[str], streams: int, num_tokens: int) -> float:
     """Answer tokens a second while so many clients ask one question after the other."""
-    waiting = iter(prompts)
+    waiting = iter(asked)
     # Some servers close a connection that was kept at the moment it is used again.
     limits = httpx.Limits(max_connections=streams, max_keepalive_connections=0)
     async with httpx.AsyncClient(
@@ -124,18 +115,19 @@ async def _round(url: str, prompts: Sequence[str], streams: int, num_tokens: int
         return sum(counts) / (time.perf_counter() - started)
 
 
-async def _client(client: httpx.AsyncClient, prompts: Iterator[str], num_tokens: int) -> int:
-    count = 0
-    for prompt in prompts:
+async def _client(client: httpx.AsyncClient, waiting: Iterator[str], num_tokens: int) -> int:
+    num_answered = 0
+    for prompt in waiting:
         body = {
             "messages": [{"role": "user", "content": prompt}],
             "max_tokens": num_tokens,
             "temperature": 0,
         }
         answer = await client.post("/v1/chat/completions", json=body)
-        answer.raise_for_status()
-        count += answer.json()["usage"]["completion_tokens"]
-    return count
+        if answer.is_error:
+            raise Failed(f"status {answer.status_code}: {answer.text[:500]}")
+        num_answered += answer.json()["usage"]["completion_tokens"]
+    return num_answered
 
 
 def table(measured: Sequence[Measured]) -> list[dict[str, str]]:
@@ -162,8 +154,7 @@ def table(measured: Sequence[Measured]) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    # Asked to end, leave through the `with` blocks: they end the servers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_in_order()
     args = options()
     model = args.model or read_settings().model_path
     room = PROMPT_TOKENS + args.tokens

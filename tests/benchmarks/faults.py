@@ -26,6 +26,8 @@ import httpx
 
 from tests import twin
 from tests.benchmarks import report
+from tests.benchmarks.arguments import count
+from tests.benchmarks.servers import end_in_order
 from tests.e2e.service import Service, serve, stream_text
 
 KILLS, REQUESTS, CLIENTS = 20, 500, 16
@@ -125,14 +127,13 @@ class Trial:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.faults", description=__doc__)
-    parser.add_argument("--kills", type=int, default=KILLS)
-    parser.add_argument("--requests", type=int, default=REQUESTS, help="at least so many")
-    parser.add_argument("--clients", type=int, default=CLIENTS)
+    parser.add_argument("--kills", type=count, default=KILLS)
+    parser.add_argument("--requests", type=count, default=REQUESTS, help="at least so many")
+    parser.add_argument("--clients", type=count, default=CLIENTS)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     args = parser.parse_args()
     print(f"--seed {args.seed}", flush=True)
-    # Asked to end, leave through the `with` blocks: they end the servers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_in_order()
     with tempfile.TemporaryDirectory() as name:
         model = twin.write(Path(name) / "twin.gguf", file_type="F32")
         with serve(model, Path(name), n_parallel=args.clients // 2) as service:

@@ -5,34 +5,40 @@ A figure is worse than an old one where its interval lies outside of the old one
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import report
 
 TIMES = "auto is as fast, times"
-NOISE = 0.05  # of a ratio that was measured once; two runs on a quiet machine agree within this
+NOISE = 0.05  # of a ratio, at least; two runs on a quiet machine agree within this
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A ratio: how many times as fast, or as long; and the lowest and highest of its rounds."""
+    """A ratio: how many times as fast, or as long; and the lowest and highest of its rounds.
+
+    `result`: the file it is from, which says by which command.
+    """
 
     value: float
     lowest: float
     highest: float
     more_is_better: bool = True
+    result: str = ""
+    machine: str = ""
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of the rounds; of one alone, what a machine's noise makes of it."""
-        if self.lowest < self.highest:
-            return self.lowest, self.highest
-        return self.value * (1 - NOISE), self.value * (1 + NOISE)
+        """Of the rounds, and what a machine's noise makes of them: few may agree by chance."""
+        noise = NOISE * self.value
+        return min(self.lowest, self.value - noise), max(self.highest, self.value + noise)
 
     def is_worse_than(self, old: Figure) -> bool:
         """By more than the noise of both."""
@@ -46,14 +52,52 @@ class Figure:
 
 def read(folder: Path = report.FOLDER) -> dict[str, Figure]:
     """All that the result files hold, by a name that says where from."""
-    return dict(sorted(item for file in folder.iterdir() for item in _of_file(file)))
+    found = {
+        name: replace(figure, result=file.stem, machine=report.measured_on(file))
+        for file in folder.iterdir()
+        for name, figure in _of_file(file)
+    }
+    return dict(sorted(found.items()))
+
+
+def load(text: str) -> dict[str, Figure]:
+    """The type of an argument: what a figures.json holds; what else it says is passed over."""
+    try:
+        return {
+            name: Figure(
+                _finite(each["value"]),
+                _finite(each["lowest"]),
+                _finite(each["highest"]),
+                more_is_better=bool(each["more_is_better"]),
+                result=str(each.get("result", "")),
+                machine=str(each.get("machine", "")),
+            )
+            for name, each in json.loads(Path(text).read_text(encoding="utf-8")).items()
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise argparse.ArgumentTypeError(f"{text} is no figures.json: {error!r}") from None
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no number")
+    return value
+
+
+def compared(new: Mapping[str, Figure], old: Mapping[str, Figure]) -> list[str]:
+    """Names of those that were measured again, on whatever machine."""
+    return [
+        name
+        for name in sorted(new.keys() & old.keys())
+        if not new[name].result or new[name].result != old[name].result
+    ]
 
 
 def worse(new: Mapping[str, Figure], old: Mapping[str, Figure]) -> list[str]:
     """A line for each that got worse by more than the noise of both runs."""
     return [
         f"{name}: {old[name]} -> {new[name]}"
-        for name in sorted(new.keys() & old.keys())
+        for name in compared(new, old)
         if new[name].is_worse_than(old[name])
     ]
 

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,8 @@ import httpx
 import uvloop
 
 from tests.benchmarks import report
+from tests.benchmarks.arguments import positive
+from tests.benchmarks.servers import end_in_order
 from tests.benchmarks.socket_client import Answer, connect, question
 from tests.benchmarks.stub import TEXT
 from tests.e2e.service import Process, wait_until
@@ -170,10 +171,9 @@ def measure(port: int, stub: int, seconds: float) -> list[tuple[str, float, str,
 
 
 def main() -> None:
-    # Asked to end, leave through the `with` blocks: they end the servers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_in_order()
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.gateway", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5, help="of each load")
+    parser.add_argument("--seconds", type=positive, default=5, help="of each load")
     args = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     assert len(cores) > 1, "the gateway needs a core of its own, and the load another"

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator
@@ -25,6 +23,8 @@ import httpx
 from api.batcher import QUIET_S
 from tests import twin
 from tests.benchmarks import report
+from tests.benchmarks.arguments import count, weights
+from tests.benchmarks.servers import end_in_order
 from tests.e2e.service import Service, serve
 
 PROMPT_TOKENS = 1_500
@@ -170,13 +170,12 @@ async def measure(bench: Bench, rounds: int) -> list[tuple[str, float, float]]:
 
 
 def main() -> None:
-    # Asked to end, leave through the `with` blocks: they end the servers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_in_order()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--type", default="Q4_0")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layers", type=count, default=4)
+    parser.add_argument("--type", type=weights, default="Q4_0")
+    parser.add_argument("--threads", type=count, default=2)
+    parser.add_argument("--rounds", type=count, default=3)
     args = parser.parse_args()
     shape = replace(twin.VICUNA_7B, num_layers=args.layers)
     with tempfile.TemporaryDirectory() as folder:

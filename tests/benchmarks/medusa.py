@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -19,8 +17,9 @@ from dataclasses import replace
 
 from tests import twin
 from tests.benchmarks import files, report
+from tests.benchmarks.arguments import count, weights
 from tests.benchmarks.load import SHAPE, Burst, run_burst
-from tests.benchmarks.servers import Settings, Side, ours, running
+from tests.benchmarks.servers import Settings, Side, end_in_order, ours, running
 
 PROMPT_TOKENS = 32
 UNBATCHED = {"batch_size": 1, "n_parallel": 1}  # one request at a time, in the order they come
@@ -30,12 +29,12 @@ Bursts = Mapping[tuple[str, int], list[Burst]]
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.medusa", description=__doc__)
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--type", default="Q4_0", help="the quantized weights")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=64, help="to generate a request")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--layers", type=count, default=8)
+    parser.add_argument("--type", type=weights, default="Q4_0", help="the quantized weights")
+    parser.add_argument("--streams", type=count, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--rounds", type=count, default=3)
+    parser.add_argument("--tokens", type=count, default=64, help="to generate a request")
+    parser.add_argument("--threads", type=count, default=2)
     return parser.parse_args()
 
 
@@ -108,8 +107,7 @@ def _median(bursts: list[Burst], name: str) -> float:
 
 
 def main() -> None:
-    # Asked to end, leave through the `with` blocks: they end the servers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_in_order()
     args = options()
     with ExitStack() as opened:
         sides = [opened.enter_context(running(side)) for side in make_sides(args)]

@@ -21,6 +21,7 @@ from model_server.engine.startup import Served, load
 from model_server.metrics import ModelServerMetrics
 from tests import twin
 from tests.benchmarks import files, report
+from tests.benchmarks.arguments import count
 from tests.benchmarks.load import SHAPE
 
 NUM_CELLS, BOUND_MS = 8_192, 1.0
@@ -120,10 +121,10 @@ def judged(what: str, steps: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.overhead")
-    parser.add_argument("--requests", type=int, default=4)
-    parser.add_argument("--prefix", type=int, default=1_500, help="tokens of each prompt")
+    parser.add_argument("--requests", type=count, default=4)
+    parser.add_argument("--prefix", type=count, default=1_500, help="tokens of each prompt")
     parser.add_argument("--rows", type=int, default=8, help="of each tree")
-    parser.add_argument("--steps", type=int, default=60, help="measured, after as many others")
+    parser.add_argument("--steps", type=count, default=60, help="measured, after as many others")
     args = parser.parse_args()
     settings = ModelServerSettings(
         model_path=files.twin_file(1, "Q4_0"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import signal
 import statistics
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from pathlib import Path
 
 from tests import twin
 from tests.benchmarks import report
+from tests.benchmarks.arguments import positive
+from tests.benchmarks.servers import end_in_order
 from tests.benchmarks.socket_client import Answer, Connection, connect, question
 from tests.e2e.service import Service, serve
 
@@ -167,13 +168,12 @@ async def load(service: Service, factor: float, seconds: float) -> tuple[list[st
 
 
 def main() -> None:
-    # Asked to end, leave through the `with` blocks: they end the servers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_in_order()
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.overload", description=__doc__
     )
-    parser.add_argument("--factor", type=float, default=FACTOR)
-    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--factor", type=positive, default=FACTOR)
+    parser.add_argument("--seconds", type=positive, default=SECONDS)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         model = twin.write(Path(name) / "twin.gguf", file_type="F32")

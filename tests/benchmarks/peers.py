@@ -10,9 +10,7 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import statistics
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -21,8 +19,17 @@ from typing import Any
 
 from tests import twin
 from tests.benchmarks import files, report
+from tests.benchmarks.arguments import accuracy, count, weights
 from tests.benchmarks.load import SHAPE, Round, run_round
-from tests.benchmarks.servers import Settings, Side, llama_server, ours, python_share, running
+from tests.benchmarks.servers import (
+    Settings,
+    Side,
+    end_in_order,
+    llama_server,
+    ours,
+    python_share,
+    running,
+)
 
 
 @dataclass(frozen=True)
@@ -40,18 +47,20 @@ class Measured:
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.peers", description=__doc__)
-    parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--type", default="Q4_0", help="weights of the twin")
-    parser.add_argument("--rounds", type=int, default=3, help="of each server, in turns")
-    parser.add_argument("--tokens", type=int, default=128, help="to generate a stream")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--streams", type=int, default=4)
-    parser.add_argument("--contexts", type=int, nargs="+", default=[100, 1_500])
-    parser.add_argument("--heads", help="draft with heads of this accuracy: published, 0, a file")
+    parser.add_argument("--layers", type=count, default=32)
+    parser.add_argument("--type", type=weights, default="Q4_0", help="weights of the twin")
+    parser.add_argument("--rounds", type=count, default=3, help="of each server, in turns")
+    parser.add_argument("--tokens", type=count, default=128, help="to generate a stream")
+    parser.add_argument("--threads", type=count, default=2)
+    parser.add_argument("--streams", type=count, default=4)
+    parser.add_argument("--contexts", type=count, nargs="+", default=[100, 1_500])
+    parser.add_argument(
+        "--heads", type=accuracy, help="draft with heads of this accuracy: published, 0, a file"
+    )
     parser.add_argument("--quick", action="store_true", help="4 layers, 1 round, 32 tokens")
     parser.add_argument("--llama-server", type=Path, help="a binary to use instead of building")
     parser.add_argument("--peer-flags", default="", help="more flags for llama-server")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="of the build")
+    parser.add_argument("--jobs", type=count, default=os.cpu_count(), help="of the build")
     if parser.parse_args(arguments).quick:
         parser.set_defaults(layers=4, rounds=1, tokens=32)
     return parser.parse_args(arguments)
@@ -108,12 +117,18 @@ def as_data(
 
 
 def ratios(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
-    """Ours over theirs, of medians, by context."""
+    """Ours over theirs: the median of the rounds' ratios, by context."""
     found: dict[str, dict[str, float]] = {}
     for context in dict.fromkeys(one.context for one in measured):
-        us, them = (one for one in measured if one.context == context)
+        us, them = (one.rounds for one in measured if one.context == context)
         found[str(context)] = {
-            name: round(us.median(name) / them.median(name), 3)
+            name: round(
+                statistics.median(
+                    getattr(mine, name) / getattr(other, name)
+                    for mine, other in zip(us, them, strict=True)
+                ),
+                3,
+            )
             for name in ("decode_rate", "request_rate", "prefill_rate")
         }
     return found
@@ -147,8 +162,7 @@ def markdown(data: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    # Asked to end, leave through the `with` blocks: they end the servers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_in_order()
     args = options()
     binary = args.llama_server or files.llama_server(args.jobs)
     model = files.twin_file(args.layers, args.type)

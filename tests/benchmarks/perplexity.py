@@ -20,6 +20,7 @@ from model_server.engine.attention import open_context
 from model_server.llama.batch import LlamaBatch
 from model_server.llama.context import MAX_BATCH_ROWS, Context, ContextOptions
 from model_server.llama.model import Model
+from tests.benchmarks.arguments import count
 from tests.benchmarks.files import ROOT
 
 WINDOW = 512
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("text", type=Path, nargs="?", default=ROOT / "deployment" / "OPERATION.md")
     parser.add_argument("--model", type=Path, help="the demo model")
-    parser.add_argument("--windows", type=int, default=16, help=f"of {WINDOW} tokens, at most")
+    parser.add_argument("--windows", type=count, default=16, help=f"of {WINDOW} tokens, at most")
     args = parser.parse_args(arguments)
     path, text = args.model or read_settings().model_path, args.text.read_text(encoding="utf-8")
     stock, ours = (perplexity(path, text, args.windows, own=own) for own in (False, True))

@@ -24,11 +24,12 @@ class Theme:
     faint: str
     ours: str
     theirs: str
+    on_ours: str
 
 
 THEMES = {
-    "light": Theme("#1f2328", "#d1d9e0", "#1a7f64", "#8c959f"),
-    "dark": Theme("#f0f6fc", "#3d444d", "#3fb68b", "#9198a1"),
+    "light": Theme("#1f2328", "#d1d9e0", "#1a7f64", "#8c959f", "#ffffff"),
+    "dark": Theme("#f0f6fc", "#3d444d", "#3fb68b", "#9198a1", "#0d1117"),
 }
 # Against llama-server: the figure, and in words what was done.
 SPEEDS = {
@@ -59,10 +60,10 @@ def speed(axes: Axes, theme: Theme, found: Mapping[str, Figure]) -> bool:
     ]
     ends = {"ecolor": theme.text, "capsize": 4}
     bars = axes.barh(list(shown), values, color=theme.ours, height=0.6, xerr=errors, error_kw=ends)
-    axes.bar_label(
-        bars, [f"{each:.1f}×" for each in values], padding=10, color=theme.text, weight="bold"
-    )
-    axes.axvline(1, color=theme.theirs, linewidth=2)
+    labels = [f"{each:.1f}×" for each in values]
+    # Not at the ends of the intervals: a stall makes one so long that its label were outside.
+    axes.bar_label(bars, labels, label_type="center", color=theme.on_ours, weight="bold")
+    axes.axvline(1, color=theme.theirs, linewidth=2, zorder=0)
     axes.set_xlim(0, 1.25 * max(values))
     axes.set_title("Tokens a second on a CPU, llama-server = 1", loc="left")
     axes.tick_params(axis="y", length=0)

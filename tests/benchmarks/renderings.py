@@ -24,7 +24,8 @@ from model_server.engine.chat_template import ChatTemplate
 from model_server.errors import PromptRefused
 from model_server.llama.vocab import Vocab
 from tests.benchmarks import files, report
-from tests.benchmarks.servers import Process, Side, running
+from tests.benchmarks.arguments import count
+from tests.benchmarks.servers import Process, Side, end_in_order, running
 from tests.model_server.pinned import templates, vocabulary_of
 from tests.models import STDLIB
 from tests.ports import free_port
@@ -117,8 +118,9 @@ def _server(binary: Path, template: Path) -> Side:
 
 
 def main() -> None:
+    end_in_order()
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.renderings")
-    parser.add_argument("--jobs", type=int, default=2, help="compilers at a time, the first time")
+    parser.add_argument("--jobs", type=count, default=2, help="compilers at a time, the first time")
     parser.add_argument("--only", default="", help="templates whose names have this in them")
     args = parser.parse_args()
     binary, vocab = files.llama_server(args.jobs), vocabulary_of(STDLIB)

@@ -19,7 +19,8 @@ from typing import Any
 import httpx
 
 from model_server.config import DEMO_HEADS, read_settings
-from tests.benchmarks.servers import Settings, ours, running
+from tests.benchmarks.arguments import count
+from tests.benchmarks.servers import Settings, end_in_order, ours, running
 
 PROMPTS = DEMO_HEADS.with_name("prompts.txt")
 TIMEOUT_S = 600.0
@@ -32,12 +33,12 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.repeat", description=__doc__)
     add = parser.add_argument
     add("--model", type=Path, help="the demo model")
-    add("--chats", type=int, default=20)
-    add("--rounds", type=int, default=5)
-    add("--beside", type=int, default=7, help="others that are served at the same time")
-    add("--choices", type=int, default=24, help="requests with n: 4")
-    add("--tokens", type=int, default=48, help="of an answer at most")
-    add("--threads", type=int, default=2)
+    add("--chats", type=count, default=20)
+    add("--rounds", type=count, default=5)
+    add("--beside", type=count, default=7, help="others that are served at the same time")
+    add("--choices", type=count, default=24, help="requests with n: 4")
+    add("--tokens", type=count, default=48, help="of an answer at most")
+    add("--threads", type=count, default=2)
     return parser.parse_args(arguments)
 
 
@@ -86,6 +87,7 @@ async def _client(
 
 
 def main() -> int:
+    end_in_order()
     args = options()
     model = args.model or read_settings().model_path
     settings = Settings.for_streams(model, args.threads, 1 + args.beside, ROOM)

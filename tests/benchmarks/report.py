@@ -32,6 +32,14 @@ def machine() -> str:
     return f"{cpu}, {os.cpu_count()} cores, {llama_source.requirement()}"
 
 
+def measured_on(file: Path) -> str:
+    """The machine that a result's text names; empty: it names none."""
+    text = file.with_suffix(".md")
+    told = text.read_text(encoding="utf-8") if text.exists() else ""
+    found = re.search(r"(?:^|[.;] )((?:(?![.;] ).)+, \d+ cores, \S+==[\d.]*\d)", told, re.MULTILINE)
+    return found[1] if found else ""
+
+
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """A table of rows that all have the same columns."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
@@ -55,15 +63,23 @@ def command() -> str:
 
 
 def save(name: str, **contents: str) -> None:
-    """Write one file for each kind of content, named by the moment, in place of the one before."""
-    FOLDER.mkdir(exist_ok=True)
-    for old in FOLDER.iterdir():
-        if kind(old) == name:
-            old.unlink()
+    """Write one file for each kind of content, named by the moment, in place of the one before.
+
+    Where that can't be, they are printed: who measured for hours wants to see it.
+    """
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M', time.gmtime())}"
-    for suffix, content in contents.items():
-        head = f"`{command()}`\n\n" if suffix in ("md", "txt") else ""
-        (FOLDER / f"{stem}.{suffix}").write_text(head + content)
+    try:
+        FOLDER.mkdir(exist_ok=True)
+        before = [file for file in FOLDER.iterdir() if kind(file) == name]
+        for suffix, content in contents.items():
+            head = f"`{command()}`\n\n" if suffix in ("md", "txt") else ""
+            (FOLDER / f"{stem}.{suffix}").write_text(head + content, encoding="utf-8")
+        for old in before:
+            if old.stem != stem:
+                old.unlink()
+    except OSError as error:
+        print(*contents.values(), sep="\n", flush=True)
+        sys.exit(f"the results above can't be kept: {error}")
     print(f"Results: tests/benchmarks/results/{stem}.*", flush=True)
 
 

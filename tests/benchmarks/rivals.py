@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from subprocess import CalledProcessError
 
 import httpx
 
 from tests.benchmarks import files
 from tests.benchmarks.servers import (
+    Failed,
     Settings,
     Side,
     ik_llama_server,
@@ -54,10 +56,10 @@ def best(name: str, settings: Settings, jobs: int, rate: Callable[[Side], float]
         try:
             with running(rival(name, flags, settings, jobs)) as side:
                 tried[flags] = rate(side)
-        except (RuntimeError, httpx.HTTPError) as error:
+        except (Failed, CalledProcessError, httpx.HTTPError) as error:
             print(f"  {name} {flags}: {str(error).splitlines()[0]}", flush=True)
             continue
         print(f"  {name} {flags}: {tried[flags]:.1f} tokens/s", flush=True)
     if not tried:
-        raise RuntimeError(f"{name} did not start with any of its settings")
+        raise Failed(f"{name} did not start with any of its settings")
     return rival(name, max(tried, key=tried.__getitem__), settings, jobs)

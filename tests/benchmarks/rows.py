@@ -29,6 +29,7 @@ from model_server.llama.gguf import GgufHeader
 from model_server.llama.model import Model
 from tests import twin
 from tests.benchmarks import files, report
+from tests.benchmarks.arguments import count, weights
 
 STOCK = ("off", "on")  # flash attention
 OWN = "own"
@@ -227,10 +228,10 @@ def line(
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.rows", description=__doc__)
     add = parser.add_argument
-    add("--types", nargs="+", type=str.upper, default=["Q4_0", "Q8_0", "Q4_K", "F16"])
-    add("--layers", type=int, default=8)
-    add("--threads", type=int, default=2)
-    add("--repeats", type=int, default=9, help="of each side, in turns")
+    add("--types", nargs="+", type=weights, default=["Q4_0", "Q8_0", "Q4_K", "F16"])
+    add("--layers", type=count, default=8)
+    add("--threads", type=count, default=2)
+    add("--repeats", type=count, default=9, help="of each side, in turns")
     return parser.parse_args(arguments)
 
 

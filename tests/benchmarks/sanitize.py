@@ -6,10 +6,10 @@ The first finding ends the tests, with its place in the source.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from model_server.llama import backend
@@ -38,7 +38,9 @@ def build() -> Path:
     return BUILD / "libmedusa-kernels.so"
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
+    name = "python -m tests.benchmarks.sanitize"
+    _, arguments = argparse.ArgumentParser(name, description=__doc__).parse_known_args()
     library = build()
     runtimes = [
         subprocess.check_output(["c++", f"-print-file-name={name}"], text=True).strip()
@@ -55,4 +57,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -125,6 +126,16 @@ def llama_cpp_server(settings: Settings, extra: list[str]) -> Side:
     return Side("llama_cpp.server", url, " ".join(flags), (process,))
 
 
+class Failed(SystemExit):
+    """A server did not start, or did not answer: said in a sentence, and the end."""
+
+
+def end_in_order() -> None:
+    """Asked to end, or by Ctrl-C: leave through the `with` blocks, which end the servers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda got, _: sys.exit(128 + got))
+
+
 @contextmanager
 def running(side: Side) -> Iterator[Side]:
     """A side for the length of a `with` block: what is started here ends here, the last first."""
@@ -149,7 +160,7 @@ def _started(process: Process, log: Path) -> Iterator[None]:
             while not _answers(process.ready_url):
                 if popen.poll() is not None or time.monotonic() > deadline:
                     text = log.read_text()[-2_000:]
-                    raise RuntimeError(f"{process.name} did not start:\n{text}")
+                    raise Failed(f"{process.name} did not start:\n{text}")
                 time.sleep(0.1)
             yield
         finally:

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import statistics
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from tests import twin
-from tests.benchmarks import files, report
+from tests.benchmarks import arguments, files, report
+from tests.benchmarks.arguments import accuracy, count, weights
 from tests.benchmarks.load import SHAPE, run_round
-from tests.benchmarks.servers import Settings, Side, metric, ours, running
+from tests.benchmarks.servers import Settings, Side, end_in_order, metric, ours, running
 
 PROMPT_TOKENS = 32
 
@@ -40,22 +39,23 @@ class Measured:
         return statistics.median(mine / theirs for mine, theirs in pairs)
 
 
-def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def options(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.speculation", description=__doc__
     )
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--type", default="Q4_0", help="weights of the twin")
-    parser.add_argument("--accuracy", default="published", help="published, 0, or a JSON file")
+    parser.add_argument("--layers", type=count, default=8)
+    parser.add_argument("--type", type=weights, default="Q4_0", help="weights of the twin")
+    parser.add_argument(
+        "--accuracy", type=accuracy, default="published", help="published, 0, or a JSON file"
+    )
     parser.add_argument("--sides", nargs="+", default=["off", "auto"], help="off first")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--rounds", type=int, default=15, help="of each side, in turns")
-    parser.add_argument("--tokens", type=int, default=16, help="to generate a stream")
-    parser.add_argument("--warm-up", type=int, default=160, help="tokens a stream, not measured")
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args(arguments)
-    if args.sides[0] != "off":
-        parser.error("--sides must begin with off: all others are compared with it")
+    parser.add_argument("--streams", type=count, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--rounds", type=count, default=15, help="of each side, in turns")
+    parser.add_argument("--tokens", type=count, default=16, help="to generate a stream")
+    parser.add_argument("--warm-up", type=count, default=160, help="tokens a stream, not measured")
+    parser.add_argument("--threads", type=count, default=2)
+    args = parser.parse_args(given)
+    arguments.sides(parser, args.sides, ())
     return args
 
 
@@ -113,8 +113,7 @@ def rows(measured: Sequence[Measured]) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    # Asked to end, leave through the `with` blocks: they end the servers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_in_order()
     args = options()
     model = files.twin_file(args.layers, args.type)
     heads = files.heads_file(args.accuracy)

@@ -21,6 +21,7 @@ from model_server.engine.startup import Served, load
 from model_server.metrics import ModelServerMetrics
 from tests import twin
 from tests.benchmarks import files, report
+from tests.benchmarks.arguments import count, weights
 from tests.benchmarks.load import SHAPE
 from tests.benchmarks.rows import Case, Limits, Work
 
@@ -46,11 +47,11 @@ class Step:
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.steps", description=__doc__)
     add = parser.add_argument
-    add("--layers", type=int, default=8)
-    add("--type", default="Q4_0", help="weights of the twin")
-    add("--context", type=int, default=100, help="tokens of each prompt")
-    add("--tokens", type=int, default=96, help="of each answer")
-    add("--threads", type=int, default=2)
+    add("--layers", type=count, default=8)
+    add("--type", type=weights, default="Q4_0", help="weights of the twin")
+    add("--context", type=count, default=100, help="tokens of each prompt")
+    add("--tokens", type=count, default=96, help="of each answer")
+    add("--threads", type=count, default=2)
     return parser.parse_args(arguments)
 
 
@@ -58,7 +59,7 @@ def settings(args: argparse.Namespace, rows: int) -> ModelServerSettings:
     """A fixed number of rows a request; one row is plain decoding."""
     most = max(REQUESTS)
     return ModelServerSettings(
-        model_path=files.twin_file(args.layers, args.type.upper()),
+        model_path=files.twin_file(args.layers, args.type),
         medusa_path=files.heads_file("published"),
         medusa_mode="off" if rows == 1 else "auto",
         medusa_rows=0 if rows == 1 else rows,
@@ -132,7 +133,7 @@ def row(requests: int, rows: int, steps: Sequence[Step], work: Work, limits: Lim
 def main() -> None:
     args = options()
     limits = Limits.measured(args.threads)
-    work = Work.of(files.twin_file(args.layers, args.type.upper()), args.layers, args.type.upper())
+    work = Work.of(files.twin_file(args.layers, args.type), args.layers, args.type)
     found = []
     for rows in ROWS:
         with closing(load(settings(args, rows), ModelServerMetrics())) as served:
@@ -142,7 +143,7 @@ def main() -> None:
                 found.append(row(requests, rows, steps, work, limits, args.context))
                 print(" ".join(found[-1].values()), flush=True)
     title = (
-        f"{args.layers} layers of a 7B shape, {args.type.upper()}, with heads; {args.context} + "
+        f"{args.layers} layers of a 7B shape, {args.type}, with heads; {args.context} + "
         f"{args.tokens} tokens; medians of steps in which all decode. {report.machine()}, "
         f"{args.threads} threads, {report.now()}."
     )

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import resource
-import signal
 import socket
 import statistics
 import sys
@@ -24,6 +23,8 @@ from pathlib import Path
 
 from tests import twin
 from tests.benchmarks import report
+from tests.benchmarks.arguments import count, positive
+from tests.benchmarks.servers import end_in_order
 from tests.benchmarks.socket_client import connect, question
 from tests.e2e.service import Service, serve, wait_until
 
@@ -151,13 +152,12 @@ async def compare(service: Service, turns: int, seconds: float) -> dict[str, lis
 
 
 def main() -> None:
-    # Asked to end, leave through the `with` blocks: they end the servers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_in_order()
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.strangers", description=__doc__
     )
-    parser.add_argument("--turns", type=int, default=TURNS)
-    parser.add_argument("--seconds", type=float, default=PERIOD_S, help="of each period")
+    parser.add_argument("--turns", type=count, default=TURNS)
+    parser.add_argument("--seconds", type=positive, default=PERIOD_S, help="of each period")
     args = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, most), most))

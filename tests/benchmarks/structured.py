@@ -22,6 +22,7 @@ from model_server.contract.protocol import Done, Event, Failed, GenerateRequest,
 from model_server.engine.startup import Served, load
 from model_server.metrics import ModelServerMetrics
 from tests.benchmarks import report
+from tests.benchmarks.arguments import count
 from tests.benchmarks.shapes import SCHEMAS, closed
 
 TEMPERATURES = (0.0, 0.7, 1.5)
@@ -129,9 +130,9 @@ def own_cost(served: Served, num_requests: int = 8) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.structured")
-    parser.add_argument("--each", type=int, default=20, help="answers to each schema")
+    parser.add_argument("--each", type=count, default=20, help="answers to each schema")
     parser.add_argument("--first", type=int, default=0, help="schema to begin with")
-    parser.add_argument("--last", type=int, default=len(SCHEMAS), help="schema to end before")
+    parser.add_argument("--last", type=count, default=len(SCHEMAS), help="schema to end before")
     parser.add_argument("--steps", action="store_true", help="steps and costs instead")
     args = parser.parse_args()
     lines = [f"{report.machine()}, {report.now()}"]

@@ -1,10 +1,11 @@
 """How long do people wait? Chats sent to any server that speaks OpenAI's API, as people would.
 
 `python -m tests.benchmarks.traffic --url http://127.0.0.1:8000 --rate 2 4 8` sends requests at
-random moments whatever becomes of the earlier ones (open loop, Poisson); `--clients 1 4 16` keeps
-so many busy (closed loop). Prompts come from the demo's file or `--prompts`: a line each, or
-MT-bench's questions. Times are of what arrives: TTFT, between emissions, a token after the first,
-end to end; intervals are of 95 %, by bootstrap (Efron, 1979).
+random moments whatever becomes of the earlier ones (open loop, Poisson), and a request's time runs
+from its moment; `--clients 1 4 16` keeps so many busy (closed loop). Prompts come from the demo's
+file or `--prompts`: a text, one a line, or JSONL. A key is taken from API_KEY or OPENAI_API_KEY.
+Times are of what arrives: TTFT, between emissions, a token after the first, end to end; intervals
+are of 95 %, by bootstrap (Efron, 1979), where there are answers enough: 100 for a p95.
 """
 
 from __future__ import annotations
@@ -12,27 +13,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, pairwise
-from pathlib import Path
+from itertools import accumulate, cycle, pairwise
 
 import httpx
 import numpy as np
-from numpy.typing import NDArray
 
 from model_server.config import DEMO_HEADS
-from tests.benchmarks import report
-from tests.benchmarks.chats import questions
+from tests.benchmarks import prompts, report
+from tests.benchmarks.arguments import count, positive, url
 
 PROMPTS = DEMO_HEADS.with_name("prompts.txt")
 TIMEOUT_S = 600.0
 RESAMPLED = 1_000
-
-Sample = NDArray[np.float64]
+BEYOND = 5
 
 
 @dataclass(frozen=True)
@@ -78,16 +77,15 @@ class Measured:
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.traffic", description=__doc__)
     add = parser.add_argument
-    add("--url", default="http://127.0.0.1:8000")
-    add("--key", help="an API key")
-    add("--prompts", type=Path, default=PROMPTS)
-    add("--rate", type=float, nargs="*", default=[], help="requests a second, open loop")
-    add("--clients", type=int, nargs="*", default=[], help="each asks again at once, closed loop")
-    add("--requests", type=int, default=64, help="of each load")
-    add("--warm-up", type=int, default=4, help="requests before, which don't count")
-    add("--tokens", type=int, default=128, help="of an answer at most")
-    add("--ttft", type=float, default=2.0, help="goodput: seconds to the first token at most")
-    add("--pace", type=float, default=0.25, help="goodput: seconds a token at most")
+    add("--url", type=url, default="http://127.0.0.1:8000")
+    add("--prompts", type=prompts.file, default=PROMPTS)
+    add("--rate", type=positive, nargs="*", default=[], help="requests a second, open loop")
+    add("--clients", type=count, nargs="*", default=[], help="each asks again at once, closed loop")
+    add("--requests", type=count, default=100, help="of each load")
+    add("--warm-up", type=count, default=4, help="requests before, which don't count")
+    add("--tokens", type=count, default=128, help="of an answer at most")
+    add("--ttft", type=positive, default=2.0, help="goodput: seconds to the first token at most")
+    add("--pace", type=positive, default=0.25, help="goodput: seconds a token at most")
     add("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     if not args.rate and not args.clients:
@@ -95,17 +93,27 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def interval(values: Sequence[float], of: Callable[[Sample], float]) -> str:
-    """A figure of a sample with the interval that holds 95 of 100 resampled ones."""
+def interval(values: Sequence[float], part: float) -> str:
+    """A quantile of a sample, with the interval that holds 95 of 100 resampled ones.
+
+    Alone where fewer than BEYOND are on one side of it: such an interval would promise too much.
+    """
     sample = np.array(values)
+    found = f"{np.quantile(sample, part):.3g}"
+    if min(part, 1 - part) * len(sample) < BEYOND:
+        return found
     rng = np.random.default_rng(0)
-    again = [of(rng.choice(sample, len(sample))) for _ in range(RESAMPLED)]
+    some = RESAMPLED // 10, len(sample)  # at a time: samples may be large
+    again = [np.quantile(rng.choice(sample, some), part, axis=1) for _ in range(10)]
     low, high = np.quantile(again, [0.025, 0.975])
-    return f"{of(sample):.3g} [{low:.3g}, {high:.3g}]"
+    return f"{found} [{low:.3g}, {high:.3g}]"
 
 
-async def ask(client: httpx.AsyncClient, prompt: str, num_tokens: int) -> Answer:
-    """Raises httpx.HTTPError, and ValueError where the stream has no proper end."""
+async def ask(client: httpx.AsyncClient, prompt: str, num_tokens: int, due: float) -> Answer:
+    """`due`: when it was to be asked, from which on all times count.
+
+    Raises httpx.HTTPError, and ValueError where it is refused or the stream has no proper end.
+    """
     body = {
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": num_tokens,
@@ -113,22 +121,28 @@ async def ask(client: httpx.AsyncClient, prompt: str, num_tokens: int) -> Answer
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    started = time.perf_counter()
     emissions, tokens = list[float](), 0
     async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-        answer.raise_for_status()
+        if answer.is_error:
+            said = (await answer.aread())[:200].decode(errors="replace")
+            raise ValueError(f"status {answer.status_code}: {said}")
         async for line in answer.aiter_lines():
             if not line.startswith("data: {"):
                 continue
             chunk = json.loads(line.removeprefix("data: "))
             if "error" in chunk:
-                raise ValueError(chunk["error"]["message"])
-            if any(choice["delta"].get("content") for choice in chunk["choices"]):
-                emissions.append(time.perf_counter() - started)
+                raise ValueError(str(chunk["error"]))
+            if any(choice["delta"].get("content") for choice in chunk.get("choices", ())):
+                emissions.append(time.perf_counter() - due)
             tokens = (chunk.get("usage") or {}).get("completion_tokens", tokens)
     if not emissions or not tokens:
         raise ValueError("the stream had no text, or no usage at its end")
     return Answer(emissions, tokens)
+
+
+def poisson(rate: float, number: int, rng: random.Random) -> Iterator[float]:
+    """Moments of so many arrivals, in seconds from the start."""
+    return accumulate(rng.expovariate(rate) for _ in range(number))
 
 
 class Load:
@@ -141,19 +155,20 @@ class Load:
         self._prompts = prompts
         self._num_tokens = num_tokens
 
-    async def one(self) -> None:
+    async def one(self, due: float | None = None) -> None:
+        due = time.perf_counter() if due is None else due
         try:
-            self.answers.append(await ask(self._client, next(self._prompts), self._num_tokens))
+            self.answers.append(await ask(self._client, next(self._prompts), self._num_tokens, due))
         except (httpx.HTTPError, ValueError) as error:
             self.failures.append(repr(error))
 
     async def open_loop(self, rate: float, number: int, rng: random.Random) -> None:
         asked = []
-        at = time.perf_counter()
-        for _ in range(number):
-            at += rng.expovariate(rate)
-            await asyncio.sleep(max(0.0, at - time.perf_counter()))
-            asked.append(asyncio.create_task(self.one()))
+        started = time.perf_counter()
+        for moment in poisson(rate, number, rng):
+            due = started + moment
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            asked.append(asyncio.create_task(self.one(due)))
         await asyncio.gather(*asked)
 
     async def closed_loop(self, clients: int, number: int) -> None:
@@ -166,22 +181,33 @@ class Load:
         await asyncio.gather(*(client() for _ in range(clients)))
 
 
-async def measure(args: argparse.Namespace) -> list[Measured]:
-    """Every load in turn."""
-    lines = questions(args.prompts)
+async def model_name(client: httpx.AsyncClient) -> str:
+    """What is served there; where nothing is, that is said at once."""
+    try:
+        answer = await client.get("/v1/models")
+        return str(answer.raise_for_status().json()["data"][0]["id"])
+    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+        sys.exit(f"--url {client.base_url} names no model at v1/models: {error!r}")
+
+
+async def measure(args: argparse.Namespace) -> tuple[str, list[Measured]]:
+    """The model's name, and every load in turn."""
+    lines = prompts.texts(args.prompts)
     random.Random(args.seed).shuffle(lines)
-    prompts, rng = cycle(lines), random.Random(args.seed)
-    headers = {"authorization": f"Bearer {args.key}"} if args.key else {}
+    coming, rng = cycle(lines), random.Random(args.seed)
+    key = os.environ.get("API_KEY") or os.environ.get("OPENAI_API_KEY")
+    headers = {"authorization": f"Bearer {key}"} if key else {}
     limits = httpx.Limits(max_connections=None)
     found = []
     async with httpx.AsyncClient(
         base_url=args.url, headers=headers, timeout=TIMEOUT_S, limits=limits, trust_env=False
     ) as client:
-        await Load(client, prompts, args.tokens).closed_loop(2, args.warm_up)
+        model = await model_name(client)
+        await Load(client, coming, args.tokens).closed_loop(2, args.warm_up)
         loads = [(f"{rate:g} requests/s", rate, 0) for rate in args.rate]
         loads += [(f"{clients} clients", 0.0, clients) for clients in args.clients]
         for name, rate, clients in loads:
-            load = Load(client, prompts, args.tokens)
+            load = Load(client, coming, args.tokens)
             started = time.perf_counter()
             if rate:
                 await load.open_loop(rate, args.requests, rng)
@@ -190,7 +216,7 @@ async def measure(args: argparse.Namespace) -> list[Measured]:
             span_s = time.perf_counter() - started
             found.append(Measured(name, load.answers, load.failures, span_s))
             print(f"  {name}: {len(load.answers)} answers in {span_s:.1f} s", flush=True)
-    return found
+    return model, found
 
 
 def row(one: Measured, ttft_s: float, token_s: float) -> dict[str, str]:
@@ -199,10 +225,6 @@ def row(one: Measured, ttft_s: float, token_s: float) -> dict[str, str]:
     tokens = [1e3 * each.token_s for each in one.answers]
     firsts = [each.ttft_s for each in one.answers]
     wholes = [each.whole_s for each in one.answers]
-
-    def quantile(part: float) -> Callable[[Sample], float]:
-        return lambda sample: float(np.quantile(sample, part))
-
     return {
         "load": one.load,
         "answered": f"{len(one.answers)} of {len(one.answers) + len(one.failures)}",
@@ -210,27 +232,26 @@ def row(one: Measured, ttft_s: float, token_s: float) -> dict[str, str]:
         f"within {ttft_s:g} s and {1e3 * token_s:g} ms a token": (
             f"{one.goodput(ttft_s, token_s):.2f}/s"
         ),
-        "TTFT p50, s": interval(firsts, quantile(0.5)),
-        "p95": interval(firsts, quantile(0.95)),
-        "p99": interval(firsts, quantile(0.99)),
+        "TTFT p50, s": interval(firsts, 0.5),
+        "p95": interval(firsts, 0.95),
+        "p99": interval(firsts, 0.99),
         "gap p50, ms": f"{np.quantile(gaps, 0.5):.1f}",
         "gap p99, ms": f"{np.quantile(gaps, 0.99):.1f}",
-        "a token p50, ms": interval(tokens, quantile(0.5)),
-        "whole p50, s": interval(wholes, quantile(0.5)),
-        "whole p95, s": interval(wholes, quantile(0.95)),
+        "a token p50, ms": interval(tokens, 0.5),
+        "whole p50, s": interval(wholes, 0.5),
+        "whole p95, s": interval(wholes, 0.95),
     }
 
 
 def main() -> int:
     args = options()
-    found = asyncio.run(measure(args))
+    model, found = asyncio.run(measure(args))
     for one in found:
         for failure in sorted(set(one.failures))[:3]:
             print(f"  {one.load}: {failure}")
     rows = [row(one, args.ttft, args.pace) for one in found if one.answers]
     if not rows:
         sys.exit("nothing was answered")
-    model = httpx.get(f"{args.url}/v1/models", trust_env=False, timeout=30).json()["data"][0]["id"]
     how = f"{model}, answers of {args.tokens} tokens at most, greedy; {args.requests} a load."
     table = report.markdown(rows)
     print(f"\n{how}\n\n{table}")

@@ -21,7 +21,7 @@ import httpx
 from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.scripted_server import INFO, ScriptedServer, accepted, count
 from tests.api.serving import gateway_over_sockets
-from tests.benchmarks import report
+from tests.benchmarks import arguments, report
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "MAX_WAIT_TIME=0": {"max_wait_time": 0},
@@ -123,8 +123,10 @@ async def measure(turns: int, rounds: int) -> list[tuple[str, str, bool]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.window", description=__doc__)
-    parser.add_argument("--turns", type=int, default=50, help="lone requests with each setting")
-    parser.add_argument("--rounds", type=int, default=20, help="of four requests")
+    parser.add_argument(
+        "--turns", type=arguments.count, default=50, help="lone requests with each setting"
+    )
+    parser.add_argument("--rounds", type=arguments.count, default=20, help="of four requests")
     args = parser.parse_args()
     rows = asyncio.run(measure(args.turns, args.rounds))
     lines = [f"{report.machine()}, {report.now()}"]

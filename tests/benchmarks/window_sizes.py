@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -21,8 +20,9 @@ import numpy as np
 
 from model_server.config import read_settings
 from tests.benchmarks import report
-from tests.benchmarks.chats import questions
-from tests.benchmarks.servers import Process, Settings, Side, ours, running
+from tests.benchmarks.arguments import count
+from tests.benchmarks.prompts import texts
+from tests.benchmarks.servers import Process, Settings, Side, end_in_order, ours, running
 from tests.benchmarks.traffic import PROMPTS, TIMEOUT_S, Load
 from tests.ports import free_port
 
@@ -49,12 +49,12 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m tests.benchmarks.window_sizes", description=__doc__
     )
     add = parser.add_argument
-    add("--rounds", type=int, default=3, help="of each setting, in turns")
-    add("--alone", type=int, default=8, help="chats one after the other, a round")
-    add("--clients", type=int, default=16, help="at once")
-    add("--requests", type=int, default=32, help="of these clients, a round")
-    add("--tokens", type=int, default=32, help="of an answer")
-    add("--threads", type=int, default=2)
+    add("--rounds", type=count, default=3, help="of each setting, in turns")
+    add("--alone", type=count, default=8, help="chats one after the other, a round")
+    add("--clients", type=count, default=16, help="at once")
+    add("--requests", type=count, default=32, help="of these clients, a round")
+    add("--tokens", type=count, default=32, help="of an answer")
+    add("--threads", type=count, default=2)
     return parser.parse_args(arguments)
 
 
@@ -120,8 +120,7 @@ def table(measured: Sequence[Setting], clients: int) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    # Asked to end, leave through the `with` blocks: they end the servers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_in_order()
     args = options()
     model = read_settings().model_path
     given = Settings.for_streams(model, args.threads, SLOTS, ROOM_TOKENS)
@@ -129,7 +128,7 @@ def main() -> None:
     first = whole.processes[0]
     upstream = first.ready_url.removesuffix("/ready")
     model_server = Side("windows", upstream, whole.flags, (first,))
-    prompts = cycle(questions(PROMPTS))
+    prompts = cycle(texts(PROMPTS))
     with ExitStack() as opened:
         opened.enter_context(running(model_server))
         measured = settings(upstream)

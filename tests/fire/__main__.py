@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import signal
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from api.upstream.balancer import SLOW_START_S
 from tests.benchmarks import report
+from tests.benchmarks.servers import end_in_order
 from tests.fire.faults import FAULTS, STORE_FAULTS
 from tests.fire.load import Counts, Crowd
 from tests.fire.site import CLIENTS, DEADLINE_S, Site, site
@@ -144,8 +144,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     args = parser.parse_args()
     print(f"--seed {args.seed}", flush=True)
-    # Asked to end, leave through the `with` blocks: they end the servers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_in_order()
     rows = asyncio.run(run(args.only, args.times, args.seconds, args.seed))
     if not args.only:
         how = (

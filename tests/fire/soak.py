@@ -27,7 +27,7 @@ import httpx
 import numpy as np
 
 from tests.benchmarks import report
-from tests.benchmarks.chats import questions
+from tests.benchmarks.prompts import texts
 from tests.benchmarks.traffic import PROMPTS
 from tests.e2e.service import Service, serve
 
@@ -62,7 +62,7 @@ class Visitors:
         self.asked = Counter[str]()
         self._client = client
         self._rng = random.Random(seed)
-        lines = questions(PROMPTS)
+        lines = texts(PROMPTS)
         self._rng.shuffle(lines)
         self._prompts = lines[:NUM_PROMPTS]
         self._prompts += [" ".join(lines[n : n + 60]) for n in range(100, 400, 100)]  # long ones

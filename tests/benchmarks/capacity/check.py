@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import sys
 import tempfile
 import time
@@ -23,7 +22,9 @@ from model_server.engine.cost import CostCurve, Costs
 from model_server.engine.scheduler import Limits
 from tests import twin
 from tests.benchmarks import report
+from tests.benchmarks.arguments import count, positive
 from tests.benchmarks.capacity.simulation import Machine, Traffic, simulate
+from tests.benchmarks.servers import end_in_order
 from tests.e2e.service import Process, wait_until
 from tests.fire.sick import PACE_S
 from tests.ports import free_port
@@ -148,14 +149,13 @@ async def _ttft_s(client: httpx.AsyncClient, number: int, traffic: Traffic) -> f
 
 
 def main() -> int:
-    # Asked to end, leave through the `with` blocks: they end the servers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_in_order()
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.capacity.check", description=__doc__
     )
-    parser.add_argument("--servers", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--rate", type=float, default=1.4, help="requests a second and server")
-    parser.add_argument("--seconds", type=float, default=180, help="of arrivals")
+    parser.add_argument("--servers", type=count, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--rate", type=positive, default=1.4, help="requests a second and server")
+    parser.add_argument("--seconds", type=positive, default=180, help="of arrivals")
     args = parser.parse_args()
     rows, holds = [], True
     for number in args.servers:

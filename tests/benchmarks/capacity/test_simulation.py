@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from model_server.engine.cost import CostCurve, Costs
 from model_server.engine.scheduler import Limits
+from tests.benchmarks.capacity.__main__ import enough, most_a_second
 from tests.benchmarks.capacity.simulation import Machine, Traffic, simulate
 
 STEP_S = 0.1
@@ -51,3 +54,28 @@ def test_who_is_placed_by_prefix_computes_less() -> None:
     by_prefix, by_load = (simulate(costly, 4, traffic, by_prefix=way) for way in (True, False))
     assert by_prefix.busy_s < by_load.busy_s
     assert by_prefix.ttft_s(0.9) < by_load.ttft_s(0.9)
+
+
+@pytest.mark.parametrize("ttft_s", [3.0, 1e9])
+def test_servers_that_fall_behind_are_never_enough(ttft_s: float) -> None:
+    """Each answers 40 requests a second, so three can't have 140, however long one may wait."""
+    load = Traffic(rate=140, num_requests=100, prompt_tokens=1, answer_tokens=1)
+    assert most_a_second(machine(slots=4), load) == pytest.approx(40, rel=0.02)
+    tried, fewest = enough(machine(slots=4), load, ttft_s, by_prefix=True)
+    assert fewest == 4
+    assert min(each.num_servers for each in tried) == 4
+
+
+def test_a_rate_can_be_too_high_for_any_number_of_servers() -> None:
+    load = Traffic(rate=1e6, num_requests=100, prompt_tokens=1, answer_tokens=1)
+    assert enough(machine(slots=4), load, 1e9, by_prefix=True) == ([], None)
+
+
+def test_more_load_needs_more_servers_and_more_servers_are_no_slower() -> None:
+    load = Traffic(rate=50, num_requests=400, prompt_tokens=1, answer_tokens=5)
+    found = [enough(machine(slots=4), replace(load, rate=rate), 1.0, by_prefix=True)[1]
+             for rate in (4, 20, 40, 80)]  # fmt: skip
+    assert found == sorted(found, key=lambda each: each or 0)
+    assert found[0] == 1
+    p95 = [simulate(machine(slots=4), number, load).ttft_s(0.95) for number in (4, 8, 16, 32)]
+    assert p95 == sorted(p95, reverse=True)
