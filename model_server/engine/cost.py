@@ -92,7 +92,7 @@ class CostCurve:
         self.attention = attention
         self.new_graph_s = new_graph_s
         self._new_graphs = 0.0  # the share of decodes with drafts that have one
-        self._unsettled = 1.0  # times as long as others: a plain decode behind drafts or heads
+        self.unsettled = 1.0  # times as long as others: a plain decode behind drafts or heads
         known = _without_noise(measured)
         start = _interpolate(_PRICED, np.array([*known], float), np.array([*known.values()]))
         # Prices beyond the counts that were measured are wrong together.
@@ -115,12 +115,10 @@ class CostCurve:
         known += self.attention.seconds(num_rows, kv_length, num_requests)
         return known * self._pace(num_rows, kv_length)
 
-    def steps(
-        self, num_requests: int, most: int, kv_length: float = 0.0, *, settled: bool = True
-    ) -> NDArray[np.float64]:
+    def steps(self, num_requests: int, most: int, kv_length: float = 0.0) -> NDArray[np.float64]:
         """Predicted times of decodes of so many requests, from a row each to `most` rows in all.
 
-        Those with drafts make new graphs as often as lately; `settled`: the plain one among such.
+        Those with drafts make new graphs as often as lately; the plain one is among other such.
         """
         rows = np.arange(num_requests, most + 1, dtype=float)
         seconds = self._base(rows) + self.attention.seconds(rows, kv_length, num_requests)
@@ -128,7 +126,6 @@ class CostCurve:
         seconds[:tiled] *= self._pace(1, kv_length)
         seconds[tiled:] *= self._pace(TILE_ROWS, kv_length)
         seconds[1:] += self._new_graphs * self.new_graph_s
-        seconds[:1] *= 1.0 if settled else self._unsettled
         return seconds
 
     def observe(
@@ -151,7 +148,7 @@ class CostCurve:
         seconds = max(seconds - new_graph * self.new_graph_s, seconds / 2)
         ratio = seconds / self.seconds(num_rows, kv_length, num_requests)
         if not (drafted or settled):
-            self._unsettled += _LEARNING_RATE * (min(ratio, _LARGEST_SURPRISE) - self._unsettled)
+            self.unsettled += _LEARNING_RATE * (min(ratio, _LARGEST_SURPRISE) - self.unsettled)
             return
         tiled, place = num_rows >= TILE_ROWS, _PLACE.get(num_rows)
         if tiled and place is not None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.speculation.lookup import MAX_DRAFT, MAX_MATCH
+from model_server.speculation.lookup import MAX_MATCH
 from model_server.speculation.tree import Ranked
 
 # By log odds, so that bins are as fine near 1 as near 0: 0.1 % to 99.3 %.
@@ -123,21 +123,27 @@ def bins(log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 class CopyConfidence:
-    """Probability that a copied token is right, by how many tokens before it match."""
+    """Probability that a copied token is right, by how many tokens before it match.
+
+    Longer matches than any that is looked for count as the longest: only drafts would score them,
+    and where they were doubted there would never be such drafts again.
+    """
 
     def __init__(self) -> None:
-        lengths = range(MAX_MATCH + MAX_DRAFT + 1)
+        lengths = range(MAX_MATCH + 1)
         prior = np.interp(lengths, [2, 8], [_COPY_PRIOR_SHORT, _COPY_PRIOR_LONG])
         self._shares: list[float] = prior.tolist()
         self._counts = [_PRIOR_COUNT for _ in lengths]
 
     def probabilities(self, num_matched: int, num_copied: int) -> list[float]:
         """Of a run of tokens behind so many matching ones, each if all before it are right."""
-        return self._shares[num_matched : num_matched + num_copied]
+        lengths = range(num_matched, num_matched + num_copied)
+        return [self._shares[min(length, MAX_MATCH)] for length in lengths]
 
     def observe(self, copied: Sequence[int], num_matched: int, actual: Sequence[int]) -> None:
         """Score a copied run against the tokens that came: each right one makes a longer match."""
-        for length, (copy, token) in enumerate(zip(copied, actual, strict=False), num_matched):
+        for longer, (copy, token) in enumerate(zip(copied, actual, strict=False), num_matched):
+            length = min(longer, MAX_MATCH)
             self._counts[length] = min(self._counts[length] + 1, _MEMORY)
             self._shares[length] += ((copy == token) - self._shares[length]) / self._counts[length]
             if copy != token:

@@ -25,15 +25,11 @@ MAX_NODES = 127  # draft rows of one step, over all its requests
 # decoding: prices are noisy, and the cheapest looking drafts are those with the luckiest price.
 _STAY, _LEAVE_PLAIN = 1.02, 1.05
 _REVIEW_STEPS, _REVIEW_STEPS_PLAIN = 4, 16  # with heads, without
-_NUM_REMEMBERED = 16  # proposals
-_WARM_UP = 8  # proposals seen before heads may be given up
-# Of the time, for heads that are not used; what they leave cold takes about as much again.
-_EXPLORATION_SHARE = 0.0035
+_NUM_REMEMBERED, _WARM_UP = 16, 8  # proposals; so many are seen before heads may be given up
+_EXPLORATION_SHARE = 0.005  # of the time, for heads that are not used and what they leave cold
 _MAX_EXPLORATIONS_SAVED = 4  # when heads are given up, not all is spent at once
-_LEARNING_RATE, _FORGETTING_RATE = 0.1, 1 / 500
-_LARGEST_SURPRISE = 4.0
-_CHECK_EVERY = 8  # nodes
-_PRICES_HOLD = 8  # steps
+_LEARNING_RATE, _FORGETTING_RATE, _LARGEST_SURPRISE = 0.1, 1 / 500, 4.0
+_CHECK_EVERY, _PRICES_HOLD = 8, 8  # nodes, steps
 # What drafts are compared with is measured: after so many steps with drafts or heads, or as many
 # more as keep the loss to this share, there are some plain ones. The first of them finds caches
 # cold, the last one runs heads for what follows.
@@ -66,7 +62,6 @@ class Policy:
         self.head_costs = head_costs
         self.confidence = confidence
         self._seen: deque[Proposal] = deque(maxlen=_NUM_REMEMBERED)
-        self._num_seen = 0
         # By requests in a step:
         self._rates: dict[int, Floats] = {}  # tokens a second, by heads
         self._heads: dict[int, int] = {}
@@ -75,12 +70,12 @@ class Policy:
         self._num_requests = 1
         # What drafts must gain to be worth it, by requests in a step, and whether they have heads:
         self._needed: dict[tuple[int, bool], _Needed] = {}
-        self._steps_priced = 0
-        self._last_drafts = 0
+        self._steps_priced = self._last_drafts = 0
         self._plain_left = 0  # steps of their turn
         self._plain_s = 1.0  # of one, as predicted before the last turn
         self._num_plain = self._num_unsettled = 0  # steps in a row
         self._exploration_credit_s = 0.0
+        self._cold_s = 0.0  # by how much a plain step is longer behind drafts or heads
         self._overhead_s = {False: 0.0, True: 0.0}  # of each request, by whether steps are settled
 
     def num_heads(self, load: Load) -> int:
@@ -90,7 +85,7 @@ class Policy:
             return most if load.fixed_rows > 1 else 0
         if self._plain_left > 1:
             return 0
-        if self._num_seen < _WARM_UP:
+        if len(self._seen) < _WARM_UP:
             return most
         step = self._num_steps[requests]
         self._num_steps[requests] += 1
@@ -103,14 +98,13 @@ class Policy:
     def may_explore(self) -> bool:
         """Whether there is time to run heads only to see how good they are."""
         most = self.confidence.num_heads
-        has_time = self._exploration_credit_s >= self._heads_s(most, 1)
+        has_time = self._exploration_credit_s >= self._heads_s(most, 1) + self._cold_s
         return most > 0 and has_time and self._plain_left <= 1
 
     def note_proposal(self, proposal: Proposal) -> None:
         """Remember what heads are sure of these days."""
         if len(proposal.ids) == self.confidence.num_heads:
             self._seen.append(proposal)
-            self._num_seen += 1
 
     def note_step(
         self, step_s: float, overhead_s: float | None, *, plain: bool, exploration_s: float
@@ -118,9 +112,10 @@ class Policy:
         """Take a step's time; `overhead_s` is what was neither decode nor heads, None where prompts
         were computed, too; `plain`: there were no drafts, heads or prompts.
         """
-        all_heads_s = self._heads_s(self.confidence.num_heads, self._num_requests)
-        credit_s = self._exploration_credit_s + _EXPLORATION_SHARE * step_s - exploration_s
-        self._exploration_credit_s = min(credit_s, _MAX_EXPLORATIONS_SAVED * all_heads_s)
+        spent_s = exploration_s + self._cold_s if exploration_s else 0.0
+        most_s = self._heads_s(self.confidence.num_heads, self._num_requests) + self._cold_s
+        credit_s = self._exploration_credit_s + _EXPLORATION_SHARE * step_s - spent_s
+        self._exploration_credit_s = min(credit_s, _MAX_EXPLORATIONS_SAVED * most_s)
         self._num_plain = self._num_plain + 1 if plain else 0
         settled = self._num_plain > 1
         self._num_unsettled = 0 if settled else self._num_unsettled + 1
@@ -144,7 +139,11 @@ class Policy:
         if self._is_hopeless(requests, load, heads):
             self._last_drafts = 0
             return []
-        step_s = self._step_s(load, settled=not heads) + self._heads_s(heads, load.num_requests)
+        step_s = self._step_s(load) + self._heads_s(heads, load.num_requests)
+        if heads:
+            step_s[0] += self._cold_s
+        elif self._num_plain:  # drafts make the next plain step longer
+            step_s[1:] += self._cold_s
         nodes = _that_may_pay(requests, load.num_requests, step_s)
         gains = np.cumsum([0.0, *(node.probability for node in nodes)])
         rates = (load.num_requests + gains) / step_s[: len(gains)]
@@ -183,10 +182,9 @@ class Policy:
         """Whether the deeper heads may be run too, to see them; at the cost of exploring."""
         most = self.confidence.num_heads
         extra_s = self._heads_s(most, requests) - self._heads_s(heads, requests)
-        if self._exploration_credit_s < extra_s:
-            return False
-        self._exploration_credit_s -= extra_s
-        return True
+        has_time = self._exploration_credit_s >= extra_s
+        self._exploration_credit_s -= extra_s * has_time
+        return has_time
 
     def _review(self, load: Load) -> None:
         """Choose the heads with the best rate in steps like those seen, the same unless beaten."""
@@ -198,8 +196,10 @@ class Policy:
             Candidates(Ranking(self.confidence, proposal), (), most, MAX_NODES) for proposal in seen
         ]
         heads_s = np.array([self._heads_s(heads, requests) for heads in range(most + 1)])
-        rates = _replay(step, self._step_s(load, settled=False), heads_s)
-        rates[0] = requests / self._step_s(load)[0]
+        step_s = self._step_s(load)
+        plain_s, step_s[0] = step_s[0], step_s[0] + self._cold_s
+        rates = _replay(step, step_s, heads_s)
+        rates[0] = requests / plain_s
         before = self._rates.get(requests, rates)
         self._rates[requests] = before + _LEARNING_RATE * (rates - before)
         self._heads[requests] = _settle(self._rates[requests], self._heads.get(requests, most))
@@ -207,17 +207,17 @@ class Policy:
     def _heads_s(self, heads: int, num_requests: int) -> float:
         return self.head_costs.seconds(heads, num_requests) if heads else 0.0
 
-    def _step_s(self, load: Load, *, settled: bool = True) -> Floats:
-        """Seconds of a step beside its heads, by the number of draft rows; `settled`: the plain one
-        is among others such, without heads.
+    def _step_s(self, load: Load) -> Floats:
+        """Seconds of a step beside its heads, by the number of draft rows; a plain one among such.
+        By how much that is longer behind others is remembered.
         """
-        requests = load.num_requests
-        most = max(min(load.max_drafts, MAX_NODES), 0)
-        step_s = self.decode.steps(requests, requests + most, load.kv_length, settled=settled)
+        requests, most = load.num_requests, max(min(load.max_drafts, MAX_NODES), 0)
+        step_s = self.decode.steps(requests, requests + most, load.kv_length)
         # Others are never cheaper than settled ones, though they were not timed yet or long ago.
-        step_s += requests * max(self._overhead_s.values())
-        if settled:
-            step_s[0] += requests * (self._overhead_s[True] - max(self._overhead_s.values()))
+        python_s = requests * max(self._overhead_s[False] - self._overhead_s[True], 0.0)
+        self._cold_s = max(self.decode.unsettled - 1, 0.0) * float(step_s[0]) + python_s
+        step_s += requests * self._overhead_s[True]
+        step_s[1:] += python_s
         return step_s
 
 

@@ -197,3 +197,14 @@ def test_copies_are_scored_up_to_the_first_wrong_one() -> None:
 def test_the_longest_copy_behind_the_longest_match_can_be_scored() -> None:
     run = list(range(MAX_DRAFT))
     CopyConfidence().observe(run, MAX_MATCH, run)
+
+
+def test_copies_far_on_that_were_wrong_are_believed_again_where_nearer_ones_are_right() -> None:
+    """Of a draft of one token, or none, only the first of a copy is scored."""
+    copies = CopyConfidence()
+    for _ in range(100):
+        copies.observe([1, 2, 3], MAX_MATCH, [1, 9])
+    assert copies.probabilities(MAX_MATCH, 2)[1] < 0.6
+    for _ in range(300):
+        copies.observe([1, 2, 3], MAX_MATCH, [1])
+    assert min(copies.probabilities(MAX_MATCH, 2)) > 0.95

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.model_server.speculation.session import CURVES, Session
+from model_server.engine.cost import CostCurve, HeadCosts
+from model_server.speculation.confidence import HeadConfidence
+from model_server.speculation.policy import Load, Policy
+from model_server.speculation.tree import PLAIN, Candidates
+from tests.model_server.speculation.session import CURVES, EACH_THE_SAME, Session
 
 
 @pytest.mark.parametrize("name", CURVES)
@@ -46,6 +50,38 @@ def test_never_slower_than_plain_where_drafts_make_plain_steps_slow(
     session.unsettled, session.python_s = 0.2, (0.1, 0.1)
     session.run(300)
     assert session.run(2_000).rate >= 0.98 * session.plain_rate
+
+
+@pytest.mark.parametrize("head_s", [0.002, 0.02])
+@pytest.mark.parametrize("num_requests", [1, 4])
+def test_never_slower_than_plain_where_heads_that_are_looked_at_make_plain_steps_slow(
+    num_requests: int, head_s: float
+) -> None:
+    """The cheaper they are the more often there is time for them, if that were all they cost."""
+    session = Session(EACH_THE_SAME, head_s, num_requests=num_requests)
+    session.unsettled, session.python_s = 0.3, (0.06, 0.08)
+    session.run(300)
+    assert session.run(2_000).rate >= 0.985 * session.plain_rate
+    assert session.exploring_s > 0
+
+
+@pytest.mark.parametrize("likely", [0.2, 0.3, 0.4, 0.5])
+@pytest.mark.parametrize("every", [2, 3, 5])
+def test_never_slower_than_plain_where_a_copy_now_and_then_makes_the_next_step_slow(
+    every: int, likely: float
+) -> None:
+    policy = Policy(CostCurve({1: 1, 64: 10.45}), HeadCosts({}), HeadConfidence(0))
+    copy, load = Candidates([], [(7, likely)], 1), Load(1, 0, 63)
+    follows_plain, total_s, num_tokens = True, 0.0, 0.0
+    for step in range(3_000):
+        nodes = policy.choose([PLAIN if step % every else copy], load, 0)
+        seconds = 1.15 if nodes else 1.0 if follows_plain else 1.4
+        policy.decode.observe(1 + len(nodes), 0, seconds, settled=follows_plain)
+        follows_plain = not nodes
+        policy.note_step(seconds, 0.0, plain=follows_plain, exploration_s=0)
+        total_s += seconds
+        num_tokens += 1 + sum(node.probability for node in nodes)
+    assert num_tokens / total_s >= 0.99
 
 
 def test_where_it_pays_it_is_used() -> None:
