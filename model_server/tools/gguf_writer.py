@@ -11,7 +11,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,15 +109,20 @@ def whole(path: Path) -> Iterator[Path]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with part.open("ab") as mine:
-        try:
-            fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            problem = "another program is writing it"
-            raise OSError(errno.EBUSY, problem, str(path)) from None
-        try:
+    is_others = part.exists()  # or was left by one that was killed
+    with ExitStack() as opened:
+        try:  # before there is a file: an interruption may come right behind its opening
+            mine = opened.enter_context(part.open("ab"))
+            try:
+                fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                is_others = True
+                problem = "another program is writing it"
+                raise OSError(errno.EBUSY, problem, str(path)) from None
+            is_others = False
             yield part
             os.fsync(mine)  # else a machine that loses power may be left with an empty file
             os.replace(part, path)
         finally:
-            part.unlink(missing_ok=True)
+            if not is_others:
+                part.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,15 @@ def test_of_two_that_write_the_same_file_one_does(tmp_path: Path) -> None:
             pytest.fail("both write")
     assert path.read_bytes() == b"first"
     assert [each.name for each in tmp_path.iterdir()] == ["a.gguf"]
+
+
+def test_nothing_is_left_where_it_was_interrupted_right_behind_the_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fcntl, "flock", interrupt)
+    with pytest.raises(KeyboardInterrupt), whole(tmp_path / "a.gguf"):
+        pytest.fail("the work has begun")
+    assert list(tmp_path.iterdir()) == []
