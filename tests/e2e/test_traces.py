@@ -48,13 +48,20 @@ def headers(trace_id: str) -> dict[str, str]:
 
 
 def arrived(collector: Collector, trace_id: str) -> dict[str, list[Received]]:
-    """The spans of a trace by names, once those are there that end last in each process."""
-    last = {REQUEST, "generate"}
-    wait_until(lambda: last <= {span.name for span in collector.of(trace_id)}, "the trace", 20)
+    """The spans of a trace by names, once those are there that end last in each process, and all
+    that others name as their parent: an attempt may end, and be exported, just after its request.
+    """
+    wait_until(lambda: is_whole(collector.of(trace_id)), "the trace", 20)
     spans: dict[str, list[Received]] = {}
     for span in collector.of(trace_id):
         spans.setdefault(span.name, []).append(span)
     return spans
+
+
+def is_whole(spans: list[Received]) -> bool:
+    there = {span.span_id for span in spans} | {PARENT}
+    names = {span.name for span in spans}
+    return {REQUEST, "generate"} <= names and {span.parent_id for span in spans} <= there
 
 
 def check_attempt(spans: dict[str, list[Received]], attempt: Received) -> Received:
