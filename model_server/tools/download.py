@@ -7,15 +7,16 @@ there is kept, what was interrupted continues. Variables: HF_TOKEN, HF_ENDPOINT.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from model_server import places
 from model_server.errors import SettingError
-from model_server.tools import hub, options
+from model_server.tools import options
 from model_server.tools.outcome import exit_code, require_space
 from model_server.tools.presets import HEADS_FILE, MODELS, PRESETS, HubFile
 
@@ -24,7 +25,12 @@ _PAGE = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/([^?#
 
 
 def fetch(source: HubFile, folder: Path) -> None:
-    """Fetch one file into a folder. Raises DownloadError, NoSpaceError, or OSError of the disk."""
+    """Fetch one file into a folder. Raises SettingError, DownloadError, NoSpaceError, or OSError of
+    the disk.
+    """
+    _check_endpoint()
+    from model_server.tools import hub  # whose library reads the endpoint as it is imported
+
     target = folder / source.name
     if hub.is_there(source, target):
         print(f"Nothing to do: {target} is there.")
@@ -32,6 +38,21 @@ def fetch(source: HubFile, folder: Path) -> None:
     download = hub.look_up(source, target)
     require_space(folder, download.missing_bytes)
     download.run()
+
+
+def _check_endpoint() -> None:
+    endpoint = os.environ.get("HF_ENDPOINT")
+    if endpoint and not _is_url(endpoint):
+        problem = f"must be an address with http:// or https:// before it, got {endpoint!r}"
+        raise SettingError("HF_ENDPOINT", problem)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def source_named(what: str, revision: str) -> HubFile:

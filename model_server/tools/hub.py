@@ -183,7 +183,7 @@ def _in_words(source: HubFile, target: Path) -> Iterator[None]:
         raise DownloadError(str(source), str(error)) from None
     except HfHubHTTPError as error:
         raise DownloadError(str(source), _refusal(source, error.response.status_code)) from None
-    except (httpx2.HTTPError, OfflineModeIsEnabled) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled) as error:
         problem = (
             f"no connection to {constants.ENDPOINT} ({str(error) or type(error).__name__}): "
             f"run again, what was fetched is kept, or put the file at {target} yourself"

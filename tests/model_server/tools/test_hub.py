@@ -190,6 +190,20 @@ def test_no_network(downloader: Downloader) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["hub", "hub:80", "ftp://hub", "http://", "http://[::1", "http://hub:99999", "http://h:x"],
+)
+def test_an_endpoint_that_is_no_address(url: str, downloader: Downloader) -> None:
+    error = downloader.refused(FILE, HF_ENDPOINT=url)
+    assert error.startswith("HF_ENDPOINT: must be an address with http:// or https:// before it")
+    assert error.endswith(f"got {url!r}")
+
+
+def test_a_proxy_that_is_no_address(downloader: Downloader) -> None:
+    assert "Invalid port" in downloader.refused(FILE, HTTP_PROXY="http://[::bad", NO_PROXY="")
+
+
 def test_offline_mode(downloader: Downloader, data: bytes) -> None:
     assert "offline mode is enabled" in downloader.refused(FILE, HF_HUB_OFFLINE="1")
 
