@@ -18,18 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from tests import twin
-from tests.benchmarks import files, report
+from tests.benchmarks import files, report, rivals
 from tests.benchmarks.arguments import accuracy, count, weights
 from tests.benchmarks.load import SHAPE, Round, run_round
 from tests.benchmarks.servers import (
     Settings,
     Side,
     end_in_order,
-    llama_server,
     ours,
     python_share,
     running,
 )
+
+SEARCHED_TOKENS = 24  # a stream, of a search for the best settings
 
 
 @dataclass(frozen=True)
@@ -59,19 +60,41 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="4 layers, 1 round, 32 tokens")
     parser.add_argument("--llama-server", type=Path, help="a binary to use instead of building")
-    parser.add_argument("--peer-flags", default="", help="more flags for llama-server")
+    parser.add_argument("--peer-flags", help="flags for llama-server; else the best are searched")
     parser.add_argument("--jobs", type=count, default=os.cpu_count(), help="of the build")
     if parser.parse_args(arguments).quick:
         parser.set_defaults(layers=4, rounds=1, tokens=32)
     return parser.parse_args(arguments)
 
 
+def peer(settings: Settings, args: argparse.Namespace) -> Side:
+    """llama-server, with the flags that were named or its best ones at these contexts."""
+    name, jobs, binary = "llama-server", args.jobs, args.llama_server
+    if args.peer_flags is not None:
+        return rivals.rival(name, args.peer_flags, settings, jobs, binary)
+
+    def rate(side: Side) -> float:
+        rounds = [
+            asyncio.run(run_round(side.url, _prompts(context, -1, args), SEARCHED_TOKENS))
+            for context in args.contexts
+        ]
+        return statistics.geometric_mean(one.decode_rate for one in rounds)
+
+    return rivals.best(name, settings, jobs, rate, binary)
+
+
+def _prompts(context: int, number: int, args: argparse.Namespace) -> list[list[int]]:
+    """A round's own, one a stream, so that nothing is left from an earlier round."""
+    first = 1_000 * (number + 1)
+    seeds = range(first, first + args.streams)
+    return [twin.prompt(context, context + seed, shape=SHAPE) for seed in seeds]
+
+
 def measure(sides: Sequence[Side], context: int, args: argparse.Namespace) -> list[Measured]:
-    """Rounds in turns; each has prompts of its own, so that nothing is left from an earlier one."""
+    """Rounds in turns."""
     measured = [Measured(side.name, context) for side in sides]
     for number in range(args.rounds):
-        seeds = [1_000 * number + stream for stream in range(args.streams)]
-        prompts = [twin.prompt(context, context + seed, shape=SHAPE) for seed in seeds]
+        prompts = _prompts(context, number, args)
         for side, results in zip(sides, measured, strict=True):
             one = asyncio.run(run_round(side.url, prompts, args.tokens))
             results.rounds.append(one)
@@ -164,15 +187,11 @@ def markdown(data: dict[str, Any]) -> str:
 def main() -> None:
     end_in_order()
     args = options()
-    binary = args.llama_server or files.llama_server(args.jobs)
     model = files.twin_file(args.layers, args.type)
     num_tokens = max(args.contexts) + args.tokens + 1
     settings = Settings.for_streams(model, args.threads, args.streams, num_tokens)
     heads = {"medusa_path": files.heads_file(args.heads)} if args.heads else {}
-    sides = [
-        ours(settings, "ours", **heads),
-        llama_server(binary, settings, args.peer_flags.split()),
-    ]
+    sides = [ours(settings, "ours", **heads), peer(settings, args)]
     for side in sides:
         print(f"{side.name}: {side.flags}", flush=True)
     with ExitStack() as opened:

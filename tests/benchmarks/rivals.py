@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from subprocess import CalledProcessError
 
 import httpx
@@ -36,8 +37,10 @@ RIVALS = {
 }
 
 
-def rival(name: str, flags: str, settings: Settings, jobs: int) -> Side:
-    """One of RIVALS, with these flags. `jobs`: of a build where it is not there yet."""
+def rival(name: str, flags: str, settings: Settings, jobs: int, binary: Path | None = None) -> Side:
+    """One of RIVALS, with these flags. `jobs`: of a build where it is not there yet; `binary`: a
+    llama-server to use instead of building.
+    """
     extra = flags.split()
     if name == "ik_llama.cpp":
         return ik_llama_server(files.ik_llama_server(jobs), settings, extra)
@@ -45,16 +48,22 @@ def rival(name: str, flags: str, settings: Settings, jobs: int) -> Side:
         return vllm(settings, extra)
     if name == "llama_cpp.server":
         return llama_cpp_server(settings, extra)
-    side = llama_server(files.llama_server(jobs), settings, extra)
+    side = llama_server(binary or files.llama_server(jobs), settings, extra)
     return Side(name, side.url, side.flags, side.processes)
 
 
-def best(name: str, settings: Settings, jobs: int, rate: Callable[[Side], float]) -> Side:
+def best(
+    name: str,
+    settings: Settings,
+    jobs: int,
+    rate: Callable[[Side], float],
+    binary: Path | None = None,
+) -> Side:
     """The fastest of what is tried; `rate` gives a running server's tokens a second."""
     tried: dict[str, float] = {}
     for flags in RIVALS[name]:
         try:
-            with running(rival(name, flags, settings, jobs)) as side:
+            with running(rival(name, flags, settings, jobs, binary)) as side:
                 tried[flags] = rate(side)
         except (Failed, CalledProcessError, httpx.HTTPError) as error:
             print(f"  {name} {flags}: {str(error).splitlines()[0]}", flush=True)
@@ -62,4 +71,4 @@ def best(name: str, settings: Settings, jobs: int, rate: Callable[[Side], float]
         print(f"  {name} {flags}: {tried[flags]:.1f} tokens/s", flush=True)
     if not tried:
         raise Failed(f"{name} did not start with any of its settings")
-    return rival(name, max(tried, key=tried.__getitem__), settings, jobs)
+    return rival(name, max(tried, key=tried.__getitem__), settings, jobs, binary)
