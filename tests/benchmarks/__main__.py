@@ -41,7 +41,10 @@ FULL = [
     "speculation",
     "speculation --type F16",
     "speculation --accuracy 0",
-    "medusa",
+    *(
+        f"medusa --layers 32 --type {each} --streams 1 2 4 8 16"
+        for each in ("Q4_0", "Q8_0", "Q4_K")
+    ),
     "latency",
     "gateway",
     "window",

@@ -2,16 +2,18 @@
 
 On the 7B-shaped twin with heads as accurate as the published ones: tokens a second of F16 and
 quantized weights without and with Medusa, and mean seconds a request with dynamic batching and
-Medusa on and off. Through HTTP; all servers take turns, and every answer is checked.
+Medusa on and off. Through HTTP; all servers take turns, and every answer is checked. Those that the
+memory does not hold together are started and ended in turns, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -22,8 +24,12 @@ from tests.benchmarks.load import SHAPE, Burst, run_burst
 from tests.benchmarks.servers import Settings, Side, end_in_order, ours, running
 
 PROMPT_TOKENS = 32
+WARM_TOKENS = 16  # of a burst that only warms up
+MEMORY_SHARE = 0.85  # of all, for the servers: the rest is the system's, and for reading files
+KV_BYTES = 4  # a cell, a layer, a value of a row: K and V in F16
 UNBATCHED = {"batch_size": 1, "n_parallel": 1}  # one request at a time, in the order they come
 
+Pair = list[tuple[Side, int]]  # with the bytes of memory that each needs
 Bursts = Mapping[tuple[str, int], list[Burst]]
 
 
@@ -38,32 +44,69 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_sides(args: argparse.Namespace) -> Iterator[Side]:
-    """Six servers: weights, Medusa, and for quantized weights dynamic batching."""
+def make_pairs(args: argparse.Namespace) -> list[Pair]:
+    """Without and with Medusa: F16 weights, quantized ones, quantized without dynamic batching."""
     heads = files.heads_file("published")
     quantized = files.twin_file(args.layers, args.type)
     most_tokens = PROMPT_TOKENS + args.tokens + 1
     settings = Settings.for_streams(quantized, args.threads, max(args.streams), most_tokens)
     f16 = replace(settings, model=files.twin_file(args.layers, "F16"))
-    for medusa, how in (("off", {"medusa_mode": "off"}), ("on", {"medusa_path": heads})):
-        yield ours(f16, f"F16-{medusa}", **how)
-        yield ours(settings, f"quantized-{medusa}", **how)
-        yield ours(settings, f"unbatched-{medusa}", **how, **UNBATCHED)
+    pairs: list[Pair] = []
+    for name, given, more in (
+        ("F16", f16, {}),
+        ("quantized", settings, {}),
+        ("unbatched", settings, UNBATCHED),
+    ):
+        pool = KV_BYTES * args.layers * SHAPE.hidden * given.kv_tokens
+        needed = given.model.stat().st_size + pool
+        off = ours(given, f"{name}-off", medusa_mode="off", **more)
+        on = ours(given, f"{name}-on", medusa_path=heads, **more)
+        pairs.append([(off, needed), (on, needed + heads.stat().st_size)])
+    return pairs
 
 
-def measure(sides: list[Side], args: argparse.Namespace) -> Bursts:
-    """Bursts by side and number of requests; the first of each only warms up."""
+def together(pairs: Sequence[Pair], memory: float) -> list[list[Side]]:
+    """Who may run at the same time in so many bytes: all, or as many pairs as fit, or one alone."""
+    groups: list[Pair] = []
+    for pair in pairs:
+        if groups and len(groups[-1]) > 1 and _needed(groups[-1] + pair) <= memory:
+            groups[-1] = groups[-1] + pair
+        elif _needed(pair) <= memory:
+            groups.append(pair)
+        else:
+            groups += [[each] for each in pair]
+    return [[side for side, _ in group] for group in groups]
+
+
+def _needed(sides: Pair) -> int:
+    return sum(needed for _, needed in sides)
+
+
+def measure(pairs: Sequence[Pair], args: argparse.Namespace) -> Bursts:
+    """Bursts by side and number of requests, each behind a short one that warms up."""
+    memory = MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    groups = together(pairs, memory)
     bursts: dict[tuple[str, int], list[Burst]] = defaultdict(list)
-    for streams in args.streams:
-        for number in range(args.rounds + 1):
-            seeds = [10_000 * streams + 100 * number + stream for stream in range(streams)]
-            prompts = [twin.prompt(PROMPT_TOKENS, seed, shape=SHAPE) for seed in seeds]
-            for side in sides:
-                one = asyncio.run(run_burst(side.url, prompts, args.tokens))
-                if number:
-                    bursts[side.name, streams].append(one)
-                    print(f"  {streams} at once, {side.name:>13s}: {one}", flush=True)
+    for number in range(args.rounds):
+        for group in groups:
+            with ExitStack() as opened:
+                for side in group:
+                    opened.enter_context(running(side))
+                for streams in args.streams:
+                    for side in group:
+                        _burst(side, streams, WARM_TOKENS, number)
+                    for side in group:
+                        one = _burst(side, streams, args.tokens, number + 1)
+                        bursts[side.name, streams].append(one)
+                        print(f"  {streams:2d} at once, {side.name:>13s}: {one}", flush=True)
     return bursts
+
+
+def _burst(side: Side, streams: int, num_tokens: int, number: int) -> Burst:
+    """With prompts of its own; those of a round are the same for all."""
+    seeds = [10_000 * streams + 100 * number + stream for stream in range(streams)]
+    prompts = [twin.prompt(PROMPT_TOKENS, seed, shape=SHAPE) for seed in seeds]
+    return asyncio.run(run_burst(side.url, prompts, num_tokens))
 
 
 def speed(bursts: Bursts, args: argparse.Namespace) -> list[dict[str, str]]:
@@ -109,9 +152,7 @@ def _median(bursts: list[Burst], name: str) -> float:
 def main() -> None:
     end_in_order()
     args = options()
-    with ExitStack() as opened:
-        sides = [opened.enter_context(running(side)) for side in make_sides(args)]
-        bursts = measure(sides, args)
+    bursts = measure(make_pairs(args), args)
     tables = speed(bursts, args), latency(bursts, args)
     title = (
         f"7B-shaped twin, {args.layers} layers, {args.tokens} tokens a request, medians of "
