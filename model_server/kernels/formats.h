@@ -28,6 +28,15 @@ struct Planes {
         }
     }
 
+    // The same for a vector that begins so many lanes later.
+    Planes from(int lane) const {
+        Planes moved = *this;
+        for (int i = 0; i < layout.num_fields; i++) {
+            moved.begin[i] += lane * layout.fields[i].unit;
+        }
+        return moved;
+    }
+
     const uint8_t * unit(int field, int index) const {
         return begin[field] + index * layout.fields[field].unit * group_rows;
     }

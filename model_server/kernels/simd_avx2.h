@@ -14,7 +14,7 @@ struct Avx2Base {
     using Ints = __m256i;
     using Floats = __m256;
     static constexpr int lanes = 8;
-    static constexpr int max_rows = 8, max_float_rows = 6;
+    static constexpr int max_rows = 8, max_float_rows = 18, float_sums = 12;
 
     static Ints zero_ints() { return _mm256_setzero_si256(); }
     static Floats zero_floats() { return _mm256_setzero_ps(); }

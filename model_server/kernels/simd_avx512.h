@@ -14,7 +14,7 @@ struct Avx512 {
     using Ints = __m512i;
     using Floats = __m512;
     static constexpr int lanes = 16;
-    static constexpr int max_rows = 12, max_float_rows = 12;
+    static constexpr int max_rows = 12, max_float_rows = 12, float_sums = 24;
     static constexpr int signed_offset = 128;  // what VNNI must have added to take signed weights
 
     static Ints zero_ints() { return _mm512_setzero_si512(); }

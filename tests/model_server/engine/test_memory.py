@@ -96,7 +96,9 @@ def test_what_a_step_gives_counts_beside_the_pool(
 def test_a_start_counts_what_own_attention_needs(
     twin_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = ModelServerSettings(model_path=twin_path, n_threads=1, model_context_size=256)
+    settings = ModelServerSettings(
+        model_path=twin_path, n_threads=1, model_context_size=256, cpu_kernels="auto"
+    )
     model = Model(twin_path, 0)
     options = context_options(settings, 256)
     outputs = 4 * 512 * (twin.TINY.vocab_size + model.hidden_size)
