@@ -15,7 +15,7 @@ from model_server.tools.gguf_writer import Floats, OutputTensor
 from tests import gguf_file
 from tests.gguf_file import Shape
 
-SHAPE = Shape("random tiny", 512, 256, 4, 4, 2, 512, 4_096)
+SHAPE = Shape("random tiny", 512, 256, 2, 4, 2, 512, 4_096)
 
 # Gains over variance-preserving weights: scores spread enough to choose, outputs loud enough to
 # count beside the residual stream, logits of standard deviation 1.
