@@ -13,6 +13,7 @@ from model_server.llama import kernels
 from model_server.llama.batch import LlamaBatch
 from model_server.llama.context import MAX_SEQS, Context, ContextOptions
 from model_server.llama.model import Model
+from tests import random_model
 from tests.model_server.kernels.problem import Floats
 
 PROMPT = 700
@@ -65,7 +66,7 @@ def num_computed() -> tuple[int, int]:
 def test_the_kernels_do_it(context: Context) -> None:
     before = num_computed()
     prefill(context, tokens(20), [20])
-    layers = 4
+    layers = random_model.SHAPE.num_layers
     after = num_computed()
     assert (after[0] - before[0], after[1] - before[1]) == (2 * layers, layers)
 
