@@ -114,7 +114,7 @@ class FloatRows {
     // Registers hold both chains, one, or that of a part of the rows. Then a chain gets its words
     // of so many blocks, and the other finds their weights in the first cache.
     static constexpr bool both_fit = 2 * num_rows * num_vectors <= Simd::float_sums;
-    static constexpr int blocks_at_once = both_fit ? 1 : 4;
+    static constexpr int blocks_at_once = both_fit ? 1 : 2;
     static constexpr int num_parts = (num_rows * num_vectors - 1) / Simd::float_sums + 1;
     static constexpr int part_rows = (num_rows - 1) / num_parts + 1;
 
