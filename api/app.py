@@ -24,17 +24,8 @@ from api.http.body_limit import BodyLimit
 from api.http.paths import MARKDOWN, PATHS
 from api.metrics import GatewayMetrics
 from api.routes import endpoints, ops
-from api.routes.document import DocumentedApp
+from api.routes.document import ANSWERS, DocumentedApp
 from api.upstream.pool import Network
-
-DESCRIPTION = """Text generation on llama.cpp with Medusa speculative decoding.
-
-Every answer says which batch carried it: `x-batch-id`, `x-batch-size`, `x-batch-wait-ms`.
-
-An answer that was drafted ahead has `metrics.speculative_decoding`; a stream has it in its last
-chunk. Each choice of a stream has `token_ids` and `from_draft`: one entry for each token since its
-last chunk, and whether that token was accepted from a draft. With `speculation.show_tree` it has
-`draft_trees`, too: one for each step since its last chunk."""
 
 # For the Authorize button of /docs; it is AdmissionControl that asks for the key.
 BEARER = Security(
@@ -66,7 +57,7 @@ def create_app(
 
     app = DocumentedApp(
         title="Medusa gateway",
-        description=DESCRIPTION,
+        description=ANSWERS["description"],
         lifespan=lifespan,
         docs_url=None,  # routes/ops.py's needs no internet
         redoc_url=None,

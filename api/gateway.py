@@ -37,7 +37,8 @@ class Gateway:
         self.metrics = GatewayMetrics(shared=settings.workers > 1)
         self.permits = Permits(settings.max_in_flight)
         self.pool = ServerPool(settings, self.metrics, network or Network())
-        self.draining = False
+        self.draining = False  # takes nothing new
+        self.leaving = False  # answers each connection for the last time
         self._tracer = tracer_provider.get_tracer("medusa.gateway") if tracer_provider else None
         self._batcher = Batcher(settings, self.pool, self.metrics, self._tracer)
         self._open: set[ClientRequest] = set()
@@ -127,7 +128,7 @@ class Gateway:
 
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new; let open requests finish until then, and end those that have not."""
-        self.draining = True
+        self.draining = self.leaving = True
         if self._open:
             with anyio.move_on_after(timeout_s):
                 await self._drained.wait()

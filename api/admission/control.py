@@ -44,8 +44,9 @@ class AdmissionControl:
                     raise ShuttingDown
                 with self._gateway.permits.taken(1):
                     pass  # one is left; how many it needs is not known yet
-            admission.caller = self._caller(scope)
-            if costs:
+            if self._keys or self._rates.limits:
+                admission.caller = self._caller(scope)
+            if costs and self._rates.limits:
                 # A body whose length nobody tells is charged when it has been read.
                 length = Headers(scope=scope).get("content-length", 0)
                 await self._rates.admit(admission, int(length) if scope["method"] == "POST" else 0)

@@ -69,11 +69,9 @@ class Rates:
     """
 
     def __init__(self, settings: Settings, metrics: GatewayMetrics) -> None:
-        self._limits: dict[Unit, int] = {}  # those that there are
-        if settings.rate_limit_requests:
-            self._limits["requests"] = settings.rate_limit_requests
-        if settings.rate_limit_tokens:
-            self._limits["tokens"] = settings.rate_limit_tokens
+        requests, tokens = settings.rate_limit_requests, settings.rate_limit_tokens
+        asked: dict[Unit, int] = {"requests": requests, "tokens": tokens}
+        self.limits = {unit: limit for unit, limit in asked.items() if limit}
         # Whether it is well is asked on a connection that no crowd waits for.
         self._storage = _open(settings.rate_limit_storage)
         self._probe = _open(settings.rate_limit_storage)
@@ -82,10 +80,10 @@ class Rates:
         self._watching: asyncio.Task[None] | None = None  # while it is, or seems to be
 
     async def admit(self, admission: Admission, num_bytes: int) -> None:
-        """Charge one request and the tokens that its body may hold. Raises GatewayError where that
-        does not fit; then nothing is charged.
+        """Charge one request and the tokens that its body may hold, where there are limits. Raises
+        GatewayError where that does not fit; then nothing is charged.
         """
-        if self._limits:
+        if self.limits:
             costs: dict[Unit, int] = {"requests": 1, "tokens": ceil(num_bytes / BYTES_PER_TOKEN)}
             await self._charge(admission, costs)
             if not admission.budgets:
@@ -105,7 +103,7 @@ class Rates:
 
     async def _charge(self, admission: Admission, costs: dict[Unit, int]) -> None:
         """What was too much is given back; what is more than a minute's is not even tried."""
-        caller, limits = admission.caller, self._limits
+        caller, limits = admission.caller, self.limits
         costs = {unit: cost for unit, cost in costs.items() if unit in limits}
         fits = all(cost <= limits[unit] for unit, cost in costs.items())
         added = costs if fits else dict.fromkeys(costs, 0)
@@ -128,7 +126,7 @@ class Rates:
         if self._is_away:
             return {}
         # A limit that was changed begins anew.
-        keys = {u: f"medusa/{u}/{caller}/{self._limits[u]}/{MINUTE_S}/second" for u in costs}
+        keys = {u: f"medusa/{u}/{caller}/{self.limits[u]}/{MINUTE_S}/second" for u in costs}
         used = [self._storage.incr(keys[unit], MINUTE_S, cost) for unit, cost in costs.items()]
         ends = [self._storage.get_expiry(key) for key in keys.values()]
         asked = time.monotonic()
@@ -146,7 +144,7 @@ class Rates:
         for unit, used_now, ends_at in zip(costs, answers, answers[len(costs) :], strict=False):
             # Of a new window the end may have been asked for before there was one.
             resets_at = time.time() + MINUTE_S if used_now == costs[unit] else ends_at
-            limit = self._limits[unit]
+            limit = self.limits[unit]
             budgets[unit] = Budget(limit, limit - int(used_now), resets_at)
         return budgets
 

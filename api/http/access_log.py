@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import logs
 from api.errors import STATUS
 from api.gateway import Gateway
-from api.http.paths import MARKDOWN, plain
+from api.http.paths import MARKDOWN, PATHS, plain
 
 # Asked for every few seconds, by machines or by an open page.
 PROBES = ("/", "/health", "/ready", "/metrics", MARKDOWN)
@@ -49,7 +49,8 @@ class AccessLog:
             request_id, answer_id = given, f"{given}.{answer_id}"
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, answer_id=answer_id)
-        scope["path"] = plain(scope["path"])
+        if scope["path"] not in PATHS:
+            scope["path"] = plain(scope["path"])
         logs.request_id.set(request_id)
 
         async def send_with_headers(message: Message) -> None:
@@ -61,7 +62,7 @@ class AccessLog:
                 headers["openai-processing-ms"] = f"{1_000 * (time.monotonic() - started):.0f}"
                 if "admission" in state:
                     headers.update(state["admission"].headers())
-                    if self._gateway.draining:
+                    if self._gateway.leaving:
                         headers["connection"] = "close"  # the next may find another gateway
             await send(message)
 
@@ -80,14 +81,9 @@ class AccessLog:
 def _log(scope: Scope, status: int, duration_ms: float) -> None:
     # The raw path: what is escaped in it stays escaped, so that it is one line.
     path = scope["raw_path"].decode("ascii", "backslashreplace")[:200]
-    fields = {
-        "method": scope["method"],
-        "path": path,
-        "status": status,
-        "duration_ms": round(duration_ms, 1),
-        "key": scope["state"].get("key"),
-    }
+    key, method = scope["state"].get("key"), scope["method"]
+    fields = {"method": method, "path": path, "status": status, "key": key}
     level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
-    key = f" key={fields['key']}" if fields["key"] else ""
     ended = "left" if status in (0, LEFT) else str(status)
-    log.log(level, f"{scope['method']} {path} {ended} {duration_ms:.0f} ms{key}", extra=fields)
+    sentence = f"{method} {path} {ended} {duration_ms:.0f} ms{f' key={key}' if key else ''}"
+    log.log(level, sentence, extra={**fields, "duration_ms": round(duration_ms, 1)})

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import re
 
-PATHS = [
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/embeddings",
-    "/v1/models",
-    "/generate",
-    "/infill",
-    "/tokenize",
-    "/detokenize",
-]
+_V1 = ["chat/completions", "completions", "responses", "embeddings", "models"]
+PATHS = [f"/v1/{name}" for name in _V1] + ["/generate", "/infill", "/tokenize", "/detokenize"]
 # Asked by the page only, while it shows an answer; no part of the interface.
 MARKDOWN = "/page/markdown"
 _SLASHES = re.compile(r"//+")

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from typing import Any, ClassVar, Generic, TypeVar
 
 from api.request import Choice, ClientRequest
-from model_server.contract.protocol import Done, Info, SpeculationStats, Tokens
+from model_server.contract.protocol import Done, Info, Tokens
 
 B = TypeVar("B")  # the body that asked
 Json = Mapping[str, Any]
@@ -81,12 +81,10 @@ class Format(Generic[B]):
             return {}
         # Counts add up, also by position; the two means follow from them.
         total: dict[str, Any] = {}
-        for name in SpeculationStats.model_fields:
+        for name, first in stats[0]:
             values = [getattr(each, name) for each in stats]
-            if isinstance(values[0], list):
-                total[name] = [sum(at) for at in zip_longest(*values, fillvalue=0)]
-            else:
-                total[name] = sum(values)
+            by_place = zip_longest(*values, fillvalue=0) if isinstance(first, list) else None
+            total[name] = list(map(sum, by_place)) if by_place else sum(values)
         num_accepted = total["num_accepted_draft_tokens"]
         total["mean_acceptance_length"] = 1 + num_accepted / total["num_spec_steps"]
         total["draft_acceptance_rate"] = num_accepted / total["num_draft_tokens"]

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from model_server.contract.protocol import SpeculationStats
 
-# Schemas; responses by path; refusals by status, of every endpoint that takes a body; which paths
+# What it is; schemas; responses by path; refusals of whatever takes a body, by status; which paths
 # stream; and an event of a stream: OpenAPI 3.1 has no word for it, and tools read it like this.
 ANSWERS: dict[str, Any] = json.loads(Path(__file__).with_name("answers.json").read_text("utf-8"))
 # Bodies by path: short ones, that suit a small model.

@@ -105,8 +105,6 @@ def choose(
     servers: Sequence[ServerLoad], prompt: Sequence[int], now: float, free: Sequence[object] = ()
 ) -> int:
     """Index of the server for one more request of these chunks: a free one, if it is as good."""
-    if len(servers) == 1:
-        return 0
     shares = [server.share(now) for server in servers]
     most = max(shares)  # servers that all come at once need not spare each other
     paces = _slowness([server.pace_s(now) for server in servers])

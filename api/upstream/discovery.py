@@ -6,9 +6,12 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
+
+import httpx
 
 # From a host name and a port to IP addresses. Raises OSError where there are none.
 Resolve = Callable[[str, int], Awaitable[Collection[str]]]
@@ -87,16 +90,11 @@ def _without_user(url: str) -> str:
 
 
 def _is_literal(url: str) -> bool:
-    try:
-        ip_address(str(urlsplit(url).hostname))
-    except ValueError:
-        return False
-    return True
+    with suppress(ValueError):
+        return bool(ip_address(str(urlsplit(url).hostname)))
+    return False
 
 
 def _at(name: str, ip: str) -> Address:
-    parts = urlsplit(name)
-    user, at, host = parts.netloc.rpartition("@")
-    port = f":{parts.port}" if parts.port else ""
-    netloc = f"{user}{at}{f'[{ip}]' if ':' in ip else ip}{port}"
-    return Address(parts._replace(netloc=netloc).geturl(), host)
+    url = httpx.URL(name)
+    return Address(str(url.copy_with(host=ip)), url.netloc.decode())

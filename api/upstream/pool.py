@@ -93,7 +93,7 @@ class ServerPool:
         return [
             server
             for server in self.servers
-            if server.ready and server.full_until <= now
+            if server.is_up and max(server.breaker.allows_from, server.full_until) <= now
             if sum(sent <= now - soon_s for sent in server.unacknowledged.values()) < limit
         ]
 
@@ -108,8 +108,8 @@ class ServerPool:
         able = [each for each in able if not choice.failed_at or each.breaker.is_closed] or able
         loads, places = [each.load for each in able], [each.load for each in free]
         prompt = balancer.chunks(choice.request) if len(self.servers) > 1 else []
-        best = able[balancer.choose(loads, prompt, now, places)] if able else None
-        if best is None or best not in free:
+        index = balancer.choose(loads, prompt, now, places) if len(able) > 1 else 0
+        if not able or (best := able[index]) not in free:
             return None
         best.load.take(prompt, now)
         best.shown_requests.inc()

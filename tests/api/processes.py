@@ -16,13 +16,15 @@ import anyio
 import httpx
 
 from model_server.contract.protocol import Event, GenerateRequest
-from tests.api.scripted_server import ScriptedServer, accepted, done, token
+from tests.api.scripted_server import ScriptedServer, accepted, done, num_tokens, token
 from tests.api.serving import listening, until
 from tests.ports import free_port
 from tests.structure.modules import ROOT
 
 WORKERS = 2
 START_TIMEOUT_S = 60
+NUM_TOKENS = 30
+ASKED = {"prompt": "a", "max_tokens": NUM_TOKENS}
 
 Clients = dict[int, list[httpx.AsyncClient]]
 
@@ -71,6 +73,14 @@ async def until_it_drains(client: httpx.AsyncClient) -> None:
     raise AssertionError("the gateway did not drain")
 
 
+async def slowly(request: GenerateRequest) -> AsyncIterator[Event | None]:
+    yield accepted(request)
+    for index in range(num_tokens(request)):
+        yield token(request, index)
+        await asyncio.sleep(0.05)
+    yield done(request)
+
+
 async def until_released(
     release: asyncio.Event, request: GenerateRequest
 ) -> AsyncIterator[Event | None]:
@@ -79,6 +89,24 @@ async def until_released(
     await release.wait()
     yield token(request, 1)
     yield done(request)
+
+
+async def stream(client: httpx.AsyncClient, begun: asyncio.Event | None = None) -> str:
+    """The text of a stream; raises httpx.TransportError where it breaks off."""
+    text = ""
+    async with client.stream("POST", "/generate", json={**ASKED, "stream": True}) as response:
+        async for line in response.aiter_lines():
+            if line.startswith("data: {"):
+                text += json.loads(line.removeprefix("data: ")).get("text", "")
+                if begun is not None:
+                    begun.set()
+    return text
+
+
+async def metric(client: httpx.AsyncClient, name: str) -> float:
+    lines = (await client.get("/metrics")).text.splitlines()
+    start = f"medusa_gateway_{name} "
+    return float(next(line for line in lines if line.startswith(start)).split()[-1])
 
 
 @dataclass

@@ -1,15 +1,12 @@
-"""Several workers behind one port: who serves, who dies, who is replaced, how all of them end."""
+"""Several workers behind one port: who serves, who dies and is replaced, what they share."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 
 import anyio
@@ -17,47 +14,23 @@ import httpx
 import pytest
 
 from api.admission.keys import RELOAD_S, new_key
-from model_server.contract.protocol import Event, GenerateRequest
 from tests.api.processes import (
-    START_TIMEOUT_S,
+    ASKED,
+    NUM_TOKENS,
     WORKERS,
     gateway,
+    metric,
     said,
-    until_it_drains,
-    until_released,
+    slowly,
+    stream,
 )
 from tests.api.redis_server import redis_server
-from tests.api.scripted_server import ScriptedServer, accepted, done, num_tokens, text_of, token
+from tests.api.scripted_server import ScriptedServer, text_of
 from tests.api.serving import until
 from tests.ports import free_port
 from tests.structure.modules import ROOT
 
 pytestmark = pytest.mark.anyio
-
-NUM_TOKENS = 30
-ASKED = {"prompt": "a", "max_tokens": NUM_TOKENS}
-
-
-async def slowly(request: GenerateRequest) -> AsyncIterator[Event | None]:
-    yield accepted(request)
-    for index in range(num_tokens(request)):
-        yield token(request, index)
-        await asyncio.sleep(0.05)
-    yield done(request)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-async def metric(client: httpx.AsyncClient, name: str) -> float:
-    lines = (await client.get("/metrics")).text.splitlines()
-    start = f"medusa_gateway_{name} "
-    return float(next(line for line in lines if line.startswith(start)).split()[-1])
 
 
 async def until_metric(client: httpx.AsyncClient, name: str, value: float) -> None:
@@ -65,18 +38,6 @@ async def until_metric(client: httpx.AsyncClient, name: str, value: float) -> No
     with anyio.fail_after(5):
         while await metric(client, name) != value:  # noqa: ASYNC110, nothing there tells us
             await asyncio.sleep(0.02)
-
-
-async def stream(client: httpx.AsyncClient, begun: asyncio.Event | None = None) -> str:
-    """The text of a stream; raises httpx.TransportError where it breaks off."""
-    text = ""
-    async with client.stream("POST", "/generate", json={**ASKED, "stream": True}) as response:
-        async for line in response.aiter_lines():
-            if line.startswith("data: {"):
-                text += json.loads(line.removeprefix("data: ")).get("text", "")
-                if begun is not None:
-                    begun.set()
-    return text
 
 
 async def test_both_serve_and_either_tells_the_sums(server: ScriptedServer, tmp_path: Path) -> None:
@@ -125,80 +86,6 @@ async def test_a_worker_that_is_killed_is_replaced_and_nobody_else_notices(tmp_p
         assert await metric(newcomer, "workers") == WORKERS
         warnings = [line["message"] for line in running.lines if line["level"] == "WARNING"]
         assert warnings == [f"worker {victim} has ended, and another took its place"]
-
-
-async def test_sigterm_drains_all_of_them(tmp_path: Path) -> None:
-    release = asyncio.Event()
-    server = ScriptedServer(partial(until_released, release))
-    async with gateway(server, tmp_path) as running, AsyncExitStack() as stack:
-        clients = await running.clients(stack, 2)
-        streams = [asyncio.create_task(stream(each[0])) for each in clients.values()]
-        await until(lambda: len(server.requests) == WORKERS)
-        assert list(running.temporary.iterdir())
-        running.process.send_signal(signal.SIGTERM)
-        for each in clients.values():
-            await until_it_drains(each[1])
-            refused = await each[1].post("/generate", json=ASKED)
-            assert refused.json()["error"]["code"] == "shutting_down"
-        release.set()
-        assert await asyncio.gather(*streams) == [" 0 1"] * WORKERS
-        assert await running.ended() == 0
-        assert list(running.temporary.iterdir()) == []
-    assert "Traceback" not in running.log_path.read_text()
-
-
-async def test_what_is_open_after_the_drain_timeout_ends_in_each(tmp_path: Path) -> None:
-    server = ScriptedServer(partial(until_released, asyncio.Event()))
-    async with gateway(server, tmp_path, DRAIN_TIMEOUT=0) as running, AsyncExitStack() as stack:
-        clients = await running.clients(stack, 1)
-        posts = [each[0].post("/generate", json=ASKED) for each in clients.values()]
-        answers = [asyncio.create_task(post) for post in posts]
-        await until(lambda: len(server.requests) == WORKERS)
-        running.process.send_signal(signal.SIGTERM)
-        codes = [(await answer).json()["error"]["code"] for answer in answers]
-        assert codes == ["shutting_down"] * WORKERS
-        assert await running.ended() == 0
-
-
-async def test_a_second_ctrl_c_ends_what_is_open(tmp_path: Path) -> None:
-    server = ScriptedServer(partial(until_released, asyncio.Event()))
-    async with gateway(server, tmp_path) as running, AsyncExitStack() as stack:
-        clients = await running.clients(stack, 2)
-        posts = [each[0].post("/generate", json=ASKED) for each in clients.values()]
-        answers = [asyncio.create_task(post) for post in posts]
-        await until(lambda: len(server.requests) == WORKERS)
-        terminal = [running.process.pid, *clients]  # it tells every process
-        for pid in terminal:
-            os.kill(pid, signal.SIGINT)
-        for each in clients.values():
-            await until_it_drains(each[1])
-        for pid in terminal:
-            os.kill(pid, signal.SIGINT)
-        with anyio.fail_after(10):
-            await asyncio.gather(*answers, return_exceptions=True)
-        assert await running.ended() == 0
-
-
-async def test_sighup_replaces_one_after_another(server: ScriptedServer, tmp_path: Path) -> None:
-    async with gateway(server, tmp_path) as running, AsyncExitStack() as stack:
-        clients = await running.clients(stack, 1)
-        running.process.send_signal(signal.SIGHUP)
-        async with httpx.AsyncClient(base_url=running.url, trust_env=False) as client:
-            with anyio.fail_after(START_TIMEOUT_S):
-                while any(map(is_alive, clients)):
-                    assert (await client.post("/generate", json=ASKED)).status_code == 200
-        later = await running.clients(stack, 1)
-        assert not later.keys() & clients.keys()
-        assert await metric(next(iter(later.values()))[0], "workers") == WORKERS
-
-
-async def test_workers_leave_when_their_supervisor_is_gone(
-    server: ScriptedServer, tmp_path: Path
-) -> None:
-    async with gateway(server, tmp_path) as running, AsyncExitStack() as stack:
-        clients = await running.clients(stack, 1)
-        running.process.kill()
-        await until(lambda: not any(map(is_alive, clients)), 20)
 
 
 async def test_limits_are_shared_through_redis(server: ScriptedServer, tmp_path: Path) -> None:
