@@ -75,14 +75,18 @@ public:
         }
     }
 
-    // The words of one chain. Not inlined, so that the sums stay in registers.
+    // The words of one chain. A line of `ahead` is fetched with each. Not inlined, so that the sums
+    // stay in registers.
     template <int chain>
     [[gnu::noinline]] static void add_words(Floats (*chain_sums)[num_vectors],
-        const Weights & weights, int num_words, const uint8_t * words, int word_stride) {
+        const Weights & weights, int num_words, const uint8_t * words, int word_stride,
+        const uint8_t * ahead) {
         FloatSums sums;
         copy(chain_sums, sums.of);
         words += chain * word_stride;
         for (int index = chain; index < num_words; index += 2, words += 2 * word_stride) {
+            Simd::prefetch_near(ahead);
+            ahead += cache_line;
             sums.add_word(weights, index, words);
         }
         copy(sums.of, chain_sums);
@@ -114,7 +118,7 @@ class FloatRows {
     // Registers hold both chains, one, or that of a part of the rows. Then a chain gets its words
     // of so many blocks, and the other finds their weights in the first cache.
     static constexpr bool both_fit = 2 * num_rows * num_vectors <= Simd::float_sums;
-    static constexpr int blocks_at_once = both_fit ? 1 : 2;
+    static constexpr int blocks_at_once = both_fit ? 1 : 4;
     static constexpr int num_parts = (num_rows * num_vectors - 1) / Simd::float_sums + 1;
     static constexpr int part_rows = (num_rows - 1) / num_parts + 1;
 
@@ -172,12 +176,25 @@ private:
     void add_parts(const Weights & weights, int num_words, const uint8_t * words) {
         constexpr int rows = std::min(part_rows, num_rows - first);
         using Part = FloatSums<Simd, Format, rows>;
+        constexpr int call = first / part_rows * 2;
         const uint8_t * of_part = words + first * sizeof(float);
-        Part::template add_words<0>(chains[0].of + first, weights, num_words, of_part, word_stride);
-        Part::template add_words<1>(chains[1].of + first, weights, num_words, of_part, word_stride);
+        Part::template add_words<0>(chains[0].of + first, weights, num_words, of_part, word_stride,
+            ahead<call>(weights, words));
+        Part::template add_words<1>(chains[1].of + first, weights, num_words, of_part, word_stride,
+            ahead<call + 1>(weights, words));
         if constexpr (first + rows < num_rows) {
             add_parts<first + rows>(weights, num_words, words);
         }
+    }
+
+    // What a call fetches of the next blocks for the first cache: of their words, then the weights.
+    template <int call>
+    const uint8_t * ahead(const Weights & weights, const uint8_t * words) {
+        constexpr int bytes = blocks_at_once * Format::num_words / 2 * cache_line;
+        constexpr int words_bytes = blocks_at_once * Format::num_words * word_stride;
+        constexpr int num_calls = (words_bytes - 1) / bytes + 1;
+        return call < num_calls ? words + words_bytes + call * bytes
+                                : weights.unit(0, 0) + blocks_at_once * weight_bytes;
     }
 
     void store() {

@@ -46,10 +46,11 @@ struct Planes {
     }
 };
 
+constexpr int cache_line = 64;
+
 template <class Simd, int num_bytes>
 void prefetch(const uint8_t * from) {
-    constexpr int line = 64;
-    for (int i = 0; i < num_bytes; i += line) {
+    for (int i = 0; i < num_bytes; i += cache_line) {
         Simd::prefetch(from + i);
     }
 }

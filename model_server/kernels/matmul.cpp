@@ -13,7 +13,8 @@
 namespace medusa {
 namespace {
 
-constexpr int64_t prepared_blocks = 128;  // at a time; so few aren't worth a second thread
+// At a time, of a panel's rows together: so few aren't worth a second thread, and lie in the cache.
+constexpr int64_t prepared_blocks = 128;
 
 class Product {
 public:
@@ -23,27 +24,24 @@ public:
           kernels(*matmul_kernels(weights->type, num_rows)),
           num_blocks(rows->ne[0] / block_size),
           num_panels((num_rows + kernels.max_rows - 1) / kernels.max_rows),
-          panel_rows((num_rows + num_panels - 1) / num_panels) {}
+          panel_rows((num_rows + num_panels - 1) / num_panels),
+          blocks_at_once(std::max<int64_t>(1, prepared_blocks / panel_rows)) {}
 
     size_t panels_bytes() const { return num_matrices * num_rows * row_bytes() + panel_slack; }
 
-    int num_preparations() const {
-        return int((prepared_total() + prepared_blocks - 1) / prepared_blocks);
-    }
+    int num_preparations() const { return int(num_matrices * num_panels * panel_preparations()); }
 
     int num_groups() const { return int(num_matrices * matrix_groups()); }
 
     // Some of the blocks of all rows.
     void prepare(uint8_t * panels, Share & share) const {
         for (Range range; share.next(range);) {
-            const int64_t end = std::min(range.end * prepared_blocks, prepared_total());
-            for (int64_t i = range.begin * prepared_blocks; i < end;) {
-                const int64_t row = i / num_blocks, first = i % num_blocks;
-                const int64_t last = std::min(num_blocks, first + end - i);
-                const auto * values = reinterpret_cast<const float *>(
-                    static_cast<const char *>(rows->data) + row * rows->nb[1]);
-                kernels.prepare(values, first, last, place(panels, row));
-                i += last - first;
+            for (int64_t i = range.begin; i < range.end; i++) {
+                const int64_t panel = i / panel_preparations();
+                const int64_t first = i % panel_preparations() * blocks_at_once;
+                const int64_t of_matrix = panel % num_panels * panel_rows;
+                prepare(panels, panel / num_panels * num_rows + of_matrix,
+                    std::min(panel_rows, num_rows - of_matrix), first);
             }
         }
     }
@@ -67,11 +65,13 @@ private:
     ggml_tensor * out;
     int64_t num_matrices, num_rows;  // of each matrix, which has rows of its own
     const MatmulKernels & kernels;
-    int64_t num_blocks, num_panels, panel_rows;
+    int64_t num_blocks, num_panels, panel_rows, blocks_at_once;
 
     size_t row_bytes() const { return num_blocks * kernels.block_bytes; }
 
-    int64_t prepared_total() const { return num_matrices * num_rows * num_blocks; }
+    int64_t panel_preparations() const {
+        return (num_blocks + blocks_at_once - 1) / blocks_at_once;
+    }
 
     int64_t matrix_groups() const { return (weights->ne[1] + group_rows - 1) / group_rows; }
 
@@ -80,6 +80,16 @@ private:
         const int64_t of_matrix = row % num_rows, first = of_matrix / panel_rows * panel_rows;
         return {panels + (row - of_matrix + first) * row_bytes(),
             int(std::min(panel_rows, num_rows - first)), int(of_matrix - first)};
+    }
+
+    // Blocks from `first` on of a panel's rows.
+    void prepare(uint8_t * panels, int64_t row, int64_t count, int64_t first) const {
+        const int64_t last = std::min(num_blocks, first + blocks_at_once);
+        for (const int64_t end = row + count; row < end; row++) {
+            const auto * values = reinterpret_cast<const float *>(
+                static_cast<const char *>(rows->data) + row * rows->nb[1]);
+            kernels.prepare(values, first, last, place(panels, row));
+        }
     }
 
     // Groups of one matrix: a panel meets them all while it is in the cache. With the first panel

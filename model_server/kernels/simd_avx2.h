@@ -44,6 +44,9 @@ struct Avx2Base {
         return _mm256_and_si256(_mm256_srli_epi32(x, first), _mm256_set1_epi32(mask));
     }
 
+    static void prefetch_near(const uint8_t * from) {
+        _mm_prefetch(reinterpret_cast<const char *>(from), _MM_HINT_T0);
+    }
     static void prefetch(const uint8_t * from) {
         _mm_prefetch(reinterpret_cast<const char *>(from), _MM_HINT_T1);
     }

@@ -42,6 +42,9 @@ struct Avx512 {
     static Floats add(Floats x, Floats y) { return _mm512_add_ps(x, y); }
     static Floats fma(Floats x, Floats y, Floats z) { return _mm512_fmadd_ps(x, y, z); }
 
+    static void prefetch_near(const uint8_t * from) {
+        _mm_prefetch(reinterpret_cast<const char *>(from), _MM_HINT_T0);
+    }
     static void prefetch(const uint8_t * from) {
         _mm_prefetch(reinterpret_cast<const char *>(from), _MM_HINT_T1);
     }
