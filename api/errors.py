@@ -21,8 +21,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from api.metrics import GatewayMetrics
-
 # The status of each code. 499 is nginx's number for a client that left: nobody reads it.
 STATUS = {
     "body_too_large": 413,
@@ -151,9 +149,9 @@ def translate(error: Exception) -> GatewayError:
 async def error_response(request: Request, error: Exception) -> JSONResponse:
     """What the client is sent, in OpenAI's shape, counted."""
     told = translate(error)
-    metrics: GatewayMetrics = request.app.state.gateway.metrics
     if told.code != "client_gone":
-        metrics.rejections.labels(told.code).inc()
+        request.app.state.gateway.metrics.rejections.labels(told.code).inc()
+    request.state.error = told.code  # for the log: a message may quote what the client sent
     headers = {"x-request-id": request.state.request_id, **told.headers}
     # Who waits to be asked for a body may send it or not: nobody can know whether it still comes.
     is_unsure = "expect" in request.headers and "is_read" not in request.state

@@ -81,9 +81,11 @@ class AccessLog:
 def _log(scope: Scope, status: int, duration_ms: float) -> None:
     # The raw path: what is escaped in it stays escaped, so that it is one line.
     path = scope["raw_path"].decode("ascii", "backslashreplace")[:200]
-    key, method = scope["state"].get("key"), scope["method"]
-    fields = {"method": method, "path": path, "status": status, "key": key}
+    state, method = scope["state"], scope["method"]
+    told = {name: state[name] for name in ("key", "error") if name in state}
+    extra = {"key": None, **told, "method": method, "path": path, "status": status}
+    extra["duration_ms"] = round(duration_ms, 1)
+    words = [method, path, "left" if status in (0, LEFT) else str(status), f"{duration_ms:.0f} ms"]
+    words += [f"{name}={value}" for name, value in told.items()]
     level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
-    ended = "left" if status in (0, LEFT) else str(status)
-    sentence = f"{method} {path} {ended} {duration_ms:.0f} ms{f' key={key}' if key else ''}"
-    log.log(level, sentence, extra={**fields, "duration_ms": round(duration_ms, 1)})
+    log.log(level, " ".join(words), extra=extra)

@@ -67,7 +67,10 @@ async def test_json_has_a_line_for_each_request(
         "key": "ann",
     }
     assert (second["request_id"], second["status"]) == (bad.headers["x-request-id"], 400)
+    assert second["error"] == "invalid_type"
+    assert second["message"].endswith(" ms key=ann error=invalid_type")
     assert (third["path"], third["status"]) == ("/nowhere%0Aline", 404)
+    assert third["error"] == "not_found"
     assert key not in str(lines)
 
 
