@@ -1,8 +1,8 @@
 """The gateway in uvicorn: in this process, or in WORKERS of them behind one socket.
 
-Uvicorn's supervisor replaces workers that die. Each is a whole gateway; they share the socket and a
-folder of metrics, nothing else. At shutdown each still says so, where uvicorn alone would stop
-listening at once; one that leaves while others serve refuses nobody.
+Uvicorn's supervisor replaces workers that die. Each is a whole gateway; they share the socket, a
+folder of metrics and a pipe that tells when all end. At shutdown each still says so, where uvicorn
+alone would stop listening at once; one that leaves while others serve refuses nobody.
 """
 
 from __future__ import annotations
