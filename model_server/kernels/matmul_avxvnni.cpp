@@ -25,7 +25,7 @@ struct AvxVnni : Avx2Base {
 }  // namespace
 
 const MatmulKernels * matmul_kernels_avxvnni(ggml_type type) {
-    return find<AvxVnni>(type);
+    return find_integers<AvxVnni>(type);
 }
 
 }  // namespace medusa

@@ -47,7 +47,7 @@ struct MatmulKernels {
 const MatmulKernels * matmul_kernels(ggml_type type, int64_t num_rows);
 
 const MatmulKernels * matmul_kernels_avx2(ggml_type type);
-const MatmulKernels * matmul_kernels_avxvnni(ggml_type type);
+const MatmulKernels * matmul_kernels_avxvnni(ggml_type type);  // what is quantized
 const MatmulKernels * matmul_kernels_avx512(ggml_type type);
 const MatmulKernels * matmul_kernels_avx512bf16(ggml_type type);
 const MatmulKernels * matmul_kernels_amx(ggml_type type);

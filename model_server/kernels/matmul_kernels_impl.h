@@ -38,25 +38,38 @@ constexpr MatmulKernels floats(std::index_sequence<rows...>) {
         prepare_floats, pass_of<FloatRows<Simd, Format, 1 + rows>...>, do_nothing, do_nothing};
 }
 
-template <class Simd>
-const MatmulKernels * find(ggml_type type) {
-    using Integer = std::make_index_sequence<Simd::max_rows>;
-    using Float = std::make_index_sequence<Simd::max_float_rows>;
-    static constexpr MatmulKernels all[] = {
-        integers<Simd, Q4_0<Simd>>(Integer()),
-        integers<Simd, Q4_1<Simd>>(Integer()),
-        integers<Simd, Q8_0<Simd>>(Integer()),
-        integers<Simd, Q4_K<Simd>>(Integer()),
-        integers<Simd, Q6_K<Simd>>(Integer()),
-        floats<Simd, F16<Simd>>(Float()),
-        floats<Simd, Bf16<Simd>>(Float()),
-    };
+template <size_t count>
+const MatmulKernels * of_type(const MatmulKernels (&all)[count], ggml_type type) {
     for (const MatmulKernels & kernels : all) {
         if (kernels.type == type) {
             return &kernels;
         }
     }
     return nullptr;
+}
+
+template <class Simd>
+const MatmulKernels * find_integers(ggml_type type) {
+    using Rows = std::make_index_sequence<Simd::max_rows>;
+    static constexpr MatmulKernels all[] = {
+        integers<Simd, Q4_0<Simd>>(Rows()),
+        integers<Simd, Q4_1<Simd>>(Rows()),
+        integers<Simd, Q8_0<Simd>>(Rows()),
+        integers<Simd, Q4_K<Simd>>(Rows()),
+        integers<Simd, Q6_K<Simd>>(Rows()),
+    };
+    return of_type(all, type);
+}
+
+template <class Simd>
+const MatmulKernels * find(ggml_type type) {
+    using Rows = std::make_index_sequence<Simd::max_float_rows>;
+    static constexpr MatmulKernels all[] = {
+        floats<Simd, F16<Simd>>(Rows()),
+        floats<Simd, Bf16<Simd>>(Rows()),
+    };
+    const MatmulKernels * found = of_type(all, type);
+    return found ? found : find_integers<Simd>(type);
 }
 
 }  // namespace

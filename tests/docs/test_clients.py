@@ -35,7 +35,8 @@ CURLS = {
 @pytest.fixture(scope="module")
 def service(twin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     logs = tmp_path_factory.mktemp("logs")
-    with serve(twin_path, logs, chat_template="vicuna", max_wait_time=0.005) as made:
+    few = {"max_wait_time": 0.005, "model_context_size": 512}  # answers go on to its end
+    with serve(twin_path, logs, chat_template="vicuna", **few) as made:
         yield made
 
 

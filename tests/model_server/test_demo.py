@@ -16,7 +16,9 @@ ROWS, REQUIRED_PER_STEP, MAX_ERROR = 8, 1.5, 0.05
 def report() -> Report:
     """What the doctor says behind ten prompts of its own."""
     assert DEMO_MODEL is not None
-    return examine(DEMO_MODEL, DEMO_HEADS, ExamineOptions(num_prompts=10))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("N_THREADS", "1")
+        return examine(DEMO_MODEL, DEMO_HEADS, ExamineOptions(num_prompts=10))
 
 
 def test_they_are_made_for_the_demo_model(report: Report) -> None:

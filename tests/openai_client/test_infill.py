@@ -24,7 +24,7 @@ EDITORS = {"input_prefix": "ba", "input_suffix": "be", "n_predict": 12, "tempera
 def knowing(twin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("infill")
     path = infill_twin.write(twin_path, folder / "twin.gguf")
-    with serve(path, folder, max_wait_time=0.005) as made:
+    with serve(path, folder, max_wait_time=0.005, model_context_size=512) as made:
         yield made
 
 
