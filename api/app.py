@@ -110,7 +110,6 @@ async def _http_error_response(request: Request, error: Exception) -> JSONRespon
     if error.status_code == 404:
         message += f"; this server has {', '.join(PATHS)}"
     code = error.detail.lower().replace(" ", "_")
-    told = GatewayError(code, message, status=error.status_code)
-    response = await error_response(request, told)
+    response = await error_response(request, GatewayError(code, message, status=error.status_code))
     response.headers.update(error.headers or {})
     return response

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-import httpx
-
 # From a host name and a port to IP addresses. Raises OSError where there are none.
 Resolve = Callable[[str, int], Awaitable[Collection[str]]]
 
@@ -96,5 +94,8 @@ def _is_literal(url: str) -> bool:
 
 
 def _at(name: str, ip: str) -> Address:
-    url = httpx.URL(name)
-    return Address(str(url.copy_with(host=ip)), url.netloc.decode())
+    parts = urlsplit(name)
+    user, at, host = parts.netloc.rpartition("@")
+    port = f":{parts.port}" if parts.port else ""
+    netloc = f"{user}{at}{f'[{ip}]' if ':' in ip else ip}{port}"
+    return Address(parts._replace(netloc=netloc).geturl(), host)
