@@ -118,6 +118,10 @@ async def quick_or_held(
         yield event
 
 
+async def post(client: httpx.AsyncClient) -> httpx.Response:
+    return await client.post("/generate", json=ASKED)
+
+
 @pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGTTOU])
 async def test_a_worker_that_leaves_answers_whoever_it_still_has(
     how: signal.Signals, tmp_path: Path
@@ -136,8 +140,7 @@ async def test_a_worker_that_leaves_answers_whoever_it_still_has(
         moved = 0  # away from the worker that leaves
         with anyio.fail_after(START_TIMEOUT_S):
             while not moved:
-                for client in kept:
-                    answer = await client.post("/generate", json=ASKED)
+                for answer in await asyncio.gather(*(post(client) for client in kept)):
                     assert answer.status_code == 200, answer.text
                     moved += answer.headers.get("connection") == "close"
         async with httpx.AsyncClient(trust_env=False, base_url=running.url) as client:
